@@ -1,0 +1,1 @@
+"""holdfast: image retrieval that holds fast under attack."""

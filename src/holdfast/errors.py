@@ -1,0 +1,26 @@
+"""Errors a user can act on: each names the value, what is allowed, and the nearest match."""
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import TypeVar
+
+Value = TypeVar("Value")
+
+
+class HoldfastError(ValueError):
+    """Something the user gave cannot be used; the message says what, what is allowed, and what comes nearest."""
+
+
+def unknown(kind: str, name: object, allowed: Iterable[str]) -> HoldfastError:
+    """The error for a ``name`` that is none of the ``allowed`` ones of its ``kind``."""
+    names = list(allowed)
+    near = get_close_matches(str(name), names, n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return HoldfastError(f"unknown {kind} {name!r}{hint} (allowed: {', '.join(names)})")
+
+
+def pick(kind: str, name: str, table: Mapping[str, Value]) -> Value:
+    """``table[name]``, or a :class:`HoldfastError` that lists the names of the table."""
+    if name not in table:
+        raise unknown(kind, name, table)
+    return table[name]
