@@ -1,0 +1,22 @@
+"""Data: one table contract, readers per layout, pixels, batches of pairs, and the loader that joins them."""
+
+from holdfast.data.batches import Indices, PairBatches
+from holdfast.data.loader import Batch, Loader, stream
+from holdfast.data.pixels import Pixels, Progress, draw
+from holdfast.data.readers import DATASETS, Dataset, load
+from holdfast.data.table import Table
+
+__all__ = [
+    "DATASETS",
+    "Batch",
+    "Dataset",
+    "Indices",
+    "Loader",
+    "PairBatches",
+    "Pixels",
+    "Progress",
+    "Table",
+    "draw",
+    "load",
+    "stream",
+]

@@ -1,0 +1,195 @@
+"""The one contract every data set meets: images, labels, a split, and who is query and who is gallery."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from holdfast.errors import HoldfastError, unknown
+
+Images = npt.NDArray[np.uint8] | tuple[Path, ...]
+SPLITS = ("train", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """N images with what is known of them; checked when it is made, a :class:`HoldfastError` says what is wrong.
+
+    name: of the data set, for messages.
+    images: (N, H, W) or (N, H, W, 3) uint8, or N paths.
+    labels: (N,) int64; image i is of class ``classes[labels[i]]``.
+    split: (N,) of ``"train"`` or ``"test"``.
+    is_query, is_gallery: (N,) bool, true in the test split only; an image may be both, or neither.
+    numbers: (N,) int64, the place of each image within its split; counted here where it is not given, and kept by
+        :meth:`select`, so that a message names the image the user knows.
+    """
+
+    name: str
+    images: Images
+    labels: npt.NDArray[np.int64]
+    split: npt.NDArray[np.str_]
+    is_query: npt.NDArray[np.bool_]
+    is_gallery: npt.NDArray[np.bool_]
+    classes: tuple[str, ...]
+    numbers: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+    def __post_init__(self) -> None:
+        self._check_images()
+        for column, kinds in {"labels": "i", "split": "U", "is_query": "b", "is_gallery": "b"}.items():
+            self._check_column(column, kinds)
+        if self.labels.dtype != np.int64:
+            raise self._error(f"labels must be int64, not {self.labels.dtype}")
+        if len(set(self.classes)) != len(self.classes):
+            raise self._error("two classes have the same name")
+        if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
+            raise self._error(
+                f"labels run from {self.labels.min()} to {self.labels.max()}, "
+                f"but {len(self.classes)} classes allow 0 to {len(self.classes) - 1}"
+            )
+        for name in np.unique(self.split):
+            if name not in SPLITS:
+                raise unknown(f"split in {self.name}:", str(name), SPLITS)
+        for column, flags in {"is_query": self.is_query, "is_gallery": self.is_gallery}.items():
+            wrong = np.flatnonzero(flags & (self.split == "train"))
+            if len(wrong):
+                raise self._error(
+                    f"{len(wrong)} training images have {column} set, the first is {self.name_of(wrong[0])}; "
+                    "queries and gallery must be in the test split"
+                )
+        if not len(self.numbers):
+            number = np.zeros(len(self), np.int64)
+            for name in SPLITS:
+                number[self.split == name] = np.arange(np.count_nonzero(self.split == name))
+            object.__setattr__(self, "numbers", number)
+        self._check_column("numbers", "i")
+        if self.is_query.any() and not self.matched_queries().any():
+            raise self._error(
+                f"none of the {self.is_query.sum()} queries has another gallery image of its class, "
+                "so nothing can be retrieved"
+            )
+
+    def _error(self, what: str) -> HoldfastError:
+        return HoldfastError(f"{self.name}: {what}")
+
+    def _check_images(self) -> None:
+        if isinstance(self.images, np.ndarray):
+            grey, colour = self.images.ndim == 3, self.images.ndim == 4 and self.images.shape[-1] == 3
+            if self.images.dtype != np.uint8 or not (grey or colour):
+                raise self._error(
+                    "images must be uint8 of shape (N, H, W) or (N, H, W, 3), "
+                    f"not {self.images.dtype} of shape {self.images.shape}"
+                )
+        elif not isinstance(self.images, tuple) or not all(isinstance(path, Path) for path in self.images):
+            raise self._error(f"images must be a uint8 array or a tuple of paths, not {type(self.images)}")
+        if not len(self.images):
+            raise self._error("there are no images")
+
+    def _check_column(self, column: str, kind: str) -> None:
+        value = getattr(self, column)
+        if not isinstance(value, np.ndarray) or value.dtype.kind != kind:
+            found = value.dtype if isinstance(value, np.ndarray) else type(value).__name__
+            wanted = {"i": "integers", "U": "strings", "b": "booleans"}[kind]
+            raise self._error(f"{column} must be an array of {wanted}, not {found}")
+        if value.shape != (len(self.images),):
+            raise self._error(f"{column} has shape {value.shape}, but there are {len(self.images)} images")
+
+    @classmethod
+    def build(
+        cls,
+        name: str,
+        images: Images,
+        keys: Sequence[Any] | npt.NDArray[Any],
+        split: Sequence[str] | npt.NDArray[np.str_],
+        *,
+        is_query: npt.NDArray[np.bool_] | None = None,
+        is_gallery: npt.NDArray[np.bool_] | None = None,
+        title: Callable[[Any], str] = str,
+    ) -> "Table":
+        """A table from one sortable class key per image; ``title(key)`` names the class.
+
+        Without ``is_query`` (or ``is_gallery``) every test image is a query (in the gallery).
+        """
+        present, labels = np.unique(np.asarray(keys), return_inverse=True)
+        splits = np.asarray(split, dtype=np.str_)
+        test = splits == "test"
+        return cls(
+            name=name,
+            images=images,
+            labels=labels.astype(np.int64),
+            split=splits,
+            is_query=test if is_query is None else is_query,
+            is_gallery=test if is_gallery is None else is_gallery,
+            classes=tuple(title(key) for key in present.tolist()),
+        )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def matched_queries(self) -> npt.NDArray[np.bool_]:
+        """(N,) bool: the queries with at least one *other* gallery image of their class."""
+        gallery = np.bincount(self.labels[self.is_gallery], minlength=len(self.classes))
+        return np.asarray(self.is_query & (gallery[self.labels] - self.is_gallery > 0))
+
+    @property
+    def unmatched_queries(self) -> int:
+        """How many queries no gallery image can answer; the metrics leave them out."""
+        return int(self.is_query.sum() - self.matched_queries().sum())
+
+    def check_disjoint(self) -> None:
+        """Refuse a class that is both in the training and in the test split: a zero-shot set has none."""
+        train, test = (set(self.labels[self.split == name].tolist()) for name in SPLITS)
+        both = sorted(train & test)
+        if both:
+            named = ", ".join(repr(self.classes[label]) for label in both[:3])
+            raise self._error(
+                f"{len(both)} classes are in the training and in the test split ({named}"
+                f"{', …' if len(both) > 3 else ''}); a zero-shot set needs disjoint classes"
+            )
+
+    def select(self, mask: npt.NDArray[np.bool_]) -> "Table":
+        """The images where ``mask`` ((N,) bool) is true, in order; classes and numbers are kept."""
+        if mask.dtype != np.bool_ or mask.shape != (len(self),):
+            raise self._error(f"a mask must be ({len(self)},) bool, not {mask.shape} {mask.dtype}")
+        images: Images
+        if isinstance(self.images, np.ndarray):
+            images = self.images[mask]
+        else:
+            images = tuple(self.images[i] for i in np.flatnonzero(mask))
+        columns = {name: getattr(self, name)[mask] for name in ("labels", "split", "is_query", "is_gallery", "numbers")}
+        return Table(name=self.name, images=images, classes=self.classes, **columns)
+
+    def train(self) -> "Table":
+        """The training images."""
+        mask = self.split == "train"
+        if not mask.any():
+            raise self._error("there are no training images (split 'train')")
+        return self.select(mask)
+
+    def test(self) -> "Table":
+        """The test images that are query or gallery."""
+        if not self.is_query.any() or not self.is_gallery.any():
+            raise self._error("nothing to evaluate: the test split has no queries or no gallery")
+        return self.select(self.is_query | self.is_gallery)
+
+    def name_of(self, i: int) -> str:
+        """The path of image ``i``, or the like of ``"fashion-mnist train[123]"`` for an array."""
+        if isinstance(self.images, np.ndarray):
+            number = self.numbers[i] if len(self.numbers) else i
+            return f"{self.name} {self.split[i]}[{number}]"
+        return str(self.images[i])
+
+    def describe(self) -> str:
+        """One line: how many images and classes train and test, and the queries that have no answer."""
+
+        def part(mask: npt.NDArray[np.bool_]) -> str:
+            return f"{mask.sum():,} images of {len(np.unique(self.labels[mask])):,} classes"
+
+        text = f"{self.name}: train {part(self.split == 'train')}, test {part(self.split == 'test')}"
+        if (self.is_query != self.is_gallery).any():
+            text += f" ({self.is_query.sum():,} queries, {self.is_gallery.sum():,} gallery)"
+        if self.unmatched_queries:
+            text += f"; {self.unmatched_queries:,} queries have no other gallery image of their class"
+        return text
