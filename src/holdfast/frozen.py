@@ -1,0 +1,27 @@
+"""A network as an attacker sees it: fixed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode and no parameter gradients inside, every module and parameter as it was afterwards.
+
+    Gradients still flow to the pixels.
+    """
+    modes = [(part, part.training) for part in module.modules()]
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    try:
+        for part, _ in modes:
+            part.training = False
+        for parameter in learning:
+            parameter.requires_grad_(False)
+        yield module
+    finally:
+        for part, training in modes:
+            part.training = training
+        for parameter in learning:
+            parameter.requires_grad_(True)
