@@ -1,0 +1,45 @@
+"""What every pass over many embeddings shares: checked input, bounded blocks, full precision."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from holdfast.errors import HoldfastError
+
+WORKSPACE = 256 * 2**20
+"""Bytes that one block of rows may occupy, intermediate results included."""
+
+
+def rows_per_block(bytes_per_row: int) -> int:
+    """Rows of ``bytes_per_row`` bytes that fit in :data:`WORKSPACE`; at least one."""
+    return max(1, WORKSPACE // max(1, bytes_per_row))
+
+
+def checked(embeddings: Tensor) -> Tensor:
+    """``embeddings`` (N, D), detached, in float32 or (if given so) float64; N ≥ 1 finite rows.
+
+    Raises:
+        HoldfastError: not a floating-point matrix, empty, or with a row whose norm is not finite.
+    """
+    if embeddings.ndim != 2 or not embeddings.is_floating_point() or not embeddings.numel():
+        raise HoldfastError(
+            f"embeddings must be a non-empty floating-point matrix (items, dimensions); "
+            f"got {embeddings.dtype} of shape {tuple(embeddings.shape)}"
+        )
+    exact = embeddings.detach().to(torch.promote_types(embeddings.dtype, torch.float32))
+    broken = (~torch.linalg.vector_norm(exact, dim=1).isfinite()).nonzero().flatten().tolist()
+    if broken:
+        raise HoldfastError(
+            f"{len(broken)} of {len(exact)} embeddings have no finite norm (first at row {broken[0]}); "
+            f"check the model for NaN or Inf"
+        )
+    return exact
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """No gradients, and no autocast of distances to half precision."""
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+        yield
