@@ -1,0 +1,60 @@
+"""Plain torch.distributed under torchrun: what ranks share, and no-ops in a single process."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the group torchrun describes in the environment, if any, and leave it at the end."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=1))
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def device() -> torch.device:
+    """This process's GPU, the CPU where there is none."""
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if torch.cuda.is_available()
+        else torch.device("cpu")
+    )
+
+
+def rank() -> int:
+    """This process's number, 0 in a single process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace each floating-point tensor by its mean over the ranks, in place, in one exchange."""
+    shared = [t for t in tensors if t.is_floating_point()]
+    if world() == 1 or not shared:
+        return
+    flat = torch.cat([t.detach().flatten().float() for t in shared])
+    dist.all_reduce(flat)
+    flat /= world()
+    for tensor, part in zip(shared, torch.split(flat, [t.numel() for t in shared]), strict=True):
+        tensor.detach().copy_(part.view_as(tensor))
+
+
+def wait() -> None:
+    """Until every rank is here."""
+    if world() > 1:
+        dist.barrier()
