@@ -1,0 +1,75 @@
+"""Benign evaluation of an embedder on a test set: retrieval metrics, NMI and collapse gauges."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from holdfast.clustering import nmi
+from holdfast.data import Pixels, stream
+from holdfast.errors import HoldfastError
+from holdfast.frozen import frozen
+from holdfast.gauges import collapsed, gauges
+from holdfast.retrieval import Gallery, Queries, evaluate
+
+BATCH = 256
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """A test set as embeddings ``z (N, D)``, the rows ``ids (N,)`` of its table, and ``labels (N,)``."""
+
+    z: Tensor
+    ids: Tensor
+    labels: Tensor
+    is_query: Tensor
+    is_gallery: Tensor
+    classes: int
+
+    @property
+    def queries(self) -> Queries:
+        """The items that ask."""
+        return Queries(self.z[self.is_query], self.labels[self.is_query], self.ids[self.is_query])
+
+    @property
+    def gallery(self) -> Gallery:
+        """The items that are retrieved."""
+        return Gallery(self.z[self.is_gallery], self.labels[self.is_gallery], self.ids[self.is_gallery])
+
+
+def embed_test(
+    embedder: nn.Module, pixels: Pixels, device: torch.device, progress: Callable[[int, int], None] | None = None
+) -> Embedded:
+    """Embed every readable image of a test table, in evaluation mode. Raises HoldfastError on NaN embeddings."""
+    parts, found = [], []
+    with frozen(embedder), torch.no_grad():
+        for indices, images in stream(pixels, BATCH, progress=progress):
+            parts.append(embedder(images.to(device)))
+            found.append(indices)
+    z, ids = torch.cat(parts), torch.cat(found)
+    if not z.isfinite().all():
+        first = pixels.table.name_of(int(ids[(~z.isfinite().all(dim=1)).cpu().nonzero()[0, 0]]))
+        raise HoldfastError(f"the embedder gives NaN or infinite embeddings; first for {first}")
+    table = pixels.table
+    labels, is_query, is_gallery = (
+        torch.from_numpy(column)[ids].to(device) for column in (table.labels, table.is_query, table.is_gallery)
+    )
+    return Embedded(z, ids.to(device), labels, is_query, is_gallery, len(torch.unique(labels)))
+
+
+def benign(embedded: Embedded) -> dict[str, float]:
+    """R@1, R@2, R@4, R@8, mAP, mAP@R and R-Precision in percent, then the gallery's collapse gauges."""
+    scores = evaluate(embedded.queries, embedded.gallery)
+    return {**scores, **gauges(embedded.gallery.embeddings)}
+
+
+def clustering(embedded: Embedded, seed: int = 0) -> float:
+    """NMI in percent of a k-means clustering of the gallery, with as many clusters as classes."""
+    gallery = embedded.gallery
+    return nmi(gallery.embeddings, gallery.labels, seed=seed)
+
+
+def is_collapsed(scores: dict[str, float], embedded: Embedded) -> bool:
+    """Whether the gauges among the scores show a collapse."""
+    return collapsed(scores, embedded.classes)

@@ -1,0 +1,56 @@
+"""One line of progress for long work: a live bar in a terminal, now and then a plain line elsewhere."""
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress:
+    """``with Progress("training", total) as progress: progress.advance("loss 0.1")``; silent when ``quiet``."""
+
+    def __init__(self, title: str, total: int, done: int = 0, *, quiet: bool = False) -> None:
+        self.title, self.total, self.done = title, total, done
+        self.quiet = quiet
+        self.console = Console()
+        self.bar: Bar | None = None
+        self.spoke = self.began = time.monotonic()
+        self.begun_at = done
+
+    def __enter__(self) -> Self:
+        if not self.quiet and self.console.is_terminal:
+            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn()]
+            self.bar = Bar(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console)
+            self.task = self.bar.add_task(self.title, total=self.total, completed=self.done, note="")
+            self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def advance(self, note: str = "", by: int = 1) -> None:
+        """So much more is done."""
+        self.done += by
+        if self.quiet:
+            return
+        if self.bar:
+            self.bar.update(self.task, completed=self.done, note=note)
+            return
+        now = time.monotonic()
+        if now - self.spoke >= SECONDS_BETWEEN_LINES or self.done == self.total:
+            self.spoke = now
+            left = (self.total - self.done) * (now - self.began) / max(1, self.done - self.begun_at)
+            print(f"{self.title}: {self.done}/{self.total}, {left:.0f} s left. {note}".rstrip(), flush=True)
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if not self.quiet:
+            (self.bar.console if self.bar else self.console).print(text, highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,338 @@
+"""The one training loop, for every recipe: one process or several under torchrun, resumable after a kill."""
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+
+from holdfast import distributed
+from holdfast.assemble import embedder_of, optimizer_of, pgd_of, pixels_of, table_of
+from holdfast.config import Config
+from holdfast.data import Batch, Loader, PairBatches
+from holdfast.defense import Defense, Perturbing, Step
+from holdfast.embedder import Embedder
+from holdfast.errors import HoldfastError
+from holdfast.evaluation import Embedded, benign, embed_test, is_collapsed
+from holdfast.probe import adversary, shifted_recall
+from holdfast.progress import Progress
+from holdfast.recipes import Recipe, Strength, parse
+from holdfast.run import Run, State
+from holdfast.trackers import tracker
+
+PATIENCE = 2
+"""Validations in a row that find a collapse before a run stops: a fresh network can look collapsed, and recover."""
+
+SHOWN = ("loss", "source_hardness", "destination_hardness", "hardness", "moved")
+
+
+class CollapsedError(HoldfastError):
+    """The embeddings have run together, and training on would be in vain."""
+
+
+def train(
+    config: Config,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    device: torch.device | str | None = None,
+    verify: bool = False,
+    quiet: bool = False,
+) -> Embedder:
+    """Train an embedder as the settings say, into a run folder, and return it (averaged weights with ``optim.ema``).
+
+    resume: go on from the state in the folder where there is one; the weights come out as if never interrupted.
+    device: by default the GPU where there is one. Under torchrun each process takes its own.
+    verify: decode every image first, and refuse to begin with an unreadable one.
+
+    Raises HoldfastError for anything that cannot work, before work starts where that can be known; CollapsedError when
+    the embeddings run together; either way the last good state stays in the folder.
+    """
+    device = torch.device(device) if device is not None else distributed.device()
+    with distributed.process_group(device):
+        training = _Training(config, Run(folder), device, quiet=quiet or distributed.rank() > 0)
+        if verify:
+            training.verify()
+        return training.run(resume)
+
+
+@dataclass
+class _Place:
+    """How far a run has come: everything that is not a tensor and not derived from the settings."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float = -math.inf
+    collapsed: int = 0
+
+
+class _Training:
+    def __init__(self, config: Config, run: Run, device: torch.device, *, quiet: bool) -> None:
+        self.config, self.run_files, self.device, self.quiet = config, run, device, quiet
+        recipe = parse(config.recipe)
+        table = table_of(config)
+        self.train_pixels, self.test_pixels = (pixels_of(config, part) for part in (table.train(), table.test()))
+        batches = PairBatches(
+            self.train_pixels.table.labels,
+            config.batch.pairs,
+            per_class=config.batch.per_class,
+            seed=config.seed,
+            rank=distributed.rank(),
+            world=distributed.world(),
+        )
+        self.loader = Loader(self.train_pixels, batches, config.seed, config.data.augment)
+
+        embedder, mismatch = embedder_of(config)
+        self.embedder = embedder.to(device)
+        self.average = copy.deepcopy(self.embedder) if config.optim.ema is not None else None
+        strength = Strength(**vars(config.loss))
+        self.defense = recipe.build(pgd_of(config), strength).to(device)
+        self.adversary = self.defense.pgd if isinstance(self.defense, Perturbing) else None
+        self.warmup = Recipe("none", config.warmup.sampler).build(pgd_of(config), strength).to(device)
+        self.optimizer = optimizer_of(config, self.embedder)
+
+        self.epochs = config.warmup.epochs + config.optim.epochs
+        self.total = self.epochs * len(self.loader)
+        if config.steps is not None:
+            self.total = min(self.total, config.steps)
+        self.place = _Place()
+        self.opening = [table.describe(), batches.describe(), f"recipe {recipe.notation}: {recipe.summary}", mismatch]
+
+    def verify(self) -> None:
+        broken: list[str] = []
+        for pixels in (self.train_pixels, self.test_pixels):
+            with Progress("reading images", len(pixels), quiet=self.quiet) as progress:
+                found = pixels.verify(lambda done, total, bar=progress: bar.advance())  # type: ignore[misc]
+            broken += [f"{pixels.table.name_of(i)}: {reason}" for i, reason in found.items()]
+        if broken:
+            raise HoldfastError(f"{len(broken)} images cannot be read:\n" + "\n".join(broken))
+
+    def run(self, resume: bool) -> Embedder:
+        state = self._begin(resume)
+        if state:
+            self._restore(state)
+        self.track = tracker(self.config.tracker if distributed.rank() == 0 else None, self.run_files.folder)
+        with Progress("training", self.total, self.place.step, quiet=self.quiet) as progress:
+            self._open(progress, state)
+            self.saved_at = time.monotonic()
+            while self.place.step < self.total and self.place.epoch < self.epochs:
+                self._epoch(progress)
+            if self.loader.skipped or self.train_pixels.broken:
+                progress.say(
+                    f"{len(self.train_pixels.broken)} unreadable images left out, {self.loader.skipped} batches skipped"
+                )
+        return self.trained
+
+    @property
+    def trained(self) -> Embedder:
+        return self.embedder if self.average is None else self.average
+
+    def _begin(self, resume: bool) -> State | None:
+        if distributed.rank() == 0:
+            state = self.run_files.begin(self.config, resume)
+            distributed.wait()
+            return state
+        distributed.wait()
+        return self.run_files.load_state() if self.run_files.state_file.exists() else None
+
+    def _open(self, progress: Progress, state: State | None) -> None:
+        for line in filter(None, self.opening):
+            progress.say(line)
+        if self.config.warmup.epochs:
+            progress.say(f"warm-up: {self.config.warmup.epochs} of {self.epochs} epochs train plainly")
+        if state:
+            progress.say(f"resumed at step {self.place.step} of {self.total}")
+
+    def _epoch(self, progress: Progress) -> None:
+        self.embedder.train()
+        epoch = self.place.epoch
+        for batch in self.loader.epoch(epoch, self.place.batch):
+            began = time.perf_counter()
+            self._rate(self.place.step)
+            step, gradient = self._learn(batch)
+            self.place.step += 1
+            self.place.batch = batch.step + 1
+            logs = {name: float(value) for name, value in step.logs.items()} | {"gradient": gradient}
+            self._log_step(logs, time.perf_counter() - began)
+            progress.advance(", ".join(f"{name} {logs[name]:.3f}" for name in SHOWN if name in logs))
+            if self.place.step >= self.total:
+                break
+            if time.monotonic() - self.saved_at > 60 * self.config.save_minutes:
+                self._save()
+        self.place.epoch, self.place.batch = epoch + 1, 0
+        every = self.config.validation.every
+        last = self.place.epoch == self.epochs or self.place.step >= self.total
+        if every and (last or self.place.epoch % every == 0):
+            self._validate(progress)
+        self._save()
+
+    def _learn(self, batch: Batch) -> tuple[Step, float]:
+        warm = self.place.epoch < self.config.warmup.epochs
+        method = self.warmup if warm else self._hardening()
+        seed = np.random.SeedSequence((self.config.seed, self.place.step, distributed.rank())).generate_state(
+            1, np.uint64
+        )
+        generator = Generator().manual_seed(int(seed[0]))
+        images, labels, anchors = (x.to(self.device) for x in (batch.images, batch.labels, batch.anchors))
+        with self._finite(batch):
+            with _precision(self.config, self.device):
+                step: Step = method(self.embedder, images, labels, anchors, generator)
+            self.optimizer.zero_grad()
+            step.loss.backward()  # type: ignore[no-untyped-call]
+            gradients = [p.grad for p in self.embedder.parameters() if p.grad is not None]
+            distributed.average(gradients)
+            norm = nn.utils.clip_grad_norm_(self.embedder.parameters(), self.config.optim.clip or math.inf)
+            for name, value in {"loss": step.loss, "gradient": norm}.items():
+                if not value.isfinite():
+                    raise FloatingPointError(f"the {name} is {value.item()}")
+        self.optimizer.step()
+        distributed.average(self.embedder.buffers())
+        self._blend()
+        return step, float(norm)
+
+    def _hardening(self) -> Defense:
+        """The defense, its adversary weaker during the ramp."""
+        if isinstance(self.defense, Perturbing) and self.adversary and self.config.warmup.ramp:
+            done = self.place.step + 1 - self.config.warmup.epochs * len(self.loader)
+            self.defense.pgd = self.adversary.scaled(min(1.0, done / (self.config.warmup.ramp * len(self.loader))))
+        return self.defense
+
+    @contextmanager
+    def _finite(self, batch: Batch) -> Iterator[None]:
+        try:
+            yield
+        except FloatingPointError as error:
+            listing = self.run_files.folder / f"failed-batch-{distributed.rank()}.txt"
+            names = batch.names()
+            listing.write_text("\n".join(names) + "\n")
+            raise HoldfastError(
+                f"step {self.place.step + 1}: {error}. The weights before it are good; the state saved last is in "
+                f"{self.run_files.state_file}. The batch's {len(names)} images are listed in {listing}: "
+                f"{', '.join(names[:4])}, ..."
+            ) from error
+
+    def _rate(self, step: int) -> None:
+        left = 1 - step / self.total
+        factor = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.optim.lr * factor[self.config.optim.schedule]
+
+    def _blend(self) -> None:
+        if self.average is None or self.config.optim.ema is None:
+            return
+        for kept, new in zip(self.average.state_dict().values(), self.embedder.state_dict().values(), strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(new, 1 - self.config.optim.ema)
+            else:
+                kept.copy_(new)
+
+    def _log_step(self, logs: Mapping[str, float], seconds: float) -> None:
+        if distributed.rank() == 0:
+            where = {"step": self.place.step, "epoch": self.place.epoch + 1}
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.run_files.log_step({**where, **logs, "lr": rate, "seconds": round(seconds, 4)})
+            self.track(logs, self.place.step)
+
+    def _validate(self, progress: Progress) -> None:
+        """On rank 0, for its weights are everybody's; a collapse stops all ranks."""
+        fallen = torch.zeros((), device=self.device)
+        if distributed.rank() == 0:
+            embedded = embed_test(self.trained, self.test_pixels, self.device)
+            scores = benign(embedded) | {"R@1 shifted": self._shifted(embedded)}
+            fallen += is_collapsed(scores, embedded)
+            self.run_files.log_epoch({"step": self.place.step, "epoch": self.place.epoch, **scores})
+            self.track({f"test/{name}": value for name, value in scores.items()}, self.place.step)
+            self._keep_best(scores)
+            progress.say(
+                f"epoch {self.place.epoch}/{self.epochs}: R@1 {scores['R@1']:.1f}, under shift "
+                f"{scores['R@1 shifted']:.1f}, mAP {scores['mAP']:.1f}, mean cosine {scores['mean_cosine']:.3f}, "
+                f"effective rank {scores['effective_rank']:.1f}" + (" COLLAPSED" if fallen else "")
+            )
+        distributed.average([fallen])
+        self.place.collapsed = self.place.collapsed + 1 if fallen else 0
+        if self.place.collapsed == PATIENCE and self.config.stop_on_collapse:
+            self._save()
+            raise CollapsedError(
+                f"the embeddings have collapsed (epoch {self.place.epoch}): training stops here. Try a longer warm-up "
+                "(warmup.epochs), a radius that rises (warmup.ramp), pretrained weights (model.weights), or a smaller "
+                "optim.lr; stop_on_collapse=false goes on regardless"
+            )
+
+    def _shifted(self, embedded: Embedded) -> float:
+        """R@1 of a fixed sample of the queries under an embedding shift."""
+        queries, count = embedded.queries, self.config.validation.attacked
+        if not count:
+            return math.nan
+        chosen = torch.randperm(len(queries.ids), generator=Generator().manual_seed(self.config.seed))[:count]
+        ids, labels = (x[chosen.to(x.device)] for x in (queries.ids, queries.labels))
+        images, _ = self.test_pixels.read(ids.cpu())
+        return shifted_recall(
+            self.trained,
+            images.to(self.device),
+            labels,
+            ids,
+            embedded.gallery,
+            pgd=adversary(pgd_of(self.config).ball),
+            generator=Generator().manual_seed(self.config.seed),
+        )
+
+    def _keep_best(self, scores: Mapping[str, float]) -> None:
+        """Best by the mean of R@1 and, where it is measured, R@1 under shift; the warm-up does not count."""
+        shifted = scores["R@1 shifted"]
+        score = scores["R@1"] if math.isnan(shifted) else (scores["R@1"] + shifted) / 2
+        if self.place.epoch > self.config.warmup.epochs and score > self.place.best:
+            self.place.best = score
+            self.trained.save_pretrained(self.run_files.best)
+
+    def _save(self) -> None:
+        if distributed.rank() == 0:
+            self.trained.save_pretrained(self.run_files.folder)
+            self.run_files.save_state(State(self._tensors(), vars(self.place)))
+        self.saved_at = time.monotonic()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "model": self.embedder.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
+            "defense": self.defense.state_dict(),
+            "optimizer": _optimizer_tensors(self.optimizer),
+        }
+        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    def _restore(self, state: State) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "defense": {}, "optimizer": {}}
+        for key, tensor in state.tensors.items():
+            part, _, name = key.partition("/")
+            parts[part][name] = tensor
+        self.embedder.load_state_dict(parts["model"])
+        self.defense.load_state_dict(parts["defense"])
+        if self.average:
+            self.average.load_state_dict(parts["average"])
+        _restore_optimizer(self.optimizer, parts["optimizer"])
+        self.place = _Place(**state.progress)
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimiser's memory of each parameter, as ``index/name``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}/{name}": value for i, entry in state.items() for name, value in entry.items() if value is not None}
+
+
+def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition("/")
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+
+
+def _precision(config: Config, device: torch.device) -> AbstractContextManager[None]:
+    return torch.autocast(device.type, torch.bfloat16) if config.precision == "bfloat16" else nullcontext()
