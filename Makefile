@@ -4,13 +4,17 @@ BIN := .venv/bin
 READY := .venv/ready
 JOBS ?= 2
 
-.PHONY: demo test check format clean
+.PHONY: demo test test-timm check format clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS)
+
+# timm needs torchvision, which the main environment must not have.
+test-timm: .venv-timm/ready
+	PYTHONPATH=src .venv-timm/bin/python -m pytest tests/test_timm.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .
@@ -22,7 +26,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-timm .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'holdfast needs Python 3.11 or newer; name it: make PYTHON=python3.11')"
@@ -30,3 +34,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $(READY)
+
+.venv-timm/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-timm
+	.venv-timm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	.venv-timm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torchvision==0.28.0 pytest -e ".[timm]"
+	touch .venv-timm/ready

@@ -1,7 +1,7 @@
 """The command line: verbs only. torch is imported when a verb needs it, so that ``--help`` answers at once."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -148,7 +148,5 @@ def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     console.print(table)
 
 
-def _number(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, float):
-        return str(value)
-    return f"{value:.0f}" if value == int(value) and abs(value) > 100 else f"{value:.3f}"
+def _number(value: object) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)

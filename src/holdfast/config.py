@@ -144,7 +144,7 @@ OWN: dict[str, Tree] = {
     "digits": {"data": {"size": 8}},
     "sop": {"loss": {"structure": 0.05}},
 }
-FROM_RANDOM_WEIGHTS: Tree = {"optim": {"lr": 1e-3}, "warmup": {"epochs": 20, "sampler": "M"}}
+FROM_RANDOM_WEIGHTS: Tree = {"optim": {"lr": 3e-4}, "warmup": {"epochs": 20, "sampler": "R"}}
 CROP_MARGIN = Fraction(256, 224)
 
 

@@ -41,10 +41,10 @@ def evaluate_run(
         embedded = embed_test(embedder, pixels, where, lambda done, total: progress.advance(by=done - progress.done))
     scores: dict[str, float | bool | str] = {**benign(embedded)}
     gauges = {name: scores.pop(name) for name in ("mean_cosine", "effective_rank")}
-    counts = {name: scores.pop(name) for name in ("queries", "queries_without_match")}
+    counts = {name: int(scores.pop(name)) for name in ("queries", "queries_without_match")}
     scores["NMI"] = clustering(embedded, config.seed)
     scores |= gauges | {"collapsed": is_collapsed(gauges, embedded)} | counts | {"unreadable": len(pixels.broken)}  # type: ignore[arg-type]
-    result = {"weights": str(weights.name), "recipe": config.recipe, "data": config.data.name, "scores": scores}
+    result = {"weights": "best" if best else "last", "recipe": config.recipe, "data": config.data.name, "scores": scores}
     with replacing(run.folder / ("evaluation-best.json" if best else "evaluation.json")) as path:
         path.write_text(json.dumps({**result, "environment": environment()}, indent=2) + "\n")
     return scores
