@@ -45,7 +45,7 @@ def train(  # noqa: PLR0917
     options = {
         "recipe": recipe,
         "data.name": data,
-        "data.root": root and str(root),
+        "data.root": root and str(root.absolute()),
         "model.backbone": backbone,
         "model.weights": weights and str(weights),
     }
@@ -121,14 +121,17 @@ def main(arguments: list[str] | None = None) -> None:
     except HoldfastError as error:
         _fail(str(error))
     except OSError as error:
-        _fail(f"{error.strerror or error}: {error.filename}" if error.filename else str(error))
-    except KeyboardInterrupt:
-        _fail("interrupted", status=130)
+        reason = error.strerror or str(error)
+        _fail(f"{reason}: {error.filename}" if error.filename else reason)
+    except (MemoryError, RuntimeError) as error:
+        if "memory" not in f"{type(error).__name__} {error}".lower():
+            raise
+        _fail(f"out of memory ({str(error).partition(chr(10))[0]}); try a smaller batch.pairs, data.size or model.dim")
 
 
-def _fail(message: str, status: int = 2) -> None:
+def _fail(message: str) -> None:
     typer.echo(f"holdfast: {message}", err=True)
-    raise SystemExit(status)
+    raise SystemExit(2)
 
 
 def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:

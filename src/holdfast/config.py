@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from fractions import Fraction
+from math import isfinite
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -151,9 +152,9 @@ CROP_MARGIN = Fraction(256, 224)
 def resolve(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -> Config:
     """The settings of a run: the paper's for the kind of data, then each of ``given``, then the ``key=value`` ones.
 
-    ``given`` are trees or have dotted keys. Networks of the 224-pixel sets that start from random weights get a larger
-    learning rate and a plain warm-up: hardened from scratch they collapse. Raises HoldfastError for a key or value
-    that does not fit, naming the nearest.
+    ``given`` are trees or have dotted keys. Networks that start from random weights, other than C2F2 on 28-pixel sets,
+    get a larger learning rate and a plain warm-up: hardened from scratch they collapse. Raises HoldfastError for a key
+    or value that does not fit, naming the nearest.
     """
     chosen: Tree = {}
     for tree in (*map(_nested, given), _assigned(assignments)):
@@ -161,12 +162,13 @@ def resolve(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -> Confi
     name = str(_section(chosen, "data").get("name", DataConfig.name))
     family = pick("data set", name, DATASETS).family
     tree = _merge(FAMILIES[family], OWN.get(name, {}))
-    if family == "224" and _section(chosen, "model").get("weights") is None:
+    model = _section(_merge(tree, chosen), "model")
+    if model.get("weights") is None and (family == "224" or model.get("backbone", "c2f2") != "c2f2"):
         tree = _merge(tree, FROM_RANDOM_WEIGHTS)
     tree = _merge(tree, chosen)
     data = _section(tree, "data")
-    if family == "224" and "resize" not in data:
-        tree = _merge(tree, {"data": {"resize": round(int(data["size"]) * CROP_MARGIN)}})
+    if family == "224" and "resize" not in data and isinstance(data.get("size"), int):
+        tree = _merge(tree, {"data": {"resize": round(data["size"] * CROP_MARGIN)}})
     config = _build(Config, tree)
     _check(config)
     return config
@@ -178,8 +180,10 @@ def read_yaml(path: Path) -> Tree:
         tree = yaml.safe_load(path.read_text())
     except OSError as error:
         raise HoldfastError(f"cannot read {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-13-01
         raise HoldfastError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if tree is None:
+        return {}
     if not isinstance(tree, dict):
         raise HoldfastError(f"{path} holds {type(tree).__name__}, not a mapping of settings")
     return tree
@@ -224,7 +228,7 @@ def _assigned(assignments: Iterable[str]) -> Tree:
             raise HoldfastError(f"--set takes key=value, such as optim.lr=1e-4; got {assignment!r}")
         try:
             tree = _merge(tree, _nested({key.strip(): yaml.safe_load(value)}))
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, ValueError) as error:
             raise HoldfastError(f"--set {assignment}: the value is not YAML") from error
     return tree
 
@@ -258,22 +262,26 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
     if value is None and NoneType in kinds:
         return None
     wanted = next(k for k in kinds if k is not NoneType)
-    if wanted is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+    if wanted is float and isinstance(value, (int, float, str)) and not isinstance(value, bool):
         try:
-            return float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
-        except (ValueError, ZeroDivisionError):
+            read = float(Fraction(value)) if isinstance(value, str) and "/" in value else float(value)
+            if isfinite(read):
+                return read
+        except (ValueError, ZeroDivisionError, OverflowError):
             pass
     elif wanted is str and isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     elif isinstance(value, wanted) and not (wanted is int and isinstance(value, bool)):
         return value
-    names = {int: "a whole number", float: "a number or a fraction such as 8/255", bool: "true or false", str: "text"}
+    number = "a finite number or a fraction such as 8/255"
+    names = {int: "a whole number", float: number, bool: "true or false", str: "text"}
     orelse = " or null" if NoneType in kinds else ""
     raise HoldfastError(f"setting {key} takes {names[wanted]}{orelse}, not {value!r}")
 
 
 CHOICES = {
     "precision": ("float32", "bfloat16"),
+    "tracker": ("tensorboard", "wandb"),
     "model.batchnorm": ("auto", "frozen", "train"),
     "pgd.norm": ("linf", "l2"),
     "optim.name": ("adam", "adamw", "sgd"),
@@ -281,6 +289,7 @@ CHOICES = {
     "warmup.sampler": ("R", "M", "S", "D", "H"),
 }
 SMALLEST: dict[str, float] = {
+    "seed": 0,
     "steps": 1,
     "save_minutes": 0,
     "data.size": 1,
@@ -294,6 +303,7 @@ SMALLEST: dict[str, float] = {
     "pgd.start": 0,
     "loss.margin": 0,
     "loss.structure": 0,
+    "loss.boost": 0,
     "optim.lr": 0,
     "optim.weight_decay": 0,
     "optim.epochs": 0,
@@ -307,11 +317,18 @@ SMALLEST: dict[str, float] = {
 def _check(config: Config) -> None:
     flat = flatten(asdict(config))
     for key, allowed in CHOICES.items():
-        if flat[key] not in allowed:
+        if flat[key] is not None and flat[key] not in allowed:
             raise unknown(f"value of {key}", flat[key], allowed)
     for key, least in SMALLEST.items():
         if flat[key] is not None and not flat[key] >= least:
             raise HoldfastError(f"setting {key} is at least {least:g}, not {flat[key]!r}")
+    if config.seed >= 2**64:
+        raise HoldfastError(f"setting seed is below 2**64, not {config.seed}")
+    if config.optim.epochs + config.warmup.epochs < 1:
+        raise HoldfastError("optim.epochs and warmup.epochs are both 0: there is nothing to train")
+    for key in ("pgd.eps", "pgd.step", "pgd.start"):
+        if config.pgd.norm == "linf" and flat[key] > 1:
+            raise HoldfastError(f"setting {key} is in units of the pixel range [0, 1], as 8/255, not {flat[key]!r}")
     if config.data.resize is not None and config.data.resize < config.data.size:
         raise HoldfastError(f"data.resize {config.data.resize} is smaller than the crop data.size {config.data.size}")
     if config.optim.ema is not None and not 0 <= config.optim.ema < 1:

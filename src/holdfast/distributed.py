@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
+from holdfast.errors import HoldfastError
+
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
@@ -23,8 +25,14 @@ def process_group(device: torch.device) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-def device() -> torch.device:
-    """This process's GPU, the CPU where there is none."""
+def device(name: torch.device | str | None = None) -> torch.device:
+    """The device of a name, by default this process's GPU, the CPU where there is none."""
+    if name is not None:
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise HoldfastError(f"device {str(name)!r} cannot be used: {reason}") from error
     return (
         torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         if torch.cuda.is_available()

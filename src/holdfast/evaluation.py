@@ -47,6 +47,9 @@ def embed_test(
         for indices, images in stream(pixels, BATCH, progress=progress):
             parts.append(embedder(images.to(device)))
             found.append(indices)
+    if not parts:
+        first = pixels.table.name_of(0)
+        raise HoldfastError(f"none of the {len(pixels)} test images can be read; the first is {first}")
     z, ids = torch.cat(parts), torch.cat(found)
     if not z.isfinite().all():
         first = pixels.table.name_of(int(ids[(~z.isfinite().all(dim=1)).cpu().nonzero()[0, 0]]))

@@ -9,6 +9,7 @@ import torch
 from holdfast import distributed
 from holdfast.assemble import pixels_of, table_of
 from holdfast.embedder import Embedder
+from holdfast.errors import HoldfastError
 from holdfast.evaluation import benign, clustering, embed_test, is_collapsed
 from holdfast.progress import Progress
 from holdfast.run import Run, environment
@@ -34,7 +35,9 @@ def evaluate_run(
     if root is not None:
         config = replace(config, data=replace(config.data, root=str(root)))
     weights = run.best if best else run.folder
-    where = torch.device(device) if device is not None else distributed.device()
+    if not weights.is_dir():
+        raise HoldfastError(f"{run.folder} has no best/: no validation after the warm-up; evaluate it without --best")
+    where = distributed.device(device)
     embedder = Embedder.from_pretrained(weights).to(where)
     pixels = pixels_of(config, table_of(config).test())
     with Progress("embedding", len(pixels), quiet=quiet) as progress:
@@ -44,7 +47,8 @@ def evaluate_run(
     counts = {name: int(scores.pop(name)) for name in ("queries", "queries_without_match")}
     scores["NMI"] = clustering(embedded, config.seed)
     scores |= gauges | {"collapsed": is_collapsed(gauges, embedded)} | counts | {"unreadable": len(pixels.broken)}  # type: ignore[arg-type]
-    result = {"weights": "best" if best else "last", "recipe": config.recipe, "data": config.data.name, "scores": scores}
+    which = "best" if best else "last"
+    result = {"weights": which, "recipe": config.recipe, "data": config.data.name, "scores": scores}
     with replacing(run.folder / ("evaluation-best.json" if best else "evaluation.json")) as path:
         path.write_text(json.dumps({**result, "environment": environment()}, indent=2) + "\n")
     return scores

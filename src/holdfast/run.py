@@ -56,17 +56,21 @@ class Run:
 
         Raises HoldfastError when the folder holds a run and ``resume`` is false, or a run with other settings.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        state = self.load_state() if self.state_file.exists() else None
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise HoldfastError(f"cannot make the run folder {self.folder}: {error.strerror}") from error
         saved = self.folder / "config.yaml"
-        if saved.exists():
-            if not resume:
-                raise HoldfastError(f"{self.folder} holds a run already; add --resume auto, or give another --out")
-            if changed := differences(self.config(), config):
-                raise HoldfastError(
-                    f"{self.folder} was begun with other settings; resume with the same, or give another --out. "
-                    f"Changed: {'; '.join(changed)}"
-                )
+        if not resume and (saved.exists() or self.state_file.exists()):
+            raise HoldfastError(f"{self.folder} holds a run already; add --resume auto, or give another --out")
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink()
+        state = self.load_state() if self.state_file.exists() else None
+        if state and (changed := differences(self.config(), config)):
+            raise HoldfastError(
+                f"{self.folder} was begun with other settings; resume with the same, or give another --out. "
+                f"Changed: {'; '.join(changed)}"
+            )
         _write(saved, config.to_yaml())
         _write(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
         self._rewind(state.progress["step"] if state else 0)
@@ -85,7 +89,7 @@ class Run:
             with safe_open(self.state_file, "pt") as file:
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
                 return State(tensors, json.loads(file.metadata()["progress"]))
-        except (SafetensorError, OSError, KeyError, TypeError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise HoldfastError(f"{self.state_file} cannot be resumed from: {error}") from error
 
     def save_state(self, state: State) -> None:
@@ -118,9 +122,13 @@ class Run:
 
     def _rewind(self, step: int) -> None:
         """Drop what was logged after the state a resumed run goes on from."""
-        kept = [line for line in self.steps() if line["step"] <= step]
-        _write(self.steps_file, "".join(json.dumps(line) + "\n" for line in kept))
-        self._write_epochs([row for row in self.epochs() if int(row["step"]) <= step])
+        try:
+            lines = [line for line in self.steps() if line["step"] <= step]
+            rows = [row for row in self.epochs() if int(row["step"]) <= step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise HoldfastError(f"{self.steps_file} or {self.epochs_file} is damaged; move it away: {error}") from error
+        _write(self.steps_file, "".join(json.dumps(line) + "\n" for line in lines))
+        self._write_epochs(rows)
 
     def _write_epochs(self, rows: list[dict[str, str]]) -> None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -154,6 +162,7 @@ def _git() -> dict[str, Any] | None:
         return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        ask("ls-files", "--error-unmatch", Path(__file__).name)
         return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.CalledProcessError):
         return None

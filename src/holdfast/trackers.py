@@ -1,5 +1,6 @@
 """Where numbers go beside the run folder: TensorBoard and Weights & Biases, each an extra."""
 
+import atexit
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -15,6 +16,7 @@ def tensorboard(folder: Path) -> Tracker:
     from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415
 
     writer = SummaryWriter(folder)
+    atexit.register(writer.close)
 
     def track(values: Mapping[str, float], step: int) -> None:
         for name, value in values.items():
@@ -26,7 +28,7 @@ def tensorboard(folder: Path) -> Tracker:
 def wandb(folder: Path) -> Tracker:
     """Scalars to a Weights & Biases run named after the run folder."""
     library = require("wandb", "wandb")
-    run = library.init(project="holdfast", name=folder.name, dir=folder, resume="allow")
+    run = library.init(project="holdfast", name=folder.name, id=folder.name, dir=folder, resume="allow")
 
     def track(values: Mapping[str, float], step: int) -> None:
         run.log(dict(values), step=step)

@@ -55,7 +55,7 @@ def train(
     Raises HoldfastError for anything that cannot work, before work starts where that can be known; CollapsedError when
     the embeddings run together; either way the last good state stays in the folder.
     """
-    device = torch.device(device) if device is not None else distributed.device()
+    device = distributed.device(device)
     with distributed.process_group(device):
         training = _Training(config, Run(folder), device, quiet=quiet or distributed.rank() > 0)
         if verify:
@@ -123,8 +123,12 @@ class _Training:
         with Progress("training", self.total, self.place.step, quiet=self.quiet) as progress:
             self._open(progress, state)
             self.saved_at = time.monotonic()
-            while self.place.step < self.total and self.place.epoch < self.epochs:
-                self._epoch(progress)
+            try:
+                while self.place.step < self.total and self.place.epoch < self.epochs:
+                    self._epoch(progress)
+            except KeyboardInterrupt:
+                progress.say(f"stopped at step {self.place.step}; --resume auto goes on from the state saved last")
+                raise
             if self.loader.skipped or self.train_pixels.broken:
                 progress.say(
                     f"{len(self.train_pixels.broken)} unreadable images left out, {self.loader.skipped} batches skipped"
@@ -153,7 +157,7 @@ class _Training:
 
     def _epoch(self, progress: Progress) -> None:
         self.embedder.train()
-        epoch = self.place.epoch
+        epoch, skipped = self.place.epoch, self.loader.skipped
         for batch in self.loader.epoch(epoch, self.place.batch):
             began = time.perf_counter()
             self._rate(self.place.step)
@@ -167,6 +171,11 @@ class _Training:
                 break
             if time.monotonic() - self.saved_at > 60 * self.config.save_minutes:
                 self._save()
+        if self.loader.skipped - skipped == len(self.loader):
+            raise HoldfastError(
+                f"epoch {epoch + 1}: no batch could be used, for {len(self.train_pixels.broken)} training images "
+                "cannot be read; --verify lists them"
+            )
         self.place.epoch, self.place.batch = epoch + 1, 0
         every = self.config.validation.every
         last = self.place.epoch == self.epochs or self.place.step >= self.total
@@ -213,9 +222,11 @@ class _Training:
             listing = self.run_files.folder / f"failed-batch-{distributed.rank()}.txt"
             names = batch.names()
             listing.write_text("\n".join(names) + "\n")
+            state = self.run_files.state_file
+            saved = f"the state saved last is in {state}" if state.exists() else "no state had been saved"
             raise HoldfastError(
-                f"step {self.place.step + 1}: {error}. The weights before it are good; the state saved last is in "
-                f"{self.run_files.state_file}. The batch's {len(names)} images are listed in {listing}: "
+                f"step {self.place.step + 1}: {error}. The weights before it are good; {saved}. "
+                f"The batch's {len(names)} images are listed in {listing}: "
                 f"{', '.join(names[:4])}, ..."
             ) from error
 
@@ -271,7 +282,8 @@ class _Training:
         queries, count = embedded.queries, self.config.validation.attacked
         if not count:
             return math.nan
-        chosen = torch.randperm(len(queries.ids), generator=Generator().manual_seed(self.config.seed))[:count]
+        matched = torch.from_numpy(self.test_pixels.table.matched_queries())[queries.ids.cpu()].nonzero().squeeze(1)
+        chosen = matched[torch.randperm(len(matched), generator=Generator().manual_seed(self.config.seed))[:count]]
         ids, labels = (x[chosen.to(x.device)] for x in (queries.ids, queries.labels))
         images, _ = self.test_pixels.read(ids.cpu())
         return shifted_recall(
@@ -309,15 +321,19 @@ class _Training:
 
     def _restore(self, state: State) -> None:
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "defense": {}, "optimizer": {}}
-        for key, tensor in state.tensors.items():
-            part, _, name = key.partition("/")
-            parts[part][name] = tensor
-        self.embedder.load_state_dict(parts["model"])
-        self.defense.load_state_dict(parts["defense"])
-        if self.average:
-            self.average.load_state_dict(parts["average"])
-        _restore_optimizer(self.optimizer, parts["optimizer"])
-        self.place = _Place(**state.progress)
+        try:
+            for key, tensor in state.tensors.items():
+                part, _, name = key.partition("/")
+                parts[part][name] = tensor
+            self.embedder.load_state_dict(parts["model"])
+            self.defense.load_state_dict(parts["defense"])
+            if self.average:
+                self.average.load_state_dict(parts["average"])
+            _restore_optimizer(self.optimizer, parts["optimizer"])
+            self.place = _Place(**state.progress)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise HoldfastError(f"{self.run_files.state_file} is no state of this run: {reason}") from error
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
