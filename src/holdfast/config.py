@@ -12,6 +12,7 @@ import yaml
 
 from holdfast.data import DATASETS
 from holdfast.errors import HoldfastError, pick, unknown
+from holdfast.recipes import Strength
 
 Section = TypeVar("Section")
 
@@ -56,16 +57,6 @@ class PGDConfig:
     step: float = 3 / 255
     steps: int = 32
     start: float = 0.0
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """``structure`` is lambda, ``boost`` xi, ``ceiling`` u (null: the margin); see recipes.Strength."""
-
-    margin: float = 0.2
-    structure: float = 0.5
-    boost: float = 0.1
-    ceiling: float | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +111,7 @@ class Config:
     batch: BatchConfig = field(default_factory=BatchConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     pgd: PGDConfig = field(default_factory=PGDConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    loss: Strength = field(default_factory=Strength)
     optim: OptimConfig = field(default_factory=OptimConfig)
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)

@@ -23,7 +23,7 @@ from holdfast.errors import HoldfastError
 from holdfast.evaluation import Embedded, benign, embed_test, is_collapsed
 from holdfast.probe import adversary, shifted_recall
 from holdfast.progress import Progress
-from holdfast.recipes import Recipe, Strength, parse
+from holdfast.recipes import Recipe, parse
 from holdfast.run import Run, State
 from holdfast.trackers import tracker
 
@@ -93,10 +93,9 @@ class _Training:
         embedder, mismatch = embedder_of(config)
         self.embedder = embedder.to(device)
         self.average = copy.deepcopy(self.embedder) if config.optim.ema is not None else None
-        strength = Strength(**vars(config.loss))
-        self.defense = recipe.build(pgd_of(config), strength).to(device)
+        self.defense = recipe.build(pgd_of(config), config.loss).to(device)
         self.adversary = self.defense.pgd if isinstance(self.defense, Perturbing) else None
-        self.warmup = Recipe("none", config.warmup.sampler).build(pgd_of(config), strength).to(device)
+        self.warmup = Recipe("none", config.warmup.sampler).build(pgd_of(config), config.loss).to(device)
         self.optimizer = optimizer_of(config, self.embedder)
 
         self.epochs = config.warmup.epochs + config.optim.epochs
