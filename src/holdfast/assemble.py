@@ -22,11 +22,11 @@ def table_of(config: Config) -> Table:
     return load(config.data.name, config.data.root and Path(config.data.root))
 
 
-def pixels_of(config: Config, table: Table) -> Pixels:
-    """The images of a table, at the size and with the cache the settings ask for."""
+def pixels_of(config: Config, table: Table, cache: bool = False) -> Pixels:
+    """The images of a table, at the size the settings ask for; ``cache`` keeps them in memory once decoded."""
     data = config.data
     channels = DATASETS[data.name].channels
-    return Pixels(table, data.size, data.resize, channels=channels, cache=data.cache, workers=data.workers)
+    return Pixels(table, data.size, data.resize, channels=channels, cache=cache, workers=data.workers)
 
 
 def embedder_of(config: Config) -> tuple[Embedder, str]:

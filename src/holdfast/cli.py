@@ -1,5 +1,6 @@
 """The command line: verbs only. torch is imported when a verb needs it, so that ``--help`` answers at once."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,7 @@ app = typer.Typer(
 )
 
 WIDTH_OF_A_FILE = 200
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... By default the GPU where there is one.")]
@@ -54,7 +56,8 @@ def train(  # noqa: PLR0917
     name = parse(settings.recipe).name
     folder = out or Path("runs") / f"{settings.data.name}-{name}-{settings.seed}"
     run(settings, folder, resume=resume == "auto", device=device, verify=verify)
-    print(f"the run is in {folder}; now: holdfast evaluate {folder}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"the run is in {folder}; now: holdfast evaluate {folder}")
 
 
 @app.command()
@@ -124,7 +127,8 @@ def main(arguments: list[str] | None = None) -> None:
         reason = error.strerror or str(error)
         _fail(f"{reason}: {error.filename}" if error.filename else reason)
     except (MemoryError, RuntimeError) as error:
-        if "memory" not in f"{type(error).__name__} {error}".lower():
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and not any(known in text for known in OUT_OF_MEMORY):
             raise
         _fail(f"out of memory ({str(error).partition(chr(10))[0]}); try a smaller batch.pairs, data.size or model.dim")
 

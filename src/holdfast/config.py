@@ -12,7 +12,10 @@ import yaml
 
 from holdfast.data import DATASETS
 from holdfast.errors import HoldfastError, pick, unknown
-from holdfast.recipes import Strength
+from holdfast.perturb import BALLS
+from holdfast.recipes import Strength, parse
+from holdfast.samplers import SAMPLERS
+from holdfast.trackers import TRACKERS
 
 Section = TypeVar("Section")
 
@@ -136,7 +139,9 @@ OWN: dict[str, Tree] = {
     "digits": {"data": {"size": 8}},
     "sop": {"loss": {"structure": 0.05}},
 }
-FROM_RANDOM_WEIGHTS: Tree = {"optim": {"lr": 3e-4}, "warmup": {"epochs": 20, "sampler": "R"}}
+RANDOM_WEIGHTS: Tree = {"optim": {"lr": 3e-4}}
+WARMED_UP: Tree = {"warmup": {"epochs": 20, "sampler": "R"}}
+HARMLESS = frozenset({"data.root", "data.cache", "data.workers", "tracker", "save_minutes", "stop_on_collapse"})
 CROP_MARGIN = Fraction(256, 224)
 
 
@@ -144,8 +149,8 @@ def resolve(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -> Confi
     """The settings of a run: the paper's for the kind of data, then each of ``given``, then the ``key=value`` ones.
 
     ``given`` are trees or have dotted keys. Networks that start from random weights, other than C2F2 on 28-pixel sets,
-    get a larger learning rate and a plain warm-up: hardened from scratch they collapse. Raises HoldfastError for a key
-    or value that does not fit, naming the nearest.
+    get a larger learning rate and, before a defense, a plain warm-up: hardened from scratch they collapse. Raises
+    HoldfastError for a key or value that does not fit, naming the nearest.
     """
     chosen: Tree = {}
     for tree in (*map(_nested, given), _assigned(assignments)):
@@ -155,7 +160,9 @@ def resolve(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -> Confi
     tree = _merge(FAMILIES[family], OWN.get(name, {}))
     model = _section(_merge(tree, chosen), "model")
     if model.get("weights") is None and (family == "224" or model.get("backbone", "c2f2") != "c2f2"):
-        tree = _merge(tree, FROM_RANDOM_WEIGHTS)
+        tree = _merge(tree, RANDOM_WEIGHTS)
+        if parse(str(chosen.get("recipe", Config.recipe))).perturbs:
+            tree = _merge(tree, WARMED_UP)
     tree = _merge(tree, chosen)
     data = _section(tree, "data")
     if family == "224" and "resize" not in data and isinstance(data.get("size"), int):
@@ -189,9 +196,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Where two settings differ, one line each."""
+    """Where two settings differ in what can change the weights, one line each."""
     before, after = flatten(asdict(old)), flatten(asdict(new))
-    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if before[key] != after[key]]
+    changed = [key for key in before if before[key] != after[key] and key not in HARMLESS]
+    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in changed]
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
@@ -272,12 +280,12 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
 
 CHOICES = {
     "precision": ("float32", "bfloat16"),
-    "tracker": ("tensorboard", "wandb"),
+    "tracker": tuple(TRACKERS),
     "model.batchnorm": ("auto", "frozen", "train"),
-    "pgd.norm": ("linf", "l2"),
+    "pgd.norm": tuple(BALLS),
     "optim.name": ("adam", "adamw", "sgd"),
     "optim.schedule": ("constant", "cosine", "linear"),
-    "warmup.sampler": ("R", "M", "S", "D", "H"),
+    "warmup.sampler": tuple(SAMPLERS),
 }
 SMALLEST: dict[str, float] = {
     "seed": 0,

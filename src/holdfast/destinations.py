@@ -39,7 +39,7 @@ class Sampled(Destination):
         return hardness(self.sampler(batch, generator).take(batch.embeddings))
 
 
-class Progress(nn.Module):
+class LossLeft(nn.Module):
     """How much of the training loss is left, ``min(u, loss) / u`` in [0, 1], from the previous iteration's loss."""
 
     loss: Tensor
@@ -53,8 +53,9 @@ class Progress(nn.Module):
         return self.loss.clamp(max=self.ceiling) / self.ceiling
 
     def observe(self, loss: Tensor) -> None:
-        self.loss.copy_(loss.detach())
-        average([self.loss])
+        mean = loss.detach().clone()
+        average([mean])
+        self.loss.copy_(mean)
 
 
 class Gradual(Destination):
@@ -65,7 +66,7 @@ class Gradual(Destination):
 
     def __init__(self, margin: float, ceiling: float, power: float = 1.0) -> None:
         super().__init__()
-        self.margin, self.power, self.left = margin, power, Progress(ceiling)
+        self.margin, self.power, self.left = margin, power, LossLeft(ceiling)
 
     def forward(self, batch: Batch, generator: Generator | None = None) -> Tensor:
         left: Tensor = self.left().to(batch.embeddings.device)
@@ -80,7 +81,7 @@ class Boosted(Destination):
 
     def __init__(self, benign: Destination, ceiling: float, boost: float = 0.1) -> None:
         super().__init__()
-        self.benign, self.boost, self.left = benign, boost, Progress(ceiling)
+        self.benign, self.boost, self.left = benign, boost, LossLeft(ceiling)
 
     def forward(self, batch: Batch, generator: Generator | None = None) -> Tensor:
         benign: Tensor = self.benign(batch, generator)

@@ -18,7 +18,11 @@ def process_group(device: torch.device) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timedelta(hours=1))
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(hours=1), device_id=device if on_gpu else None)
     try:
         yield
     finally:
@@ -27,17 +31,17 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 def device(name: torch.device | str | None = None) -> torch.device:
     """The device of a name, by default this process's GPU, the CPU where there is none."""
-    if name is not None:
+    if name is not None and str(name) != "cuda":
         try:
             return torch.empty(0, device=name).device
         except (RuntimeError, AssertionError) as error:
             reason = str(error).partition("\n")[0]
             raise HoldfastError(f"device {str(name)!r} cannot be used: {reason}") from error
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        if torch.cuda.is_available()
-        else torch.device("cpu")
-    )
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if name is not None:
+        raise HoldfastError("device 'cuda' cannot be used: torch finds no GPU")
+    return torch.device("cpu")
 
 
 def rank() -> int:

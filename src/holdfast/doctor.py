@@ -15,7 +15,7 @@ from holdfast.perturb import PGD, LInf
 from holdfast.recipes import parse
 
 CORE = ("torch", "numpy", "scikit-learn", "pillow", "safetensors", "pyyaml", "typer", "rich", "jinja2")
-EXTRAS = {"timm": "timm", "tensorboard": "tensorboard", "wandb": "wandb", "faiss": "faiss"}
+EXTRAS = {"timm": "timm", "tensorboard": "tensorboard", "wandb": "wandb"}
 
 
 @dataclass(frozen=True)
@@ -64,10 +64,10 @@ def _gpus() -> str:
 
 def _step() -> Finding:
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    embedder = Embedder(EmbedderConfig("c2f2", dim=16, channels=1, size=8)).to(device)
-    images, labels = torch.rand(8, 1, 8, 8, device=device), torch.arange(4, device=device).repeat_interleave(2)
-    defense = parse("hm-s-lga-ics").build(PGD(LInf(8 / 255), 1 / 255, 2)).to(device)
     try:
+        embedder = Embedder(EmbedderConfig("c2f2", dim=16, channels=1, size=8)).to(device)
+        images, labels = torch.rand(8, 1, 8, 8, device=device), torch.arange(4, device=device).repeat_interleave(2)
+        defense = parse("hm-s-lga-ics").build(PGD(LInf(8 / 255), 1 / 255, 2)).to(device)
         step = defense(embedder, images, labels)
         step.loss.backward()
     except Exception as error:

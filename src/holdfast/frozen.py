@@ -13,15 +13,15 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
     Gradients still flow to the pixels.
     """
     modes = [(part, part.training) for part in module.modules()]
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    learning = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     try:
         for part, _ in modes:
             part.training = False
-        for parameter in learning:
+        for parameter, _ in learning:
             parameter.requires_grad_(False)
         yield module
     finally:
         for part, training in modes:
             part.training = training
-        for parameter in learning:
-            parameter.requires_grad_(True)
+        for parameter, learns in learning:
+            parameter.requires_grad_(learns)

@@ -8,6 +8,9 @@ from torch import Tensor
 from holdfast.distance import pairs
 from holdfast.triplets import hardness
 
+HARDEST = 2.0
+"""The largest hardness there is; as a destination it makes HM min-max training."""
+
 
 @dataclass(frozen=True)
 class RaiseHardness:

@@ -7,13 +7,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from holdfast.frozen import frozen
-from holdfast.goals import RaiseHardness, ShiftEmbedding
+from holdfast.goals import HARDEST, RaiseHardness, ShiftEmbedding
 from holdfast.perturb import PGD, Ball
 from holdfast.retrieval import Gallery, Queries, evaluate
 from holdfast.samplers import Batch, random
 from holdfast.triplets import hardness
 
-HARDEST = 2.0
 BLOCK = 128
 STEPS = 10
 REACH = 2.5

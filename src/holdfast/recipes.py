@@ -17,6 +17,7 @@ from holdfast.defense import (
 )
 from holdfast.destinations import Boosted, Constant, Destination, Gradual, Sampled
 from holdfast.errors import HoldfastError, unknown
+from holdfast.goals import HARDEST
 from holdfast.perturb import PGD
 from holdfast.samplers import SAMPLERS, Sampler, semihard
 
@@ -110,7 +111,7 @@ class Recipe:
             case "act":
                 return AdversarialTriplets(source, learning, pgd, Collapse())
             case "minmax":
-                return AdversarialTriplets(source, learning, pgd, ReachHardness(Constant(2.0)))
+                return AdversarialTriplets(source, learning, pgd, ReachHardness(Constant(HARDEST)))
         assert self.destination is not None
         goal = ReachHardness(_destination(self.destination, samplers, strength))
         return AdversarialTriplets(source, learning, pgd, goal)

@@ -41,7 +41,7 @@ def evaluate_run(
     embedder = Embedder.from_pretrained(weights).to(where)
     pixels = pixels_of(config, table_of(config).test())
     with Progress("embedding", len(pixels), quiet=quiet) as progress:
-        embedded = embed_test(embedder, pixels, where, lambda done, total: progress.advance(by=done - progress.done))
+        embedded = embed_test(embedder, pixels, where, progress)
     scores: dict[str, float | bool | str] = {**benign(embedded)}
     gauges = {name: scores.pop(name) for name in ("mean_cosine", "effective_rank")}
     counts = {name: int(scores.pop(name)) for name in ("queries", "queries_without_match")}

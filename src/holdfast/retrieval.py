@@ -97,7 +97,7 @@ def per_query(
         raise HoldfastError(f"each K of Recall@K must be 1 or more; got {tuple(ks)}")
     if block is not None and block < 1:
         raise HoldfastError(f"block must be 1 or more queries; got {block}")
-    points, items = checked(queries.embeddings), checked(gallery.embeddings)
+    points, items = checked(queries.embeddings).to(gallery.embeddings.device), checked(gallery.embeddings)
     if points.shape[1] != items.shape[1]:
         raise HoldfastError(f"queries have {points.shape[1]} dimensions, the gallery {items.shape[1]}")
 

@@ -1,9 +1,11 @@
-"""A run folder: settings, environment, weights, the state to resume from, and logs. Every write is atomic.
+"""A run folder: settings, environment, weights, the state to resume from, and logs.
+
+Every file is replaced whole, but for steps.jsonl, whose lines are appended.
 
 ::
 
     config.yaml        the resolved settings           steps.jsonl   one line per optimiser step
-    environment.json   versions, git state, command    epochs.csv    one row per validation
+    environment.json   versions, git state, command    epochs.csv    one row per epoch
     config.json, model.safetensors                     the embedder, last weights
     best/                                              the embedder at its best validation
     state.safetensors                                  everything a resumed run needs
@@ -46,6 +48,7 @@ class Run:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
+        self.config_file = self.folder / "config.yaml"
         self.state_file = self.folder / "state.safetensors"
         self.steps_file = self.folder / "steps.jsonl"
         self.epochs_file = self.folder / "epochs.csv"
@@ -60,28 +63,30 @@ class Run:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise HoldfastError(f"cannot make the run folder {self.folder}: {error.strerror}") from error
-        saved = self.folder / "config.yaml"
-        if not resume and (saved.exists() or self.state_file.exists()):
-            raise HoldfastError(f"{self.folder} holds a run already; add --resume auto, or give another --out")
-        for leftover in self.folder.glob(".*.tmp"):
+        self.check(config, resume)
+        for leftover in (*self.folder.glob(".*.tmp"), *self.best.glob(".*.tmp")):
             leftover.unlink()
         state = self.load_state() if self.state_file.exists() else None
-        if state and (changed := differences(self.config(), config)):
-            raise HoldfastError(
-                f"{self.folder} was begun with other settings; resume with the same, or give another --out. "
-                f"Changed: {'; '.join(changed)}"
-            )
-        _write(saved, config.to_yaml())
+        _write(self.config_file, config.to_yaml())
         _write(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
         self._rewind(state.progress["step"] if state else 0)
         return state
 
+    def check(self, config: Config, resume: bool) -> None:
+        """Refuse a folder that :meth:`begin` would refuse; nothing is written."""
+        if not resume and (self.config_file.exists() or self.state_file.exists()):
+            raise HoldfastError(f"{self.folder} holds a run already; add --resume auto, or give another --out")
+        if self.state_file.exists() and (changed := differences(self.config(), config)):
+            raise HoldfastError(
+                f"{self.folder} was begun with other settings; resume with the same, or give another --out. "
+                f"Changed: {'; '.join(changed)}"
+            )
+
     def config(self) -> Config:
         """The settings the run was begun with."""
-        path = self.folder / "config.yaml"
-        if not path.exists():
+        if not self.config_file.exists():
             raise HoldfastError(f"{self.folder} is no run folder: it has no config.yaml")
-        return resolve(read_yaml(path))
+        return resolve(read_yaml(self.config_file))
 
     def load_state(self) -> State:
         """The last saved state."""

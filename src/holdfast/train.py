@@ -21,6 +21,7 @@ from holdfast.defense import Defense, Perturbing, Step
 from holdfast.embedder import Embedder
 from holdfast.errors import HoldfastError
 from holdfast.evaluation import Embedded, benign, embed_test, is_collapsed
+from holdfast.extras import require
 from holdfast.probe import adversary, shifted_recall
 from holdfast.progress import Progress
 from holdfast.recipes import Recipe, parse
@@ -57,6 +58,7 @@ def train(
     """
     device = distributed.device(device)
     with distributed.process_group(device):
+        Run(folder).check(config, resume)
         training = _Training(config, Run(folder), device, quiet=quiet or distributed.rank() > 0)
         if verify:
             training.verify()
@@ -77,9 +79,12 @@ class _Place:
 class _Training:
     def __init__(self, config: Config, run: Run, device: torch.device, *, quiet: bool) -> None:
         self.config, self.run_files, self.device, self.quiet = config, run, device, quiet
+        if config.tracker:
+            require(config.tracker, extra=config.tracker)
         recipe = parse(config.recipe)
         table = table_of(config)
-        self.train_pixels, self.test_pixels = (pixels_of(config, part) for part in (table.train(), table.test()))
+        self.train_pixels = pixels_of(config, table.train(), cache=config.data.cache)
+        self.test_pixels = pixels_of(config, table.test())
         batches = PairBatches(
             self.train_pixels.table.labels,
             config.batch.pairs,
@@ -109,7 +114,7 @@ class _Training:
         broken: list[str] = []
         for pixels in (self.train_pixels, self.test_pixels):
             with Progress("reading images", len(pixels), quiet=self.quiet) as progress:
-                found = pixels.verify(lambda done, total, bar=progress: bar.advance())  # type: ignore[misc]
+                found = pixels.verify(progress)
             broken += [f"{pixels.table.name_of(i)}: {reason}" for i, reason in found.items()]
         if broken:
             raise HoldfastError(f"{len(broken)} images cannot be read:\n" + "\n".join(broken))
@@ -156,15 +161,16 @@ class _Training:
 
     def _epoch(self, progress: Progress) -> None:
         self.embedder.train()
-        epoch, skipped = self.place.epoch, self.loader.skipped
+        epoch, skipped, waited_before = self.place.epoch, self.loader.skipped, self.loader.waited
         for batch in self.loader.epoch(epoch, self.place.batch):
-            began = time.perf_counter()
+            began, waited = time.perf_counter(), self.loader.waited - waited_before
+            waited_before = self.loader.waited
             self._rate(self.place.step)
             step, gradient = self._learn(batch)
             self.place.step += 1
             self.place.batch = batch.step + 1
             logs = {name: float(value) for name, value in step.logs.items()} | {"gradient": gradient}
-            self._log_step(logs, time.perf_counter() - began)
+            self._log_step(logs | {"seconds": time.perf_counter() - began, "waited": waited})
             progress.advance(", ".join(f"{name} {logs[name]:.3f}" for name in SHOWN if name in logs))
             if self.place.step >= self.total:
                 break
@@ -178,8 +184,9 @@ class _Training:
         self.place.epoch, self.place.batch = epoch + 1, 0
         every = self.config.validation.every
         last = self.place.epoch == self.epochs or self.place.step >= self.total
-        if every and (last or self.place.epoch % every == 0):
-            self._validate(progress)
+        scores = self._validate(progress) if every and (last or self.place.epoch % every == 0) else {}
+        self._log_epoch(scores)
+        self._stop_if_collapsed()
         self._save()
 
     def _learn(self, batch: Batch) -> tuple[Step, float]:
@@ -189,6 +196,7 @@ class _Training:
             1, np.uint64
         )
         generator = Generator().manual_seed(int(seed[0]))
+        torch.manual_seed(int(seed[0]))
         images, labels, anchors = (x.to(self.device) for x in (batch.images, batch.labels, batch.anchors))
         with self._finite(batch):
             with _precision(self.config, self.device):
@@ -209,7 +217,7 @@ class _Training:
     def _hardening(self) -> Defense:
         """The defense, its adversary weaker during the ramp."""
         if isinstance(self.defense, Perturbing) and self.adversary and self.config.warmup.ramp:
-            done = self.place.step + 1 - self.config.warmup.epochs * len(self.loader)
+            done = (self.place.epoch - self.config.warmup.epochs) * len(self.loader) + self.place.batch + 1
             self.defense.pgd = self.adversary.scaled(min(1.0, done / (self.config.warmup.ramp * len(self.loader))))
         return self.defense
 
@@ -244,21 +252,27 @@ class _Training:
             else:
                 kept.copy_(new)
 
-    def _log_step(self, logs: Mapping[str, float], seconds: float) -> None:
+    def _log_step(self, logs: Mapping[str, float]) -> None:
         if distributed.rank() == 0:
             where = {"step": self.place.step, "epoch": self.place.epoch + 1}
             rate = self.optimizer.param_groups[0]["lr"]
-            self.run_files.log_step({**where, **logs, "lr": rate, "seconds": round(seconds, 4)})
+            self.run_files.log_step({**where, **logs, "lr": rate})
             self.track(logs, self.place.step)
 
-    def _validate(self, progress: Progress) -> None:
-        """On rank 0, for its weights are everybody's; a collapse stops all ranks."""
-        fallen = torch.zeros((), device=self.device)
+    def _log_epoch(self, scores: Mapping[str, float]) -> None:
+        """One row: the epoch's mean training figures, and the scores where it ends in a validation."""
+        if distributed.rank() == 0:
+            lines = [line for line in self.run_files.steps() if line["epoch"] == self.place.epoch]
+            means = {name: sum(line.get(name, math.nan) for line in lines) / max(1, len(lines)) for name in SHOWN}
+            self.run_files.log_epoch({"step": self.place.step, "epoch": self.place.epoch, **means, **scores})
+
+    def _validate(self, progress: Progress) -> Mapping[str, float]:
+        """The scores, on rank 0, for its weights are everybody's; every rank learns of a collapse."""
+        fallen, scores = torch.zeros((), device=self.device), {}
         if distributed.rank() == 0:
             embedded = embed_test(self.trained, self.test_pixels, self.device)
             scores = benign(embedded) | {"R@1 shifted": self._shifted(embedded)}
             fallen += is_collapsed(scores, embedded)
-            self.run_files.log_epoch({"step": self.place.step, "epoch": self.place.epoch, **scores})
             self.track({f"test/{name}": value for name, value in scores.items()}, self.place.step)
             self._keep_best(scores)
             progress.say(
@@ -268,7 +282,10 @@ class _Training:
             )
         distributed.average([fallen])
         self.place.collapsed = self.place.collapsed + 1 if fallen else 0
-        if self.place.collapsed == PATIENCE and self.config.stop_on_collapse:
+        return scores
+
+    def _stop_if_collapsed(self) -> None:
+        if self.place.collapsed >= PATIENCE and self.config.stop_on_collapse:
             self._save()
             raise CollapsedError(
                 f"the embeddings have collapsed (epoch {self.place.epoch}): training stops here. Try a longer warm-up "
