@@ -117,7 +117,8 @@ class _Training:
                 found = pixels.verify(progress)
             broken += [f"{pixels.table.name_of(i)}: {reason}" for i, reason in found.items()]
         if broken:
-            raise HoldfastError(f"{len(broken)} images cannot be read:\n" + "\n".join(broken))
+            total = len(self.train_pixels) + len(self.test_pixels)
+            raise HoldfastError(f"{len(broken)} of {total} images cannot be read:\n" + "\n".join(broken))
 
     def run(self, resume: bool) -> Embedder:
         state = self._begin(resume)
