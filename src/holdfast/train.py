@@ -20,13 +20,12 @@ from holdfast.data import Batch, Loader, PairBatches
 from holdfast.defense import Defense, Perturbing, Step
 from holdfast.embedder import Embedder
 from holdfast.errors import HoldfastError
-from holdfast.evaluation import Embedded, benign, embed_test, is_collapsed
 from holdfast.extras import require
-from holdfast.probe import adversary, shifted_recall
 from holdfast.progress import Progress
 from holdfast.recipes import Recipe, parse
 from holdfast.run import Run, State
 from holdfast.trackers import tracker
+from holdfast.validation import describe, merit, validate
 
 PATIENCE = 2
 """Validations in a row that find a collapse before a run stops: a fresh network can look collapsed, and recover."""
@@ -268,19 +267,21 @@ class _Training:
             self.run_files.log_epoch({"step": self.place.step, "epoch": self.place.epoch, **means, **scores})
 
     def _validate(self, progress: Progress) -> Mapping[str, float]:
-        """The scores, on rank 0, for its weights are everybody's; every rank learns of a collapse."""
-        fallen, scores = torch.zeros((), device=self.device), {}
+        """The scores, on rank 0, for its weights are everybody's; every rank learns of a collapse.
+
+        The warm-up has no best weights.
+        """
+        fallen = torch.zeros((), device=self.device)
+        scores: Mapping[str, float] = {}
         if distributed.rank() == 0:
-            embedded = embed_test(self.trained, self.test_pixels, self.device)
-            scores = benign(embedded) | {"R@1 shifted": self._shifted(embedded)}
-            fallen += is_collapsed(scores, embedded)
+            scores, collapsed = validate(self.config, self.trained, self.test_pixels, self.device)
+            fallen += collapsed
             self.track({f"test/{name}": value for name, value in scores.items()}, self.place.step)
-            self._keep_best(scores)
-            progress.say(
-                f"epoch {self.place.epoch}/{self.epochs}: R@1 {scores['R@1']:.1f}, under shift "
-                f"{scores['R@1 shifted']:.1f}, mAP {scores['mAP']:.1f}, mean cosine {scores['mean_cosine']:.3f}, "
-                f"effective rank {scores['effective_rank']:.1f}" + (" COLLAPSED" if fallen else "")
-            )
+            if self.place.epoch > self.config.warmup.epochs and merit(scores) > self.place.best:
+                self.place.best = merit(scores)
+                self.trained.save_pretrained(self.run_files.best)
+            verdict = " COLLAPSED" if collapsed else ""
+            progress.say(f"epoch {self.place.epoch}/{self.epochs}: {describe(scores)}{verdict}")
         distributed.average([fallen])
         self.place.collapsed = self.place.collapsed + 1 if fallen else 0
         return scores
@@ -293,33 +294,6 @@ class _Training:
                 "(warmup.epochs), a radius that rises (warmup.ramp), pretrained weights (model.weights), or a smaller "
                 "optim.lr; stop_on_collapse=false goes on regardless"
             )
-
-    def _shifted(self, embedded: Embedded) -> float:
-        """R@1 of a fixed sample of the queries under an embedding shift."""
-        queries, count = embedded.queries, self.config.validation.attacked
-        if not count:
-            return math.nan
-        matched = torch.from_numpy(self.test_pixels.table.matched_queries())[queries.ids.cpu()].nonzero().squeeze(1)
-        chosen = matched[torch.randperm(len(matched), generator=Generator().manual_seed(self.config.seed))[:count]]
-        ids, labels = (x[chosen.to(x.device)] for x in (queries.ids, queries.labels))
-        images, _ = self.test_pixels.read(ids.cpu())
-        return shifted_recall(
-            self.trained,
-            images.to(self.device),
-            labels,
-            ids,
-            embedded.gallery,
-            pgd=adversary(pgd_of(self.config).ball),
-            generator=Generator().manual_seed(self.config.seed),
-        )
-
-    def _keep_best(self, scores: Mapping[str, float]) -> None:
-        """Best by the mean of R@1 and, where it is measured, R@1 under shift; the warm-up does not count."""
-        shifted = scores["R@1 shifted"]
-        score = scores["R@1"] if math.isnan(shifted) else (scores["R@1"] + shifted) / 2
-        if self.place.epoch > self.config.warmup.epochs and score > self.place.best:
-            self.place.best = score
-            self.trained.save_pretrained(self.run_files.best)
 
     def _save(self) -> None:
         if distributed.rank() == 0:
