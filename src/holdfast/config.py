@@ -22,7 +22,10 @@ Section = TypeVar("Section")
 
 @dataclass(frozen=True)
 class DataConfig:
-    """``size`` is the side of the square the embedder sees; ``resize`` the side before cropping (null: no crop)."""
+    """``size`` is the side of the square the embedder sees; ``resize`` the side before cropping (null: no crop).
+
+    ``cache`` keeps the training images in memory once they are decoded; ``workers`` are threads that decode.
+    """
 
     name: str = "digits"
     root: str | None = None
