@@ -19,7 +19,8 @@ class Triplets:
 
     def take(self, x: Tensor) -> Tensor:
         """The triplets' entries of ``x``, ``(B, ...) -> (T, 3, ...)`` in the order anchor, positive, negative."""
-        return x[stack((self.anchor, self.positive, self.negative), dim=1)]
+        # index_select adds up its gradient in order; that of x[...] varies with the threads when an image recurs.
+        return stack([x.index_select(0, rows) for rows in (self.anchor, self.positive, self.negative)], dim=1)
 
     def __len__(self) -> int:
         return len(self.anchor)
