@@ -137,7 +137,7 @@ class AdversarialTriplets(Perturbing):
     """Triplets are drawn on the clean images and some of their roles are perturbed together, toward the goal."""
 
     def __init__(self, source: Sampler, learning: Learning, pgd: PGD, goal: "Goal") -> None:
-        super().__init__(source, learning, _off_origin(pgd) if isinstance(goal, Shift) else pgd)
+        super().__init__(source, learning, goal.prepare(pgd))
         self.goal = goal
         _check_structure(learning, goal.roles)
 
@@ -193,6 +193,10 @@ class Goal(nn.Module):
     def forward(self, batch: Batch, triplets: Triplets, generator: Generator | None) -> Objective:
         """The objective, with one value per triplet."""
 
+    def prepare(self, pgd: PGD) -> PGD:
+        """The descent as this goal needs it."""
+        return pgd
+
     def observe(self, loss: Tensor) -> None:
         """Take note of the triplet loss of this iteration."""
 
@@ -226,6 +230,9 @@ class Shift(Goal):
     """Positive and negative each move away from where they were, the anchor stays clean (REST)."""
 
     roles = [POSITIVE, NEGATIVE]  # noqa: RUF012
+
+    def prepare(self, pgd: PGD) -> PGD:
+        return _off_origin(pgd)
 
     def forward(self, batch: Batch, triplets: Triplets, generator: Generator | None) -> Objective:
         return ShiftEmbedding(triplets.take(batch.embeddings)[:, self.roles])
