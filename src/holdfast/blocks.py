@@ -1,6 +1,6 @@
 """What every pass over many embeddings shares: checked input, bounded blocks, full precision."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -10,6 +10,23 @@ from holdfast.errors import HoldfastError
 
 WORKSPACE = 256 * 2**20
 """Bytes that one block of rows may occupy, intermediate results included."""
+
+WIDTH = 32
+"""Rows that :func:`steady` works on at once."""
+
+
+def steady(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
+    """``function(rows)`` of row numbers ``(n,) -> (n, ...)``, always called with :data:`WIDTH` of them.
+
+    Kernels round differently for other batch sizes, and an attack blows such differences up. In blocks of one size,
+    the last one filled with repeats, a row's result does not depend on how many rows there are beside it.
+    """
+    blocks = torch.split(rows, WIDTH)
+    if not blocks or not len(rows):
+        return function(rows)
+    short = WIDTH - len(blocks[-1])
+    padded = torch.cat([blocks[-1], blocks[-1][-1:].expand(short)])
+    return torch.cat([function(block) for block in (*blocks[:-1], padded)])[: len(rows)]
 
 
 def rows_per_block(bytes_per_row: int) -> int:

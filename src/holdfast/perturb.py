@@ -1,6 +1,6 @@
 """Projected gradient descent on pixels: the only perturbation loop of the house."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -8,6 +8,9 @@ import torch
 from torch import Generator, Tensor
 
 Embed = Callable[[Tensor], Tensor]
+Draws = Generator | Sequence[Generator] | None
+"""Where random numbers come from: one generator for all groups, or one per group, whose draws then do not depend on
+the other groups."""
 
 
 class Objective(Protocol):
@@ -67,10 +70,53 @@ BALLS: dict[str, type[LInf] | type[L2]] = {"linf": LInf, "l2": L2}
 
 
 @dataclass(frozen=True)
+class Iterate:
+    """Where a descent stands, as a :class:`Gradient` sees it.
+
+    images: ``(g, R, C, H, W)``, the groups still in play.
+    value: the objective of such images, ``(g, R, C, H, W) -> (g,)``.
+    move: from a direction ``(g, R, C, H, W)`` to the images that a step against it leads to.
+    floor: groups with a value down to it are finished.
+    progress: share of the steps already taken, in [0, 1).
+    """
+
+    images: Tensor
+    value: Callable[[Tensor], Tensor]
+    move: Callable[[Tensor], Tensor]
+    floor: float
+    progress: float
+
+
+class Gradient(Protocol):
+    """How a descent finds its direction: the objective ``(g,)`` at an iterate, and its gradient like the images."""
+
+    def __call__(self, at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class BackPropagation:
+    """The white box: the exact gradient for the pixels."""
+
+    def __call__(self, at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]:
+        pixels = at.images.detach().requires_grad_()
+        with torch.enable_grad():
+            values = at.value(pixels)
+            # Groups do not share images, so the gradient of the sum holds the gradient of each.
+            total = values.sum()
+        values = values.detach()
+        if not (values > at.floor).any():
+            return values, torch.zeros_like(at.images)
+        return values, torch.autograd.grad(total, pixels)[0]
+
+
+@dataclass(frozen=True)
 class PGD:
     """``steps`` steps of size ``step`` inside the ``ball`` and inside the pixel range [0, 1] (Madry et al. 2018).
 
     start: radius, in the ball's norm, of the noise the descent starts from; 0 starts from the images themselves.
+    gradient: how the direction is found; by default back-propagation.
+    best: return each group's iterate of the lowest objective, not its last one.
+    restarts: so many further descents from random points of the ball; the best iterate of all is returned.
 
     Groups that have reached their objective's floor are left alone from then on, which changes nothing in the
     result, since their gradient is zero, and saves their passes. That is exact for embedders that treat the
@@ -81,6 +127,9 @@ class PGD:
     step: float
     steps: int
     start: float = 0.0
+    gradient: Gradient = BackPropagation()
+    best: bool = False
+    restarts: int = 0
 
     def __call__(
         self,
@@ -89,7 +138,7 @@ class PGD:
         objective: Objective,
         *,
         clean: Tensor | None = None,
-        generator: Generator | None = None,
+        generator: Draws = None,
     ) -> Tensor:
         """Perturb groups of images toward lower values of the objective.
 
@@ -97,52 +146,93 @@ class PGD:
         images: ``(G, R, C, H, W)`` in [0, 1], G groups of R images each.
         clean: embeddings ``(G, R, D)`` of the images where they are at hand; groups they show to be finished
             are never embedded again.
+        generator: of what is random; G of them where a group's draws must not depend on the others.
 
         Returns the adversarial images, ``(G, R, C, H, W)``. Raises FloatingPointError when the objective is not
         finite: the gradient would be no direction.
         """
+        known = clean if self.start == 0 else None
+        adversarial, values = self._descend(embed, images, objective, clean=known, draws=generator, start=self.start)
+        for _ in range(self.restarts):
+            other, reached = self._descend(embed, images, objective, clean=None, draws=generator, start=self.ball.eps)
+            better = reached < values
+            adversarial[better], values[better] = other[better], reached[better]
+        return adversarial
+
+    def _descend(
+        self, embed: Embed, images: Tensor, objective: Objective, *, clean: Tensor | None, draws: Draws, start: float
+    ) -> tuple[Tensor, Tensor]:
+        """One descent: the images, and their objective ``(G,)`` where the best iterate is kept (else infinite)."""
+        keep = self.best or self.restarts > 0
         rows = torch.arange(len(images), device=images.device)
-        adversarial = self._start(images, generator)
-        if clean is not None and self.start == 0:
-            rows = rows[_finite(objective(clean, rows)) > objective.floor]
-        for _ in range(self.steps):
+        current = self._start(images, draws, start)
+        result = current.clone() if keep else current
+        lowest = torch.full((len(images),), torch.inf, device=images.device)
+        if clean is not None:
+            values = _finite(objective(clean, rows))
+            lowest = values.detach().to(lowest)
+            rows = rows[values > objective.floor]
+
+        def value(pixels: Tensor) -> Tensor:
+            z = embed(pixels.flatten(0, 1)).view(*pixels.shape[:2], -1)
+            return _finite(objective(z, rows))
+
+        def move(direction: Tensor) -> Tensor:
+            origin = images[rows].flatten(0, 1)
+            r = current[rows].flatten(0, 1) - origin
+            r = self.ball.project(r - self.step * self.ball.direction(direction.flatten(0, 1)))
+            return (origin + r).clamp(0, 1).view_as(direction)
+
+        def note(values: Tensor) -> None:
+            better = rows[values < lowest[rows]]
+            result[better], lowest[better] = current[better], values.to(lowest)[values < lowest[rows]]
+
+        for i in range(self.steps):
             if not len(rows):
                 break
-            rows, gradient = _gradient(embed, adversarial[rows], objective, rows)
-            origin = images[rows].flatten(0, 1)
-            r = adversarial[rows].flatten(0, 1) - origin
-            r = self.ball.project(r - self.step * self.ball.direction(gradient.flatten(0, 1)))
-            adversarial[rows] = (origin + r).clamp(0, 1).view_as(gradient)
-        return adversarial
+            at = Iterate(current[rows], value, move, objective.floor, i / self.steps)
+            values, gradient = self.gradient(at, _of(draws, rows))
+            if keep:
+                note(values)
+            unfinished = values > objective.floor
+            rows, gradient = rows[unfinished], gradient[unfinished]
+            current[rows] = move(gradient)
+        if keep and len(rows):
+            with torch.no_grad():
+                note(value(current[rows]))
+        return result, lowest
 
     def scaled(self, factor: float) -> "PGD":
         """The same descent with radius, step and start multiplied by ``factor``."""
         ball = replace(self.ball, eps=self.ball.eps * factor)  # type: ignore[type-var]
         return replace(self, ball=ball, step=self.step * factor, start=self.start * factor)
 
-    def _start(self, images: Tensor, generator: Generator | None) -> Tensor:
-        if self.start == 0:
+    def _start(self, images: Tensor, draws: Draws, radius: float) -> Tensor:
+        if radius == 0:
             return images.clone()
-        device = generator.device if generator is not None else images.device
-        noise = torch.empty(images.shape, device=device).uniform_(-self.start, self.start, generator=generator)
-        near = replace(self.ball, eps=min(self.start, self.ball.eps))  # type: ignore[type-var]
-        r = near.project(noise.to(images).flatten(0, 1)).view_as(images)
+        near = replace(self.ball, eps=min(radius, self.ball.eps))  # type: ignore[type-var]
+        noise = random(torch.rand, images, draws).mul_(2).sub_(1).mul_(radius)
+        r = near.project(noise.flatten(0, 1)).view_as(images)
         return (images + r).clamp(0, 1)
 
 
-def _gradient(embed: Embed, images: Tensor, objective: Objective, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The groups not yet finished, ``(g,)``, and the objective's gradient for their pixels, ``(g, R, C, H, W)``."""
-    pixels = images.detach().requires_grad_()
-    with torch.enable_grad():
-        z = embed(pixels.flatten(0, 1)).view(*pixels.shape[:2], -1)
-        values = _finite(objective(z, rows))
-        # Groups do not share images, so the gradient of the sum holds the gradient of each.
-        total = values.sum()
-    unfinished = (values > objective.floor).nonzero().squeeze(1)
-    if not len(unfinished):
-        return rows[unfinished], pixels.new_empty((0, *pixels.shape[1:]))
-    (gradient,) = torch.autograd.grad(total, pixels)
-    return rows[unfinished], gradient[unfinished]
+def random(sample: Callable[..., Tensor], like: Tensor, draws: Draws) -> Tensor:
+    """``sample`` (torch.rand, torch.randn) in the shape ``(g, ...)`` of a tensor, by one generator or one per group."""
+    if draws is None or isinstance(draws, Generator):
+        device = like.device if draws is None else draws.device
+        return sample(like.shape, generator=draws, device=device).to(like)
+    if len(draws) != len(like):
+        raise ValueError(f"{len(draws)} generators for {len(like)} groups")
+    if not len(like):
+        return torch.empty_like(like)
+    return torch.stack([sample(like.shape[1:], generator=one, device=one.device) for one in draws]).to(like)
+
+
+def _of(draws: Draws, rows: Tensor) -> Draws:
+    """The generators of these groups."""
+    if draws is None or isinstance(draws, Generator):
+        return draws
+    return [draws[row] for row in rows.tolist()]
 
 
 def _finite(values: Tensor) -> Tensor:
