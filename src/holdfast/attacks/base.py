@@ -1,0 +1,200 @@
+"""What every ranking attack is made of: what to choose, what to minimise, what to read off."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+from torch import Generator, Tensor
+
+from holdfast.blocks import full_precision, steady
+from holdfast.errors import HoldfastError
+from holdfast.perturb import Objective
+from holdfast.retrieval import Gallery, Queries, per_query
+
+Outcome = Callable[[Tensor], dict[str, Tensor]]
+"""From embeddings ``(B, D)`` of the perturbed images to readings by name, ``(B,)`` each, in the unit of the column."""
+
+Draws = Sequence[Generator]
+"""One generator for each perturbed image, so that its draws do not depend on the images beside it."""
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """An attack on some images, chosen: PGD minimises the objective; the outcome is read before and after."""
+
+    objective: Objective
+    outcome: Outcome
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """Embedded items that distances are measured to, N of them."""
+
+    set: Queries
+
+    @cached_property
+    def origin(self) -> Tensor:
+        """``(D,)``, near the items: measured from there, small distances keep their digits."""
+        return self.embeddings.median(dim=0).values
+
+    @cached_property
+    def centred(self) -> Tensor:
+        """``(N, D)``, the items as seen from the origin."""
+        return self.embeddings - self.origin
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """``(N,)``, squared distances of the items to the origin."""
+        return self.centred.square().sum(1)
+
+    @property
+    def embeddings(self) -> Tensor:
+        return self.set.embeddings
+
+    @property
+    def labels(self) -> Tensor:
+        return self.set.labels
+
+    def __len__(self) -> int:
+        return len(self.set.ids)
+
+    def distances(self, z: Tensor) -> Tensor:
+        """Euclidean distances of embeddings ``(B, D)`` to the items, ``(B, N)``; the gradient is a matrix product too.
+
+        Next to an item the product leaves an error of about 1e-4: leave an image's own item out by index.
+        """
+        with torch.autocast(z.device.type, enabled=False):
+            return steady(lambda rows: self._distances(z[rows]), torch.arange(len(z), device=z.device))
+
+    def between(self, a: Tensor, b: Tensor) -> Tensor:
+        """Distances of corresponding vectors, ``(..., D), (..., D) -> (...)``, by the same formula: ties stay ties."""
+        a, b = a.to(self.centred) - self.origin, b.to(self.centred) - self.origin
+        return _root(a.square().sum(-1) + b.square().sum(-1) - 2 * (a * b).sum(-1))
+
+    def _distances(self, z: Tensor) -> Tensor:
+        z = z.to(self.centred) - self.origin
+        return _root(torch.addmm(self.squares, z, self.centred.T, alpha=-2) + z.square().sum(1, keepdim=True))
+
+    def own(self, ids: Tensor) -> Tensor:
+        """``(B, N)`` bool: where each image's own entry stands."""
+        return ids[:, None] == self.set.ids
+
+
+def _root(squared: Tensor) -> Tensor:
+    return squared.clamp(min=torch.finfo(squared.dtype).eps ** 2).sqrt()
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """The retrieval system under attack: who asks, and what is retrieved; both embedded clean, once."""
+
+    queries: Queries
+    gallery: Gallery
+
+    @cached_property
+    def items(self) -> Items:
+        """The gallery."""
+        return Items(self.gallery)
+
+    @cached_property
+    def asking(self) -> Items:
+        """The queries."""
+        return Items(self.queries)
+
+
+class RankingAttack(Protocol):
+    """One attack.
+
+    side: what is perturbed, ``"query"`` or ``"candidate"`` (an image of the gallery).
+    readings: what its outcome holds.
+    start: radius of the noise the descent starts from, as a share of the ball's.
+    """
+
+    @property
+    def side(self) -> str: ...
+
+    @property
+    def readings(self) -> tuple[str, ...]: ...
+
+    @property
+    def start(self) -> float: ...
+
+    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+        """What the attack is about, once, from the clean ranking: rows of the gallery (of the queries, for a candidate
+        attack), ``(B, k)``."""
+
+    def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
+        """The objective and the outcome for images whose clean embeddings are ``perturbed.embeddings``."""
+
+
+Excluded = Callable[[Items, Tensor], Tensor]
+"""Which items take no part, for images with these ids: ``(B, N)`` bool."""
+
+
+def own_entries(items: Items, ids: Tensor) -> Tensor:
+    """An image's own entry is left out, by index."""
+    return items.own(ids)
+
+
+def nothing(items: Items, ids: Tensor) -> Tensor:
+    """Every item takes part, an image's own clean copy included."""
+    return torch.zeros(len(ids), len(items), dtype=torch.bool, device=ids.device)
+
+
+Pool = Callable[[Tensor], Tensor]
+"""From distances ``(B, N)``, infinite for what is left out, to the rows of the nearest items, ``(B, k)``."""
+
+
+def nearest_percent(distances: Tensor) -> Tensor:
+    """The nearest 1 % of the items, at least one."""
+    return nearest(distances, max(1, distances.shape[1] // 100))
+
+
+def nearest_percent_after_the_first(distances: Tensor) -> Tensor:
+    """``int(0.01 N)`` items, at least one, after the single nearest one, which the authors take for the image's own."""
+    return nearest(distances, max(1, distances.shape[1] // 100) + 1)[:, 1:]
+
+
+def nearest(distances: Tensor, k: int) -> Tensor:
+    """Rows of the ``k`` nearest items, nearest first, ``(B, k)``; in a tie the earlier row."""
+    if k > distances.shape[1]:
+        raise HoldfastError(f"the attack needs {k} items to choose from, but there are {distances.shape[1]}")
+    return distances.sort(dim=1, stable=True).indices[:, :k]
+
+
+def pick(pool: Tensor, count: int, draws: Draws) -> Tensor:
+    """``count`` different entries of each row of a pool ``(B, k)``, evenly drawn, ``(B, count)``."""
+    if count > pool.shape[1]:
+        raise HoldfastError(f"the attack needs {count} different targets, but there are {pool.shape[1]} to choose from")
+    order = torch.stack([torch.rand(pool.shape[1], generator=one).argsort()[:count] for one in draws])
+    return pool.gather(1, order.to(pool.device))
+
+
+def anywhere(distances: Tensor, count: int, draws: Draws) -> Tensor:
+    """Rows ``(B, count)`` of different items, evenly drawn from those with a finite distance ``(B, N)``."""
+    available = int(distances.isfinite().sum(1).min())
+    if count > available:
+        raise HoldfastError(f"the attack needs {count} different targets, but there are {available} to choose from")
+    keys = torch.stack([torch.rand(distances.shape[1], generator=one) for one in draws]).to(distances.device)
+    return keys.masked_fill(distances.isinf(), torch.inf).argsort(dim=1, stable=True)[:, :count]
+
+
+def ahead(distances: Tensor, targets: Tensor) -> Tensor:
+    """How many items are nearer than each target distance; ties count one half: ``(B, N), (B, M) -> (B, M)`` float."""
+    counts = [
+        (distances < target).sum(1) + 0.5 * (distances == target).sum(1) for target in targets[:, :, None].unbind(1)
+    ]
+    return torch.stack(counts, dim=1).float()
+
+
+def first_matches(z: Tensor, perturbed: Queries, system: System) -> Tensor:
+    """R@1 in percent of each image ``(B,)`` with embeddings ``z``, as in :func:`holdfast.retrieval.evaluate`."""
+
+    def hits(rows: Tensor) -> Tensor:
+        part = Queries(z[rows], perturbed.labels[rows], perturbed.ids[rows])
+        return per_query(part, system.gallery, ks=(1,))["R@1"]
+
+    with full_precision(z.device):
+        return 100 * steady(hits, torch.arange(len(z), device=z.device)).float()

@@ -1,0 +1,268 @@
+"""Attacks on ranks: raise or lower candidates for a query (Zhou et al., ECCV 2020), and set their order (ICCV 2021)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks.base import (
+    Draws,
+    Excluded,
+    Items,
+    Plan,
+    Pool,
+    System,
+    ahead,
+    anywhere,
+    nearest,
+    nearest_percent,
+    own_entries,
+    pick,
+)
+from holdfast.distance import pairs
+from holdfast.retrieval import Queries
+
+Sign = Literal["+", "-"]
+"""``+`` brings the target nearer to the top, ``-`` pushes it away from there."""
+
+KEPT = 5
+"""Items whose ranks a semantics-preserving attack keeps (Zhou et al., ECCV 2020)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Hinge:
+    """``mean_x max(0, ±(d(z, target) - d(z, x)))``, summed over the targets, of each image.
+
+    ``distances`` gives ``d(z, x)`` of embeddings ``(g, D)``, ``(g, N)``; what is ``hidden`` (B, N) counts nothing.
+    """
+
+    sign: Sign
+    targets: Tensor
+    distances: Callable[[Tensor], Tensor]
+    hidden: Tensor
+    floor: float = 0.0
+
+    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
+        z = z[:, 0]
+        distances, visible = self.distances(z), (~self.hidden[rows]).float()
+        total = torch.zeros(len(z), device=z.device)
+        for target in self.targets[rows].unbind(1):
+            gap = pairs(z, target)[:, None] - distances
+            total = total + (_signed(self.sign, gap).relu() * visible).sum(1)
+        return total / distances.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class CandidateHinge:
+    """``mean_x max(0, ±(d(q, z) - d(q, x)))``, summed over the queries ``q`` (B, W, D), of each image.
+
+    ``distances``: ``d(q, x)``, (B, W, N), which no perturbation changes; infinite or minus infinite for what is hidden,
+    so that it counts nothing.
+    """
+
+    sign: Sign
+    queries: Tensor
+    distances: Tensor
+    hidden: Tensor
+    floor: float = 0.0
+
+    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
+        gap = pairs(z, self.queries[rows])[:, :, None] - self.distances[rows]
+        visible = (~self.hidden[rows]).float()
+        return (_signed(self.sign, gap).relu() * visible).sum(dim=(1, 2)) / gap.shape[2]
+
+
+@dataclass(frozen=True)
+class CA:
+    """Candidate attack: perturb an image of the gallery so that it ranks high (+) or low (-) for some queries.
+
+    CA+ takes queries at random, CA- some of the ``pool`` nearest to the candidate. The reading is the mean rank in %
+    of the gallery.
+    """
+
+    sign: Sign
+    width: int = 1
+    excluded: Excluded = own_entries
+    pool: Pool = nearest_percent
+    side: ClassVar[str] = "candidate"
+    start: ClassVar[float] = 0.0
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        return (_numbered(f"CA{self.sign}", self.width),)
+
+    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+        shown = _shown(system.asking, perturbed, self.excluded)
+        return anywhere(shown, self.width, draws) if self.sign == "+" else pick(self.pool(shown), self.width, draws)
+
+    def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
+        asking = system.queries
+        queries = asking.embeddings[chosen]
+        distances = torch.stack([system.items.distances(column) for column in queries.unbind(1)], dim=1)
+        own = self.excluded(system.items, perturbed.ids)[:, None]
+        theirs = torch.stack([self.excluded(system.items, asking.ids[column]) for column in chosen.unbind(1)], dim=1)
+        hidden = own | theirs
+
+        def outcome(z: Tensor) -> dict[str, Tensor]:
+            reached = system.items.between(z[:, None], queries)
+            shown = distances.masked_fill(hidden, torch.inf)
+            counts = [ahead(shown[:, w], reached[:, w : w + 1]) for w in range(reached.shape[1])]
+            return {self.readings[0]: _percent(torch.cat(counts, dim=1), len(system.items))}
+
+        return Plan(CandidateHinge(self.sign, queries, distances, hidden), outcome)
+
+
+@dataclass(frozen=True)
+class QA:
+    """Query attack: perturb a query so that ``targets`` candidates rank high (+) or low (-) for it.
+
+    QA+ takes candidates at random, QA- some of the ``pool`` nearest to the query. The reading is their mean rank in %
+    of the gallery.
+    """
+
+    sign: Sign
+    targets: int = 1
+    excluded: Excluded = own_entries
+    pool: Pool = nearest_percent
+    side: ClassVar[str] = "query"
+    start: ClassVar[float] = 0.0
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        return (_numbered(f"QA{self.sign}", self.targets),)
+
+    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+        shown = _shown(system.items, perturbed, self.excluded)
+        return anywhere(shown, self.targets, draws) if self.sign == "+" else pick(self.pool(shown), self.targets, draws)
+
+    def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
+        hidden = self.excluded(system.items, perturbed.ids)
+        objective = Hinge(self.sign, system.gallery.embeddings[chosen], system.items.distances, hidden)
+
+        def outcome(z: Tensor) -> dict[str, Tensor]:
+            return {self.readings[0]: _percent(places(z, system, chosen, hidden), len(system.items))}
+
+        return Plan(objective, outcome)
+
+
+@dataclass(frozen=True)
+class SPQA:
+    """Semantics-preserving query attack: QA, while :data:`KEPT` items from the top of the ranking stay there.
+
+    To the objective of QA comes ``balance`` times that of QA+ for what is to be kept; second reading: its mean rank.
+    """
+
+    sign: Sign
+    targets: int = 1
+    balance: float = 1.0
+    side: ClassVar[str] = "query"
+    start: ClassVar[float] = 0.0
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        name = _numbered(f"SPQA{self.sign}", self.targets)
+        return (name, f"{name} kept")
+
+    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+        """The targets, then the items to keep: the nearest that are no target."""
+        chosen = QA(self.sign, self.targets).choose(perturbed, system, draws)
+        distances = _shown(system.items, perturbed, own_entries)
+        kept = nearest(distances.scatter(1, chosen, torch.inf), KEPT)
+        return torch.cat([chosen, kept], dim=1)
+
+    def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
+        attack = QA(self.sign).plan(perturbed, system, chosen[:, :-KEPT])
+        keep = QA("+").plan(perturbed, system, chosen[:, -KEPT:])
+
+        def outcome(z: Tensor) -> dict[str, Tensor]:
+            values = (*attack.outcome(z).values(), *keep.outcome(z).values())
+            return dict(zip(self.readings, values, strict=True))
+
+        return Plan(Both(attack.objective, keep.objective, self.balance), outcome)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Order attack: bring the ``count`` nearest items into a given order, drawn at random (Zhou et al., ICCV 2021).
+
+    The objective adds ``max(0, d(q, c_i) - d(q, c_j))`` over the pairs that should stand as i before j, and ``balance``
+    times that of QA+ for all of them, so that they stay on top. First reading: the short-range ranking correlation, the
+    mean over the pairs of +1 (in order) and -1 (not, or one of them is no longer among the ``visible`` nearest items).
+    """
+
+    count: int = 5
+    visible: int = 50
+    balance: float = 1.0
+    side: ClassVar[str] = "query"
+    start: ClassVar[float] = 0.0
+    readings: ClassVar[tuple[str, ...]] = ("OA", "OA kept")
+
+    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+        distances = _shown(system.items, perturbed, own_entries)
+        return pick(nearest(distances, self.count), self.count, draws)
+
+    def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
+        wanted = system.gallery.embeddings[chosen]
+        hidden = own_entries(system.items, perturbed.ids)
+        keep = QA("+").plan(perturbed, system, chosen)
+        first, second = torch.triu_indices(self.count, self.count, offset=1, device=chosen.device)
+
+        def outcome(z: Tensor) -> dict[str, Tensor]:
+            reached = system.items.distances(z).gather(1, chosen)
+            seen = (places(z, system, chosen, hidden) < self.visible).float()
+            agreement = (reached[:, second] - reached[:, first]).sign()
+            correlation = torch.where(seen[:, first] * seen[:, second] > 0, agreement, -1.0).mean(1)
+            return {"OA": correlation, "OA kept": next(iter(keep.outcome(z).values()))}
+
+        return Plan(Both(InOrder(wanted), keep.objective, self.balance), outcome)
+
+
+@dataclass(frozen=True, eq=False)
+class InOrder:
+    """``Σ max(0, d(z, c_i) - d(z, c_j))`` over pairs i < j of ``wanted`` (B, k, D), of each image."""
+
+    wanted: Tensor
+    floor: float = 0.0
+
+    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
+        distances = pairs(z, self.wanted[rows])
+        first, second = torch.triu_indices(distances.shape[1], distances.shape[1], offset=1, device=z.device)
+        return (distances[:, first] - distances[:, second]).relu().sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class Both:
+    """One objective plus ``balance`` times another."""
+
+    one: Callable[[Tensor, Tensor], Tensor]
+    other: Callable[[Tensor, Tensor], Tensor]
+    balance: float
+    floor: float = 0.0
+
+    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
+        return self.one(z, rows) + self.balance * self.other(z, rows)
+
+
+def places(z: Tensor, system: System, chosen: Tensor, hidden: Tensor) -> Tensor:
+    """How many items stand before each chosen one (B, M) for embeddings ``z`` (B, D); ties count one half."""
+    distances = system.items.distances(z).masked_fill(hidden, torch.inf)
+    return ahead(distances, distances.gather(1, chosen)) - 0.5
+
+
+def _numbered(name: str, count: int) -> str:
+    return name if count == 1 else f"{name}:{count}"
+
+
+def _percent(ranks: Tensor, count: int) -> Tensor:
+    return 100 * ranks.mean(1) / count
+
+
+def _signed(sign: Sign, gap: Tensor) -> Tensor:
+    return gap if sign == "+" else -gap
+
+
+def _shown(items: Items, perturbed: Queries, excluded: Excluded) -> Tensor:
+    """Clean distances (B, N), infinite for what takes no part."""
+    return items.distances(perturbed.embeddings).masked_fill(excluded(items, perturbed.ids), torch.inf)

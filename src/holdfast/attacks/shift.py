@@ -1,0 +1,112 @@
+"""Attacks on the embedding itself: away from where it was (ES), or onto a target (TMA)."""
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import cosine_similarity
+
+from holdfast.attacks.base import Draws, Excluded, Plan, System, anywhere, first_matches, own_entries
+from holdfast.distance import pairs
+from holdfast.retrieval import Queries
+
+
+@dataclass(frozen=True, eq=False)
+class Away:
+    """``-d(z, origin)`` of each image. At the origin itself it has no gradient: start off it."""
+
+    origin: Tensor
+    floor: float = -inf
+
+    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
+        return -pairs(z[:, 0], self.origin[rows])
+
+
+@dataclass(frozen=True, eq=False)
+class AwaySeen(Away):
+    """:class:`Away` that remembers the embeddings ``(B, D)`` it was last asked about."""
+
+    seen: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
+        self.seen[rows] = z[:, 0].detach()
+        return super().__call__(z, rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Unlike:
+    """``1 - cos(z, target)`` of each image."""
+
+    target: Tensor
+    floor: float = 0.0
+
+    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
+        return 1 - cosine_similarity(z[:, 0], self.target[rows], dim=1)
+
+
+@dataclass(frozen=True)
+class ES:
+    """Embedding shift (Zhou et al., ECCV 2020): move a query's embedding as far as possible.
+
+    Readings: the distance moved, in [0, 2], and R@1 in %.
+    """
+
+    side: ClassVar[str] = "query"
+    start: ClassVar[float] = 0.1
+    readings: ClassVar[tuple[str, ...]] = ("ES:D", "ES:R")
+
+    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+        return perturbed.ids.new_empty((len(perturbed.ids), 0))
+
+    def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
+        origin = perturbed.embeddings
+
+        def outcome(z: Tensor) -> dict[str, Tensor]:
+            return {"ES:D": pairs(z, origin), "ES:R": first_matches(z, perturbed, system)}
+
+        return Plan(Away(origin), outcome)
+
+
+@dataclass(frozen=True)
+class ESBeforeLastStep(ES):
+    """ES as the authors' evaluator has it: the distance is that before the last PGD step, and instead of a random start
+    the origin is set off by 1e-7 in the coordinates of the embedding, up, down or not at all."""
+
+    start: ClassVar[float] = 0.0
+
+    def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
+        origin = perturbed.embeddings
+        signs = torch.randint(-1, 2, origin.shape[1:], generator=Generator().manual_seed(0))
+        objective = AwaySeen(origin + 1e-7 * signs.to(origin), seen=origin.clone())
+
+        def outcome(z: Tensor) -> dict[str, Tensor]:
+            return {"ES:D": pairs(objective.seen, origin), "ES:R": first_matches(z, perturbed, system)}
+
+        return Plan(objective, outcome)
+
+
+@dataclass(frozen=True)
+class TMA:
+    """Targeted mismatch (Tolias et al., ICCV 2019): give a query the embedding of a random item.
+
+    Reading: the cosine of the two, in [-1, 1].
+    """
+
+    excluded: Excluded = own_entries
+    side: ClassVar[str] = "query"
+    start: ClassVar[float] = 0.0
+    readings: ClassVar[tuple[str, ...]] = ("TMA",)
+
+    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+        hidden = self.excluded(system.items, perturbed.ids)
+        return anywhere(torch.zeros(hidden.shape, device=hidden.device).masked_fill(hidden, inf), 1, draws)
+
+    def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
+        target = system.gallery.embeddings[chosen[:, 0]]
+
+        def outcome(z: Tensor) -> dict[str, Tensor]:
+            return {"TMA": cosine_similarity(z, target, dim=1)}
+
+        return Plan(Unlike(target), outcome)

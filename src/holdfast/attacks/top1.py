@@ -1,0 +1,143 @@
+"""Attacks on what a query finds first: LTM, GTM, GTT."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar
+
+from torch import Tensor
+
+from holdfast.attacks.base import Draws, Items, Plan, System, first_matches, nearest
+from holdfast.attacks.rank import Hinge, places
+from holdfast.distance import pairs
+from holdfast.retrieval import Queries
+
+TOP = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Toward:
+    """``d(z, target)`` of each image."""
+
+    target: Tensor
+    floor: float = 0.0
+
+    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
+        return pairs(z[:, 0], self.target[rows])
+
+
+Contrast = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""From distances (g, N), which items match, and which of these are the image's own: the objective, (g,)."""
+
+
+def nearest_match_beyond_nearest_other(distances: Tensor, matching: Tensor, own: Tensor) -> Tensor:
+    """Nearest unmatched minus nearest matched distance; below 0 the first result is wrong."""
+    return _least(distances, ~matching) - _least(distances, matching & ~own)
+
+
+def farthest_other_within_nearest_match(distances: Tensor, matching: Tensor, own: Tensor) -> Tensor:
+    """What the authors' evaluator minimises: ``max(0, farthest unmatched - nearest matched)``, the own copy matched."""
+    farthest = distances.masked_fill(matching, -inf).amax(dim=1)
+    return (farthest - _least(distances, matching)).relu()
+
+
+def _least(distances: Tensor, among: Tensor) -> Tensor:
+    return distances.masked_fill(~among, inf).amin(dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Mismatch:
+    """A contrast of the distances to matched and unmatched items, of each image."""
+
+    contrast: Contrast
+    items: Items
+    matching: Tensor
+    own: Tensor
+    floor: float = -inf
+
+    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
+        return self.contrast(self.items.distances(z[:, 0]), self.matching[rows], self.own[rows])
+
+
+@dataclass(frozen=True)
+class LTM:
+    """Learning-to-mis-rank (Wang et al., CVPR 2020): unmatched items nearer, matched farther. Reading: R@1 in %."""
+
+    contrast: Contrast = nearest_match_beyond_nearest_other
+    side: ClassVar[str] = "query"
+    start: ClassVar[float] = 0.0
+    readings: ClassVar[tuple[str, ...]] = ("LTM",)
+
+    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+        return perturbed.ids.new_empty((len(perturbed.ids), 0))
+
+    def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
+        matching = perturbed.labels[:, None] == system.items.labels
+        objective = Mismatch(self.contrast, system.items, matching, system.items.own(perturbed.ids))
+        return Plan(objective, lambda z: {"LTM": first_matches(z, perturbed, system)})
+
+
+Lure = Callable[[Tensor, Queries, System], Tensor]
+"""From clean distances (B, N), infinite for the own entry, to the row of the item to move onto, (B,)."""
+
+
+def nearest_of_another_class(distances: Tensor, perturbed: Queries, system: System) -> Tensor:
+    """The nearest item whose label is not the query's."""
+    same = perturbed.labels[:, None] == system.items.labels
+    return nearest(distances.masked_fill(same, inf), 1)[:, 0]
+
+
+def place_among_others(distances: Tensor, perturbed: Queries, system: System) -> Tensor:
+    """What the authors' evaluator takes, of the items whose label is not that of the *first result*: the place of the
+    nearest is counted within those items only, and then used as a row of the whole gallery."""
+    labels = system.items.labels
+    other = labels[nearest(distances, 1)] != labels
+    row = distances.masked_fill(~other, inf).argmin(dim=1)
+    return (other.cumsum(1) - 1).gather(1, row[:, None])[:, 0]
+
+
+@dataclass(frozen=True)
+class GTM:
+    """Greedy top-1 misranking (Zhou et al., arXiv 2106.03614): move a query onto an item of another class.
+
+    Reading: R@1 in %.
+    """
+
+    lure: Lure = nearest_of_another_class
+    side: ClassVar[str] = "query"
+    start: ClassVar[float] = 0.0
+    readings: ClassVar[tuple[str, ...]] = ("GTM",)
+
+    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+        own = system.items.own(perturbed.ids)
+        distances = system.items.distances(perturbed.embeddings).masked_fill(own, inf)
+        return self.lure(distances, perturbed, system)[:, None]
+
+    def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
+        target = system.gallery.embeddings[chosen[:, 0]]
+        return Plan(Toward(target), lambda z: {"GTM": first_matches(z, perturbed, system)})
+
+
+@dataclass(frozen=True)
+class GTT:
+    """Greedy top-1 translocation (Zhou et al., arXiv 2106.03614): push the first result out of the top 4.
+
+    Reading: 100 while it is still there, else 0.
+    """
+
+    side: ClassVar[str] = "query"
+    start: ClassVar[float] = 0.0
+    readings: ClassVar[tuple[str, ...]] = ("GTT",)
+
+    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+        own = system.items.own(perturbed.ids)
+        return nearest(system.items.distances(perturbed.embeddings).masked_fill(own, inf), 1)
+
+    def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
+        hidden = system.items.own(perturbed.ids)
+        objective = Hinge("-", system.gallery.embeddings[chosen], system.items.distances, hidden)
+
+        def outcome(z: Tensor) -> dict[str, Tensor]:
+            return {"GTT": 100 * (TOP - places(z, system, chosen, hidden)[:, 0]).clamp(0, 1)}
+
+        return Plan(objective, outcome)
