@@ -1,6 +1,7 @@
 """Benign evaluation of an embedder on a test set: retrieval metrics, NMI and collapse gauges."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from holdfast.data import Pixels, stream
 from holdfast.errors import HoldfastError
 from holdfast.frozen import frozen
 from holdfast.gauges import collapsed, gauges
+from holdfast.perturb import Embed
 from holdfast.retrieval import Gallery, Queries, evaluate
 
 BATCH = 256
@@ -39,13 +41,13 @@ class Embedded:
 
 
 def embed_test(
-    embedder: nn.Module, pixels: Pixels, device: torch.device, progress: Callable[[int, int], None] | None = None
+    embed: Embed, pixels: Pixels, device: torch.device, progress: Callable[[int, int], None] | None = None
 ) -> Embedded:
-    """Embed every readable image of a test table, in evaluation mode. Raises HoldfastError on NaN embeddings."""
+    """Embed the readable images of a test table, a module in evaluation mode. Raises HoldfastError on NaN."""
     parts, found = [], []
-    with frozen(embedder), torch.no_grad():
+    with frozen(embed) if isinstance(embed, nn.Module) else nullcontext(), torch.no_grad():
         for indices, images in stream(pixels, BATCH, progress=progress):
-            parts.append(embedder(images.to(device)))
+            parts.append(embed(images.to(device)))
             found.append(indices)
     if not parts:
         first = pixels.table.name_of(0)
@@ -53,7 +55,7 @@ def embed_test(
     z, ids = torch.cat(parts), torch.cat(found)
     if not z.isfinite().all():
         first = pixels.table.name_of(int(ids[(~z.isfinite().all(dim=1)).cpu().nonzero()[0, 0]]))
-        raise HoldfastError(f"the embedder gives NaN or infinite embeddings; first for {first}")
+        raise HoldfastError(f"the model gives NaN or infinite embeddings; first for {first}")
     table = pixels.table
     labels, is_query, is_gallery = (
         torch.from_numpy(column)[ids].to(device) for column in (table.labels, table.is_query, table.is_gallery)
