@@ -1,5 +1,6 @@
 """Data: one table contract, readers per layout, pixels, batches of pairs, and the loader that joins them."""
 
+from holdfast.data.audit import held_out, query_gallery
 from holdfast.data.batches import Indices, PairBatches
 from holdfast.data.loader import Batch, Loader, stream
 from holdfast.data.pixels import Pixels, Progress, draw
@@ -17,6 +18,8 @@ __all__ = [
     "Progress",
     "Table",
     "draw",
+    "held_out",
     "load",
+    "query_gallery",
     "stream",
 ]

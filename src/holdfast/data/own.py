@@ -1,6 +1,8 @@
 """A user's own images: a folder per class, or a CSV."""
 
 import csv
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ from holdfast.data.files import check_present, folder, lines, subfolders
 from holdfast.data.table import SPLITS, Table
 from holdfast.errors import HoldfastError, unknown
 
+Row = tuple[int, dict[str, str]]
+
 FOLDER = "root/class/*.jpg, or root/train/class/*.jpg and root/test/class/*.jpg"
 CSV = "a CSV with the columns label,path,split and, if wanted, is_query,is_gallery"
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"))
@@ -18,6 +22,7 @@ BOOLEANS = {
     **dict.fromkeys(("false", "f", "no", "n", "0", "0.0"), False),
 }
 EMPTY = ("", "nan", "none", "null", "na")
+COLUMNS = ("label", "path", "split")
 CSV_SPLITS = {"train": "train", "validation": "test", "test": "test"}
 
 
@@ -34,12 +39,12 @@ def class_folders(root: Path) -> Table:
     splits: list[str] = []
     if named:
         for split in SPLITS:
-            for name, members in _classes(root / split).items():
+            for name, members in read_classes(root / split).items():
                 paths += members
                 keys += [name] * len(members)
                 splits += [split] * len(members)
     else:
-        classes = _classes(root)
+        classes = read_classes(root)
         for rank, (name, members) in enumerate(classes.items()):
             paths += members
             keys += [name] * len(members)
@@ -55,23 +60,27 @@ def class_folders(root: Path) -> Table:
     return table
 
 
-def _classes(root: Path) -> dict[str, list[Path]]:
+def read_classes(root: Path) -> dict[str, list[Path]]:
+    """The images of each class folder in ``root``, at least one class, sorted by name."""
     classes = {}
     for place in subfolders(root):
-        members = _images(place)
+        members = image_files(place)
         if members:
             classes[place.name] = members
-        elif any(_images(below) for below in subfolders(place)):
+        elif any(image_files(below) for below in subfolders(place)):
             partner = {"train": "test", "test": "train"}.get(place.name)
             advice = f"{root / partner} is missing" if partner else f"give {place} if the classes are in there"
             raise HoldfastError(f"{place} holds folders of images, not images; {advice} (expected {FOLDER})")
     if not classes:
-        hint = f"; images lie directly in it: give {root.resolve().parent} if it is one class" if _images(root) else ""
+        hint = (
+            f"; images lie directly in it: give {root.resolve().parent} if it is one class" if image_files(root) else ""
+        )
         raise HoldfastError(f"no class folder with images in {root}{hint} (expected {FOLDER})")
     return classes
 
 
-def _images(place: Path) -> list[Path]:
+def image_files(place: Path) -> list[Path]:
+    """The images directly in a folder, sorted by name; hidden ones are left out."""
     hidden_or_other = (p for p in place.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
     return sorted(path for path in hidden_or_other if path.is_file())
 
@@ -82,46 +91,66 @@ def csv_file(root: Path) -> Table:
     ``root`` is the file, or a folder that holds one ``.csv``. Paths are relative to the file's folder. ``validation``
     is another name of the test split. A flag column that is missing, or empty in every test row, is true for all.
     """
-    path = _find_csv(root)
-    rows = _rows(path)
+    path = find_csv(root)
+    rows = read_rows(path, COLUMNS, CSV)
+    check_splits(path, rows)
+    return csv_table(path, rows)
+
+
+def csv_table(path: Path, rows: list[Row]) -> Table:
+    """The table of rows whose label, path and split are known to be good."""
     split = np.asarray([CSV_SPLITS[row["split"].lower()] for _, row in rows])
     images = tuple(path.parent / row["path"] for _, row in rows)
-    _check_images(path, images, [row["path"] for _, row in rows])
+    check_images(path, images, [row["path"] for _, row in rows])
     return Table.build(
         "csv",
         images,
-        _keys([row["label"] for _, row in rows]),
+        class_keys([row["label"] for _, row in rows]),
         split,
         is_query=_flags(path, rows, split, "is_query"),
         is_gallery=_flags(path, rows, split, "is_gallery"),
     )
 
 
-def _rows(path: Path) -> list[tuple[int, dict[str, str]]]:
-    """Each row with the number of its line; label, path and split are checked."""
-    reader = csv.DictReader(lines(path, CSV), skipinitialspace=True)
+def read_rows(path: Path, needed: Sequence[str], layout: str) -> list[Row]:
+    """At least one row, each with the number of its line; the ``needed`` columns are there, label and path filled."""
+    reader = csv.DictReader(lines(path, layout), skipinitialspace=True)
     try:
         columns = [name.strip() for name in reader.fieldnames or ()]
         reader.fieldnames = columns
         found = [(reader.line_num, {name: (row[name] or "").strip() for name in columns}) for row in reader]
     except csv.Error as error:
         raise HoldfastError(f"cannot read {path}, line {reader.line_num}: {error}") from None
-    for needed in ("label", "path", "split"):
-        if needed not in columns:
-            raise HoldfastError(
-                f"{path} has no column {needed!r}; its header is {','.join(columns)!r} (expected {CSV})"
-            )
+    for name in needed:
+        if name not in columns:
+            near = near_column(name, columns)
+            hint = f"; did you mean {near!r}?" if near else ""
+            header = ",".join(columns)
+            raise HoldfastError(f"{path} has no column {name!r}; its header is {header!r}{hint} (expected {layout})")
     for number, row in found:
         if not row["label"] or not row["path"]:
             raise HoldfastError(f"{path}, line {number}: label and path must be given")
-        if row["split"].lower() not in CSV_SPLITS:
-            raise unknown(f"split in {path}, line {number}:", row["split"], CSV_SPLITS)
     if not found:
-        raise HoldfastError(f"{path} has no rows (expected {CSV})")
+        raise HoldfastError(f"{path} has no rows (expected {layout})")
     return found
 
 
-def _find_csv(root: Path) -> Path:
+def near_column(name: str, columns: Sequence[str], cutoff: float = 0.6) -> str | None:
+    """The column spelled most like ``name``, letter case aside, where one is as alike as ``cutoff`` (1: the same)."""
+    lower = {column.lower(): column for column in columns}
+    near = get_close_matches(name, lower, n=1, cutoff=cutoff)
+    return lower[near[0]] if near else None
+
+
+def check_splits(path: Path, rows: list[Row]) -> None:
+    """Refuse a row whose split is none of ``train``, ``validation`` and ``test``."""
+    for number, row in rows:
+        if row["split"].lower() not in CSV_SPLITS:
+            raise unknown(f"split in {path}, line {number}:", row["split"], CSV_SPLITS)
+
+
+def find_csv(root: Path) -> Path:
+    """The file ``root``, or the one ``.csv`` in the folder ``root``."""
     if root.is_file():
         return root
     found = sorted(folder(root, CSV).glob("*.csv"))
@@ -134,7 +163,8 @@ def _find_csv(root: Path) -> Path:
     raise HoldfastError(f"no .csv file in {root}{hint} (expected {CSV})")
 
 
-def _check_images(path: Path, images: tuple[Path, ...], written: list[str]) -> None:
+def check_images(path: Path, images: tuple[Path, ...], written: list[str]) -> None:
+    """Refuse images that do not exist; ``written`` are the paths as they stand in the file ``path``."""
     try:
         check_present(images, f"paths relative to {path.parent}")
     except HoldfastError as error:
@@ -143,15 +173,13 @@ def _check_images(path: Path, images: tuple[Path, ...], written: list[str]) -> N
         raise HoldfastError(f"{error}; it lies at {above}" if above.exists() else str(error)) from None
 
 
-def _keys(labels: list[str]) -> list[int] | list[str]:
+def class_keys(labels: list[str]) -> list[int] | list[str]:
     """The labels as integers where all of them are, so that they sort as numbers."""
     numbers = [int(label) for label in labels if label.isdecimal() and str(int(label)) == label]
     return numbers if len(numbers) == len(labels) else labels
 
 
-def _flags(
-    path: Path, rows: list[tuple[int, dict[str, str]]], split: npt.NDArray[np.str_], column: str
-) -> npt.NDArray[np.bool_]:
+def _flags(path: Path, rows: list[Row], split: npt.NDArray[np.str_], column: str) -> npt.NDArray[np.bool_]:
     flags = np.zeros(len(rows), np.bool_)
     empty = np.zeros(len(rows), np.bool_)
     for i, (number, row) in enumerate(rows):
