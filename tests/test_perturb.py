@@ -1,7 +1,8 @@
 """The perturbation loop: closed forms, its limits, and that leaving finished groups alone changes nothing."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 import oracles
 import pytest
@@ -12,7 +13,19 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from holdfast.goals import CollapsePair, RaiseHardness, ShiftEmbedding
-from holdfast.perturb import BALLS, L2, PGD, LInf
+from holdfast.perturb import (
+    BALLS,
+    L2,
+    PGD,
+    BackPropagation,
+    Draws,
+    Gradient,
+    Iterate,
+    LInf,
+    even,
+    fading,
+    random,
+)
 from holdfast.triplets import hardness
 
 EPS, STEP, STEPS = 8 / 255, 2 / 255, 8
@@ -268,3 +281,200 @@ def test_an_objective_that_is_not_finite_raises(value: float, given_clean: bool)
     clean = broken(images.flatten(0, 1)).view(4, 3, -1) if given_clean else None
     with pytest.raises(FloatingPointError, match="1 of 4"):
         PGD(LInf(EPS), STEP, STEPS)(broken, images, RaiseHardness(torch.full((4,), 2.0)), clean=clean)
+
+
+# ---- the best iterate, restarts -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A gradient that keeps what it was asked."""
+
+    gradient: Gradient = field(default_factory=BackPropagation)
+    asked: list[Iterate] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+
+    def __call__(self, at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]:
+        self.asked.append(at)
+        values, gradient = self.gradient(at, draws)
+        self.values.append(values)
+        return values, gradient
+
+
+def generators(count: int, seed: int = 0) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(1000 * seed + i) for i in range(count)]
+
+
+def hardnesses(net: ConvNet, images: Tensor) -> Tensor:
+    return hardness(embed_triplets(net, images))
+
+
+def shortfalls(net: ConvNet, images: Tensor, destination: Tensor) -> Tensor:
+    return (destination - hardnesses(net, images)).relu()
+
+
+@pytest.mark.parametrize("given_clean", [False, True])
+@pytest.mark.parametrize("start", [0, EPS])
+def test_the_best_iterate_is_the_lowest_of_all(given_clean: bool, start: float) -> None:
+    """Steps as large as the ball, so that the objective swings."""
+    net, images, clean, _ = triplets_at_mixed_hardness()
+    watched, objective = Watched(), RaiseHardness(torch.full((24,), 2.0))
+    known = clean if given_clean else None
+    best, last = (
+        PGD(LInf(4 * EPS), 4 * EPS, 6, start, gradient=watched, best=best)(
+            net, images, objective, clean=known, generator=generators(24)
+        )
+        for best in (True, False)
+    )
+    reached, at_last = (shortfalls(net, x, torch.full((24,), 2.0)) for x in (best, last))
+    course = torch.stack([*watched.values[:6], at_last])
+    torch.testing.assert_close(reached, course.min(0).values, rtol=0, atol=1e-5)
+    assert (reached <= at_last + 1e-6).all()
+    assert (reached < at_last - 1e-3).any()
+
+
+def test_the_best_iterate_may_be_the_image_itself() -> None:
+    images = torch.full((2, 1, 1, 1, 1), 0.5)
+    got = PGD(LInf(0.4), 0.4, 3, best=True)(lambda x: (x.flatten(1) - 0.5).abs() + x.flatten(1) * 1e-3, images, Total())
+    assert torch.equal(got, images)
+
+
+@pytest.mark.parametrize("best", [False, True])
+def test_restarts_never_make_the_objective_worse(best: bool) -> None:
+    net, images, _, _ = triplets_at_mixed_hardness()
+    far, values = torch.full((24,), 2.0), []
+    for restarts in (0, 1, 3):
+        pgd = PGD(LInf(EPS), EPS, 3, best=best, restarts=restarts)
+        values.append(shortfalls(net, pgd(net, images, RaiseHardness(far), generator=generators(24)), far))
+    for fewer, more in pairwise(values):
+        assert (more <= fewer + 1e-6).all()
+        assert (more < fewer - 1e-4).any()
+
+
+def test_restarts_begin_anywhere_in_the_ball() -> None:
+    images, watched = uniform(3, 2, 1, 8, 8, low=0.4, high=0.6), Watched()
+    PGD(LInf(0.1), 0.02, 2, gradient=watched, restarts=2)(ConvNet(), images, Total(), generator=generators(3))
+    first, second, third = (watched.asked[i].images for i in (0, 2, 4))
+    assert torch.equal(first, images)
+    assert not torch.equal(second, third)
+    for begun in (second, third):
+        assert 0.09 < (begun - images).abs().max() <= 0.1 + 1e-6
+
+
+@pytest.mark.parametrize(("best", "restarts"), [(True, 0), (False, 2), (True, 2)])
+def test_groups_that_the_clean_embeddings_show_to_be_finished_are_never_embedded(best: bool, restarts: int) -> None:
+    net, images, clean, _ = triplets_at_mixed_hardness()
+    destination = torch.where(torch.arange(24) % 2 == 0, -2.0, 2.0)
+    pgd = PGD(LInf(EPS), STEP, 3, best=best, restarts=restarts)
+    got = pgd(net, images, RaiseHardness(destination), clean=clean, generator=generators(24))
+    assert net.seen == 12 * 3 * 4 * (restarts + 1)
+    assert torch.equal(got[::2], images[::2])
+    assert (got != images).flatten(1).any(1)[1::2].all()
+
+
+def test_groups_that_a_descent_has_finished_are_not_restarted() -> None:
+    net, images, clean, _ = triplets_at_mixed_hardness()
+    objective = RaiseHardness(hardness(clean) + 1e-3)
+    PGD(LInf(EPS), STEP, STEPS, best=True)(net, images, objective)
+    once, net.seen = net.seen, 0
+    got = PGD(LInf(EPS), STEP, STEPS, restarts=3)(net, images, objective, generator=generators(24))
+    assert (hardnesses(net, got) >= hardness(clean) + 1e-3 - 1e-6).all()
+    assert net.seen - 24 * 3 == once
+
+
+# ---- where random numbers come from ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ball", list(BALLS))
+def test_with_a_generator_each_no_group_depends_on_the_others(ball: str) -> None:
+    images, pgd = uniform(5, 2, 1, 8, 8), PGD(BALLS[ball](0.3), 0.1, 0, start=0.2, restarts=1)
+    together = pgd(ConvNet(), images, Total(), generator=generators(5))
+    alone = [pgd(ConvNet(), images[i : i + 1], Total(), generator=generators(5)[i : i + 1]) for i in range(5)]
+    assert torch.equal(torch.cat(alone), together)
+    assert not torch.equal(together, pgd(ConvNet(), images, Total(), generator=generators(5, seed=1)))
+
+
+def test_a_group_keeps_its_generator_when_others_are_finished() -> None:
+    """The even ones are finished from the start, or reach their goal on the way."""
+    net, images, clean, _ = triplets_at_mixed_hardness()
+    drawn: list[list[torch.Generator]] = []
+
+    def draw(at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]:
+        assert isinstance(draws, list)
+        drawn.append(draws)
+        return BackPropagation()(at, draws)
+
+    given = generators(24)
+    destination = torch.where(torch.arange(24) % 2 == 0, -2.0, 2.0)
+    PGD(LInf(EPS), STEP, 2, gradient=draw)(net, images, RaiseHardness(destination), clean=clean, generator=given)
+    assert drawn == [given[1::2]] * 2
+
+
+def test_random_numbers_have_the_shape_asked_for() -> None:
+    like = torch.zeros(3, 2, 5, dtype=torch.float64)
+    for draws in (None, torch.Generator(), generators(3)):
+        found = random(torch.randn, like, draws)
+        assert (found.shape, found.dtype) == (like.shape, like.dtype)
+        assert len(set(found.flatten().tolist())) == found.numel()
+    one, *_ = random(torch.rand, like, generators(3))
+    assert torch.equal(one, torch.rand(2, 5, generator=generators(3)[0]).double())
+    assert random(torch.rand, like[:0], []).shape == (0, 2, 5)
+    with pytest.raises(ValueError, match="2 generators for 3 groups"):
+        random(torch.rand, like, generators(2))
+
+
+# ---- other gradients, other paces -----------------------------------------------------------------------------------
+
+
+def test_a_gradient_is_told_where_the_descent_stands() -> None:
+    net, images, clean, _ = triplets_at_mixed_hardness()
+    destination = torch.where(torch.arange(24) % 2 == 0, -2.0, 2.0)
+    objective, watched = RaiseHardness(destination), Watched()
+    pgd = PGD(LInf(EPS), STEP, 4, gradient=watched)
+    got = pgd(net, images, objective, clean=clean)
+    assert torch.equal(got, PGD(LInf(EPS), STEP, 4)(net, images, objective, clean=clean))
+    assert [at.progress for at in watched.asked] == [0, 0.25, 0.5, 0.75]
+    assert {at.floor for at in watched.asked} == {objective.floor}
+    assert torch.equal(watched.asked[0].images, images[1::2])
+    torch.testing.assert_close(watched.values[0], (2 - hardness(clean))[1::2], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("ball", [LInf(0.1), L2(0.5)])
+def test_the_descent_goes_against_any_direction(ball: LInf | L2) -> None:
+    """And ``move`` says where that leads."""
+    images, led = uniform(3, 2, 1, 8, 8, low=0.4, high=0.6), []
+
+    def darker(at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]:
+        led.append(at.move(torch.ones_like(at.images)))
+        return at.value(at.images).detach(), torch.ones_like(at.images)
+
+    got = PGD(ball, ball.eps / 2, 5, gradient=darker)(ConvNet(), images, Total())
+    torch.testing.assert_close(got, images - (0.1 if isinstance(ball, LInf) else 0.5 / 8), rtol=0, atol=1e-6)
+    assert torch.equal(led[-1], got)
+    torch.testing.assert_close(led[0], images - (0.05 if isinstance(ball, LInf) else 0.25 / 8), rtol=0, atol=1e-6)
+
+
+def test_back_propagation_gives_nothing_where_all_groups_are_finished() -> None:
+    images = uniform(2, 1, 1, 4, 4)
+    at = Iterate(images, lambda x: x.flatten(1).sum(1), lambda direction: images, floor=99, progress=0)
+    values, gradient = BackPropagation()(at, None)
+    torch.testing.assert_close(values, images.flatten(1).sum(1))
+    assert torch.equal(gradient, torch.zeros_like(images))
+
+
+def test_fading_steps_come_to_rest_after_the_same_way() -> None:
+    """Even steps of 0.1 swing about the minimum for ever; fading ones of the same mean end beside it."""
+    assert {even(i / 7) for i in range(7)} == {1}
+    sizes = [fading(i / 50) for i in range(50)]
+    assert sum(sizes) / 50 == pytest.approx(1, rel=0.03)
+    assert sizes == sorted(sizes, reverse=True)
+
+    def far(x: Tensor) -> Tensor:
+        return (x.flatten(1) - 0.43).abs()
+
+    image = torch.full((1, 1, 1, 1, 1), 0.5)
+    steady, resting = (
+        far(PGD(LInf(0.5), 0.1, 50, pace=pace)(far, image, Total())[:, 0]).item() for pace in (even, fading)
+    )
+    assert steady == pytest.approx(0.07, abs=1e-4)
+    assert resting < 0.005

@@ -109,12 +109,23 @@ class BackPropagation:
         return values, torch.autograd.grad(total, pixels)[0]
 
 
+def even(progress: float) -> float:
+    """Steps of one size."""
+    return 1.0
+
+
+def fading(progress: float) -> float:
+    """Steps that get smaller linearly, from twice their mean size down to nothing: the descent comes to rest."""
+    return 2 * (1 - progress)
+
+
 @dataclass(frozen=True)
 class PGD:
     """``steps`` steps of size ``step`` inside the ``ball`` and inside the pixel range [0, 1] (Madry et al. 2018).
 
     start: radius, in the ball's norm, of the noise the descent starts from; 0 starts from the images themselves.
     gradient: how the direction is found; by default back-propagation.
+    pace: from the share of the steps already taken, in [0, 1), to the size of the next in units of ``step``.
     best: return each group's iterate of the lowest objective, not its last one.
     restarts: so many further descents from random points of the ball; the best iterate of all is returned.
 
@@ -128,6 +139,7 @@ class PGD:
     steps: int
     start: float = 0.0
     gradient: Gradient = BackPropagation()
+    pace: Callable[[float], float] = even
     best: bool = False
     restarts: int = 0
 
@@ -152,19 +164,33 @@ class PGD:
         finite: the gradient would be no direction.
         """
         known = clean if self.start == 0 else None
-        adversarial, values = self._descend(embed, images, objective, clean=known, draws=generator, start=self.start)
+        rows = torch.arange(len(images), device=images.device)
+        adversarial, values = self._descend(
+            embed, images, objective, rows, clean=known, draws=generator, start=self.start
+        )
         for _ in range(self.restarts):
-            other, reached = self._descend(embed, images, objective, clean=None, draws=generator, start=self.ball.eps)
+            unfinished = rows[values > objective.floor]
+            other, reached = self._descend(
+                embed, images, objective, unfinished, clean=None, draws=generator, start=self.ball.eps
+            )
             better = reached < values
             adversarial[better], values[better] = other[better], reached[better]
         return adversarial
 
     def _descend(
-        self, embed: Embed, images: Tensor, objective: Objective, *, clean: Tensor | None, draws: Draws, start: float
+        self,
+        embed: Embed,
+        images: Tensor,
+        objective: Objective,
+        rows: Tensor,
+        *,
+        clean: Tensor | None,
+        draws: Draws,
+        start: float,
     ) -> tuple[Tensor, Tensor]:
-        """One descent: the images, and their objective ``(G,)`` where the best iterate is kept (else infinite)."""
+        """One descent of the groups ``rows``: the images, and the objective ``(G,)`` where the best iterate is kept
+        (else, and of other groups, infinite)."""
         keep = self.best or self.restarts > 0
-        rows = torch.arange(len(images), device=images.device)
         current = self._start(images, draws, start)
         result = current.clone() if keep else current
         lowest = torch.full((len(images),), torch.inf, device=images.device)
@@ -180,7 +206,7 @@ class PGD:
         def move(direction: Tensor) -> Tensor:
             origin = images[rows].flatten(0, 1)
             r = current[rows].flatten(0, 1) - origin
-            r = self.ball.project(r - self.step * self.ball.direction(direction.flatten(0, 1)))
+            r = self.ball.project(r - size * self.ball.direction(direction.flatten(0, 1)))
             return (origin + r).clamp(0, 1).view_as(direction)
 
         def note(values: Tensor) -> None:
@@ -190,6 +216,7 @@ class PGD:
         for i in range(self.steps):
             if not len(rows):
                 break
+            size = self.step * self.pace(i / self.steps)
             at = Iterate(current[rows], value, move, objective.floor, i / self.steps)
             values, gradient = self.gradient(at, _of(draws, rows))
             if keep:

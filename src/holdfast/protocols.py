@@ -8,6 +8,7 @@ from holdfast.attacks.base import nearest_percent_after_the_first, nothing
 from holdfast.attacks.shift import ESBeforeLastStep
 from holdfast.attacks.top1 import GTM, LTM, farthest_other_within_nearest_match, place_among_others
 from holdfast.errors import HoldfastError
+from holdfast.perturb import even, fading
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,8 @@ def ers(values: Mapping[str, float]) -> float:
 class Protocol:
     """How an evaluation is carried out.
 
-    attacks: by name. best: keep each image's best iterate, not the last. batch: images whose mean is taken first, the
-    score being the mean of these means; None: the mean over all images at once. defaults: eps, step and steps by the
-    family of the data, in pixel units.
+    attacks: by name. best: keep each image's best iterate, not the last. pace: of the descent's steps. batch: images
+    whose mean is taken first, by the family of the data, the score being the mean of these means; None: of all at once.
     """
 
     name: str
@@ -66,13 +66,14 @@ class Protocol:
     summary: str
     attacks: Mapping[str, RankingAttack]
     best: bool = False
+    pace: Callable[[float], float] = even
     batch: Mapping[str, int] | None = None
 
 
 BUDGETS: dict[str, tuple[float, float, int]] = {"28": (77 / 255, 3 / 255, 32), "224": (8 / 255, 3 / 255, 32)}
 """eps, step and steps of both protocols, by the family of the data set."""
 
-STRICT = Protocol("strict", 1, "every attack's intent carried out; the default", ATTACKS, best=True)
+STRICT = Protocol("strict", 1, "every attack's intent carried out; the default", ATTACKS, best=True, pace=fading)
 
 CVPR22 = Protocol(
     "cvpr22",

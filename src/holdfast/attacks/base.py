@@ -66,20 +66,31 @@ class Items:
         Next to an item the product leaves an error of about 1e-4: leave an image's own item out by index.
         """
         with torch.autocast(z.device.type, enabled=False):
-            return steady(lambda rows: self._distances(z[rows]), torch.arange(len(z), device=z.device))
+            return steady(lambda rows: self._distances(z[rows], self.centred, self.squares), _rows(z))
 
-    def between(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distances of corresponding vectors, ``(..., D), (..., D) -> (...)``, by the same formula: ties stay ties."""
-        a, b = a.to(self.centred) - self.origin, b.to(self.centred) - self.origin
-        return _root(a.square().sum(-1) + b.square().sum(-1) - 2 * (a * b).sum(-1))
+    def moved(self, ids: Tensor, there: Tensor, z: Tensor) -> Tensor:
+        """Distances ``(B,)`` of embeddings ``(B, D)`` to the items with these ids, were those ``there`` (B, D).
 
-    def _distances(self, z: Tensor) -> Tensor:
-        z = z.to(self.centred) - self.origin
-        return _root(torch.addmm(self.squares, z, self.centred.T, alpha=-2) + z.square().sum(1, keepdim=True))
+        They come from a product of the shape that gives the other distances: what ties there ties here.
+        """
+        place = self.own(ids).int().argmax(1)
+        centred = self.centred.index_copy(0, place, there.to(self.centred) - self.origin)
+        squares = centred.square().sum(1)
+        return steady(
+            lambda rows: self._distances(z[rows], centred, squares).gather(1, place[rows, None])[:, 0], _rows(z)
+        )
+
+    def _distances(self, z: Tensor, centred: Tensor, squares: Tensor) -> Tensor:
+        z = z.to(centred) - self.origin
+        return _root(torch.addmm(squares, z, centred.T, alpha=-2) + z.square().sum(1, keepdim=True))
 
     def own(self, ids: Tensor) -> Tensor:
         """``(B, N)`` bool: where each image's own entry stands."""
         return ids[:, None] == self.set.ids
+
+
+def _rows(z: Tensor) -> Tensor:
+    return torch.arange(len(z), device=z.device)
 
 
 def _root(squared: Tensor) -> Tensor:
@@ -158,9 +169,8 @@ def nearest_percent_after_the_first(distances: Tensor) -> Tensor:
 
 
 def nearest(distances: Tensor, k: int) -> Tensor:
-    """Rows of the ``k`` nearest items, nearest first, ``(B, k)``; in a tie the earlier row."""
-    if k > distances.shape[1]:
-        raise HoldfastError(f"the attack needs {k} items to choose from, but there are {distances.shape[1]}")
+    """Rows of the ``k`` nearest items, nearest first, ``(B, k)``; in a tie the earlier row, never an infinite one."""
+    _check_enough(distances, k)
     return distances.sort(dim=1, stable=True).indices[:, :k]
 
 
@@ -174,11 +184,15 @@ def pick(pool: Tensor, count: int, draws: Draws) -> Tensor:
 
 def anywhere(distances: Tensor, count: int, draws: Draws) -> Tensor:
     """Rows ``(B, count)`` of different items, evenly drawn from those with a finite distance ``(B, N)``."""
+    _check_enough(distances, count)
+    keys = torch.stack([torch.rand(distances.shape[1], generator=one) for one in draws]).to(distances.device)
+    return keys.masked_fill(distances.isinf(), torch.inf).argsort(dim=1, stable=True)[:, :count]
+
+
+def _check_enough(distances: Tensor, count: int) -> None:
     available = int(distances.isfinite().sum(1).min())
     if count > available:
         raise HoldfastError(f"the attack needs {count} different targets, but there are {available} to choose from")
-    keys = torch.stack([torch.rand(distances.shape[1], generator=one) for one in draws]).to(distances.device)
-    return keys.masked_fill(distances.isinf(), torch.inf).argsort(dim=1, stable=True)[:, :count]
 
 
 def ahead(distances: Tensor, targets: Tensor) -> Tensor:
@@ -197,4 +211,4 @@ def first_matches(z: Tensor, perturbed: Queries, system: System) -> Tensor:
         return per_query(part, system.gallery, ks=(1,))["R@1"]
 
     with full_precision(z.device):
-        return 100 * steady(hits, torch.arange(len(z), device=z.device)).float()
+        return 100 * steady(hits, _rows(z)).float()

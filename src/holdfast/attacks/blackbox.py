@@ -13,7 +13,7 @@ from holdfast.perturb import Draws, Iterate, random
 class NES:
     """Natural evolution strategies (Ilyas et al., ICML 2018): finite differences along random directions.
 
-    pairs: antithetic pairs of queries per step. sigma: their distance to the iterate, in pixel units.
+    pairs: antithetic pairs of queries per step. sigma: how much they change a pixel (standard deviation).
     """
 
     pairs: int = 25

@@ -22,6 +22,7 @@ from holdfast.attacks.base import (
     pick,
 )
 from holdfast.distance import pairs
+from holdfast.errors import HoldfastError
 from holdfast.retrieval import Queries
 
 Sign = Literal["+", "-"]
@@ -33,23 +34,23 @@ KEPT = 5
 
 @dataclass(frozen=True, eq=False)
 class Hinge:
-    """``mean_x max(0, ±(d(z, target) - d(z, x)))``, summed over the targets, of each image.
+    """``mean_x max(0, ±(d(z, c) - d(z, x)))``, summed over the ``chosen`` items ``c`` (B, M), of each image.
 
-    ``distances`` gives ``d(z, x)`` of embeddings ``(g, D)``, ``(g, N)``; what is ``hidden`` (B, N) counts nothing.
+    ``distances`` gives ``d(z, x)`` of embeddings ``(g, D)``, ``(g, N)``, those to the chosen items too, so that an item
+    is exactly as far as itself; what is ``hidden`` (B, N) counts nothing.
     """
 
     sign: Sign
-    targets: Tensor
+    chosen: Tensor
     distances: Callable[[Tensor], Tensor]
     hidden: Tensor
     floor: float = 0.0
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        z = z[:, 0]
-        distances, visible = self.distances(z), (~self.hidden[rows]).float()
+        distances, visible = self.distances(z[:, 0]), (~self.hidden[rows]).float()
         total = torch.zeros(len(z), device=z.device)
-        for target in self.targets[rows].unbind(1):
-            gap = pairs(z, target)[:, None] - distances
+        for target in distances.gather(1, self.chosen[rows])[:, :, None].unbind(1):
+            gap = target - distances
             total = total + (_signed(self.sign, gap).relu() * visible).sum(1)
         return total / distances.shape[1]
 
@@ -58,8 +59,7 @@ class Hinge:
 class CandidateHinge:
     """``mean_x max(0, ±(d(q, z) - d(q, x)))``, summed over the queries ``q`` (B, W, D), of each image.
 
-    ``distances``: ``d(q, x)``, (B, W, N), which no perturbation changes; infinite or minus infinite for what is hidden,
-    so that it counts nothing.
+    ``distances``: ``d(q, x)``, (B, W, N), which no perturbation changes; what is ``hidden``, likewise, counts nothing.
     """
 
     sign: Sign
@@ -106,9 +106,9 @@ class CA:
         hidden = own | theirs
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
-            reached = system.items.between(z[:, None], queries)
             shown = distances.masked_fill(hidden, torch.inf)
-            counts = [ahead(shown[:, w], reached[:, w : w + 1]) for w in range(reached.shape[1])]
+            reached = [system.items.moved(perturbed.ids, z, column) for column in queries.unbind(1)]
+            counts = [ahead(shown[:, w], there[:, None]) for w, there in enumerate(reached)]
             return {self.readings[0]: _percent(torch.cat(counts, dim=1), len(system.items))}
 
         return Plan(CandidateHinge(self.sign, queries, distances, hidden), outcome)
@@ -139,7 +139,7 @@ class QA:
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         hidden = self.excluded(system.items, perturbed.ids)
-        objective = Hinge(self.sign, system.gallery.embeddings[chosen], system.items.distances, hidden)
+        objective = Hinge(self.sign, chosen, system.items.distances, hidden)
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
             return {self.readings[0]: _percent(places(z, system, chosen, hidden), len(system.items))}
@@ -197,7 +197,15 @@ class Order:
     balance: float = 1.0
     side: ClassVar[str] = "query"
     start: ClassVar[float] = 0.0
-    readings: ClassVar[tuple[str, ...]] = ("OA", "OA kept")
+
+    @property
+    def readings(self) -> tuple[str, ...]:
+        name = "OA" if self.count == type(self).count else f"OA:{self.count}"
+        return (name, f"{name} kept")
+
+    def __post_init__(self) -> None:
+        if self.count < 2:
+            raise HoldfastError(f"an order takes at least 2 items, not {self.count}")
 
     def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
         distances = _shown(system.items, perturbed, own_entries)
@@ -214,7 +222,8 @@ class Order:
             seen = (places(z, system, chosen, hidden) < self.visible).float()
             agreement = (reached[:, second] - reached[:, first]).sign()
             correlation = torch.where(seen[:, first] * seen[:, second] > 0, agreement, -1.0).mean(1)
-            return {"OA": correlation, "OA kept": next(iter(keep.outcome(z).values()))}
+            kept = next(iter(keep.outcome(z).values()))
+            return dict(zip(self.readings, (correlation, kept), strict=True))
 
         return Plan(Both(InOrder(wanted), keep.objective, self.balance), outcome)
 

@@ -92,8 +92,8 @@ def place_among_others(distances: Tensor, perturbed: Queries, system: System) ->
     nearest is counted within those items only, and then used as a row of the whole gallery."""
     labels = system.items.labels
     other = labels[nearest(distances, 1)] != labels
-    row = distances.masked_fill(~other, inf).argmin(dim=1)
-    return (other.cumsum(1) - 1).gather(1, row[:, None])[:, 0]
+    row = nearest(distances.masked_fill(~other, inf), 1)
+    return (other.cumsum(1) - 1).gather(1, row)[:, 0]
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ class GTT:
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         hidden = system.items.own(perturbed.ids)
-        objective = Hinge("-", system.gallery.embeddings[chosen], system.items.distances, hidden)
+        objective = Hinge("-", chosen, system.items.distances, hidden)
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
             return {"GTT": 100 * (TOP - places(z, system, chosen, hidden)[:, 0]).clamp(0, 1)}
