@@ -14,7 +14,7 @@ test: $(READY)
 
 # timm needs torchvision, which the main environment must not have.
 test-timm: .venv-timm/ready
-	PYTHONPATH=src .venv-timm/bin/python -m pytest tests/test_timm.py
+	PYTHONPATH=src .venv-timm/bin/python -m pytest tests/test_timm.py tests/test_models_timm.py
 
 check: $(READY)
 	$(BIN)/ruff format --check .

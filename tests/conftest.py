@@ -1,10 +1,17 @@
-"""What every test shares: one thread per process, and where the real images lie."""
+"""What every test shares: one thread per process, where the real images lie, and the command line."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+
+from holdfast.cli import main
+
+Call = Callable[..., tuple[int, str, str]]
+Refuse = Callable[..., str]
 
 torch.set_num_threads(1)
 
@@ -17,3 +24,34 @@ def real_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no real images at {DATA}; set HOLDFAST_DATA to the folder that holds them")
     return DATA
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str]) -> Call:
+    """The exit status, output and errors of a command."""
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        try:
+            main([str(argument) for argument in arguments])
+            status: Any = 0
+        except SystemExit as stop:
+            status = stop.code or 0
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+@pytest.fixture
+def refused(call: Call) -> Refuse:
+    """The one line that a command which cannot work ends with."""
+
+    def run(*arguments: str | Path) -> str:
+        status, _, err = call(*arguments)
+        assert status == 2
+        assert err.startswith("holdfast: ")
+        assert err.count("\n") == 1
+        assert err.endswith("\n")
+        return err
+
+    return run

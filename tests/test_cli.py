@@ -8,13 +8,13 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from conftest import Call, Refuse
 from PIL import Image
 
 from holdfast.backbones import BACKBONES
@@ -36,40 +36,6 @@ SETTINGS: dict[str, Any] = {
     "pgd.steps": 1,
     "validation.attacked": 8,
 }
-
-Call = Callable[..., tuple[int, str, str]]
-Refuse = Callable[..., str]
-
-
-@pytest.fixture
-def call(capsys: pytest.CaptureFixture[str]) -> Call:
-    """The exit status, output and errors of a command."""
-
-    def run(*arguments: str | Path) -> tuple[int, str, str]:
-        try:
-            main([str(argument) for argument in arguments])
-            status: Any = 0
-        except SystemExit as stop:
-            status = stop.code or 0
-        out, err = capsys.readouterr()
-        return status, out, err
-
-    return run
-
-
-@pytest.fixture
-def refused(call: Call) -> Refuse:
-    """The one line that a command which cannot work ends with."""
-
-    def run(*arguments: str | Path) -> str:
-        status, _, err = call(*arguments)
-        assert status == 2
-        assert err.startswith("holdfast: ")
-        assert err.count("\n") == 1
-        assert err.endswith("\n")
-        return err
-
-    return run
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +100,7 @@ def test_help_imports_no_torch() -> None:
     code = """
 import sys
 from holdfast.cli import main
-for arguments in (["--help"], ["train", "--help"], ["evaluate", "--help"]):
+for arguments in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["report", "--help"]):
     try:
         main(arguments)
     except SystemExit as stop:
@@ -152,7 +118,7 @@ def test_the_package_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "holdfast"]
     done = subprocess.run([*command, "--help"], capture_output=True, text=True, check=False)
     assert done.returncode == 0
-    for verb in ("train", "evaluate", "recipes", "datasets", "backbones", "doctor"):
+    for verb in ("train", "evaluate", "attack", "report", "recipes", "datasets", "backbones", "doctor"):
         assert re.search(rf"^  {verb} ", done.stdout, re.MULTILINE)
     done = subprocess.run([*command, "train", "--data", "digitz"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
@@ -195,21 +161,6 @@ def test_train_says_what_it_does_and_where_the_run_is(call: Call, tmp_path: Path
     for told in ("digits: train 1,000 images", "125 batches of 8 pairs", "recipe HM[S,g_LGA]&ICS", "training: 2/2"):
         assert told in out
     assert out.splitlines()[-1] == f"the run is in {tmp_path / 'run'}; now: holdfast evaluate {tmp_path / 'run'}"
-
-
-def test_evaluate_prints_and_writes_the_same_numbers(call: Call, copied: Path) -> None:
-    status, out, err = call("evaluate", copied)
-    assert (status, err) == (0, "")
-    scores = json.loads((copied / "evaluation.json").read_text())["scores"]
-    for name in ("R@1", "R@2", "R@4", "R@8", "mAP", "mAP@R", "R-Precision", "NMI", "mean_cosine", "effective_rank"):
-        assert isinstance(scores[name], float)
-        assert re.search(rf"^ *{re.escape(name)} +{scores[name]:.3f} *$", out, re.MULTILINE)
-    assert re.search(rf"^ *collapsed +{scores['collapsed']} *$", out, re.MULTILINE)
-    assert re.search(r"^ *queries +797 *$", out, re.MULTILINE)
-    assert re.search(r"^ *queries_without_match +0 *$", out, re.MULTILINE)
-    status, _, _ = call("evaluate", copied, "--best", "--device", "cpu")
-    assert status == 0
-    assert (copied / "evaluation-best.json").exists()
 
 
 def test_both_notations_name_the_same_default_folder(
@@ -255,11 +206,11 @@ def test_a_folder_of_images_trains_a_resnet(call: Call, refused: Refuse, tmp_pat
     assert "folder: train 8 images of 2 classes, test 8 images of 2 classes" in out
     config = Run(run).config()
     assert (config.model.backbone, config.data.size, config.data.resize) == ("resnet18", 32, 37)
-    assert call("evaluate", run)[0] == 0
+    assert call("evaluate", run, "--protocol", "benign")[0] == 0
 
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
     assert f"there is no folder {root}" in refused("evaluate", run)
-    assert call("evaluate", run, "--root", tmp_path / "elsewhere")[0] == 0
+    assert call("evaluate", run, "--protocol", "benign", "--root", tmp_path / "elsewhere")[0] == 0
 
 
 # -- resuming ---------------------------------------------------------------------------------------------------------
@@ -465,7 +416,7 @@ def test_evaluate_needs_a_run(refused: Refuse, copied: Path, tmp_path: Path) -> 
         (["train", "--bogus"], "No such option: --bogus"),
         (["train", "extra"], "extra"),
         (["train", "--recipe"], "requires an argument"),
-        (["evaluate"], "Missing argument"),
+        (["evaluate", "--eps"], "requires an argument"),
         (["evalute"], "No such command"),
     ],
 )

@@ -15,7 +15,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-WIDTH_OF_A_FILE = 200
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory")
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
@@ -60,55 +59,239 @@ def train(  # noqa: PLR0917
         print(f"the run is in {folder}; now: holdfast evaluate {folder}")
 
 
+RunFolder = Annotated[Path | None, typer.Argument(help="A run folder; or give --model.")]
+Model = Annotated[str | None, typer.Option(help="package.module:name, file.py:name, timm:NAME, or a saved embedder.")]
+Weights = Annotated[Path | None, typer.Option(help="Weights for --model, .safetensors or .pth.")]
+DataName = Annotated[str | None, typer.Option(help="Test set for --model; see 'holdfast datasets'.")]
+Root = Annotated[Path | None, typer.Option(help="Where the data set lies; for a run: where it lies now.")]
+QueryList = Annotated[Path | None, typer.Option(help="CSV path,label of the queries; goes with --gallery.")]
+GalleryList = Annotated[Path | None, typer.Option(help="CSV path,label of the gallery.")]
+Size = Annotated[int, typer.Option(help="Side of the images that --model takes, in pixels.")]
+Resize = Annotated[int | None, typer.Option(help="Side before the centre crop, for --model; by default no crop.")]
+Channels = Annotated[int | None, typer.Option(help="1 (grey) or 3 (colour), for --model; by default that of the data.")]
+Best = Annotated[bool, typer.Option("--best", help="The weights of a run's best validation, not the last.")]
+Eps = Annotated[str | None, typer.Option(help="Radius: 8/255, 0.03. By default that of the paper.")]
+Step = Annotated[str | None, typer.Option(help="Step size, like --eps.")]
+Steps = Annotated[int | None, typer.Option(help="Steps of the attack.")]
+Norm = Annotated[str | None, typer.Option(help="linf or l2.")]
+GradientName = Annotated[
+    str | None, typer.Option("--gradient", help="white-box, nes or square (the last two: black box).")
+]
+Restarts = Annotated[int | None, typer.Option(help="Further descents from random points; the best counts.")]
+MaxQueries = Annotated[int | None, typer.Option(help="Attack so many images only, drawn by --seed.")]
+Seed = Annotated[int | None, typer.Option(help="Of all that is random in the attacks.")]
+Batch = Annotated[int, typer.Option(help="Images attacked at once.")]
+
+
 @app.command()
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="A run folder.")],
-    root: Annotated[Path | None, typer.Option(help="Where the data set lies now, if elsewhere.")] = None,
-    best: Annotated[bool, typer.Option("--best", help="The weights of the best validation, not the last.")] = False,
+def evaluate(  # noqa: PLR0917
+    run: RunFolder = None,
+    protocol: Annotated[str, typer.Option(help="strict, cvpr22 (as published), or benign (no attack).")] = "strict",
+    compare: Annotated[bool, typer.Option("--compare", help="Put the result beside the published rows.")] = False,
+    attack: Annotated[list[str] | None, typer.Option(help="One attack only; repeatable. qa+:5 has 5 targets.")] = None,
+    eps: Eps = None,
+    eps_curve: Annotated[str | None, typer.Option(help="Several radii: 0,1,2,4,8/255.")] = None,
+    step: Step = None,
+    steps: Steps = None,
+    norm: Norm = None,
+    gradient: GradientName = None,
+    restarts: Restarts = None,
+    transfer: Annotated[str | None, typer.Option(help="The attacks see this model only: a run, or as --model.")] = None,
+    max_queries: MaxQueries = None,
+    seed: Seed = None,
+    batch: Batch = 128,
+    no_checks: Annotated[
+        bool, typer.Option("--no-checks", help="Do not find out if the scores can be trusted.")
+    ] = False,
+    model: Model = None,
+    weights: Weights = None,
+    data: DataName = None,
+    root: Root = None,
+    queries: QueryList = None,
+    gallery: GalleryList = None,
+    size: Size = 224,
+    resize: Resize = None,
+    channels: Channels = None,
+    best: Best = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for results; by default beside the run.")] = None,
     device: Device = None,
 ) -> None:
-    """Benign metrics and collapse gauges of a trained embedder on its test set."""
-    from holdfast.results import evaluate_run  # noqa: PLC0415
+    """Attack a retrieval model, score it, and check whether the score can be trusted."""
+    from holdfast import display  # noqa: PLC0415
+    from holdfast.budget import radii, radius  # noqa: PLC0415
+    from holdfast.report import compare as compared  # noqa: PLC0415
+    from holdfast.results import another, subject  # noqa: PLC0415
 
-    scores = evaluate_run(run, root=root, best=best, device=device)
-    _table(f"{run}", ["", ""], [[name, _number(value)] for name, value in scores.items()])
+    if eps is not None and eps_curve is not None:
+        _fail("give --eps or --eps-curve, not both")
+    values = [radius(eps)] if eps_curve is None else radii(eps_curve)
+    target = subject(
+        run,
+        model,
+        weights=weights,
+        data=data,
+        root=root,
+        queries=queries,
+        gallery=gallery,
+        size=size,
+        resize=resize,
+        channels=channels,
+        best=best,
+    )
+    options = {
+        "attacks": tuple(attack) if attack else None,
+        "step": radius(step, "step"),
+        "steps": steps,
+        "norm": norm,
+        "gradient": gradient,
+        "restarts": restarts,
+        "max_queries": max_queries,
+        "seed": seed,
+        "batch": batch,
+        "device": device,
+        "surrogate": None if transfer is None else another(transfer),
+        **({} if out is None else {"folder": out}),
+    }
+    results = []
+    for i, value in enumerate(values):
+        checks = not no_checks and i == len(values) - 1
+        results.append(target.evaluate(protocol, eps=value, checks=checks, **options))
+    display.result(results[-1])
+    if len(results) > 1:
+        display.curve(results)
+    if compare:
+        display.table("beside the published rows", *compared(results[-1]))
+
+
+@app.command()
+def attack(  # noqa: PLR0917
+    run: RunFolder = None,
+    attack: Annotated[str, typer.Option(help="ca+, ca-, qa+, qa-, tma, es, ltm, gtm, gtt, spqa+, spqa-, oa.")] = "es",
+    save: Annotated[Path, typer.Option(help="Folder for the images and their manifest.")] = Path("adv"),
+    eps: Eps = None,
+    step: Step = None,
+    steps: Steps = None,
+    norm: Norm = None,
+    gradient: GradientName = None,
+    restarts: Restarts = None,
+    max_queries: MaxQueries = 32,
+    seed: Seed = None,
+    batch: Batch = 128,
+    model: Model = None,
+    weights: Weights = None,
+    data: DataName = None,
+    root: Root = None,
+    queries: QueryList = None,
+    gallery: GalleryList = None,
+    size: Size = 224,
+    resize: Resize = None,
+    channels: Channels = None,
+    best: Best = False,
+    device: Device = None,
+) -> None:
+    """Write adversarial images as lossless PNGs that still work after rounding to 8 bits, with a manifest."""
+    from holdfast import display  # noqa: PLC0415
+    from holdfast.budget import radius  # noqa: PLC0415
+    from holdfast.results import subject  # noqa: PLC0415
+
+    target = subject(
+        run,
+        model,
+        weights=weights,
+        data=data,
+        root=root,
+        queries=queries,
+        gallery=gallery,
+        size=size,
+        resize=resize,
+        channels=channels,
+        best=best,
+    )
+    settings = {
+        "eps": radius(eps),
+        "step": radius(step, "step"),
+        "steps": steps,
+        "norm": norm,
+        "gradient": gradient,
+        "restarts": restarts,
+        "max_queries": max_queries,
+        "seed": seed,
+    }
+    entries = target.attack(attack, save, batch=batch, device=device, **settings)
+    names = list(entries[0]["saved"])
+    rows = [
+        [
+            name,
+            *(
+                f"{sum(entry[when][name] for entry in entries) / len(entries):.3f}"
+                for when in ("before", "after", "saved")
+            ),
+        ]
+        for name in names
+    ]
+    display.table(f"{len(entries)} images in {save}", ["mean", "before", "attacked", "as saved, 8 bits"], rows)
+
+
+@app.command()
+def report(
+    paths: Annotated[list[Path], typer.Argument(help="Result files, or folders that hold some.")],
+    style: Annotated[str, typer.Option("--format", help="markdown, csv or json.")] = "markdown",
+    published: Annotated[
+        bool, typer.Option("--published", help="With the published rows of the same data sets.")
+    ] = False,
+) -> None:
+    """One table over many results."""
+    from holdfast.errors import pick  # noqa: PLC0415
+    from holdfast.report import STYLES, find  # noqa: PLC0415
+    from holdfast.report import published as rows_of  # noqa: PLC0415
+
+    write = pick("format", style, STYLES)
+    results = find(paths)
+    datasets = dict.fromkeys(result.dataset for result in results) if published else ()
+    print(write(results, [row for dataset in datasets for row in rows_of(dataset)]))
 
 
 @app.command()
 def recipes() -> None:
     """The training methods, by both their names."""
+    from holdfast import display  # noqa: PLC0415
     from holdfast.recipes import RECIPES, REFERENCES  # noqa: PLC0415
 
     rows = [[name, recipe.notation, recipe.summary, REFERENCES[recipe.method]] for name, recipe in RECIPES.items()]
-    _table("recipes", ["name", "in the paper", "what it does", "reference"], rows)
+    display.table("recipes", ["name", "in the paper", "what it does", "reference"], rows)
     print("Any source R M S D H goes with any destination; a number in [-2, 2] is a destination too: HM[S,-0.15]&ICS.")
 
 
 @app.command()
 def datasets() -> None:
     """The data sets and layouts that can be read."""
+    from holdfast import display  # noqa: PLC0415
     from holdfast.data import DATASETS  # noqa: PLC0415
 
     rows = [[name, f"{dataset.family}-pixel", dataset.summary] for name, dataset in DATASETS.items()]
-    _table("data sets", ["name", "default settings", "layout"], rows)
+    display.table("data sets", ["name", "default settings", "layout"], rows)
 
 
 @app.command()
 def backbones() -> None:
     """The networks."""
+    from holdfast import display  # noqa: PLC0415
     from holdfast.backbones import BACKBONES  # noqa: PLC0415
 
     rows = [[name, backbone.summary] for name, backbone in BACKBONES.items()]
-    _table("backbones", ["name", ""], [*rows, ["timm:NAME", "any timm model, where timm is installed (extra: timm)"]])
+    display.table(
+        "backbones", ["name", ""], [*rows, ["timm:NAME", "any timm model, where timm is installed (extra: timm)"]]
+    )
 
 
 @app.command()
 def doctor() -> None:
     """What this machine has: versions, devices, extras, and whether a training step works."""
+    from holdfast import display  # noqa: PLC0415
     from holdfast.doctor import examine  # noqa: PLC0415
 
     findings = examine()
-    _table(
+    display.table(
         "doctor", ["", "", ""], [[finding.what, "ok" if finding.ok else "no", finding.detail] for finding in findings]
     )
     if any(finding.needed and not finding.ok for finding in findings):
@@ -136,24 +319,3 @@ def main(arguments: list[str] | None = None) -> None:
 def _fail(message: str) -> None:
     typer.echo(f"holdfast: {message}", err=True)
     raise SystemExit(2)
-
-
-def _table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    from rich import box  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
-
-    console = Console()
-    table = Table(title=title, title_justify="left", show_header=any(columns), box=box.SIMPLE_HEAD, padding=(0, 1))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_OF_A_FILE)
-    console.print(table)
-
-
-def _number(value: object) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)

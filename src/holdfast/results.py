@@ -1,35 +1,41 @@
-"""What an evaluation finds, as a file beside the run: numbers as numbers."""
+"""Evaluations of run folders, and of models by name: what the command line asks for."""
 
-import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-import torch
-
-from holdfast import distributed
 from holdfast.assemble import pixels_of, table_of
+from holdfast.audit import Embed, attack, evaluate
+from holdfast.data import DATASETS, Pixels, held_out, query_gallery
 from holdfast.embedder import Embedder
 from holdfast.errors import HoldfastError
-from holdfast.evaluation import benign, clustering, embed_test, is_collapsed
-from holdfast.progress import Progress
-from holdfast.run import Run, environment
-from holdfast.weights import replacing
+from holdfast.models import load_model
+from holdfast.report import Result
+from holdfast.run import Run
 
 
-def evaluate_run(
-    folder: str | Path,
-    *,
-    root: str | Path | None = None,
-    best: bool = False,
-    device: torch.device | str | None = None,
-    quiet: bool = False,
-) -> dict[str, float | bool | str]:
-    """Evaluate a run's embedder on its test set, and write ``evaluation.json`` into the run folder.
+@dataclass(frozen=True)
+class Subjected:
+    """What is evaluated: a model, its test set, what to call it, what is known of it, and where results go."""
 
-    root: where the data set lies now, if elsewhere than in training. best: the weights of the best validation.
+    embed: Embed
+    pixels: Pixels
+    name: str
+    about: dict[str, Any]
+    folder: Path
 
-    Returns R@1, R@2, R@4, R@8, mAP, mAP@R, R-Precision and NMI in percent, the collapse gauges and their verdict.
-    """
+    def evaluate(self, protocol: str = "strict", **options: Any) -> Result:
+        """See :func:`holdfast.audit.evaluate`."""
+        options = {"name": self.name, "about": self.about, "folder": self.folder, **options}
+        return evaluate(self.embed, self.pixels, protocol, **options)
+
+    def attack(self, name: str, folder: str | Path, **options: Any) -> list[dict[str, Any]]:
+        """See :func:`holdfast.audit.attack`."""
+        return attack(self.embed, self.pixels, name, folder, **options)
+
+
+def of_run(folder: str | Path, *, root: str | Path | None = None, best: bool = False) -> Subjected:
+    """A run's embedder on its test set. root: where the data set lies now. best: the weights of the best validation."""
     run = Run(folder)
     config = run.config()
     if root is not None:
@@ -37,18 +43,79 @@ def evaluate_run(
     weights = run.best if best else run.folder
     if not weights.is_dir():
         raise HoldfastError(f"{run.folder} has no best/: no validation after the warm-up; evaluate it without --best")
-    where = distributed.device(device)
-    embedder = Embedder.from_pretrained(weights).to(where)
+    about = {
+        "recipe": config.recipe,
+        "backbone": config.model.backbone,
+        "weights": "best" if best else "last",
+        "training_steps": config.pgd.steps,
+    }
     pixels = pixels_of(config, table_of(config).test())
-    with Progress("embedding", len(pixels), quiet=quiet) as progress:
-        embedded = embed_test(embedder, pixels, where, progress)
-    scores: dict[str, float | bool | str] = {**benign(embedded)}
-    gauges = {name: scores.pop(name) for name in ("mean_cosine", "effective_rank")}
-    counts = {name: int(scores.pop(name)) for name in ("queries", "queries_without_match")}
-    scores["NMI"] = clustering(embedded, config.seed)
-    scores |= gauges | {"collapsed": is_collapsed(gauges, embedded)} | counts | {"unreadable": len(pixels.broken)}  # type: ignore[arg-type]
-    which = "best" if best else "last"
-    result = {"weights": which, "recipe": config.recipe, "data": config.data.name, "scores": scores}
-    with replacing(run.folder / ("evaluation-best.json" if best else "evaluation.json")) as path:
-        path.write_text(json.dumps({**result, "environment": environment()}, indent=2) + "\n")
-    return scores
+    name = run.folder.resolve().name + ("/best" if best else "")
+    return Subjected(Embedder.from_pretrained(weights).eval(), pixels, name, about, run.folder / "evaluations")
+
+
+def of_model(spec: str, pixels: Pixels, *, weights: str | Path | None = None) -> Subjected:
+    """A model by name, as :func:`.models.load_model` has it, on a test set."""
+    embed = load_model(spec, None if weights is None else Path(weights))
+    name = spec.replace("/", "-").replace(":", "-").strip("-.")
+    about = {"recipe": None, "backbone": spec, "weights": None if weights is None else Path(weights).name}
+    return Subjected(embed, pixels, name, about, Path("evaluations") / name)
+
+
+def subject(
+    run: Path | None,
+    model: str | None,
+    *,
+    weights: Path | None = None,
+    data: str | None = None,
+    root: Path | None = None,
+    queries: Path | None = None,
+    gallery: Path | None = None,
+    size: int = 224,
+    resize: int | None = None,
+    channels: int | None = None,
+    best: bool = False,
+) -> Subjected:
+    """What the command line names: a run folder, or a model with a test set or with two lists of images."""
+    if (run is None) == (model is None):
+        raise HoldfastError("give a run folder or --model, one of the two")
+    if run is not None:
+        foreign = {"weights": weights, "data": data, "queries": queries, "gallery": gallery}
+        for option, value in foreign.items():
+            if value is not None:
+                raise HoldfastError(f"--{option} goes with --model; the run {run} has its own")
+        return of_run(run, root=root, best=best)
+    assert model is not None
+    if (queries is None) != (gallery is None):
+        raise HoldfastError("--queries and --gallery go together: two CSVs with the columns path,label")
+    if (data is None) == (queries is None):
+        raise HoldfastError("a model needs a test set: --data NAME --root FOLDER, or --queries Q.csv --gallery G.csv")
+    if queries is not None and gallery is not None:
+        table = query_gallery(queries, gallery)
+    else:
+        table = held_out(str(data), root)
+    colours = channels or (DATASETS[data].channels if data else 3)
+    return of_model(model, Pixels(table, size, resize, channels=colours), weights=weights)
+
+
+def another(spec: str) -> Embed:
+    """A model for a transfer attack: a run folder, or a model by name."""
+    if (Path(spec) / "config.yaml").exists():
+        return Embedder.from_pretrained(spec)
+    return load_model(spec)
+
+
+def evaluate_run(
+    run: str | Path,
+    protocol: str = "strict",
+    *,
+    root: str | Path | None = None,
+    best: bool = False,
+    **options: Any,
+) -> Result:
+    """Evaluate a run's embedder on its test set, into ``evaluations/`` of the run folder where no ``folder`` is given.
+
+    root: where the data set lies now, if elsewhere than in training. best: the weights of the best validation.
+    options: of :func:`holdfast.evaluate`.
+    """
+    return of_run(run, root=root, best=best).evaluate(protocol, **options)

@@ -1,0 +1,91 @@
+"""Adversarial images as files: lossless, and still adversarial after the rounding to 8 bits."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from holdfast.campaign import Attacked, Campaign, Target, side_of
+from holdfast.errors import HoldfastError
+from holdfast.perturb import Ball, LInf
+from holdfast.progress import Progress
+from holdfast.records import DIGITS, Records, append, lines, rewrite
+from holdfast.weights import replacing
+
+MANIFEST = "manifest.jsonl"
+
+
+def rounded(images: Tensor, clean: Tensor, ball: Ball) -> Tensor:
+    """Perturbed images (B, C, H, W) on the grid of 1/255, still in the ball around images that lie on it.
+
+    Each pixel goes to the nearest value; where that leaves the ball, all pixels of the image are cut off toward the
+    clean ones instead.
+    """
+    r = (images - clean) * 255
+    near, short = r.round(), r.trunc()
+    flat = near.flatten(1) / 255
+    size = flat.abs().amax(1) if isinstance(ball, LInf) else torch.linalg.vector_norm(flat, dim=1)
+    inside = (size <= ball.eps + 1e-6).view(-1, 1, 1, 1)
+    return (clean * 255 + torch.where(inside, near, short)).round().clamp(0, 255) / 255
+
+
+def save(campaign: Campaign, target: Target, folder: Path, identity: str, quiet: bool = False) -> list[dict[str, Any]]:
+    """Attack images and write each as ``ID.png``, with ``ID-clean.png`` beside it; the lines of ``manifest.jsonl``.
+
+    A killed call goes on where it was; ``identity`` stands for the settings, and a folder with other ones is refused.
+    A line holds ``file``, ``clean``, ``source`` (the image it was made from),
+    ``label``, ``chosen`` (names), and the readings ``before``, ``after`` and ``saved``: after rounding, which is what
+    another program will find.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / "identity"
+    if mark.exists() and mark.read_text().strip() != identity:
+        raise HoldfastError(f"{folder} holds images of another attack, model or data set; give another folder")
+    with replacing(mark) as path:
+        path.write_text(identity + "\n")
+    records, manifest = Records(folder), folder / MANIFEST
+    rewrite(manifest, lines(manifest)[: len(records.of(campaign.name))])
+    with Progress("attacking", len(campaign.images), quiet=quiet) as progress:
+        for rows, attacked in campaign.run(target, records, progress):
+            append(manifest, _save_batch(campaign, target, rows, attacked, folder))
+    return lines(manifest)
+
+
+def _save_batch(
+    campaign: Campaign, target: Target, rows: Tensor, attacked: Attacked, folder: Path
+) -> list[dict[str, Any]]:
+    table, system = target.pixels.table, target.system
+    ids = side_of(campaign.attack, system).ids[rows]
+    aim = system.gallery if campaign.attack.side == "query" else system.queries
+    images = rounded(attacked.images, attacked.clean, campaign.pgd.ball)
+    with torch.no_grad():
+        saved = attacked.outcome(target.subject(images))
+    entries = []
+    for i, identity in enumerate(ids.tolist()):
+        names = {"file": f"{identity}.png", "clean": f"{identity}-clean.png"}
+        _png(folder / names["file"], images[i])
+        _png(folder / names["clean"], attacked.clean[i])
+        entries.append(
+            {
+                **names,
+                "source": table.name_of(identity),
+                "label": table.classes[table.labels[identity]],
+                "chosen": [table.name_of(one) for one in aim.ids[attacked.chosen[i]].tolist()],
+                "before": _at(i, attacked.before),
+                "after": _at(i, attacked.after),
+                "saved": _at(i, saved),
+            }
+        )
+    return entries
+
+
+def _at(i: int, readings: Mapping[str, Tensor]) -> dict[str, float]:
+    return {name: round(float(values[i]), DIGITS) for name, values in readings.items()}
+
+
+def _png(path: Path, image: Tensor) -> None:
+    pixels = (image.cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)
