@@ -5,8 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from holdfast.data import Table, load, query_gallery
-from holdfast.data import held_out
+from holdfast.data import Table, held_out, load, query_gallery
 from holdfast.errors import HoldfastError
 
 
