@@ -194,6 +194,20 @@ def test_doubles_tie_whatever_their_numbers() -> None:
         assert qa["QA+:2"][i].item() == pytest.approx(naive.query_rank(z, gallery, targets, [i]), abs=1e-3)
 
 
+@pytest.mark.parametrize("attack", [CA("+", 2), CA("-"), QA("+"), QA("-"), SPQA("+"), Order()])
+def test_readings_keep_their_precision_under_autocast(attack: CA | QA | SPQA | Order) -> None:
+    system = world(0, items=40, dim=8, grid=False)
+    perturbed = system.gallery if attack.side == "candidate" else system.queries
+    chosen = attack.choose(perturbed, system, generators(len(perturbed.ids)))
+    z = embedded(1, len(perturbed.ids), 8, grid=False)
+    plain = attack.plan(perturbed, system, chosen).outcome(z)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = attack.plan(perturbed, system, chosen).outcome(z)
+    assert {name: values.tolist() for name, values in half.items()} == {
+        name: values.tolist() for name, values in plain.items()
+    }
+
+
 def test_readings_are_named_after_several_targets() -> None:
     assert [*CA("+").readings, *CA("-", 3).readings, *QA("-").readings] == ["CA+", "CA-:3", "QA-"]
     assert [*QA("+", 5).readings, *SPQA("-", 2).readings] == ["QA+:5", "SPQA-:2", "SPQA-:2 kept"]

@@ -123,6 +123,7 @@ def test_every_field_is_in_the_hash() -> None:
         ({"attacks": "qa+:0"}, "after the colon"),
         ({"attacks": "qa+:x"}, "after the colon"),
         ({"attacks": "tma:2"}, "tma has one target only"),
+        ({"attacks": ("qa+", "qa+:1")}, r"attacks 'qa\+' and 'qa\+:1' both give QA\+: leave one out"),
         ({"attacks": "oa:1"}, "an order takes at least 2 items, not 1"),
         ({"protocol": "benign", "attacks": "es"}, "protocol 'benign' attacks nothing.*use protocol 'strict'"),
         ({"stepz": 3}, r"unknown setting of an evaluation 'stepz'; did you mean 'step'\?"),
@@ -167,7 +168,7 @@ def test_radii_as_text() -> None:
     assert radii("1/255, 0.03") == [1 / 255, 0.03]
     assert radii("0.5,1/4") == [0.125, 0.25]
     assert radii("0.5") == [0.5]
-    for text in ("", "8/", "eight", "1/0"):
+    for text in ("", "8/", "eight", "1/0", "1e999"):
         with pytest.raises(HoldfastError, match=f"step is a number or a fraction such as 8/255, not '{text}'"):
             radius(text, "step")
     with pytest.raises(HoldfastError, match="eps is a number or a fraction"):

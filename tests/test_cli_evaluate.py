@@ -203,6 +203,9 @@ def test_report_of_several_results(call: Call, run: Path, tmp_path: Path) -> Non
         (["--batch", "0"], "batch is at least 1"),
         (["--eps", "0.1", "--eps-curve", "0,1/255"], "not both"),
         (["--weights", "w.pth"], "--weights goes with --model"),
+        (["--size", "8"], "--size goes with --model"),
+        (["--compare"], "nothing was published for data set 'digits'"),
+        (["--eps-curve", "0,8,300/255"], "in units of the pixel range [0, 1], as 8/255"),
         (["--transfer", "nowhere"], "nowhere"),
     ],
 )

@@ -259,7 +259,7 @@ def test_published_rows_stand_in_the_table_with_their_source(tmp_path: Path) -> 
 
 
 def test_a_result_beside_its_published_rows(tmp_path: Path) -> None:
-    ((result),) = find([write(tmp_path / "result.json", columns={"ES:R": {"value": None}})])
+    ((result),) = find([write(tmp_path / "result.json", protocol="cvpr22", columns={"ES:R": {"value": None}})])
     header, rows = compare(result)
     assert [name for name in header if name in FIGURES] == list(FIGURES)
     assert [row[0] for row in rows] == [
@@ -271,6 +271,33 @@ def test_a_result_beside_its_published_rows(tmp_path: Path) -> None:
     assert (difference["TMA"], difference["ES:D"], difference["ES:R"]) == ("+4.741", "+5.459", "")
     assert difference["ERS"] == "+0.0"
     assert {len(row) for row in rows} == {len(header)}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"protocol": "strict"},
+        {"settings": {"eps": 8 / 255}},
+        {"settings": {"steps": 8}},
+        {"settings": {"norm": "l2"}},
+        {"settings": {"gradient": "nes"}},
+        {"model": {"surrogate": "1a2b3c4d"}},
+    ],
+    ids=str,
+)
+def test_numbers_of_another_attack_are_not_subtracted(tmp_path: Path, other: dict[str, Any]) -> None:
+    (result,) = find([write(tmp_path / "result.json", **{"protocol": "cvpr22", **other})])
+    header, rows = compare(result)
+    difference = dict(zip(header, rows[2], strict=True))
+    assert difference["R@1"] == "-0.1"
+    assert {difference[name] for name in (*SCORES, "ERS")} == {""}
+
+
+def test_a_weaker_attack_is_named_beside_the_protocol(tmp_path: Path) -> None:
+    changes = {"settings": {"gradient": "square"}, "model": {"surrogate": "1a2b3c4d"}}
+    assert cells(tmp_path / "result.json", **changes)["protocol"] == "strict, square, transfer"
+    usual = {"settings": {"gradient": "white-box"}, "model": {"surrogate": None}}
+    assert cells(tmp_path / "result.json", **usual)["protocol"] == "strict"
 
 
 def test_a_recipe_published_for_several_steps_has_as_many_differences(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -282,6 +283,14 @@ def test_the_folder_of_another_attack_is_refused(
     with pytest.raises(HoldfastError, match="holds images of another attack, model or data set; give another folder"):
         attack(embed, digits(), name, folder, batch=4, **{**QUICK, **settings})
     assert snapshot(folder) == before
+
+
+def test_a_manifest_with_lines_missing_is_refused(whole: tuple[Path, int], tmp_path: Path) -> None:
+    folder = tmp_path / "adv"
+    shutil.copytree(whole[0], folder)
+    (folder / "manifest.jsonl").unlink()
+    with pytest.raises(HoldfastError, match=r"manifest\.jsonl has 0 lines for 12 images; remove .* to start over"):
+        attack(failing(-1)[0], digits(), "es", folder, batch=4, **QUICK)
 
 
 @pytest.mark.parametrize(

@@ -101,7 +101,8 @@ def evaluate(
             remarks += [f"collapsed, and no gradient reaches the pixels ({seen.obstacle}): no attack was tried"]
         campaigns = campaigns_of(target, budget, batch)
         records = Records(place)
-        with Progress("attacking", sum(len(campaign.images) for campaign in campaigns), quiet=quiet) as progress:
+        total, done = sum(len(one.images) for one in campaigns), sum(len(records.of(one.name)) for one in campaigns)
+        with Progress("attacking", total, done, quiet=quiet) as progress:
             for campaign in campaigns:
                 for _ in campaign.run(target, records, progress, transfer):
                     pass
@@ -186,6 +187,8 @@ def campaigns_of(target: Target, budget: Budget, batch: int) -> list[Campaign]:
     for name in budget.attacks:
         attack = budget.attack(name)
         images = _attacked(attack.side, target, budget)
+        if not len(images):
+            raise HoldfastError("no readable image has another image of its class to be found: nothing to attack")
         campaigns.append(Campaign(name, attack, budget.pgd(), images, budget.seed, batch))
         campaigns[-1].rehearse(target)
     return campaigns

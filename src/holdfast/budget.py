@@ -120,7 +120,7 @@ def radius(text: str | None, what: str = "eps") -> float | None:
     numerator, slash, denominator = text.partition("/")
     try:
         return float(Fraction(numerator) / Fraction(denominator if slash else 1))
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise HoldfastError(f"{what} is a number or a fraction such as 8/255, not {text!r}") from None
 
 
@@ -160,5 +160,8 @@ def _check(budget: Budget) -> None:
         )
     if budget.attacks and not budget.rules.attacks:
         raise HoldfastError(f"protocol {budget.protocol!r} attacks nothing; for attacks use protocol 'strict'")
+    given: dict[str, str] = {}
     for name in budget.attacks:
-        budget.attack(name)
+        for reading in budget.attack(name).readings:
+            if (other := given.setdefault(reading, name)) != name:
+                raise HoldfastError(f"attacks {other!r} and {name!r} both give {reading}: leave one out")

@@ -14,7 +14,7 @@ from holdfast.attacks import RankingAttack, System
 from holdfast.attacks.base import Outcome
 from holdfast.data import Pixels
 from holdfast.errors import HoldfastError
-from holdfast.perturb import PGD, LInf
+from holdfast.perturb import PGD
 from holdfast.progress import Progress
 from holdfast.records import DIGITS, Record, Records
 from holdfast.retrieval import Queries
@@ -122,7 +122,6 @@ class Campaign:
     ) -> Iterator[tuple[Tensor, Attacked]]:
         """Attack what has no record yet; yields the rows of each batch and what became of it, and then records it."""
         done = len(records.of(self.name))
-        progress.advance(by=done)
         subjects = [one.subject for one in (target, surrogate) if one is not None]
         for first in range(done, len(self.images), self.batch):
             rows = self.images[first : first + self.batch]
@@ -153,8 +152,7 @@ class Campaign:
         """One record per image of a batch."""
         ids = side_of(self.attack, target.system).ids[rows]
         aim = target.system.gallery if self.attack.side == "query" else target.system.queries
-        r = (attacked.images - attacked.clean).flatten(1)
-        moved = r.abs().amax(1) if isinstance(self.pgd.ball, LInf) else torch.linalg.vector_norm(r, dim=1)
+        moved = self.pgd.ball.norm(attacked.images - attacked.clean)
         return [
             {
                 "id": int(ids[i]),

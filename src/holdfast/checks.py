@@ -24,6 +24,9 @@ DEFEATED = 5.0
 OUTSIDE = 1e-6
 """How far rounding may carry a pixel out of its bounds."""
 
+DRIFT = 0.05
+"""How far a distance moved may differ in a second run where kernels add up in any order, as on a GPU."""
+
 Verdict = tuple[bool | None, str]
 
 
@@ -146,9 +149,14 @@ def repeats(trial: Trial) -> Verdict:
     once = trial.attack("es", pgd).after
     cut = math.ceil(5 * count / 8)
     again = [trial.attack("es", pgd, part).after for part in (slice(cut), slice(cut, None)) if len(trial.rows[part])]
-    differs = _differs(once, {name: torch.cat([after[name] for after in again]) for name in once})
+    twice = torch.cat([after["ES:D"] for after in again])
+    exact = twice.device.type == "cpu"
+    differs = (once["ES:D"] - twice).abs() > (0 if exact else DRIFT)
     if not differs.any():
-        return True, f"a second run, in other batches, gave identical numbers for all {count} queries"
+        return (
+            True,
+            f"a second run, in other batches, gave {'identical' if exact else 'the same'} numbers for all {count} queries",
+        )
     return False, (
         f"a second run, in other batches, gave other numbers for {int(differs.sum())} of {count} queries: the model "
         "draws random numbers, or an image's embedding depends on the images beside it"

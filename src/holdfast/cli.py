@@ -66,7 +66,7 @@ DataName = Annotated[str | None, typer.Option(help="Test set for --model; see 'h
 Root = Annotated[Path | None, typer.Option(help="Where the data set lies; for a run: where it lies now.")]
 QueryList = Annotated[Path | None, typer.Option(help="CSV path,label of the queries; goes with --gallery.")]
 GalleryList = Annotated[Path | None, typer.Option(help="CSV path,label of the gallery.")]
-Size = Annotated[int, typer.Option(help="Side of the images that --model takes, in pixels.")]
+Size = Annotated[int | None, typer.Option(help="Side of the images that --model takes, in pixels; by default 224.")]
 Resize = Annotated[int | None, typer.Option(help="Side before the centre crop, for --model; by default no crop.")]
 Channels = Annotated[int | None, typer.Option(help="1 (grey) or 3 (colour), for --model; by default that of the data.")]
 Best = Annotated[bool, typer.Option("--best", help="The weights of a run's best validation, not the last.")]
@@ -109,7 +109,7 @@ def evaluate(  # noqa: PLR0917
     root: Root = None,
     queries: QueryList = None,
     gallery: GalleryList = None,
-    size: Size = 224,
+    size: Size = None,
     resize: Resize = None,
     channels: Channels = None,
     best: Best = False,
@@ -118,8 +118,9 @@ def evaluate(  # noqa: PLR0917
 ) -> None:
     """Attack a retrieval model, score it, and check whether the score can be trusted."""
     from holdfast import display  # noqa: PLC0415
-    from holdfast.budget import radii, radius  # noqa: PLC0415
+    from holdfast.budget import radii, radius, resolve_budget  # noqa: PLC0415
     from holdfast.report import compare as compared  # noqa: PLC0415
+    from holdfast.report import published  # noqa: PLC0415
     from holdfast.results import another, subject  # noqa: PLC0415
 
     if eps is not None and eps_curve is not None:
@@ -138,7 +139,9 @@ def evaluate(  # noqa: PLR0917
         channels=channels,
         best=best,
     )
-    options = {
+    if compare and not published(target.pixels.table.name):
+        _fail(f"--compare: nothing was published for data set {target.pixels.table.name!r}")
+    settings = {
         "attacks": tuple(attack) if attack else None,
         "step": radius(step, "step"),
         "steps": steps,
@@ -147,6 +150,11 @@ def evaluate(  # noqa: PLR0917
         "restarts": restarts,
         "max_queries": max_queries,
         "seed": seed,
+    }
+    for value in values:
+        resolve_budget(target.pixels.size, protocol, eps=value, **settings)
+    options = {
+        **settings,
         "batch": batch,
         "device": device,
         "surrogate": None if transfer is None else another(transfer),
@@ -183,7 +191,7 @@ def attack(  # noqa: PLR0917
     root: Root = None,
     queries: QueryList = None,
     gallery: GalleryList = None,
-    size: Size = 224,
+    size: Size = None,
     resize: Resize = None,
     channels: Channels = None,
     best: Best = False,
@@ -313,7 +321,8 @@ def main(arguments: list[str] | None = None) -> None:
         text = str(error).lower()
         if not isinstance(error, MemoryError) and not any(known in text for known in OUT_OF_MEMORY):
             raise
-        _fail(f"out of memory ({str(error).partition(chr(10))[0]}); try a smaller batch.pairs, data.size or model.dim")
+        reason = str(error).partition("\n")[0]
+        _fail(f"out of memory ({reason}); try a smaller --batch (in training: batch.pairs, data.size or model.dim)")
 
 
 def _fail(message: str) -> None:

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.report.tables import radius
+
 if TYPE_CHECKING:
     from holdfast.report import Result
 
@@ -51,12 +53,8 @@ def result(found: "Result") -> None:
         ):
             if content[name]:
                 rows.append([name, _value(content[name]), _interval(content[name]), unit, ""])
-        radius = (
-            f"{settings['norm']} ε = {settings['eps'] * 255:.3g}/255"
-            if settings["norm"] == "linf"
-            else f"{settings['norm']} ε = {settings['eps']:.3g}"
-        )
-        title = f"attacked by protocol {content['protocol']}: {radius}, {settings['steps']} steps"
+        reach = radius(settings["eps"], settings["norm"])
+        title = f"attacked by protocol {found.protocol}: ε = {reach}, {settings['steps']} steps"
         table(title, ["", "value", "95 % interval", "what it is", "images"], rows)
     if content["checks"]:
         rows = [[MARKS[one["passed"]], one["name"], one["detail"]] for one in content["checks"]]
@@ -73,7 +71,7 @@ def curve(results: "Sequence[Result]") -> None:
     names = list(results[0].content["columns"])
     rows = [
         [
-            f"{one.content['settings']['eps'] * 255:.3g}/255",
+            radius(one.content["settings"]["eps"], one.content["settings"]["norm"]),
             *(_value(one.content["columns"][name]) for name in names),
             one.verdict,
         ]

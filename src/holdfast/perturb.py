@@ -32,6 +32,9 @@ class Ball(Protocol):
     @property
     def eps(self) -> float: ...
 
+    def norm(self, r: Tensor) -> Tensor:
+        """The size of perturbations, ``(n, ...) -> (n,)``."""
+
     def direction(self, gradient: Tensor) -> Tensor:
         """The steepest direction of unit size, ``(n, ...) -> (n, ...)``; zero where the gradient is zero."""
 
@@ -45,6 +48,9 @@ class LInf:
 
     eps: float
 
+    def norm(self, r: Tensor) -> Tensor:
+        return r.flatten(1).abs().amax(1)
+
     def direction(self, gradient: Tensor) -> Tensor:
         return gradient.sign()
 
@@ -57,6 +63,9 @@ class L2:
     """The change of an image has a Euclidean norm of at most ``eps``."""
 
     eps: float
+
+    def norm(self, r: Tensor) -> Tensor:
+        return _norm(r).flatten()
 
     def direction(self, gradient: Tensor) -> Tensor:
         norm = _norm(gradient)
@@ -115,7 +124,7 @@ def even(progress: float) -> float:
 
 
 def fading(progress: float) -> float:
-    """Steps that get smaller linearly, from twice their mean size down to nothing: the descent comes to rest."""
+    """Steps that get smaller linearly, from nearly twice their mean to nearly nothing: the descent comes to rest."""
     return 2 * (1 - progress)
 
 
@@ -125,7 +134,7 @@ class PGD:
 
     start: radius, in the ball's norm, of the noise the descent starts from; 0 starts from the images themselves.
     gradient: how the direction is found; by default back-propagation.
-    pace: from the share of the steps already taken, in [0, 1), to the size of the next in units of ``step``.
+    pace: from the place of a step among the steps, in (0, 1), to its size in units of ``step``.
     best: return each group's iterate of the lowest objective, not its last one.
     restarts: so many further descents from random points of the ball; the best iterate of all is returned.
 
@@ -216,7 +225,7 @@ class PGD:
         for i in range(self.steps):
             if not len(rows):
                 break
-            size = self.step * self.pace(i / self.steps)
+            size = self.step * self.pace((i + 0.5) / self.steps)
             at = Iterate(current[rows], value, move, objective.floor, i / self.steps)
             values, gradient = self.gradient(at, _of(draws, rows))
             if keep:

@@ -6,12 +6,16 @@ from typing import Any
 
 from holdfast.assemble import pixels_of, table_of
 from holdfast.audit import Embed, attack, evaluate
+from holdfast.config import resolve
 from holdfast.data import DATASETS, Pixels, held_out, query_gallery
 from holdfast.embedder import Embedder
 from holdfast.errors import HoldfastError
 from holdfast.models import load_model
 from holdfast.report import Result
 from holdfast.run import Run
+
+SIDE = 224
+"""Side of the images that a model takes, in pixels, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ def subject(
     root: Path | None = None,
     queries: Path | None = None,
     gallery: Path | None = None,
-    size: int = 224,
+    size: int | None = None,
     resize: int | None = None,
     channels: int | None = None,
     best: bool = False,
@@ -80,22 +84,30 @@ def subject(
     if (run is None) == (model is None):
         raise HoldfastError("give a run folder or --model, one of the two")
     if run is not None:
-        foreign = {"weights": weights, "data": data, "queries": queries, "gallery": gallery}
+        foreign = {
+            **{"weights": weights, "data": data, "queries": queries, "gallery": gallery},
+            **{"size": size, "resize": resize, "channels": channels},
+        }
         for option, value in foreign.items():
             if value is not None:
                 raise HoldfastError(f"--{option} goes with --model; the run {run} has its own")
         return of_run(run, root=root, best=best)
     assert model is not None
+    if best:
+        raise HoldfastError("--best goes with a run folder; with --model name the weights by --weights")
     if (queries is None) != (gallery is None):
         raise HoldfastError("--queries and --gallery go together: two CSVs with the columns path,label")
     if (data is None) == (queries is None):
         raise HoldfastError("a model needs a test set: --data NAME --root FOLDER, or --queries Q.csv --gallery G.csv")
+    if queries is not None and root is not None:
+        raise HoldfastError("--root goes with --data; the paths in --queries and --gallery are relative to these files")
     if queries is not None and gallery is not None:
         table = query_gallery(queries, gallery)
     else:
         table = held_out(str(data), root)
     colours = channels or (DATASETS[data].channels if data else 3)
-    return of_model(model, Pixels(table, size, resize, channels=colours), weights=weights)
+    side = size or (resolve({"data.name": data}).data.size if data else SIDE)
+    return of_model(model, Pixels(table, side, resize, channels=colours), weights=weights)
 
 
 def another(spec: str) -> Embed:

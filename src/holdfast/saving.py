@@ -1,5 +1,6 @@
 """Adversarial images as files: lossless, and still adversarial after the rounding to 8 bits."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,15 @@ MANIFEST = "manifest.jsonl"
 def rounded(images: Tensor, clean: Tensor, ball: Ball) -> Tensor:
     """Perturbed images (B, C, H, W) on the grid of 1/255, still in the ball around images that lie on it.
 
-    Each pixel goes to the nearest value; where that leaves the ball, all pixels of the image are cut off toward the
-    clean ones instead.
+    Each pixel goes to the nearest value that the ball allows; under L2, where all of them together would leave it,
+    each is cut off toward the clean one instead.
     """
     r = (images - clean) * 255
     near, short = r.round(), r.trunc()
-    flat = near.flatten(1) / 255
-    size = flat.abs().amax(1) if isinstance(ball, LInf) else torch.linalg.vector_norm(flat, dim=1)
-    inside = (size <= ball.eps + 1e-6).view(-1, 1, 1, 1)
+    if isinstance(ball, LInf):
+        most = math.floor(255 * ball.eps + 1e-4)
+        near = near.clamp(-most, most)
+    inside = (ball.norm(near / 255) <= ball.eps + 1e-6).view(-1, 1, 1, 1)
     return (clean * 255 + torch.where(inside, near, short)).round().clamp(0, 255) / 255
 
 
@@ -36,9 +38,8 @@ def save(campaign: Campaign, target: Target, folder: Path, identity: str, quiet:
     """Attack images and write each as ``ID.png``, with ``ID-clean.png`` beside it; the lines of ``manifest.jsonl``.
 
     A killed call goes on where it was; ``identity`` stands for the settings, and a folder with other ones is refused.
-    A line holds ``file``, ``clean``, ``source`` (the image it was made from),
-    ``label``, ``chosen`` (names), and the readings ``before``, ``after`` and ``saved``: after rounding, which is what
-    another program will find.
+    A line holds ``file``, ``clean``, ``source`` (the image it was made from), ``label``, ``chosen`` (names), and the
+    readings ``before``, ``after`` and ``saved``: after rounding, which is what another program will find.
     """
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / "identity"
@@ -47,8 +48,11 @@ def save(campaign: Campaign, target: Target, folder: Path, identity: str, quiet:
     with replacing(mark) as path:
         path.write_text(identity + "\n")
     records, manifest = Records(folder), folder / MANIFEST
-    rewrite(manifest, lines(manifest)[: len(records.of(campaign.name))])
-    with Progress("attacking", len(campaign.images), quiet=quiet) as progress:
+    done, entries = len(records.of(campaign.name)), lines(manifest)
+    if len(entries) < done:
+        raise HoldfastError(f"{manifest} has {len(entries)} lines for {done} images; remove {folder} to start over")
+    rewrite(manifest, entries[:done])
+    with Progress("attacking", len(campaign.images), done, quiet=quiet) as progress:
         for rows, attacked in campaign.run(target, records, progress):
             append(manifest, _save_batch(campaign, target, rows, attacked, folder))
     return lines(manifest)

@@ -35,7 +35,9 @@ class Subject:
         self.obstacle = ""
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(n, C, H, W) in [0, 1] -> (n, D) of unit length in float32, or float64 where the model gives that.
+        """(n, C, H, W) in [0, 1] -> (n, D) of unit length, on the device of the images.
+
+        float32, or float64 where the model gives that.
 
         The model is always given :data:`.blocks.WIDTH` images, so that a result does not depend on n. A zero vector
         stays zero. Raises HoldfastError where the model returns anything but floating-point vectors (n, D).
@@ -57,7 +59,7 @@ class Subject:
             )
         if z.requires_grad:
             z.register_hook(self._count)  # type: ignore[no-untyped-call]
-        return z.to(torch.promote_types(z.dtype, torch.float32))
+        return z.to(images.device, torch.promote_types(z.dtype, torch.float32))
 
     def _count(self, gradient: Tensor) -> None:
         self.backward += len(gradient)
@@ -119,7 +121,8 @@ class Subject:
         except Exception as error:
             raise HoldfastError(
                 f"the model fails on {images.dtype} images of shape {(WIDTH, *images.shape[1:])} ({_brief(error)}); "
-                "give it images of the size, channels and device that it takes"
+                "give it images of the size, channels and device that it takes, or wrap it in a function that converts "
+                "them"
             ) from error
 
     def _check_repeatable(self, images: Tensor, first: Tensor) -> None:

@@ -11,7 +11,7 @@ from holdfast.attacks import ATTACKS, Square
 from holdfast.budget import Budget
 from holdfast.campaign import Attacked, Campaign, Target, carry_out, take
 from holdfast.gauges import collapsed, gauges
-from holdfast.perturb import BALLS, PGD, LInf
+from holdfast.perturb import BALLS, PGD
 from holdfast.retrieval import Queries
 
 STEPS = 5
@@ -86,8 +86,7 @@ class Trial:
         attack, rows = ATTACKS[name], self.rows[part]
         draws = Campaign("checks", attack, pgd, rows, self.budget.seed).draws(self.target, rows)
         attacked = carry_out(attack, self.target, rows, pgd, draws=draws)
-        r = (attacked.images - attacked.clean).flatten(1)
-        moved = r.abs().amax() if isinstance(pgd.ball, LInf) else torch.linalg.vector_norm(r, dim=1).amax()
+        moved = pgd.ball.norm(attacked.images - attacked.clean).amax()
         low, high = attacked.images.aminmax()
         beyond = (moved.item() - pgd.ball.eps) / max(1, pgd.ball.eps)
         self.outside.append(max(beyond, -low.item(), high.item() - 1))

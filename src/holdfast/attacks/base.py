@@ -65,8 +65,7 @@ class Items:
 
         Next to an item the product leaves an error of about 1e-4: leave an image's own item out by index.
         """
-        with torch.autocast(z.device.type, enabled=False):
-            return steady(lambda rows: self._distances(z[rows], self.centred, self.squares), _rows(z))
+        return steady(lambda rows: self._distances(z[rows], self.centred, self.squares), _rows(z))
 
     def moved(self, ids: Tensor, there: Tensor, z: Tensor) -> Tensor:
         """Distances ``(B,)`` of embeddings ``(B, D)`` to the items with these ids, were those ``there`` (B, D).
@@ -81,8 +80,9 @@ class Items:
         )
 
     def _distances(self, z: Tensor, centred: Tensor, squares: Tensor) -> Tensor:
-        z = z.to(centred) - self.origin
-        return _root(torch.addmm(squares, z, centred.T, alpha=-2) + z.square().sum(1, keepdim=True))
+        with torch.autocast(z.device.type, enabled=False):
+            z = z.to(centred) - self.origin
+            return _root(torch.addmm(squares, z, centred.T, alpha=-2) + z.square().sum(1, keepdim=True))
 
     def own(self, ids: Tensor) -> Tensor:
         """``(B, N)`` bool: where each image's own entry stands."""

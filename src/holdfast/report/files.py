@@ -46,6 +46,13 @@ class Result:
         return str(self.content["data"]["name"])
 
     @property
+    def protocol(self) -> str:
+        """The name of the protocol, and what made the attacks weaker than its own: ``strict, square, transfer``."""
+        gradient = self.content["settings"].get("gradient", "white-box")
+        other = "transfer" if self.content["model"].get("surrogate") else ""
+        return ", ".join(filter(None, (self.content["protocol"], gradient.replace("white-box", ""), other)))
+
+    @property
     def verdict(self) -> str:
         """``ok``, or what speaks against the numbers: COLLAPSED, UNTRUSTED, unchecked."""
         trusted = self.content.get("trusted")

@@ -3,11 +3,12 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.errors import HoldfastError
-from holdfast.report.figures import FIGURES, SCORES, published
+from holdfast.report.figures import BENIGN, FIGURES, SCORES, published
 from holdfast.report.files import MEASURED, Result
 
 Header = list[str]
@@ -41,21 +42,25 @@ def table(results: Sequence[Result], published: Published = ()) -> tuple[Header,
 def compare(result: Result) -> tuple[Header, Rows]:
     """A result beside the published rows of its data set, by the same 15 numbers.
 
-    Rows of the same recipe come first, each followed by the differences, ours minus published.
+    Rows of the same recipe come first, each followed by the differences, ours minus published; those of the scores
+    under attack only where protocol, ε and steps are the published ones.
     """
     rows = published(result.dataset)
     notation = _notation(result.content["model"].get("recipe"))
     same = sorted((row for row in rows if row["defense"] == notation), key=lambda row: row["eta"] or 0)
-    header = ["name", "ε", "steps", *FIGURES, "verdict", "source"]
-    name, _, _, *setting = _setting(result)
+    header = ["name", "protocol", "ε", "steps", *FIGURES, "verdict", "source"]
+    name, protocol, _, *setting = _setting(result)
     numbers = {figure: result.number(figure) for figure in FIGURES}
-    shown = [[name, *setting, *(_text(*item) for item in numbers.items()), result.verdict, str(result.path)]]
+    shown = [[name, protocol, *setting, *(_text(*item) for item in numbers.items()), result.verdict, str(result.path)]]
     for row in (*same, *(row for row in rows if row["defense"] != notation)):
-        name, _, _, *setting = _published_setting(row)
-        shown.append([name, *setting, *(_text(figure, row[figure]) for figure in FIGURES), "", row["source"]])
+        name, protocol, _, *setting = _published_setting(row)
+        shown.append([name, protocol, *setting, *(_text(figure, row[figure]) for figure in FIGURES), "", row["source"]])
         if row["defense"] == notation:
-            differences = (_difference(figure, value, row[figure]) for figure, value in numbers.items())
-            shown.append(["ours - published", "", "", *differences, "", ""])
+            alike = FIGURES if _as_published(result, row) else BENIGN
+            differences = (
+                _difference(figure, value, row[figure]) if figure in alike else "" for figure, value in numbers.items()
+            )
+            shown.append(["ours - published", "", "", "", *differences, "", ""])
     return header, shown
 
 
@@ -96,8 +101,8 @@ def _setting(result: Result) -> list[str]:
     settings = result.content["settings"]
     steps = settings.get("steps")
     return [
-        *(result.name, result.content["protocol"], result.dataset),
-        _radius(settings.get("eps"), settings.get("norm")),
+        *(result.name, result.protocol, result.dataset),
+        radius(settings.get("eps"), settings.get("norm")),
         "" if steps is None else f"{steps}",
     ]
 
@@ -106,11 +111,22 @@ def _published_setting(row: Mapping[str, Any]) -> list[str]:
     trained = "" if row["eta"] is None else f", η={row['eta']}"
     return [
         *(f"{row['defense']}, {row['model']}{trained}", "published", row["dataset"]),
-        *(_radius(row["eps"], "linf"), f"{row['steps']}"),
+        *(radius(row["eps"], "linf"), f"{row['steps']}"),
     ]
 
 
-def _radius(eps: float | None, norm: str | None) -> str:
+def _as_published(result: Result, row: Mapping[str, Any]) -> bool:
+    settings = result.content["settings"]
+    return (
+        result.protocol == "cvpr22"
+        and settings.get("norm") in (None, "linf")
+        and settings.get("steps") == row["steps"]
+        and math.isclose(settings.get("eps") or 0, row["eps"], rel_tol=1e-3)
+    )
+
+
+def radius(eps: float | None, norm: str | None) -> str:
+    """A radius as tables show it: ``8/255``, ``0.5 (l2)``."""
     if eps is None:
         return ""
     return f"{eps * 255:.4g}/255" if norm in (None, "linf") else f"{eps:.4g} ({norm})"
