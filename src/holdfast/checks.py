@@ -153,10 +153,8 @@ def repeats(trial: Trial) -> Verdict:
     exact = twice.device.type == "cpu"
     differs = (once["ES:D"] - twice).abs() > (0 if exact else DRIFT)
     if not differs.any():
-        return (
-            True,
-            f"a second run, in other batches, gave {'identical' if exact else 'the same'} numbers for all {count} queries",
-        )
+        same = "identical" if exact else "the same"
+        return True, f"a second run, in other batches, gave {same} numbers for all {count} queries"
     return False, (
         f"a second run, in other batches, gave other numbers for {int(differs.sum())} of {count} queries: the model "
         "draws random numbers, or an image's embedding depends on the images beside it"
