@@ -168,7 +168,7 @@ def evaluate(  # noqa: PLR0917
     if len(results) > 1:
         display.curve(results)
     if compare:
-        display.table("beside the published rows", *compared(results[-1]))
+        display.comparison(*compared(results[-1]))
 
 
 @app.command()

@@ -80,6 +80,15 @@ def curve(results: "Sequence[Result]") -> None:
     table(f"{results[0].name}: scores by ε", ["ε", *names, "verdict"], rows)
 
 
+def comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a result beside published rows, with where they were published below."""
+    place = list(header).index("source")
+    shorter = [[*row[:place], *row[place + 1 :]] for row in (header, *rows)]
+    table("beside the published rows", shorter[0], shorter[1:])
+    for source in dict.fromkeys(row[place] for row in rows if "published" in row):
+        print(f"published in: {source}")
+
+
 def _value(one: dict[str, float]) -> str:
     return f"{one['value']:.3f}"
 
