@@ -196,11 +196,11 @@ def _check_enough(distances: Tensor, count: int) -> None:
 
 
 def ahead(distances: Tensor, targets: Tensor) -> Tensor:
-    """How many items are nearer than each target distance; ties count one half: ``(B, N), (B, M) -> (B, M)`` float."""
+    """How many items are nearer than each target distance, ties one half: ``(B, N), (B, M) -> (B, M)`` float64."""
     counts = [
         (distances < target).sum(1) + 0.5 * (distances == target).sum(1) for target in targets[:, :, None].unbind(1)
     ]
-    return torch.stack(counts, dim=1).float()
+    return torch.stack(counts, dim=1).double()
 
 
 def first_matches(z: Tensor, perturbed: Queries, system: System) -> Tensor:
