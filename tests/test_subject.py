@@ -396,3 +396,10 @@ def test_an_embedder_is_right_as_it_is() -> None:
     assert subject.faults == []
     assert subject.remarks == ["outputs are of unit length already"]
     assert subject.differentiable
+
+
+def test_vectors_of_another_length_are_refused() -> None:
+    lengths = iter([4, 4, 5])
+    subject = Subject(lambda images: torch.ones(len(images), next(lengths)))
+    with pytest.raises(HoldfastError, match="vectors of 4 dimensions and then of 5"):
+        subject(torch.rand(3 * WIDTH, 1, 2, 2))

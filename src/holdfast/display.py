@@ -47,12 +47,9 @@ def result(found: "Result") -> None:
             [name, _value(one), _interval(one), one["unit"], str(one["queries"])]
             for name, one in content["columns"].items()
         ]
-        for name, unit in (
-            ("robust R@1", "R@1 in %, the worst attack of each query"),
-            ("ERS", "0 to 100, higher is better"),
-        ):
-            if content[name]:
-                rows.append([name, _value(content[name]), _interval(content[name]), unit, ""])
+        for name in ("robust R@1", "ERS"):
+            if one := content[name]:
+                rows.append([name, _value(one), _interval(one), one.get("unit", ""), ""])
         reach = radius(settings["eps"], settings["norm"])
         title = f"attacked by protocol {found.protocol}: ε = {reach}, {settings['steps']} steps"
         table(title, ["", "value", "95 % interval", "what it is", "images"], rows)

@@ -63,12 +63,12 @@ def summarise(found: Mapping[str, Sequence[Record]], batch: int | None, seed: in
         name: {"value": float(weights(len(values), batch) @ values), **interval(spread[name])}
         for name, values in columns.items()
     }
-    robust = summary.pop(ROBUST, None)
+    robust = {**summary.pop(ROBUST), "unit": "R@1 in %, the worst attack of each query"} if ROBUST in summary else None
     score = None
     if all(name in summary for name in known):
         samples = [ers({name: spread[name][i] for name in known}) for i in range(RESAMPLES)]
         value = ers({name: summary[name]["value"] for name in known})
-        score = {"value": value, **interval(np.array(samples))}
+        score = {"value": value, **interval(np.array(samples)), "unit": "0 to 100, higher is better"}
     described = {
         name: {**one, "unit": known.get(name, ""), "queries": len(columns[name])} for name, one in summary.items()
     }

@@ -33,6 +33,7 @@ class Subject:
         self.remarks: list[str] = []
         self.faults: list[str] = []
         self.obstacle = ""
+        self.dim: int | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
         """(n, C, H, W) in [0, 1] -> (n, D) of unit length, on the device of the images.
@@ -57,6 +58,11 @@ class Subject:
                 f"a model returns floating-point vectors (n, D), here ({len(images)}, D) for as many images, but this "
                 f"one returned {found}; wrap it in a function that returns the embeddings alone"
             )
+        if self.dim not in (None, z.shape[1]):
+            raise HoldfastError(
+                f"the model returned vectors of {self.dim} dimensions and then of {z.shape[1]}; all need the same"
+            )
+        self.dim = z.shape[1]
         if z.requires_grad:
             z.register_hook(self._count)  # type: ignore[no-untyped-call]
         return z.to(images.device, torch.promote_types(z.dtype, torch.float32))
