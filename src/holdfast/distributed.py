@@ -14,7 +14,7 @@ from holdfast.errors import HoldfastError
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the group torchrun describes in the environment, if any, and leave it together with the others at the end."""
+    """Join the group torchrun describes in the environment, if any, and leave it at the end, all ranks together."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
