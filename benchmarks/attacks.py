@@ -1,8 +1,8 @@
 """How long each attack takes beside the bare network: ``python -m benchmarks.attacks --gallery 10000 --device cuda``.
 
 Images are noise and the C2F2 network is untrained: only time is measured. The bare network passes as many images
-forward and backward as the attack did, side by side in one run. It also says whether batches of 16 and 128 give the same
-records on the device, which is promised on a CPU only.
+forward and backward as the attack did, side by side in one run. It also says whether batches of 16 and 128 give the
+same records on the device, which is promised on a CPU only.
 """
 
 import argparse

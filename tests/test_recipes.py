@@ -2,12 +2,13 @@
 
 import csv
 import re
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import DATA
 from torch import nn
 
+from holdfast import report
 from holdfast.defense import AdversarialTriplets, Plain, ReachHardness, ShiftedBatch
 from holdfast.destinations import Boosted, Constant, Gradual, Sampled
 from holdfast.errors import HoldfastError
@@ -15,7 +16,7 @@ from holdfast.perturb import PGD, LInf
 from holdfast.recipes import DESTINATIONS, METHODS, RECIPES, REFERENCES, SOURCES, Recipe, Strength, parse
 from holdfast.samplers import Batch
 
-PUBLISHED = DATA.parent / "reference" / "published_results.csv"
+PUBLISHED = Path(report.__file__).with_name("published.csv")
 PLAIN_PGD = PGD(LInf(8 / 255), 1 / 255, 8)
 EVERY = [
     *(Recipe(method, source) for method in METHODS if method != "hm" for source in SOURCES),
@@ -153,7 +154,6 @@ def test_the_ceiling_can_be_another_than_the_margin() -> None:
     assert destination.left.ceiling == 2.2
 
 
-@pytest.mark.skipif(not PUBLISHED.is_file(), reason=f"no published results at {PUBLISHED}")
 def test_every_published_defense_has_a_name() -> None:
     with PUBLISHED.open(newline="") as file:
         written = {row["defense"] for row in csv.DictReader(file)}
