@@ -1,7 +1,7 @@
 """A whole evaluation of any model: attacked, scored, checked, and written down."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from holdfast import distributed
 from holdfast.attacks import System
-from holdfast.budget import SMALL, Budget, resolve_budget
+from holdfast.budget import Budget, family_of, resolve_budget
 from holdfast.campaign import Campaign, Target
 from holdfast.checks import CHECKS, Check, check
 from holdfast.data import Pixels, Table
@@ -21,6 +21,7 @@ from holdfast.errors import HoldfastError
 from holdfast.evaluation import Embedded, benign, clustering, embed_test, is_collapsed
 from holdfast.gauges import collapsed, gauges
 from holdfast.identity import of_data, of_model
+from holdfast.perturb import Embed
 from holdfast.progress import Progress
 from holdfast.records import Records
 from holdfast.report import Result
@@ -36,7 +37,6 @@ CHECKED = 64
 GAUGES = ("mean_cosine", "effective_rank")
 COUNTS = ("queries", "queries_without_match")
 
-Embed = Callable[[Tensor], Tensor]
 Data = Pixels | tuple[Any, Any]
 
 
@@ -278,4 +278,4 @@ def _benign(embedded: Embedded, seed: int, pixels: Pixels) -> dict[str, Any]:
 
 def _batch(budget: Budget, pixels: Pixels) -> int | None:
     batches = budget.rules.batch
-    return None if batches is None else batches["28" if pixels.size <= SMALL else "224"]
+    return None if batches is None else batches[family_of(pixels.size)]

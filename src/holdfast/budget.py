@@ -11,12 +11,17 @@ from typing import Any
 
 from holdfast.attacks import CA, NES, QA, SPQA, Order, RankingAttack, Square
 from holdfast.errors import HoldfastError, pick, unknown
-from holdfast.perturb import BALLS, PGD, BackPropagation, Gradient, even
+from holdfast.perturb import BALLS, PGD, BackPropagation, Gradient, crossing, even
 from holdfast.protocols import BUDGETS, COLUMNS, PROTOCOLS, Protocol
 
 GRADIENTS: dict[str, Gradient] = {"white-box": BackPropagation(), "nes": NES(), "square": Square()}
 SMALL = 32
 """Images of up to so many pixels a side have the settings of the 28-pixel sets."""
+
+
+def family_of(size: int) -> str:
+    """The family of data sets, ``"28"`` or ``"224"``, whose settings images of ``size`` pixels have."""
+    return "28" if size <= SMALL else "224"
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def resolve_budget(size: int, protocol: str = "strict", **given: Any) -> Budget:
         if key not in allowed:
             raise unknown("setting of an evaluation", key, allowed)
     given = {key: _number(key, value) for key, value in given.items() if value is not None}
-    eps, step, steps = BUDGETS["28" if size <= SMALL else "224"]
+    eps, step, steps = BUDGETS[family_of(size)]
     norm, gradient = given.get("norm", "linf"), given.get("gradient", "white-box")
     pick("norm", norm, BALLS)
     pick("gradient", gradient, GRADIENTS)
@@ -84,7 +89,7 @@ def resolve_budget(size: int, protocol: str = "strict", **given: Any) -> Budget:
         raise HoldfastError(f"the paper has no radius for norm {norm!r}: give eps, in units of the Euclidean norm")
     eps, steps = given.setdefault("eps", eps), given.setdefault("steps", steps)
     if norm != "linf":
-        step = 2.5 * eps / max(1, steps)
+        step = crossing(eps, steps)
     given.setdefault("step", 2 * eps if gradient == "square" else step)
     columns = tuple(dict.fromkeys(column.attack for column in COLUMNS if column.attack in rules.attacks))
     names = given.pop("attacks", columns)

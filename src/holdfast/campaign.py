@@ -2,7 +2,7 @@
 
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -49,6 +49,16 @@ class Attacked:
 def side_of(attack: RankingAttack, system: System) -> Queries:
     """The images that an attack perturbs."""
     return system.queries if attack.side == "query" else system.gallery
+
+
+def aim_of(attack: RankingAttack, system: System) -> Queries:
+    """The images that an attack's choice is among."""
+    return system.gallery if attack.side == "query" else system.queries
+
+
+def reading(values: Mapping[str, Tensor], i: int) -> dict[str, float]:
+    """The readings of one image of a batch, as records have them."""
+    return {name: round(float(column[i]), DIGITS) for name, column in values.items()}
 
 
 def carry_out(
@@ -151,14 +161,14 @@ class Campaign:
     def records(self, target: Target, rows: Tensor, attacked: Attacked) -> list[Record]:
         """One record per image of a batch."""
         ids = side_of(self.attack, target.system).ids[rows]
-        aim = target.system.gallery if self.attack.side == "query" else target.system.queries
+        aim = aim_of(self.attack, target.system)
         moved = self.pgd.ball.norm(attacked.images - attacked.clean)
         return [
             {
                 "id": int(ids[i]),
                 "chosen": aim.ids[attacked.chosen[i]].tolist(),
-                "before": {name: round(float(values[i]), DIGITS) for name, values in attacked.before.items()},
-                "after": {name: round(float(values[i]), DIGITS) for name, values in attacked.after.items()},
+                "before": reading(attacked.before, i),
+                "after": reading(attacked.after, i),
                 "moved": round(float(moved[i]), DIGITS),
             }
             for i in range(len(rows))

@@ -66,7 +66,7 @@ DataName = Annotated[str | None, typer.Option(help="Test set for --model; see 'h
 Root = Annotated[Path | None, typer.Option(help="Where the data set lies; for a run: where it lies now.")]
 QueryList = Annotated[Path | None, typer.Option(help="CSV path,label of the queries; goes with --gallery.")]
 GalleryList = Annotated[Path | None, typer.Option(help="CSV path,label of the gallery.")]
-Size = Annotated[int | None, typer.Option(help="Side of the images that --model takes, in pixels; by default 224.")]
+Size = Annotated[int | None, typer.Option(help="Side of the images --model takes; by default that of the data set.")]
 Resize = Annotated[int | None, typer.Option(help="Side before the centre crop, for --model; by default no crop.")]
 Channels = Annotated[int | None, typer.Option(help="1 (grey) or 3 (colour), for --model; by default that of the data.")]
 Best = Annotated[bool, typer.Option("--best", help="The weights of a run's best validation, not the last.")]

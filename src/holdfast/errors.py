@@ -11,6 +11,11 @@ class HoldfastError(ValueError):
     """Something the user gave cannot be used; the message says what, what is allowed, and what comes nearest."""
 
 
+def brief(error: BaseException) -> str:
+    """An error of somebody else's code in one line."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> HoldfastError:
     """The error for a ``name`` that is none of the ``allowed`` ones of its ``kind``."""
     names = list(allowed)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from holdfast.backbones import find_backbone
 from holdfast.embedder import Embedder
-from holdfast.errors import HoldfastError, unknown
+from holdfast.errors import HoldfastError, brief, unknown
 from holdfast.extras import require
 from holdfast.weights import PREFIXES, load_weights
 
@@ -71,7 +71,7 @@ def _module(where: str) -> ModuleType:
         absent = error.name if isinstance(error, ModuleNotFoundError) else None
         if absent and not by_path and f"{where}.".startswith(f"{absent}."):
             raise HoldfastError(f"no module {where!r} here or installed{_nearest(path)}; allowed: {FORMS}") from error
-        raise HoldfastError(f"{where} cannot be imported: it raises {_brief(error)}") from error
+        raise HoldfastError(f"{where} cannot be imported: it raises {brief(error)}") from error
 
 
 def _run(path: Path) -> ModuleType:
@@ -109,7 +109,7 @@ def _built(spec: str, found: Any) -> Callable[[Tensor], Tensor]:
                 found = found()
             except (Exception, SystemExit) as error:
                 raise HoldfastError(
-                    f"{spec}() raises {_brief(error)}; what can be called without arguments builds "
+                    f"{spec}() raises {brief(error)}; what can be called without arguments builds "
                     "the model, and a model itself takes the images"
                 ) from error
     if not callable(found):
@@ -177,12 +177,8 @@ def _timm(spec: str, weights: Path | None) -> nn.Module:
         network = timm.create_model(name, num_classes=0, pretrained=weights is None)
     except Exception as error:
         advice = "without network, give a file with --weights" if weights is None else "name another network"
-        raise HoldfastError(f"timm cannot build {name} ({_brief(error)}); {advice}") from error
+        raise HoldfastError(f"timm cannot build {name} ({brief(error)}); {advice}") from error
     if weights is not None:
         heads = facts.classifier if facts else None
         _load(network, weights, (heads,) if isinstance(heads, str) else tuple(heads or ()))
     return Normalised(network, kind.mean, kind.std).eval()
-
-
-def _brief(error: BaseException) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

@@ -128,6 +128,11 @@ def fading(progress: float) -> float:
     return 2 * (1 - progress)
 
 
+def crossing(eps: float, steps: int) -> float:
+    """The step with which so many lead two and a half times across a radius."""
+    return 2.5 * eps / max(1, steps)
+
+
 @dataclass(frozen=True)
 class PGD:
     """``steps`` steps of size ``step`` inside the ``ball`` and inside the pixel range [0, 1] (Madry et al. 2018).

@@ -13,7 +13,7 @@ from holdfast.perturb import even, fading
 
 @dataclass(frozen=True)
 class Column:
-    """One of the ten scores: the mean ``reading`` of an ``attack``, and what it adds to the ERS, in [0, 100]."""
+    """One of the ten scores: the mean of the reading of its name, and what it adds to the ERS, in [0, 100]."""
 
     name: str
     attack: str

@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.assemble import pixels_of, table_of
-from holdfast.audit import Embed, attack, evaluate
+from holdfast.audit import attack, evaluate
 from holdfast.config import resolve
 from holdfast.data import DATASETS, Pixels, held_out, query_gallery
 from holdfast.embedder import Embedder
 from holdfast.errors import HoldfastError
 from holdfast.models import load_model
+from holdfast.perturb import Embed
 from holdfast.report import Result
 from holdfast.run import Run
 

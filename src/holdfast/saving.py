@@ -1,7 +1,6 @@
 """Adversarial images as files: lossless, and still adversarial after the rounding to 8 bits."""
 
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from holdfast.campaign import Attacked, Campaign, Target, side_of
+from holdfast.campaign import Attacked, Campaign, Target, aim_of, reading, side_of
 from holdfast.errors import HoldfastError
 from holdfast.perturb import Ball, LInf
 from holdfast.progress import Progress
-from holdfast.records import DIGITS, Records, append, lines, rewrite
+from holdfast.records import Records, append, lines, rewrite
 from holdfast.weights import replacing
 
 MANIFEST = "manifest.jsonl"
@@ -61,9 +60,8 @@ def save(campaign: Campaign, target: Target, folder: Path, identity: str, quiet:
 def _save_batch(
     campaign: Campaign, target: Target, rows: Tensor, attacked: Attacked, folder: Path
 ) -> list[dict[str, Any]]:
-    table, system = target.pixels.table, target.system
-    ids = side_of(campaign.attack, system).ids[rows]
-    aim = system.gallery if campaign.attack.side == "query" else system.queries
+    table, attack, system = target.pixels.table, campaign.attack, target.system
+    ids, aim = side_of(attack, system).ids[rows], aim_of(attack, system)
     images = rounded(attacked.images, attacked.clean, campaign.pgd.ball)
     with torch.no_grad():
         saved = attacked.outcome(target.subject(images))
@@ -78,16 +76,12 @@ def _save_batch(
                 "source": table.name_of(identity),
                 "label": table.classes[table.labels[identity]],
                 "chosen": [table.name_of(one) for one in aim.ids[attacked.chosen[i]].tolist()],
-                "before": _at(i, attacked.before),
-                "after": _at(i, attacked.after),
-                "saved": _at(i, saved),
+                "before": reading(attacked.before, i),
+                "after": reading(attacked.after, i),
+                "saved": reading(saved, i),
             }
         )
     return entries
-
-
-def _at(i: int, readings: Mapping[str, Tensor]) -> dict[str, float]:
-    return {name: round(float(values[i]), DIGITS) for name, values in readings.items()}
 
 
 def _png(path: Path, image: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from holdfast.blocks import WIDTH, checked, steady
-from holdfast.errors import HoldfastError
+from holdfast.errors import HoldfastError, brief
 from holdfast.frozen import frozen
 
 TOLERANCE = 1e-4
@@ -126,7 +126,7 @@ class Subject:
             raise
         except Exception as error:
             raise HoldfastError(
-                f"the model fails on {images.dtype} images of shape {(WIDTH, *images.shape[1:])} ({_brief(error)}); "
+                f"the model fails on {images.dtype} images of shape {(WIDTH, *images.shape[1:])} ({brief(error)}); "
                 "give it images of the size, channels and device that it takes, or wrap it in a function that converts "
                 "them"
             ) from error
@@ -154,7 +154,7 @@ class Subject:
                     return "the output of the model carries no gradient"
                 reached = torch.autograd.grad(z.sum(), pixels, allow_unused=True)[0] is not None
         except RuntimeError as error:
-            return f"with pixels that require a gradient the model fails ({_brief(error)})"
+            return f"with pixels that require a gradient the model fails ({brief(error)})"
         return "" if reached else "the output carries a gradient, but not of the pixels"
 
     def _scale(self, images: Tensor) -> tuple[float, float, float] | None:
@@ -235,7 +235,3 @@ def _of_unit_length(z: Tensor) -> bool:
 
 def _apart(one: Tensor, other: Tensor) -> float:
     return (F.normalize(one, dim=1) - F.normalize(other, dim=1)).abs().max().item()
-
-
-def _brief(error: Exception) -> str:
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"

@@ -11,7 +11,7 @@ from holdfast.attacks import ATTACKS, Square
 from holdfast.budget import Budget
 from holdfast.campaign import Attacked, Campaign, Target, carry_out, take
 from holdfast.gauges import collapsed, gauges
-from holdfast.perturb import BALLS, PGD
+from holdfast.perturb import BALLS, PGD, crossing
 from holdfast.retrieval import Queries
 
 STEPS = 5
@@ -75,7 +75,7 @@ class Trial:
         """The probe's: the best iterate, in steps that lead two and a half times across the radius."""
         if not self.differentiable:
             return self.square(eps, steps, restarts)
-        return PGD(BALLS[self.budget.norm](eps), 2.5 * eps / steps, steps, best=True, restarts=restarts)
+        return PGD(BALLS[self.budget.norm](eps), crossing(eps, steps), steps, best=True, restarts=restarts)
 
     def square(self, eps: float, steps: int, restarts: int = 0) -> PGD:
         """Square, which needs more steps than a descent with gradients."""

@@ -154,6 +154,11 @@ def nothing(items: Items, ids: Tensor) -> Tensor:
     return torch.zeros(len(ids), len(items), dtype=torch.bool, device=ids.device)
 
 
+def shown(items: Items, perturbed: Queries, excluded: Excluded) -> Tensor:
+    """Clean distances ``(B, N)`` of images to the items, infinite for what takes no part."""
+    return items.distances(perturbed.embeddings).masked_fill(excluded(items, perturbed.ids), torch.inf)
+
+
 Pool = Callable[[Tensor], Tensor]
 """From distances ``(B, N)``, infinite for what is left out, to the rows of the nearest items, ``(B, k)``."""
 

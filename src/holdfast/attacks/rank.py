@@ -10,7 +10,6 @@ from torch import Tensor
 from holdfast.attacks.base import (
     Draws,
     Excluded,
-    Items,
     Plan,
     Pool,
     System,
@@ -20,6 +19,7 @@ from holdfast.attacks.base import (
     nearest_percent,
     own_entries,
     pick,
+    shown,
 )
 from holdfast.distance import pairs
 from holdfast.errors import HoldfastError
@@ -94,8 +94,8 @@ class CA:
         return (_numbered(f"CA{self.sign}", self.width),)
 
     def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        shown = _shown(system.asking, perturbed, self.excluded)
-        return anywhere(shown, self.width, draws) if self.sign == "+" else pick(self.pool(shown), self.width, draws)
+        distances = shown(system.asking, perturbed, self.excluded)
+        return _targets(self, distances, self.width, draws)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         asking = system.queries
@@ -106,9 +106,9 @@ class CA:
         hidden = own | theirs
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
-            shown = distances.masked_fill(hidden, torch.inf)
+            visible = distances.masked_fill(hidden, torch.inf)
             reached = [system.items.moved(perturbed.ids, z, column) for column in queries.unbind(1)]
-            counts = [ahead(shown[:, w], there[:, None]) for w, there in enumerate(reached)]
+            counts = [ahead(visible[:, w], there[:, None]) for w, there in enumerate(reached)]
             return {self.readings[0]: _percent(torch.cat(counts, dim=1), len(system.items))}
 
         return Plan(CandidateHinge(self.sign, queries, distances, hidden), outcome)
@@ -134,8 +134,8 @@ class QA:
         return (_numbered(f"QA{self.sign}", self.targets),)
 
     def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        shown = _shown(system.items, perturbed, self.excluded)
-        return anywhere(shown, self.targets, draws) if self.sign == "+" else pick(self.pool(shown), self.targets, draws)
+        distances = shown(system.items, perturbed, self.excluded)
+        return _targets(self, distances, self.targets, draws)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         hidden = self.excluded(system.items, perturbed.ids)
@@ -168,7 +168,7 @@ class SPQA:
     def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
         """The targets, then the items to keep: the nearest that are no target."""
         chosen = QA(self.sign, self.targets).choose(perturbed, system, draws)
-        distances = _shown(system.items, perturbed, own_entries)
+        distances = shown(system.items, perturbed, own_entries)
         kept = nearest(distances.scatter(1, chosen, torch.inf), KEPT)
         return torch.cat([chosen, kept], dim=1)
 
@@ -208,7 +208,7 @@ class Order:
             raise HoldfastError(f"an order takes at least 2 items, not {self.count}")
 
     def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        distances = _shown(system.items, perturbed, own_entries)
+        distances = shown(system.items, perturbed, own_entries)
         return pick(nearest(distances, self.count), self.count, draws)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
@@ -260,6 +260,11 @@ def places(z: Tensor, system: System, chosen: Tensor, hidden: Tensor) -> Tensor:
     return ahead(distances, distances.gather(1, chosen)) - 0.5
 
 
+def _targets(attack: CA | QA, distances: Tensor, count: int, draws: Draws) -> Tensor:
+    """Random items for +, some of the attack's pool for -, ``(B, count)``."""
+    return anywhere(distances, count, draws) if attack.sign == "+" else pick(attack.pool(distances), count, draws)
+
+
 def _numbered(name: str, count: int) -> str:
     return name if count == 1 else f"{name}:{count}"
 
@@ -270,8 +275,3 @@ def _percent(ranks: Tensor, count: int) -> Tensor:
 
 def _signed(sign: Sign, gap: Tensor) -> Tensor:
     return gap if sign == "+" else -gap
-
-
-def _shown(items: Items, perturbed: Queries, excluded: Excluded) -> Tensor:
-    """Clean distances (B, N), infinite for what takes no part."""
-    return items.distances(perturbed.embeddings).masked_fill(excluded(items, perturbed.ids), torch.inf)

@@ -8,7 +8,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cosine_similarity
 
-from holdfast.attacks.base import Draws, Excluded, Plan, System, anywhere, first_matches, own_entries
+from holdfast.attacks.base import Draws, Excluded, Plan, System, anywhere, first_matches, own_entries, shown
 from holdfast.distance import pairs
 from holdfast.retrieval import Queries
 
@@ -28,7 +28,7 @@ class Away:
 class AwaySeen(Away):
     """:class:`Away` that remembers the embeddings ``(B, D)`` it was last asked about."""
 
-    seen: Tensor = field(default_factory=lambda: torch.empty(0))
+    seen: Tensor = field(kw_only=True)
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
         self.seen[rows] = z[:, 0].detach()
@@ -100,8 +100,7 @@ class TMA:
     readings: ClassVar[tuple[str, ...]] = ("TMA",)
 
     def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        hidden = self.excluded(system.items, perturbed.ids)
-        return anywhere(torch.zeros(hidden.shape, device=hidden.device).masked_fill(hidden, inf), 1, draws)
+        return anywhere(shown(system.items, perturbed, self.excluded), 1, draws)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         target = system.gallery.embeddings[chosen[:, 0]]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from holdfast.attacks.base import Draws, Items, Plan, System, first_matches, nearest
+from holdfast.attacks.base import Draws, Items, Plan, System, first_matches, nearest, own_entries, shown
 from holdfast.attacks.rank import Hinge, places
 from holdfast.distance import pairs
 from holdfast.retrieval import Queries
@@ -109,8 +109,7 @@ class GTM:
     readings: ClassVar[tuple[str, ...]] = ("GTM",)
 
     def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        own = system.items.own(perturbed.ids)
-        distances = system.items.distances(perturbed.embeddings).masked_fill(own, inf)
+        distances = shown(system.items, perturbed, own_entries)
         return self.lure(distances, perturbed, system)[:, None]
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
@@ -130,8 +129,7 @@ class GTT:
     readings: ClassVar[tuple[str, ...]] = ("GTT",)
 
     def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        own = system.items.own(perturbed.ids)
-        return nearest(system.items.distances(perturbed.embeddings).masked_fill(own, inf), 1)
+        return nearest(shown(system.items, perturbed, own_entries), 1)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         hidden = system.items.own(perturbed.ids)
