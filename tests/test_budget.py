@@ -99,6 +99,7 @@ def test_every_field_is_in_the_hash() -> None:
         "steps": 31,
         "norm": "l2",
         "gradient": "nes",
+        "precision": "bfloat16",
         "restarts": 1,
         "max_queries": 10,
         "seed": 1,

@@ -1,12 +1,15 @@
 """One training step of every defense: what the embedder sees, what it keeps, and what comes out."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import oracles
 import pytest
 import torch
 from torch import Generator, Tensor, nn
+from torch.fx import Proxy
 from torch.nn.functional import normalize
 
 from holdfast.defense import (
@@ -15,11 +18,13 @@ from holdfast.defense import (
     Defense,
     Goal,
     Learning,
+    Perturbing,
     Plain,
     ReachHardness,
     Shift,
     ShiftedBatch,
     Step,
+    independent,
 )
 from holdfast.destinations import Constant, Gradual, Sampled
 from holdfast.errors import HoldfastError
@@ -48,6 +53,9 @@ class Record:
     passes: list[Pass] = field(default_factory=list)
     fail_at: int | None = None
 
+    def __deepcopy__(self, memo: object) -> "Record":
+        return self
+
 
 class Net(nn.Module):
     """Convolutions with BatchNorm to the unit sphere; it records what passes through it."""
@@ -62,6 +70,8 @@ class Net(nn.Module):
         self.record = Record()
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Proxy):
+            return normalize(self.head(self.body(x).flatten(1)), dim=1)
         learning = any(p.requires_grad for p in self.parameters())
         self.record.passes.append(Pass(x.detach().clone(), self.training, learning))
         if len(self.record.passes) == self.record.fail_at:
@@ -101,6 +111,55 @@ def run(defense: Defense, net: nn.Module, images: Tensor, seed: int = 0) -> Step
     return step
 
 
+def kept(defense: Perturbing) -> list[Tensor]:
+    """What the defense's descent gives from now on."""
+    pgd, found = defense.pgd, []
+
+    def keep(*args: Any, **options: Any) -> Tensor:
+        found.append(pgd(*args, **options))
+        return found[-1]
+
+    defense.pgd = keep  # type: ignore[assignment]
+    return found
+
+
+@pytest.mark.parametrize("name", ["act-r", "rest-r", "hm-r-m", "hm-s-lga-ics", "hm-s-0", "minmax-r-ics"])
+def test_each_image_goes_through_once_where_it_is_embedded_by_itself(
+    name: str, alike: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Same loss, same gradients, fewer passes than one for each place in a triplet."""
+    steps, gradients = [], []
+    for alone in (True, False):
+        net = Net().double().eval()
+        monkeypatch.setattr("holdfast.defense.independent", lambda module, alone=alone: alone)
+        steps.append(run(parse(name).build(PGD(LInf(0.05), 0.02, STEPS)), net, alike))
+        backward(steps[-1])
+        gradients.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
+    torch.testing.assert_close(steps[0].loss, steps[1].loss, rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=0, atol=1e-12)
+    assert gradients[0].abs().max() > 1e-6
+    saved = steps[1].logs["passes"] - steps[0].logs["passes"]
+    assert saved > 0 if name in ("hm-r-m", "hm-s-lga-ics") else saved >= 0
+
+
+@pytest.mark.parametrize(
+    ("change", "alone"),
+    [
+        (lambda net: net.eval(), True),
+        (lambda net: net, False),
+        (lambda net: net.body.eval(), True),
+        (lambda net: (net.eval(), setattr(net.body[1], "running_mean", None)), False),
+        (lambda net: (net.eval(), net.body.append(nn.Dropout(0.5))), False),
+        (lambda net: (net.eval(), net.body.append(nn.Dropout(0.0))), True),
+    ],
+    ids=["evaluation", "training", "frozen", "no statistics", "dropout", "no dropout"],
+)
+def test_independence(change: Callable[[Net], object], alone: bool) -> None:
+    net = Net()
+    change(net)
+    assert independent(net) == alone
+
+
 def backward(step: Step) -> None:
     step.loss.backward()  # type: ignore[no-untyped-call]
 
@@ -118,7 +177,7 @@ def test_one_step_of_every_recipe(name: str, images: Tensor) -> None:
     recipe, net, before = parse(name), Net(), images.clone()
     twin = copy.deepcopy(net)
     step = run(recipe.build(STRONG), net, images)
-    passes = net.record.passes
+    passes = list(net.record.passes)
 
     assert step.loss.isfinite()
     backward(step)
@@ -206,7 +265,7 @@ def test_act_pulls_positive_and_negative_together(images: Tensor) -> None:
 def test_est_draws_its_triplets_on_the_shifted_images(images: Tensor) -> None:
     net, source = Net(), Recording("H")
     twin = copy.deepcopy(net)
-    step = run(parse("est-r").build(STRONG), copy.deepcopy(net), images)
+    step = run(parse("est-r").build(STRONG), Net(), images)
     assert step.logs["passes"] == 12 * (STEPS + 2)
     defense = parse("est-r").build(STRONG)
     defense.source = source
@@ -291,12 +350,11 @@ def test_the_structure_term_equals_its_twin(name: str, alike: Tensor) -> None:
     images, net, source = alike, Net().double().eval(), Recording("S")
     defense = parse(name).build(PGD(LInf(0.2), 0.1, STEPS))
     defense.source = source
+    perturbed = kept(defense)
     step = run(defense, net, images)
     (triplets,) = source.triplets
-    # The adversarial images make the first of the passes that keep parameter gradients.
-    learning = [each.images for each in net.record.passes if each.learning]
     with torch.no_grad():
-        benign, adversarial = triplets.take(net(images)), net(learning[0])
+        benign, adversarial = triplets.take(net(images)), net(perturbed[0].flatten(0, 1))
     shifted = adversarial[triplets.anchor] if name == "est-r-ics" else adversarial.view(6, 3, -1)[:, ANCHOR]
     term = oracles.intra_class_structure(benign[:, 0].tolist(), shifted.tolist(), benign[:, 1].tolist())
     assert term > 0
@@ -331,10 +389,12 @@ def test_a_step_of_hm_with_structure_equals_the_twin(alike: Tensor) -> None:
 
 def test_perturbed_triplets_are_no_easier_than_their_source(images: Tensor) -> None:
     net, source = Net().eval(), Recording("S")
-    run(AdversarialTriplets(source, Learning(), STRONG, ReachHardness(Sampled(SAMPLERS["M"]))), net, images)
-    trained = next(each.images for each in net.record.passes if each.learning)
+    defense = AdversarialTriplets(source, Learning(), STRONG, ReachHardness(Sampled(SAMPLERS["M"])))
+    perturbed = kept(defense)
+    run(defense, net, images)
     with torch.no_grad():
-        before, after = hardness(source.triplets[0].take(net(images))), hardness(net(trained).view(6, 3, -1))
+        before = hardness(source.triplets[0].take(net(images)))
+        after = hardness(net(perturbed[0].flatten(0, 1)).view(6, 3, -1))
     assert (after >= before - 1e-6).all()
     assert (after > before + 1e-3).any()
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from holdfast.blocks import WIDTH
+from holdfast.blocks import IMAGES
 from holdfast.embedder import Embedder, EmbedderConfig
 from holdfast.errors import HoldfastError
 from holdfast.subject import Subject
@@ -48,7 +48,7 @@ CONVOLUTION = convolution().eval()
 # --- embeddings
 
 
-@pytest.mark.parametrize("count", [1, 2, 31, 32, 33, 70])
+@pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 140])
 def test_embeddings_are_the_normalised_outputs_whatever_the_batch(count: int) -> None:
     model, pixels = convolution().eval(), images(70)
     z = Subject(model)(pixels[:count])
@@ -64,8 +64,8 @@ def test_the_model_always_sees_full_blocks() -> None:
         widths.append(len(x))
         return flat(x)
 
-    Subject(embed)(images(70))
-    assert widths == [WIDTH] * 3
+    Subject(embed)(images(2 * IMAGES + 1))
+    assert widths == [IMAGES] * 3
 
 
 def test_gradients_of_the_pixels_are_those_of_the_model() -> None:
@@ -98,7 +98,7 @@ def test_bits_of_unit_outputs_are_kept() -> None:
 
     subject = examined(embed)
     assert not subject.normalises
-    assert torch.equal(subject(images(32)), embed(images(32)))
+    assert torch.equal(subject(images(IMAGES)), embed(images(IMAGES)))
     assert subject.remarks == ["outputs are of unit length already"]
 
 
@@ -118,15 +118,15 @@ def test_one_unit_row_does_not_make_a_unit_model() -> None:
 
 def test_counters_count_images_with_padding() -> None:
     subject = Subject(convolution())
-    subject(images(33))
-    assert (subject.forward, subject.backward) == (64, 0)
+    subject(images(IMAGES + 1))
+    assert (subject.forward, subject.backward) == (2 * IMAGES, 0)
     pixels = images(5).requires_grad_()
     z = subject(pixels)
-    assert (subject.forward, subject.backward) == (96, 0)
+    assert (subject.forward, subject.backward) == (3 * IMAGES, 0)
     torch.autograd.grad(z.sum(), pixels, retain_graph=True)
-    assert (subject.forward, subject.backward) == (96, 32)
+    assert (subject.forward, subject.backward) == (3 * IMAGES, IMAGES)
     torch.autograd.grad(z.sum(), pixels)
-    assert subject.backward == 64
+    assert subject.backward == 2 * IMAGES
 
 
 # --- frozen
@@ -189,12 +189,12 @@ def test_wrong_pixels_are_refused_before_the_model_runs(pixels: Tensor, message:
         (lambda x: (flat(x), x), "a tuple"),
         (lambda x: flat(x).numpy(), "a ndarray"),
         (lambda x: flat(x).long(), "torch.int64"),
-        (lambda x: flat(x)[:, None], r"\(32, 1, 5\)"),
+        (lambda x: flat(x)[:, None], r"\(64, 1, 5\)"),
         (lambda x: flat(x)[:3], r"\(3, 5\)"),
-        (lambda x: flat(x).sum(1), r"\(32,\)"),
+        (lambda x: flat(x).sum(1), r"\(64,\)"),
         (lambda x: flat(x) / 0 * 0, "no finite norm"),
         (lambda x: flat(x) / (x[:, :1, 0, 0] != images()[3, 0, 0, 0]), "1 of 8.*row 3"),
-        (lambda x: x.reshape(7, -1), r"fails on torch.float32 images of shape \(32, 3, 8, 8\) \(RuntimeError"),
+        (lambda x: x.reshape(7, -1), r"fails on torch.float32 images of shape \(64, 3, 8, 8\) \(RuntimeError"),
     ],
 )
 def test_wrong_outputs_are_refused(embed: Callable[[Tensor], Any], message: str) -> None:
@@ -226,7 +226,7 @@ def test_random_outputs_are_refused() -> None:
         examined(lambda x: F.dropout(flat(x), 0.2))
 
 
-@pytest.mark.parametrize("pixels", [images(2), images(32), images(40)], ids=len)
+@pytest.mark.parametrize("pixels", [images(2), images(IMAGES), images(80)], ids=len)
 def test_dependence_on_the_batch_is_refused(pixels: Tensor) -> None:
     with pytest.raises(HoldfastError, match=r"other images of its batch.*call .eval\(\)"):
         examined(lambda x: flat(x) - flat(x).mean(dim=0), pixels)
@@ -402,4 +402,4 @@ def test_vectors_of_another_length_are_refused() -> None:
     lengths = iter([4, 4, 5])
     subject = Subject(lambda images: torch.ones(len(images), next(lengths)))
     with pytest.raises(HoldfastError, match="vectors of 4 dimensions and then of 5"):
-        subject(torch.rand(3 * WIDTH, 1, 2, 2))
+        subject(torch.rand(3 * IMAGES, 1, 2, 2))

@@ -69,7 +69,8 @@ def evaluate(
         batch: images attacked at once; strict results do not depend on it.
         checks: find out whether the scores can be trusted.
         device: by default the GPU where there is one.
-        settings: of :class:`.budget.Budget`: eps, step, steps, norm, gradient, restarts, attacks, max_queries, seed.
+        settings: of :class:`.budget.Budget`: eps, step, steps, norm, gradient, precision, restarts, attacks,
+            max_queries, seed.
 
     Raises HoldfastError for what cannot be evaluated, before any attack.
     """
@@ -82,8 +83,8 @@ def evaluate(
     where = distributed.device(device)
     white = bool(budget.attacks) and budget.gradient == "white-box"
     with (
-        _examined(embed, pixels, where, white and surrogate is None) as subject,
-        _examined(surrogate, pixels, where, white) as other,
+        _examined(embed, pixels, where, budget, white and surrogate is None) as subject,
+        _examined(surrogate, pixels, where, budget, white) as other,
     ):
         target, embedded = _target(subject, pixels, where, quiet)
         transfer = None if other is None else _target(other, pixels, where, quiet)[0]
@@ -145,7 +146,7 @@ def attack(
     budget = resolve_budget(pixels.size, attacks=(name,), **settings)
     where = distributed.device(device)
     white = budget.gradient == "white-box"
-    with _examined(embed, pixels, where, white) as subject:
+    with _examined(embed, pixels, where, budget, white) as subject:
         if white:
             subject.require_gradients()
         target, _ = _target(subject, pixels, where, quiet)
@@ -212,7 +213,7 @@ def _attacked(side: str, target: Target, budget: Budget) -> Tensor:
 
 
 @contextmanager
-def _examined(embed: Embed | None, pixels: Pixels, device: torch.device, white: bool) -> Iterator[Any]:
+def _examined(embed: Embed | None, pixels: Pixels, device: torch.device, budget: Budget, white: bool) -> Iterator[Any]:
     """The model as a subject that was looked at, fixed for the time being; None for None.
 
     white: gradients are needed. A model that looks collapsed is passed even without: it may need no attack.
@@ -220,7 +221,7 @@ def _examined(embed: Embed | None, pixels: Pixels, device: torch.device, white: 
     if embed is None:
         yield None
         return
-    subject = Subject(embed.to(device) if isinstance(embed, nn.Module) else embed)
+    subject = Subject(embed.to(device) if isinstance(embed, nn.Module) else embed, budget.precision)
     rows = torch.linspace(0, len(pixels) - 1, min(SAMPLE, len(pixels))).long()
     images, readable = pixels.read(rows)
     if readable.sum() < 2:

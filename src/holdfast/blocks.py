@@ -11,22 +11,33 @@ from holdfast.errors import HoldfastError
 WORKSPACE = 256 * 2**20
 """Bytes that one block of rows may occupy, intermediate results included."""
 
-WIDTH = 32
-"""Rows that :func:`steady` works on at once."""
+IMAGES = 64
+"""Images that a network embeds at once."""
+
+ROWS, ENTRIES = 128, 2**21
+"""Most rows of a matrix of distances that are computed at once, and about as many numbers as these may have."""
 
 
-def steady(function: Callable[[Tensor], Tensor], rows: Tensor) -> Tensor:
-    """``function(rows)`` of row numbers ``(n,) -> (n, ...)``, always called with :data:`WIDTH` of them.
+def steady(function: Callable[[Tensor], Tensor], rows: Tensor, width: int) -> Tensor:
+    """``function(rows)`` of row numbers ``(n,) -> (n, ...)``, always called with ``width`` of them.
 
     Kernels round differently for other batch sizes, and an attack blows such differences up. In blocks of one size,
     the last one filled with repeats, a row's result does not depend on how many rows there are beside it.
     """
-    blocks = torch.split(rows, WIDTH)
+    blocks = torch.split(rows, width)
     if not blocks or not len(rows):
         return function(rows)
-    short = WIDTH - len(blocks[-1])
+    short = width - len(blocks[-1])
     padded = torch.cat([blocks[-1], blocks[-1][-1:].expand(short)])
     return torch.cat([function(block) for block in (*blocks[:-1], padded)])[: len(rows)]
+
+
+def ascending(x: Tensor) -> Tensor:
+    """``x`` sorted along its last dimension; on a CPU in its own memory, by numpy, which is many times faster there."""
+    if x.device.type != "cpu":
+        return x.sort(dim=-1).values
+    x.numpy().sort(axis=-1)
+    return x
 
 
 def rows_per_block(bytes_per_row: int) -> int:

@@ -13,6 +13,7 @@ from holdfast.attacks import CA, NES, QA, SPQA, Order, RankingAttack, Square
 from holdfast.errors import HoldfastError, pick, unknown
 from holdfast.perturb import BALLS, PGD, BackPropagation, Gradient, crossing, even
 from holdfast.protocols import BUDGETS, COLUMNS, PROTOCOLS, Protocol
+from holdfast.subject import PRECISIONS
 
 GRADIENTS: dict[str, Gradient] = {"white-box": BackPropagation(), "nes": NES(), "square": Square()}
 SMALL = 32
@@ -28,9 +29,9 @@ def family_of(size: int) -> str:
 class Budget:
     """All that the records of an evaluation depend on, beside the model and the data.
 
-    eps, step: in units of the pixel range [0, 1] (of the Euclidean norm, for ``norm="l2"``). restarts: further descents
-    from random points of the ball. max_queries: images attacked, drawn by the seed; None: all. attacks: by name,
-    ``qa+:5`` for five targets.
+    eps, step: in units of the pixel range [0, 1] (of the Euclidean norm, for ``norm="l2"``). precision: of the network,
+    ``float32`` or ``bfloat16``. restarts: further descents from random points of the ball. max_queries: images
+    attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five targets.
     """
 
     protocol: str
@@ -40,6 +41,7 @@ class Budget:
     steps: int
     norm: str = "linf"
     gradient: str = "white-box"
+    precision: str = "float32"
     restarts: int = 0
     max_queries: int | None = None
     seed: int = 0
@@ -85,6 +87,7 @@ def resolve_budget(size: int, protocol: str = "strict", **given: Any) -> Budget:
     norm, gradient = given.get("norm", "linf"), given.get("gradient", "white-box")
     pick("norm", norm, BALLS)
     pick("gradient", gradient, GRADIENTS)
+    pick("precision", given.get("precision", "float32"), PRECISIONS)
     if norm != "linf" and "eps" not in given:
         raise HoldfastError(f"the paper has no radius for norm {norm!r}: give eps, in units of the Euclidean norm")
     eps, steps = given.setdefault("eps", eps), given.setdefault("steps", steps)

@@ -77,6 +77,7 @@ Norm = Annotated[str | None, typer.Option(help="linf or l2.")]
 GradientName = Annotated[
     str | None, typer.Option("--gradient", help="white-box, nes or square (the last two: black box).")
 ]
+Precision = Annotated[str | None, typer.Option(help="float32, or bfloat16: the network in half precision, faster.")]
 Restarts = Annotated[int | None, typer.Option(help="Further descents from random points; the best counts.")]
 MaxQueries = Annotated[int | None, typer.Option(help="Attack so many images only, drawn by --seed.")]
 Seed = Annotated[int | None, typer.Option(help="Of all that is random in the attacks.")]
@@ -95,6 +96,7 @@ def evaluate(  # noqa: PLR0917
     steps: Steps = None,
     norm: Norm = None,
     gradient: GradientName = None,
+    precision: Precision = None,
     restarts: Restarts = None,
     transfer: Annotated[str | None, typer.Option(help="The attacks see this model only: a run, or as --model.")] = None,
     max_queries: MaxQueries = None,
@@ -147,6 +149,7 @@ def evaluate(  # noqa: PLR0917
         "steps": steps,
         "norm": norm,
         "gradient": gradient,
+        "precision": precision,
         "restarts": restarts,
         "max_queries": max_queries,
         "seed": seed,
@@ -181,6 +184,7 @@ def attack(  # noqa: PLR0917
     steps: Steps = None,
     norm: Norm = None,
     gradient: GradientName = None,
+    precision: Precision = None,
     restarts: Restarts = None,
     max_queries: MaxQueries = 32,
     seed: Seed = None,
@@ -221,6 +225,7 @@ def attack(  # noqa: PLR0917
         "steps": steps,
         "norm": norm,
         "gradient": gradient,
+        "precision": precision,
         "restarts": restarts,
         "max_queries": max_queries,
         "seed": seed,

@@ -9,13 +9,15 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from holdfast.destinations import Destination
 from holdfast.errors import HoldfastError
-from holdfast.frozen import frozen
 from holdfast.goals import CollapsePair, RaiseHardness, ShiftEmbedding
 from holdfast.losses import intra_class_structure, triplet_loss
-from holdfast.perturb import PGD, Objective
+from holdfast.perturb import PGD, Embed, Objective
+from holdfast.replica import Replica
 from holdfast.samplers import Batch, Sampler
 from holdfast.triplets import ANCHOR, NEGATIVE, POSITIVE, Triplets, hardness
 
@@ -101,6 +103,18 @@ class Perturbing(Defense):
     def __init__(self, source: Sampler, learning: Learning, pgd: PGD) -> None:
         super().__init__(source, learning)
         self.pgd = pgd
+        self.replicas: dict[torch.dtype | None, Replica] = {}
+
+    def attacked(self, embedder: nn.Module, device: torch.device) -> "Counted":
+        """The embedder as it is now, the way the adversary runs it: in the precision of the autocast around it."""
+        on = torch.is_autocast_enabled(device.type)
+        precision = torch.get_autocast_dtype(device.type) if on else None
+        replica = self.replicas.get(precision)
+        if replica is not None and replica.module is embedder:
+            replica.refresh()
+        else:
+            replica = self.replicas[precision] = Replica(embedder, precision)
+        return Counted(replica)
 
 
 class ShiftedBatch(Perturbing):
@@ -117,12 +131,11 @@ class ShiftedBatch(Perturbing):
         anchors: Tensor | None = None,
         generator: Generator | None = None,
     ) -> Step:
-        embed = Counted(embedder)
-        with frozen(embedder):
-            with torch.no_grad():
-                clean = embed(images)
-            shift = ShiftEmbedding(clean[:, None])
-            shifted = self.pgd(embed, images[:, None], shift, generator=generator).squeeze(1)
+        embed, attacked = Counted(embedder), self.attacked(embedder, images.device)
+        with torch.no_grad():
+            clean = attacked(images)
+        shift = ShiftEmbedding(clean[:, None])
+        shifted = self.pgd(attacked, images[:, None], shift, generator=generator).squeeze(1)
         z = embed(shifted)
         triplets = self.source(Batch.of(z, labels, anchors), generator)
         benign = None
@@ -130,7 +143,7 @@ class ShiftedBatch(Perturbing):
             benign = _embed_groups(embed, triplets.take(images)[:, :NEGATIVE])
         loss, logs = self.learn(triplets.take(z), benign)
         logs["source_hardness"] = hardness(triplets.take(clean)).mean()
-        return Step(loss, {**logs, "passes": _count(embed.images, images)})
+        return Step(loss, {**logs, "passes": _count(embed.images + attacked.images, images)})
 
 
 class AdversarialTriplets(Perturbing):
@@ -149,33 +162,57 @@ class AdversarialTriplets(Perturbing):
         anchors: Tensor | None = None,
         generator: Generator | None = None,
     ) -> Step:
-        embed = Counted(embedder)
+        embed, attacked = Counted(embedder), self.attacked(embedder, images.device)
         roles = self.goal.roles
-        with frozen(embedder):
-            with torch.no_grad():
-                clean = embed(images)
-            batch = Batch.of(clean, labels, anchors)
-            triplets = self.source(batch, generator)
-            objective = self.goal(batch, triplets, generator)
-            originals, z_clean = triplets.take(images), triplets.take(clean)
-            targets = originals[:, roles]
-            perturbed = self.pgd(embed, targets, objective, clean=z_clean[:, roles], generator=generator)
+        with torch.no_grad():
+            clean = attacked(images)
+        batch = Batch.of(clean, labels, anchors)
+        triplets = self.source(batch, generator)
+        objective = self.goal(batch, triplets, generator)
+        originals, z_clean = triplets.take(images), triplets.take(clean)
+        targets = originals[:, roles]
+        perturbed = self.pgd(attacked, targets, objective, clean=z_clean[:, roles], generator=generator)
 
-        # Clean and adversarial images go through separately: where BatchNorm trains, each has its own statistics.
-        z = [*_embed_groups(embed, perturbed).unbind(1)]
-        structure = (ANCHOR, POSITIVE) if self.learning.structure else ()
-        benign_roles = [r for r in range(3) if r not in roles or r in structure]
-        benign = _embed_groups(embed, originals[:, benign_roles]) if benign_roles else None
-        by_role = dict(zip(roles, z, strict=True))
-        if benign is not None:
-            by_role = {**dict(zip(benign_roles, benign.unbind(1), strict=True)), **by_role}
-        loss, logs = self.learn(torch.stack([by_role[r] for r in range(3)], dim=1), benign)
+        moved = (perturbed != targets).flatten(1).any(dim=1)
+        adversarial = originals.index_copy(1, torch.tensor(roles, device=images.device), perturbed)
+        z, benign = self._embed(embed, triplets, originals, adversarial, moved, distinct=independent(embedder))
+        loss, logs = self.learn(z, benign)
 
         logs["source_hardness"] = hardness(z_clean).mean()
-        logs["moved"] = (perturbed != targets).flatten(1).any(dim=1).float().mean()
+        logs["moved"] = moved.float().mean()
         if isinstance(objective, RaiseHardness):
             logs["destination_hardness"] = objective.destination.mean()
-        return Step(loss, {**logs, "passes": _count(embed.images, images)})
+        return Step(loss, {**logs, "passes": _count(embed.images + attacked.images, images)})
+
+    def _embed(
+        self,
+        embed: "Counted",
+        triplets: Triplets,
+        originals: Tensor,
+        adversarial: Tensor,
+        moved: Tensor,
+        *,
+        distinct: bool,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Embeddings of the triplets to learn from ``(T, 3, D)``, and of what the intra-class term needs.
+
+        distinct: the same image, as in triplets that have not ``moved``, goes through once. Where BatchNorm trains all
+        go through, clean and adversarial ones separately, as each have their own statistics.
+        """
+        roles, structure = self.goal.roles, [ANCHOR, POSITIVE] if self.learning.structure else []
+        if distinct:
+            clean = torch.stack([triplets.anchor, triplets.positive, triplets.negative], dim=1)
+            new = torch.arange(clean.numel(), device=clean.device).view_as(clean) + clean.max() + 1
+            perturbed = torch.tensor([role in roles for role in range(3)], device=clean.device)
+            which = torch.cat([torch.where(moved[:, None] & perturbed, new, clean), clean[:, structure]], dim=1)
+            z = _embed_distinct(embed, torch.cat([adversarial, originals[:, structure]], dim=1), which)
+            return z[:, :3], z[:, 3:] if structure else None
+        by_role = dict(zip(roles, _embed_groups(embed, adversarial[:, roles]).unbind(1), strict=True))
+        others = [role for role in range(3) if role not in roles or role in structure]
+        benign = _embed_groups(embed, originals[:, others]) if others else None
+        if benign is not None:
+            by_role = {**dict(zip(others, benign.unbind(1), strict=True)), **by_role}
+        return torch.stack([by_role[role] for role in range(3)], dim=1), benign
 
     def observe(self, loss: Tensor) -> None:
         self.goal.observe(loss)
@@ -241,13 +278,12 @@ class Shift(Goal):
 class Counted:
     """An embedder that counts the images passed through it, forward."""
 
-    def __init__(self, embed: nn.Module) -> None:
+    def __init__(self, embed: Embed) -> None:
         self.embed, self.images = embed, 0
 
     def __call__(self, images: Tensor) -> Tensor:
         self.images += len(images)
-        z: Tensor = self.embed(images)
-        return z
+        return self.embed(images)
 
 
 def _check_structure(learning: Learning, roles: list[int]) -> None:
@@ -266,6 +302,22 @@ def _off_origin(pgd: PGD) -> PGD:
 def _embed_groups(embed: Counted, images: Tensor) -> Tensor:
     """``(G, R, C, H, W) -> (G, R, D)``."""
     return embed(images.flatten(0, 1)).view(*images.shape[:2], -1)
+
+
+def _embed_distinct(embed: Counted, images: Tensor, which: Tensor) -> Tensor:
+    """``(G, R, C, H, W) -> (G, R, D)``; images with the same number in ``which`` (G, R) are the same."""
+    _, places, counts = torch.unique(which.flatten(), return_inverse=True, return_counts=True)
+    first = places.argsort(stable=True)[counts.cumsum(0) - counts]
+    z = embed(images.flatten(0, 1)[first])
+    # index_select adds up its gradient in order; that of x[...] varies with the threads.
+    return z.index_select(0, places).view(*which.shape, -1)
+
+
+def independent(module: nn.Module) -> bool:
+    """Whether each image is embedded by itself: neither BatchNorm on statistics of the batch nor dropout is at work."""
+    batch = (m.training or m.running_mean is None for m in module.modules() if isinstance(m, _BatchNorm))
+    noise = (m.training and m.p > 0 for m in module.modules() if isinstance(m, _DropoutNd))
+    return not any(batch) and not any(noise)
 
 
 def _count(images: int, like: Tensor) -> Tensor:

@@ -32,12 +32,17 @@ class Embedded:
     @property
     def queries(self) -> Queries:
         """The items that ask."""
-        return Queries(self.z[self.is_query], self.labels[self.is_query], self.ids[self.is_query])
+        return Queries(*self._part(self.is_query))
 
     @property
     def gallery(self) -> Gallery:
         """The items that are retrieved."""
-        return Gallery(self.z[self.is_gallery], self.labels[self.is_gallery], self.ids[self.is_gallery])
+        return Gallery(*self._part(self.is_gallery))
+
+    def _part(self, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Embeddings, labels, ids; the whole is not copied."""
+        columns = self.z, self.labels, self.ids
+        return columns if mask.all() else (self.z[mask], self.labels[mask], self.ids[mask])
 
 
 def embed_test(

@@ -86,7 +86,7 @@ CVPR22 = Protocol(
         "qa-": QA("-", excluded=nothing, pool=nearest_percent_after_the_first),
         "tma": TMA(excluded=nothing),
         "es": ESBeforeLastStep(),
-        "ltm": LTM(farthest_other_within_nearest_match),
+        "ltm": LTM(farthest_other_within_nearest_match, floor=0.0),
         "gtm": GTM(place_among_others),
         "gtt": ATTACKS["gtt"],
     },

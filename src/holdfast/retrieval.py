@@ -17,6 +17,9 @@ from holdfast.errors import HoldfastError
 
 RECALLS = (1, 2, 4, 8)
 
+CACHED = 128
+"""Rows of what takes many small steps, at once: few enough to stay in the processor's cache."""
+
 
 @dataclass(frozen=True, eq=False)
 class Queries:
@@ -114,7 +117,7 @@ def per_query(
         # coordinate's median is one of its values, so equal distances on a grid stay exactly equal.
         origin = items.median(dim=0).values
         items = items[by_class].sub_(origin)
-        half_norms = items.square().sum(1) / 2
+        half_norms = torch.cat([rows.square().sum(1) for rows in torch.split(items, CACHED)]) / 2
 
         order = relevant.argsort(descending=True, stable=True)
         order = order[: int((relevant > 0).sum())]
@@ -135,7 +138,8 @@ def per_query(
             positives = distances.gather(1, columns)
             positives.masked_fill_(slots >= sizes[group, None], torch.inf)
             before, upto = ranks(distances, positives, relevant[part])
-            scores[:, part] = _expected(before, upto, relevant[part], ks)
+            parts = (torch.split(column, CACHED) for column in (before, upto, relevant[part]))
+            scores[:, part] = torch.cat([_expected(b, u, r, ks) for b, u, r in zip(*parts, strict=True)], dim=1)
     return dict(zip(names, scores, strict=True))
 
 
@@ -191,10 +195,13 @@ def _ranks_on_cpu(distances: Tensor, positives: Tensor, relevant: Tensor) -> tup
     def rank_rows(rows: range) -> None:
         for row in rows:
             wanted = np.sort(targets[row])[: lengths[row]]
-            near = table[row].compress(table[row] <= wanted[-1])  # beyond the farthest positive no order matters
+            near = table[row][table[row] <= wanted[-1]]  # beyond the farthest positive no order matters
             near.sort()
-            ranks[0, row, : len(wanted)] = near.searchsorted(wanted)
-            ranks[1, row, : len(wanted)] = near.searchsorted(wanted, side="right")
+            before = near.searchsorted(wanted)
+            upto = before + 1
+            tied = near.take(upto, mode="clip") == wanted
+            upto[tied] = near.searchsorted(wanted[tied], side="right")
+            ranks[:, row, : len(wanted)] = before, upto
 
     workers = torch.get_num_threads()
     with ThreadPoolExecutor(workers) as pool:
@@ -208,10 +215,12 @@ def _expected(before: Tensor, upto: Tensor, relevant: Tensor, ks: Sequence[int])
     A group of n tied items with p positives, after b nearer items with P positives, puts a positive on its j-th place
     with probability p/n, and the precision there is then (P + 1 + (j-1)(p-1)/(n-1)) / (b + j) on average.
     """
-    earlier = torch.searchsorted(before, before)
-    tied = (torch.searchsorted(before, before, right=True) - earlier).double()
-    group = (upto - before).clamp(min=1)
-    share = group.double().reciprocal()
+    slots = torch.arange(before.shape[1], device=before.device)
+    begins = before.diff(dim=1, prepend=before[:, :1] - 1) > 0
+    one = torch.ones_like(before, dtype=torch.float64)
+    tied = torch.zeros_like(one).scatter_add_(1, (slots * begins).cummax(dim=1).values, one)
+    group = (upto - before).clamp_(min=1)
+    share = tied / group
 
     places = torch.arange(max(ks), device=before.device) - before[:, :1]
     size, drawn = group[:, :1], places.clamp(min=0)
@@ -222,14 +231,14 @@ def _expected(before: Tensor, upto: Tensor, relevant: Tensor, ks: Sequence[int])
     steps = torch.arange(1, int(upto.max()) + 1, dtype=torch.float64, device=before.device).reciprocal()
     harmonic = torch.cat([steps.new_zeros(1), steps.cumsum(0)])
     nearer = harmonic[before]
-    rise = (tied - 1) / (group - 1).clamp(min=1)
-    level = earlier + 1 - rise * (before + 1)
+    rise = (tied - 1) / (group - 1).clamp_(min=1)
+    level = slots + 1 - rise * (before + 1)
 
     def precision(places: Tensor) -> Tensor:
         """Mean over a row's positives, when only the first ``places`` of each group count."""
         gain = level * (harmonic[before + places] - nearer) + rise * places
         return (gain * share).sum(1) / relevant
 
-    everywhere, within = upto - before, (relevant[:, None] - before).clamp(min=0).minimum(group)
+    everywhere, within = upto - before, (relevant[:, None] - before).clamp_(min=0).minimum(group)
     r_precision = (within * share).sum(1) / relevant
     return torch.cat([recalls.T, torch.stack([precision(everywhere), precision(within), r_precision])])

@@ -1,7 +1,8 @@
 """A model under attack: any callable from pixels to vectors, counted, checked, and told apart from its mistakes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,24 +11,32 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from holdfast.blocks import WIDTH, checked, steady
+from holdfast.blocks import IMAGES, checked, steady
 from holdfast.errors import HoldfastError, brief
 from holdfast.frozen import frozen
+from holdfast.perturb import Embed
+from holdfast.replica import Replica
 
 TOLERANCE = 1e-4
 """How far the numbers of two unit-length embeddings of one image, or the length of one, may be apart."""
 
+PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+"""By name: the dtype networks run in under autocast."""
+
 
 class Subject:
     """``embed``, a callable from images (n, C, H, W) in [0, 1] to vectors (n, D), as attacks and metrics use it.
+
+    precision: ``float32``, or ``bfloat16`` for networks run under autocast. Vectors are float32 or wider either way.
 
     ``forward`` and ``backward`` count the images passed through it so far, those that fill up a block included.
     :meth:`examine` decides ``normalises`` (true until then), and writes ``remarks``, what the user should know, and
     ``faults``, why the results of this model cannot be trusted.
     """
 
-    def __init__(self, embed: Callable[[Tensor], Tensor]) -> None:
-        self.embed = embed
+    def __init__(self, embed: Embed, precision: str = "float32") -> None:
+        self.embed = self.network = embed
+        self.precision = PRECISIONS[precision]
         self.normalises = True
         self.forward = self.backward = 0
         self.remarks: list[str] = []
@@ -40,18 +49,18 @@ class Subject:
 
         float32, or float64 where the model gives that.
 
-        The model is always given :data:`.blocks.WIDTH` images, so that a result does not depend on n. A zero vector
+        The model is always given :data:`.blocks.IMAGES` images, so that a result does not depend on n. A zero vector
         stays zero. Raises HoldfastError where the model returns anything but floating-point vectors (n, D).
         """
         z = self._raw(images)
         return F.normalize(z, dim=1) if self.normalises else z
 
     def _raw(self, images: Tensor) -> Tensor:
-        return steady(lambda rows: self._block(images[rows]), torch.arange(len(images), device=images.device))
+        return steady(lambda rows: self._block(images[rows]), torch.arange(len(images), device=images.device), IMAGES)
 
     def _block(self, images: Tensor) -> Tensor:
         self.forward += len(images)
-        z = self.embed(images)
+        z = self.network(images)
         if not isinstance(z, Tensor) or not z.is_floating_point() or z.ndim != 2 or len(z) != len(images):
             found = f"{z.dtype} of shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"a {type(z).__name__}"
             raise HoldfastError(
@@ -103,13 +112,14 @@ class Subject:
         its batch, as dropout and BatchNorm in training mode make it.
         """
         _check_pixels(images)
-        images = images.detach()[:WIDTH]
+        images = images.detach()[:IMAGES]
         with self.frozen():
             with torch.no_grad():
                 first = self._first(images)
                 self._check_repeatable(images, first)
                 scale = self._scale(images)
             self.normalises = not _of_unit_length(first)
+            self.network = self._replica(images, first)
             self.obstacle = self._obstacle(images)
         self._remark(
             "outputs were not of unit length: holdfast normalised them"
@@ -126,7 +136,7 @@ class Subject:
             raise
         except Exception as error:
             raise HoldfastError(
-                f"the model fails on {images.dtype} images of shape {(WIDTH, *images.shape[1:])} ({brief(error)}); "
+                f"the model fails on {images.dtype} images of shape {(IMAGES, *images.shape[1:])} ({brief(error)}); "
                 "give it images of the size, channels and device that it takes, or wrap it in a function that converts "
                 "them"
             ) from error
@@ -137,12 +147,22 @@ class Subject:
                 f"the same images have other embeddings when embedded again (by up to {apart:.2g}), as if dropout were "
                 "active: call .eval() on the model, and draw no random numbers in it"
             )
-        alone = self._raw(images[:1].expand(WIDTH, *images.shape[1:]))
+        alone = self._raw(images[:1].expand(IMAGES, *images.shape[1:]))
         if not (apart := _apart(first[:1], alone[:1])) <= TOLERANCE:
             raise HoldfastError(
                 f"the embedding of an image depends on the other images of its batch (by up to {apart:.2g}), as if "
                 "BatchNorm were in training mode: call .eval() on the model, and use no statistics of the batch"
             )
+
+    def _replica(self, images: Tensor, first: Tensor) -> Embed:
+        """The model in its precision: a replica of a module, where that gives the same embeddings ``first``."""
+        if isinstance(self.embed, nn.Module):
+            self.network = Replica(self.embed)
+            with torch.no_grad():
+                same = _apart(first, self._raw(images)) <= TOLERANCE
+            if same:
+                return self.network if self.precision is None else Replica(self.embed, self.precision)
+        return self.embed if self.precision is None else partial(_under, self.precision, self.embed)
 
     def _obstacle(self, images: Tensor) -> str:
         """Why the gradient does not reach the pixels; empty where it does, also if it is zero."""
@@ -180,6 +200,11 @@ class Subject:
     def _remark(self, text: str) -> None:
         if text not in self.remarks:
             self.remarks.append(text)
+
+
+def _under(precision: torch.dtype, embed: Embed, images: Tensor) -> Tensor:
+    with torch.autocast(images.device.type, precision):
+        return embed(images)
 
 
 def _check_pixels(images: Tensor) -> None:

@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from holdfast.blocks import full_precision, steady
+from holdfast.blocks import ENTRIES, ROWS, full_precision, steady
 from holdfast.errors import HoldfastError
 from holdfast.perturb import Objective
-from holdfast.retrieval import Gallery, Queries, per_query
+from holdfast.retrieval import Gallery, Queries
 
 Outcome = Callable[[Tensor], dict[str, Tensor]]
 """From embeddings ``(B, D)`` of the perturbed images to readings by name, ``(B,)`` each, in the unit of the column."""
@@ -40,14 +40,15 @@ class Items:
         return self.embeddings.median(dim=0).values
 
     @cached_property
-    def centred(self) -> Tensor:
-        """``(N, D)``, the items as seen from the origin."""
-        return self.embeddings - self.origin
+    def columns(self) -> Tensor:
+        """``(D, N)``, the items as seen from the origin, side by side: the layout that products are quickest in."""
+        return self.seen(self.embeddings).T.contiguous()
 
     @cached_property
     def squares(self) -> Tensor:
         """``(N,)``, squared distances of the items to the origin."""
-        return self.centred.square().sum(1)
+        blocks = torch.split(self.embeddings, ROWS)
+        return torch.cat([self.seen(block).square().sum(1) for block in blocks])
 
     @property
     def embeddings(self) -> Tensor:
@@ -61,40 +62,51 @@ class Items:
         return len(self.set.ids)
 
     def distances(self, z: Tensor) -> Tensor:
-        """Euclidean distances of embeddings ``(B, D)`` to the items, ``(B, N)``; the gradient is a matrix product too.
+        """Euclidean distances of embeddings ``(B, D)`` to the items, ``(B, N)``, without gradient.
 
         Next to an item the product leaves an error of about 1e-4: leave an image's own item out by index.
         """
-        return steady(lambda rows: self._distances(z[rows], self.centred, self.squares), _rows(z))
+        return by_rows(lambda rows: self.measure(self.seen(z[rows]), self.columns, self.squares), z, self)
 
     def moved(self, ids: Tensor, there: Tensor, z: Tensor) -> Tensor:
         """Distances ``(B,)`` of embeddings ``(B, D)`` to the items with these ids, were those ``there`` (B, D).
 
         They come from a product of the shape that gives the other distances: what ties there ties here.
         """
-        place = self.own(ids).int().argmax(1)
-        centred = self.centred.index_copy(0, place, there.to(self.centred) - self.origin)
-        squares = centred.square().sum(1)
-        return steady(
-            lambda rows: self._distances(z[rows], centred, squares).gather(1, place[rows, None])[:, 0], _rows(z)
-        )
+        place = self.own(ids).to(torch.uint8).argmax(1)
+        there = self.seen(there)
+        columns = self.columns.index_copy(1, place, there.T)
+        squares = self.squares.index_copy(0, place, there.square().sum(1))
 
-    def _distances(self, z: Tensor, centred: Tensor, squares: Tensor) -> Tensor:
-        with torch.autocast(z.device.type, enabled=False):
-            z = z.to(centred) - self.origin
-            return _root(torch.addmm(squares, z, centred.T, alpha=-2) + z.square().sum(1, keepdim=True))
+        def measured(rows: Tensor) -> Tensor:
+            return self.measure(self.seen(z[rows]), columns, squares).gather(1, place[rows, None])
+
+        return by_rows(measured, z, self)[:, 0]
+
+    def seen(self, z: Tensor) -> Tensor:
+        """Embeddings as seen from the origin."""
+        return z.to(self.origin) - self.origin
+
+    @staticmethod
+    def measure(z: Tensor, columns: Tensor, squares: Tensor) -> Tensor:
+        """Distances of ``z`` (B, D) to ``columns`` (D, N) with these ``squares``, all seen from one origin."""
+        squared = torch.addmm(squares, z, columns, alpha=-2).add_(z.square().sum(1, keepdim=True))
+        return squared.clamp_(min=torch.finfo(squared.dtype).eps ** 2).sqrt_()
 
     def own(self, ids: Tensor) -> Tensor:
         """``(B, N)`` bool: where each image's own entry stands."""
         return ids[:, None] == self.set.ids
 
 
-def _rows(z: Tensor) -> Tensor:
-    return torch.arange(len(z), device=z.device)
+def by_rows(function: Callable[[Tensor], Tensor], z: Tensor, items: Items) -> Tensor:
+    """``function(rows) -> (rows, ...)`` of all rows of ``z``, without gradient; as many at once as the items allow."""
+    with full_precision(z.device):
+        return steady(function, torch.arange(len(z), device=z.device), max(16, min(ROWS, ENTRIES // len(items))))
 
 
-def _root(squared: Tensor) -> Tensor:
-    return squared.clamp(min=torch.finfo(squared.dtype).eps ** 2).sqrt()
+def linear(z: Tensor, values: Tensor, gradient: Tensor) -> Tensor:
+    """``values`` (g,) of embeddings ``z`` (g, D), with the ``gradient`` (g, D) that is known already."""
+    return values + (gradient * (z - z.detach())).sum(1) if z.requires_grad else values
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +124,7 @@ class System:
     @cached_property
     def asking(self) -> Items:
         """The queries."""
-        return Items(self.queries)
+        return self.items if self.queries.embeddings is self.gallery.embeddings else Items(self.queries)
 
 
 class RankingAttack(Protocol):
@@ -156,7 +168,7 @@ def nothing(items: Items, ids: Tensor) -> Tensor:
 
 def shown(items: Items, perturbed: Queries, excluded: Excluded) -> Tensor:
     """Clean distances ``(B, N)`` of images to the items, infinite for what takes no part."""
-    return items.distances(perturbed.embeddings).masked_fill(excluded(items, perturbed.ids), torch.inf)
+    return items.distances(perturbed.embeddings).masked_fill_(excluded(items, perturbed.ids), torch.inf)
 
 
 Pool = Callable[[Tensor], Tensor]
@@ -176,7 +188,13 @@ def nearest_percent_after_the_first(distances: Tensor) -> Tensor:
 def nearest(distances: Tensor, k: int) -> Tensor:
     """Rows of the ``k`` nearest items, nearest first, ``(B, k)``; in a tie the earlier row, never an infinite one."""
     _check_enough(distances, k)
-    return distances.sort(dim=1, stable=True).indices[:, :k]
+    total = distances.shape[1]
+    beyond = distances > distances.topk(k, dim=1, largest=False).values[:, -1:]
+    rows = torch.arange(total, dtype=torch.int32, device=distances.device).masked_fill(beyond, total)
+    # All that are tied with the last, in the order of their rows; where others have more of these, nothing.
+    rows = rows.topk(total - int(beyond.sum(1).min()), dim=1, largest=False).values.long()
+    found = distances.gather(1, rows.clamp(max=total - 1)).masked_fill_(rows == total, torch.inf)
+    return rows.gather(1, found.sort(dim=1, stable=True).indices[:, :k])
 
 
 def pick(pool: Tensor, count: int, draws: Draws) -> Tensor:
@@ -191,7 +209,7 @@ def anywhere(distances: Tensor, count: int, draws: Draws) -> Tensor:
     """Rows ``(B, count)`` of different items, evenly drawn from those with a finite distance ``(B, N)``."""
     _check_enough(distances, count)
     keys = torch.stack([torch.rand(distances.shape[1], generator=one) for one in draws]).to(distances.device)
-    return keys.masked_fill(distances.isinf(), torch.inf).argsort(dim=1, stable=True)[:, :count]
+    return keys.masked_fill(distances.isinf(), torch.inf).topk(count, dim=1, largest=False).indices
 
 
 def _check_enough(distances: Tensor, count: int) -> None:
@@ -209,11 +227,10 @@ def ahead(distances: Tensor, targets: Tensor) -> Tensor:
 
 
 def first_matches(z: Tensor, perturbed: Queries, system: System) -> Tensor:
-    """R@1 in percent of each image ``(B,)`` with embeddings ``z``, as in :func:`holdfast.retrieval.evaluate`."""
-
-    def hits(rows: Tensor) -> Tensor:
-        part = Queries(z[rows], perturbed.labels[rows], perturbed.ids[rows])
-        return per_query(part, system.gallery, ks=(1,))["R@1"]
-
-    with full_precision(z.device):
-        return 100 * steady(hits, _rows(z)).float()
+    """R@1 in percent of each image ``(B,)`` with embeddings ``z``, as in :func:`holdfast.retrieval.evaluate`: in a tie
+    the share of matches among the first; NaN where there is no match to find."""
+    hidden, matching = system.items.own(perturbed.ids), perturbed.labels[:, None] == system.items.labels
+    distances = system.items.distances(z).masked_fill_(hidden, torch.inf)
+    first = distances == distances.amin(1, keepdim=True)
+    found = 100 * (first & matching).sum(1) / first.sum(1)
+    return found.masked_fill_(~(matching & ~hidden).any(1), torch.nan)

@@ -10,17 +10,21 @@ from torch import Tensor
 from holdfast.attacks.base import (
     Draws,
     Excluded,
+    Items,
     Plan,
     Pool,
     System,
     ahead,
     anywhere,
+    by_rows,
+    linear,
     nearest,
     nearest_percent,
     own_entries,
     pick,
     shown,
 )
+from holdfast.blocks import ascending
 from holdfast.distance import pairs
 from holdfast.errors import HoldfastError
 from holdfast.retrieval import Queries
@@ -36,42 +40,85 @@ KEPT = 5
 class Hinge:
     """``mean_x max(0, ±(d(z, c) - d(z, x)))``, summed over the ``chosen`` items ``c`` (B, M), of each image.
 
-    ``distances`` gives ``d(z, x)`` of embeddings ``(g, D)``, ``(g, N)``, those to the chosen items too, so that an item
-    is exactly as far as itself; what is ``hidden`` (B, N) counts nothing.
+    What is ``hidden`` (B, N) counts nothing.
     """
 
     sign: Sign
     chosen: Tensor
-    distances: Callable[[Tensor], Tensor]
+    items: Items
     hidden: Tensor
     floor: float = 0.0
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        distances, visible = self.distances(z[:, 0]), (~self.hidden[rows]).float()
-        total = torch.zeros(len(z), device=z.device)
-        for target in distances.gather(1, self.chosen[rows])[:, :, None].unbind(1):
-            gap = target - distances
-            total = total + (_signed(self.sign, gap).relu() * visible).sum(1)
-        return total / distances.shape[1]
+        z = z[:, 0]
+        found = by_rows(lambda part: self._with_gradient(z[part], rows[part], z.requires_grad), z, self.items)
+        return linear(z, found[:, 0], found[:, 1:])
+
+    def _with_gradient(self, z: Tensor, rows: Tensor, wanted: bool) -> Tensor:
+        """The value and, where wanted, its gradient, ``(g, 1 + D)``.
+
+        The value is a weighted sum of distances, and ``∂d(z, x)/∂z = (z - x) / d(z, x)``: the gradient is a second
+        matrix product, of the weights over the distances with the items.
+        """
+        items, seen = self.items, self.items.seen(z)
+        distances = items.measure(seen, items.columns, items.squares)
+        hidden, chosen = self.hidden[rows], self.chosen[rows]
+        reached = distances.gather(1, chosen)
+        value, counts, weights = torch.zeros_like(seen[:, 0]), torch.empty_like(reached), torch.zeros(())
+        for i, target in enumerate(reached.unbind(1)):
+            gap = _signed(self.sign, target[:, None] - distances).masked_fill_(hidden, 0).relu_()
+            value += gap.sum(1)
+            active = gap.sign_()
+            counts[:, i] = active.sum(1)
+            weights = active if i == 0 else weights.add_(active)
+        if not wanted:
+            return value[:, None] / len(items)
+        weights.div_(distances)
+        away = seen * weights.sum(1, keepdim=True) - weights @ items.columns.T
+        onto = ((z[:, None] - items.embeddings[chosen]) * (counts / reached)[:, :, None]).sum(1)
+        return torch.cat([value[:, None], _signed(self.sign, onto - away)], dim=1) / len(items)
 
 
 @dataclass(frozen=True, eq=False)
 class CandidateHinge:
     """``mean_x max(0, ±(d(q, z) - d(q, x)))``, summed over the queries ``q`` (B, W, D), of each image.
 
-    ``distances``: ``d(q, x)``, (B, W, N), which no perturbation changes; what is ``hidden``, likewise, counts nothing.
+    ``d(q, x)`` is changed by no perturbation, so it is sorted once: with r items nearer than the candidate, at
+    distances that add up to s, the sum over these is ``r d(q, z) - s``.
+
+    nearer: ``d(q, x)`` of what counts, ascending, then infinite, (B, W, N). sums: of the first 0 to N finite ones,
+    (B, W, N + 1) float64. counts: how many count, (B, W).
     """
 
     sign: Sign
     queries: Tensor
-    distances: Tensor
-    hidden: Tensor
+    nearer: Tensor
+    sums: Tensor
+    counts: Tensor
     floor: float = 0.0
 
+    @classmethod
+    def of(cls, sign: Sign, queries: Tensor, distances: Tensor) -> "CandidateHinge":
+        """From ``d(q, x)`` (B, W, N), infinite for what counts nothing."""
+        nearer = ascending(distances)
+        sums = nearer.new_zeros((*nearer.shape[:2], nearer.shape[2] + 1), dtype=torch.float64)
+        for image, row in zip(sums, nearer, strict=True):
+            image[:, 1:] = row.nan_to_num(posinf=0.0).cumsum(1, dtype=torch.float64)
+        return cls(sign, queries, nearer, sums, nearer.isfinite().sum(2))
+
+    def ranks(self, reached: Tensor) -> Tensor:
+        """How many items are nearer than ``reached`` (B, W), ties one half, likewise float64."""
+        sides = [torch.searchsorted(self.nearer, reached[:, :, None], right=right) for right in (False, True)]
+        return (sides[0] + sides[1])[:, :, 0].double() / 2
+
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        gap = pairs(z, self.queries[rows])[:, :, None] - self.distances[rows]
-        visible = (~self.hidden[rows]).float()
-        return (_signed(self.sign, gap).relu() * visible).sum(dim=(1, 2)) / gap.shape[2]
+        queries, nearer, sums, counts = (_take(x, rows) for x in (self.queries, self.nearer, self.sums, self.counts))
+        reached = pairs(z, queries)
+        places = torch.searchsorted(nearer, reached.detach()[:, :, None], right=self.sign == "-")
+        total, passed = sums.gather(2, places)[:, :, 0], places[:, :, 0]
+        if self.sign == "-":
+            total, passed = total - sums[:, :, -1], (passed - counts).clamp(max=0)
+        return ((passed * reached.double() - total).sum(1) / nearer.shape[2]).to(z)
 
 
 @dataclass(frozen=True)
@@ -103,15 +150,13 @@ class CA:
         distances = torch.stack([system.items.distances(column) for column in queries.unbind(1)], dim=1)
         own = self.excluded(system.items, perturbed.ids)[:, None]
         theirs = torch.stack([self.excluded(system.items, asking.ids[column]) for column in chosen.unbind(1)], dim=1)
-        hidden = own | theirs
+        objective = CandidateHinge.of(self.sign, queries, distances.masked_fill_(own | theirs, torch.inf))
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
-            visible = distances.masked_fill(hidden, torch.inf)
             reached = [system.items.moved(perturbed.ids, z, column) for column in queries.unbind(1)]
-            counts = [ahead(visible[:, w], there[:, None]) for w, there in enumerate(reached)]
-            return {self.readings[0]: _percent(torch.cat(counts, dim=1), len(system.items))}
+            return {self.readings[0]: _percent(objective.ranks(torch.stack(reached, dim=1)), len(system.items))}
 
-        return Plan(CandidateHinge(self.sign, queries, distances, hidden), outcome)
+        return Plan(objective, outcome)
 
 
 @dataclass(frozen=True)
@@ -139,7 +184,7 @@ class QA:
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         hidden = self.excluded(system.items, perturbed.ids)
-        objective = Hinge(self.sign, chosen, system.items.distances, hidden)
+        objective = Hinge(self.sign, chosen, system.items, hidden)
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
             return {self.readings[0]: _percent(places(z, system, chosen, hidden), len(system.items))}
@@ -271,6 +316,11 @@ def _numbered(name: str, count: int) -> str:
 
 def _percent(ranks: Tensor, count: int) -> Tensor:
     return 100 * ranks.mean(1) / count
+
+
+def _take(x: Tensor, rows: Tensor) -> Tensor:
+    """``x[rows]``, without a copy where that is all of it."""
+    return x if len(rows) == len(x) else x[rows]
 
 
 def _signed(sign: Sign, gap: Tensor) -> Tensor:

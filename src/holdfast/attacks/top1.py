@@ -26,37 +26,40 @@ class Toward:
         return pairs(z[:, 0], self.target[rows])
 
 
-Contrast = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""From distances (g, N), which items match, and which of these are the image's own: the objective, (g,)."""
+Contrast = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""From distances (g, N), which items match, and which of these are the image's own, to the rows (g,) of two items: the
+one to come nearer, and the one to fall behind it."""
 
 
-def nearest_match_beyond_nearest_other(distances: Tensor, matching: Tensor, own: Tensor) -> Tensor:
-    """Nearest unmatched minus nearest matched distance; below 0 the first result is wrong."""
-    return _least(distances, ~matching) - _least(distances, matching & ~own)
+def nearest_match_beyond_nearest_other(distances: Tensor, matching: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest unmatched and the nearest matched item; once the first is nearer, the first result is wrong."""
+    return _nearest(distances, ~matching), _nearest(distances, matching & ~own)
 
 
-def farthest_other_within_nearest_match(distances: Tensor, matching: Tensor, own: Tensor) -> Tensor:
-    """What the authors' evaluator minimises: ``max(0, farthest unmatched - nearest matched)``, the own copy matched."""
-    farthest = distances.masked_fill(matching, -inf).amax(dim=1)
-    return (farthest - _least(distances, matching)).relu()
+def farthest_other_within_nearest_match(distances: Tensor, matching: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """What the authors' evaluator takes: the farthest unmatched and the nearest matched, the own copy matched."""
+    return distances.masked_fill(matching, -inf).argmax(dim=1), _nearest(distances, matching)
 
 
-def _least(distances: Tensor, among: Tensor) -> Tensor:
-    return distances.masked_fill(~among, inf).amin(dim=1)
+def _nearest(distances: Tensor, among: Tensor) -> Tensor:
+    return distances.masked_fill(~among, inf).argmin(dim=1)
 
 
 @dataclass(frozen=True, eq=False)
 class Mismatch:
-    """A contrast of the distances to matched and unmatched items, of each image."""
+    """By how much one item is farther than another, which a contrast picks at each step; not below the floor."""
 
     contrast: Contrast
     items: Items
     matching: Tensor
     own: Tensor
-    floor: float = -inf
+    floor: float
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        return self.contrast(self.items.distances(z[:, 0]), self.matching[rows], self.own[rows])
+        z = z[:, 0]
+        picked = self.contrast(self.items.distances(z.detach()), self.matching[rows], self.own[rows])
+        near, far = (pairs(z, self.items.embeddings[row]) for row in picked)
+        return (near - far).clamp(min=self.floor)
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,7 @@ class LTM:
     """Learning-to-mis-rank (Wang et al., CVPR 2020): unmatched items nearer, matched farther. Reading: R@1 in %."""
 
     contrast: Contrast = nearest_match_beyond_nearest_other
+    floor: float = -inf
     side: ClassVar[str] = "query"
     start: ClassVar[float] = 0.0
     readings: ClassVar[tuple[str, ...]] = ("LTM",)
@@ -73,7 +77,7 @@ class LTM:
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         matching = perturbed.labels[:, None] == system.items.labels
-        objective = Mismatch(self.contrast, system.items, matching, system.items.own(perturbed.ids))
+        objective = Mismatch(self.contrast, system.items, matching, system.items.own(perturbed.ids), self.floor)
         return Plan(objective, lambda z: {"LTM": first_matches(z, perturbed, system)})
 
 
@@ -133,7 +137,7 @@ class GTT:
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         hidden = system.items.own(perturbed.ids)
-        objective = Hinge("-", chosen, system.items.distances, hidden)
+        objective = Hinge("-", chosen, system.items, hidden)
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
             return {"GTT": 100 * (TOP - places(z, system, chosen, hidden)[:, 0]).clamp(0, 1)}

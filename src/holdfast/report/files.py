@@ -47,10 +47,11 @@ class Result:
 
     @property
     def protocol(self) -> str:
-        """The name of the protocol, and what made the attacks weaker than its own: ``strict, square, transfer``."""
-        gradient = self.content["settings"].get("gradient", "white-box")
-        other = "transfer" if self.content["model"].get("surrogate") else ""
-        return ", ".join(filter(None, (self.content["protocol"], gradient.replace("white-box", ""), other)))
+        """The name of the protocol, and where the attacks were not its own: ``strict, square, bfloat16, transfer``."""
+        settings = self.content["settings"]
+        others = [settings.get("gradient", "white-box"), settings.get("precision", "float32")]
+        others += ["transfer"] if self.content["model"].get("surrogate") else []
+        return ", ".join([self.content["protocol"], *(one for one in others if one not in ("white-box", "float32"))])
 
     @property
     def verdict(self) -> str:
