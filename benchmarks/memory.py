@@ -1,0 +1,123 @@
+"""Memory that an evaluation needs beyond the model, the pixels and the embeddings: ``python -m benchmarks.memory``.
+
+As many noise images as Stanford Online Products tests with, and an untrained C2F2. Benign metrics, gauges, the start of
+k-means, and all attacks of ``strict`` on one batch.
+Memory is the process's, from Linux's /proc; what was freed goes back to the system before each reading.
+"""
+
+import argparse
+import ctypes
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks.side_by_side import Bar, row
+from holdfast.attacks import System
+from holdfast.audit import campaigns_of
+from holdfast.budget import resolve_budget
+from holdfast.campaign import Target, take
+from holdfast.clustering import kmeans
+from holdfast.data import Pixels, Table
+from holdfast.embedder import Embedder, EmbedderConfig
+from holdfast.evaluation import Embedded, embed_test
+from holdfast.gauges import gauges
+from holdfast.progress import Progress
+from holdfast.records import Records
+from holdfast.retrieval import evaluate
+from holdfast.subject import Subject
+
+ITEMS, CLASSES = 60_502, 11_316
+"""Of the test split of Stanford Online Products."""
+
+SIZE = 28
+
+RANKED = 512
+"""Queries of the benign metrics: more than one block."""
+
+
+def resident(field: str = "VmRSS") -> float:
+    """``VmRSS`` (now) or ``VmHWM`` (peak) of this process in MB."""
+    if field == "VmRSS":
+        ctypes.CDLL(None).malloc_trim(0)
+    status = Path("/proc/self/status").read_text()
+    return 1024e-6 * int(next(line for line in status.splitlines() if line.startswith(field)).split()[1])
+
+
+def peak(work: Callable[[], object], before: float | None = None) -> float:
+    """The MB that ``work`` needed at its peak beyond what was resident ``before``; by default, when it began."""
+    before = resident() if before is None else before
+    Path("/proc/self/clear_refs").write_text("5")
+    work()
+    return resident("VmHWM") - before
+
+
+def noise(items: int, classes: int) -> Pixels:
+    """Grey images of random pixels, class after class."""
+    images = np.random.default_rng(0).integers(0, 256, (items, SIZE, SIZE), np.uint8)
+    table = Table.build("noise", images, np.arange(items) % classes, ["test"] * items)
+    return Pixels(table, SIZE, channels=1)
+
+
+def small_subject(pixels: Pixels) -> Subject:
+    """An untrained C2F2."""
+    torch.manual_seed(0)
+    embedder = Embedder(EmbedderConfig("c2f2", channels=1, size=SIZE)).eval().requires_grad_(False)
+    subject = Subject(embedder)
+    subject.examine(pixels.read(torch.arange(32))[0])
+    return subject
+
+
+def system_of(embedded: Embedded) -> System:
+    """All images as queries and as gallery."""
+    return System(embedded.queries, embedded.gallery)
+
+
+def stages(target: Target, queries: int, steps: int, before: float) -> dict[str, float]:
+    """MB at the peak of each stage beyond those resident ``before``."""
+    system, clusters = target.system, len(target.pixels.table.classes)
+    needed = {
+        "metrics": peak(lambda: evaluate(take(system.queries, torch.arange(RANKED)), system.gallery), before),
+        "gauges": peak(lambda: gauges(system.gallery.embeddings), before),
+        "k-means": peak(lambda: kmeans(system.gallery.embeddings, clusters, iterations=0), before),
+    }
+    campaigns = campaigns_of(target, resolve_budget(SIZE, max_queries=queries, steps=steps), queries)
+    with Progress("", queries * len(campaigns), quiet=True) as progress:
+        for campaign in campaigns:
+            needed[campaign.name] = peak(lambda one=campaign: list(one.run(target, Records(None), progress)), before)  # type: ignore[misc]
+    return needed
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=ITEMS)
+    parser.add_argument("--classes", type=int, default=CLASSES)
+    parser.add_argument("--queries", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=2)
+    options = parser.parse_args()
+
+    pixels = noise(options.items, options.classes)
+    subject = small_subject(pixels)
+    embedded = embed_test(subject, pixels, torch.device("cpu"))
+    before = resident()
+    system = system_of(embedded)
+    shared = {"queries and gallery": resident() - before}
+    target = Target(subject, system, pixels)
+    needed = shared | stages(target, options.queries, options.steps, before)
+    row(
+        f"evaluation memory beyond model and data, {options.items:,} x {embedded.z.shape[1]}, "
+        f"{options.queries} queries at once",
+        max(needed.values()) / 1000,
+        "GB",
+        Bar(most=0.5),
+        items=options.items,
+        steps=options.steps,
+        data_mb=1e-6 * (options.items * SIZE**2 + embedded.z.nbytes),
+        stages_mb=needed,
+        kept_mb=resident() - before,
+    )
+
+
+if __name__ == "__main__":
+    main()

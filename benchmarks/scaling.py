@@ -1,0 +1,173 @@
+"""How the time of an attack grows with the work: ``python -m benchmarks.scaling``.
+
+Attacks without an early end, with twice the queries, or twice the steps (an untrained C2F2, noise for images). And what
+the ranking adds to ResNet-18 at 224 pixels, with as large a gallery as Stanford Online Products has (synthetic
+embeddings): of QA- with all its steps, added up from their parts, network and objective. The ranking part is the
+objective with its gradient for the embeddings in every step, and, once, the choice of targets and the readings.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import normalize
+
+from benchmarks.memory import noise, small_subject, system_of
+from benchmarks.side_by_side import Bar, interleaved, row
+from holdfast.attacks import Plan, System
+from holdfast.budget import Budget, resolve_budget
+from holdfast.campaign import Target, carry_out
+from holdfast.data import Pixels, Table
+from holdfast.embedder import Embedder, EmbedderConfig
+from holdfast.evaluation import embed_test
+from holdfast.retrieval import Gallery, Queries
+from holdfast.subject import Subject
+
+QUERIES, IMAGES = 128, 64
+"""Attacked at once, in the second part; and passed through the network to time it."""
+
+GALLERY = 60_502
+CLASSES = 1_000
+ATTACK = "qa-"
+ENDLESS = ("es", "ltm")
+
+
+def draws(rows: Tensor) -> list[Generator]:
+    """One generator per image."""
+    return [Generator().manual_seed(row) for row in rows.tolist()]
+
+
+def attacking(target: Target, budget: Budget, queries: int) -> Callable[[], None]:
+    """The attacks of a budget on the first images."""
+    rows = torch.arange(queries)
+
+    def work() -> None:
+        for name in budget.attacks:
+            carry_out(budget.attack(name), target, rows, budget.pgd(), draws=draws(rows))
+
+    return work
+
+
+def growth(gallery: int, queries: int, steps: int) -> None:
+    """Print how time grows with the queries and with the steps."""
+    pixels = noise(gallery, 10)
+    subject = small_subject(pixels)
+    target = Target(subject, system_of(embed_test(subject, pixels, torch.device("cpu"))), pixels)
+    once, twice = (resolve_budget(28, steps=number, attacks=ENDLESS) for number in (steps, 2 * steps))
+    seconds = interleaved(
+        {
+            "once": attacking(target, once, queries),
+            "queries": attacking(target, once, 2 * queries),
+            "steps": attacking(target, twice, queries),
+        }
+    )
+    facts = {
+        "attacks": " ".join(ENDLESS),
+        "gallery": gallery,
+        "queries": queries,
+        "steps": steps,
+        "cpu_seconds": seconds,
+    }
+    for what in ("queries", "steps"):
+        row(f"time of attacks with twice the {what}", seconds[what] / seconds["once"], "x", Bar(most=2.3), **facts)
+
+
+def large_target(size: int) -> Target:
+    """ResNet-18, random unit embeddings as gallery, the first of which ask."""
+    torch.manual_seed(0)
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, size, size, 3), np.uint8)
+    pixels = Pixels(Table.build("noise", images, np.arange(IMAGES) % 2, ["test"] * IMAGES), size)
+    subject = Subject(Embedder(EmbedderConfig("resnet18", size=size)).eval().requires_grad_(False))
+    z, ids = normalize(torch.randn(GALLERY, 512), dim=1), torch.arange(GALLERY)
+    labels = ids % CLASSES
+    queries = Queries(z[:QUERIES], labels[:QUERIES], ids[:QUERIES])
+    return Target(subject, System(queries, Gallery(z, labels, ids)), pixels)
+
+
+def smaller(target: Target, items: int) -> Target:
+    """The same with the first items as gallery."""
+    gallery = target.system.gallery
+    part = Gallery(gallery.embeddings[:items], gallery.labels[:items], gallery.ids[:items])
+    return replace(target, system=System(target.system.queries, part))
+
+
+def planned(target: Target, budget: Budget) -> Plan:
+    """The choice of targets, and what follows from it."""
+    attack, queries = budget.attack(ATTACK), target.system.queries
+    chosen = attack.choose(queries, target.system, draws(queries.ids))
+    return attack.plan(queries, target.system, chosen)
+
+
+def descending(plan: Plan, z: Tensor) -> Callable[[], None]:
+    """The objective of embeddings, and its gradient for them."""
+    rows = torch.arange(len(z))
+
+    def work() -> None:
+        points = z[:, None].clone().requires_grad_()
+        torch.autograd.grad(plan.objective(points, rows).sum(), points)
+
+    return work
+
+
+def reading(plan: Plan, z: Tensor) -> Callable[[], None]:
+    """The readings before and after."""
+
+    def work() -> None:
+        with torch.no_grad():
+            plan.outcome(z)
+            plan.outcome(z)
+
+    return work
+
+
+def passing(target: Target) -> Callable[[], None]:
+    """The network there and back, for all images."""
+    images, _ = target.pixels.read(torch.arange(IMAGES))
+
+    def work() -> None:
+        pixels = images.clone().requires_grad_()
+        torch.autograd.grad(target.subject(pixels).sum(), pixels)
+
+    return work
+
+
+def ranking(size: int) -> None:
+    """Print what the ranking adds, and how that grows with the gallery."""
+    target = large_target(size)
+    quarter = smaller(target, GALLERY // 4)
+    budget = resolve_budget(size)
+    z = normalize(torch.randn(QUERIES, 512), dim=1)
+    plans = {"objective": planned(target, budget), "objective, quarter": planned(quarter, budget)}
+    seconds = interleaved(
+        {
+            **{name: descending(plan, z) for name, plan in plans.items()},
+            "choice": lambda: planned(target, budget),
+            "readings": reading(plans["objective"], z),
+            "network": passing(target),
+        }
+    )
+    seconds["network"] *= QUERIES / IMAGES
+    ranked = seconds["choice"] + seconds["readings"] + (budget.steps + 2) * seconds["objective"]
+    share = ranked / (ranked + budget.steps * seconds["network"])
+    facts = {"gallery": GALLERY, "queries": QUERIES, "steps": budget.steps, "size": size, "cpu_seconds": seconds}
+    row(f"ranking part of {ATTACK} on ResNet-18, {size} pixels", share, "of the time", Bar(most=0.05), **facts)
+    grown = seconds["objective"] / seconds["objective, quarter"]
+    row(f"objective at {GALLERY:,} in the gallery against {GALLERY // 4:,}", grown, "x", Bar(most=4.6), **facts)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gallery", type=int, default=4_000, help="of the first part")
+    parser.add_argument("--queries", type=int, default=128, help="of the first part, and twice as many")
+    parser.add_argument("--steps", type=int, default=8, help="of the first part, and twice as many")
+    parser.add_argument("--size", type=int, default=224, help="of the images in the second part")
+    options = parser.parse_args()
+    growth(options.gallery, options.queries, options.steps)
+    ranking(options.size)
+
+
+if __name__ == "__main__":
+    main()
