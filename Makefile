@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 JOBS ?= 2
 
-.PHONY: demo test test-timm check format clean
+.PHONY: demo test test-timm bench check format clean
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -15,6 +15,10 @@ test: $(READY)
 # timm needs torchvision, which the main environment must not have.
 test-timm: .venv-timm/ready
 	PYTHONPATH=src .venv-timm/bin/python -m pytest tests/test_timm.py tests/test_models_timm.py
+
+# DATA: a folder with fashion-mnist/ and CUB_200_2011/ in it; without it the images are digits and noise.
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(if $(DATA),--data $(DATA))
 
 check: $(READY)
 	$(BIN)/ruff format --check .

@@ -130,6 +130,7 @@ def test_every_field_is_in_the_hash() -> None:
         ({"stepz": 3}, r"unknown setting of an evaluation 'stepz'; did you mean 'step'\?"),
         ({"norm": "l3"}, r"unknown norm 'l3'; did you mean 'l2'\?"),
         ({"gradient": "ness"}, r"unknown gradient 'ness'; did you mean 'nes'\?"),
+        ({"precision": "bf16"}, r"unknown precision 'bf16'; did you mean 'bfloat16'\?"),
         ({"norm": "l2"}, "give eps, in units of the Euclidean norm"),
         ({"eps": -0.1}, "eps is a number of at least 0, not -0.1"),
         ({"eps": -1, "norm": "l2"}, "eps is a number of at least 0"),

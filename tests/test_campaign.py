@@ -19,7 +19,7 @@ from torch import Tensor
 
 from holdfast.attacks import System
 from holdfast.audit import evaluate
-from holdfast.blocks import IMAGES
+from holdfast.blocks import WIDTH
 from holdfast.budget import resolve_budget
 from holdfast.campaign import Campaign, Target
 from holdfast.embedder import Embedder
@@ -124,7 +124,7 @@ def test_records_say_what_was_done(tmp_path: Path) -> None:
     assert [(cost["attack"], cost["images"]) for cost in costs] == [(attack, 12) for attack in NINE]
     assert result.content["cost"]["forward"] == sum(cost["forward"] for cost in costs)
     # Two steps with a gradient, a look at the last iterate and a reading, of a block; ES has no known start.
-    assert [(cost["forward"], cost["backward"]) for cost in costs] == [(4 * IMAGES, 2 * IMAGES)] * 9
+    assert [(cost["forward"], cost["backward"]) for cost in costs] == [(4 * WIDTH, 2 * WIDTH)] * 9
 
 
 # --- after a kill
@@ -230,7 +230,7 @@ def test_cut_files_are_completed(kept: int, cut: int, whole: tuple[Result, int],
     result = evaluate(embed, digits(), folder=tmp_path, **RESUMED)
     check_resumed(result, complete, [cost.rstrip("\n") for cost in costs[:kept]])
     passes = sum(json.loads(cost)["forward"] for cost in costs[:kept])
-    assert again[0] == calls - passes // IMAGES
+    assert again[0] == calls - passes // WIDTH
 
 
 def test_another_batch_size_may_finish_it(whole: tuple[Result, int], tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ def test_a_finished_evaluation_is_returned_at_once(whole: tuple[Result, int], tm
     before = snapshot(tmp_path)
     embed, again = counted(EMBEDDER)
     assert evaluate(embed, digits(), folder=tmp_path, **RESUMED).content == complete.content
-    assert again[0] == calls - complete.content["cost"]["forward"] // IMAGES
+    assert again[0] == calls - complete.content["cost"]["forward"] // WIDTH
     assert snapshot(tmp_path) == before
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from holdfast import checks, trial
 from holdfast.attacks import System
-from holdfast.blocks import IMAGES
+from holdfast.blocks import WIDTH
 from holdfast.budget import resolve_budget
 from holdfast.campaign import Attacked, Target, carry_out
 from holdfast.checks import CHECKS, PREPROCESSING, Check, check, rises
@@ -115,7 +115,7 @@ def test_the_figures_are_told_and_are_the_same_again() -> None:
     target = target_of(MODEL)
     before = target.subject.forward + target.subject.backward
     first = found(target)
-    assert target.subject.forward + target.subject.backward - before < 230 * IMAGES
+    assert target.subject.forward + target.subject.backward - before < 230 * WIDTH
     assert "0.0 at ε = 0.2, 0.0 at ε = 0.1 with twice the steps" in first[STRONGER].detail
     assert "0.0 under the attack with gradients" in first[WEAKER].detail
     assert "for 32 of 32 queries" in first[TRUE].detail

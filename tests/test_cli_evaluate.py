@@ -199,6 +199,7 @@ def test_report_of_several_results(call: Call, run: Path, tmp_path: Path) -> Non
         (["--norm", "l1"], "unknown norm 'l1'"),
         (["--norm", "l2"], "give eps"),
         (["--gradient", "nse"], "did you mean 'nes'?"),
+        (["--precision", "half"], "unknown precision 'half' (allowed: float32, bfloat16)"),
         (["--protocol", "cvpr22", "--restarts", "2"], "neither restarts nor black-box"),
         (["--batch", "0"], "batch is at least 1"),
         (["--eps", "0.1", "--eps-curve", "0,1/255"], "not both"),

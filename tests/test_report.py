@@ -294,8 +294,8 @@ def test_numbers_of_another_attack_are_not_subtracted(tmp_path: Path, other: dic
 
 
 def test_a_weaker_attack_is_named_beside_the_protocol(tmp_path: Path) -> None:
-    changes = {"settings": {"gradient": "square"}, "model": {"surrogate": "1a2b3c4d"}}
-    assert cells(tmp_path / "result.json", **changes)["protocol"] == "strict, square, transfer"
+    changes = {"settings": {"gradient": "square", "precision": "bfloat16"}, "model": {"surrogate": "1a2b3c4d"}}
+    assert cells(tmp_path / "result.json", **changes)["protocol"] == "strict, square, bfloat16, transfer"
     usual = {"settings": {"gradient": "white-box"}, "model": {"surrogate": None}}
     assert cells(tmp_path / "result.json", **usual)["protocol"] == "strict"
 

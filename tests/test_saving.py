@@ -18,7 +18,7 @@ from tiny import digits, embedder, pair, photos, rows, snapshot
 from torch import Tensor
 
 from holdfast.audit import attack
-from holdfast.blocks import IMAGES
+from holdfast.blocks import WIDTH
 from holdfast.data import Pixels, held_out
 from holdfast.errors import HoldfastError
 from holdfast.perturb import L2, LInf
@@ -262,7 +262,7 @@ def test_a_finished_call_is_not_repeated(whole: tuple[Path, int]) -> None:
     embed, again = failing(-1)
     assert attack(embed, digits(), "es", folder, batch=4, **QUICK) == rows(folder / "manifest.jsonl")
     assert snapshot(folder) == before
-    attacked = sum(cost["forward"] for cost in rows(folder / "costs.jsonl")) // IMAGES
+    attacked = sum(cost["forward"] for cost in rows(folder / "costs.jsonl")) // WIDTH
     assert again[0] == calls - attacked - 3  # and no saved image was read again, in any of three batches
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from holdfast.blocks import IMAGES
+from holdfast.blocks import WIDTH
 from holdfast.embedder import Embedder, EmbedderConfig
 from holdfast.errors import HoldfastError
 from holdfast.subject import Subject
@@ -64,8 +64,8 @@ def test_the_model_always_sees_full_blocks() -> None:
         widths.append(len(x))
         return flat(x)
 
-    Subject(embed)(images(2 * IMAGES + 1))
-    assert widths == [IMAGES] * 3
+    Subject(embed)(images(2 * WIDTH + 1))
+    assert widths == [WIDTH] * 3
 
 
 def test_gradients_of_the_pixels_are_those_of_the_model() -> None:
@@ -98,7 +98,7 @@ def test_bits_of_unit_outputs_are_kept() -> None:
 
     subject = examined(embed)
     assert not subject.normalises
-    assert torch.equal(subject(images(IMAGES)), embed(images(IMAGES)))
+    assert torch.equal(subject(images(WIDTH)), embed(images(WIDTH)))
     assert subject.remarks == ["outputs are of unit length already"]
 
 
@@ -118,15 +118,15 @@ def test_one_unit_row_does_not_make_a_unit_model() -> None:
 
 def test_counters_count_images_with_padding() -> None:
     subject = Subject(convolution())
-    subject(images(IMAGES + 1))
-    assert (subject.forward, subject.backward) == (2 * IMAGES, 0)
+    subject(images(WIDTH + 1))
+    assert (subject.forward, subject.backward) == (2 * WIDTH, 0)
     pixels = images(5).requires_grad_()
     z = subject(pixels)
-    assert (subject.forward, subject.backward) == (3 * IMAGES, 0)
+    assert (subject.forward, subject.backward) == (3 * WIDTH, 0)
     torch.autograd.grad(z.sum(), pixels, retain_graph=True)
-    assert (subject.forward, subject.backward) == (3 * IMAGES, IMAGES)
+    assert (subject.forward, subject.backward) == (3 * WIDTH, WIDTH)
     torch.autograd.grad(z.sum(), pixels)
-    assert subject.backward == 2 * IMAGES
+    assert subject.backward == 2 * WIDTH
 
 
 # --- frozen
@@ -226,7 +226,7 @@ def test_random_outputs_are_refused() -> None:
         examined(lambda x: F.dropout(flat(x), 0.2))
 
 
-@pytest.mark.parametrize("pixels", [images(2), images(IMAGES), images(80)], ids=len)
+@pytest.mark.parametrize("pixels", [images(2), images(WIDTH), images(80)], ids=len)
 def test_dependence_on_the_batch_is_refused(pixels: Tensor) -> None:
     with pytest.raises(HoldfastError, match=r"other images of its batch.*call .eval\(\)"):
         examined(lambda x: flat(x) - flat(x).mean(dim=0), pixels)
@@ -402,4 +402,33 @@ def test_vectors_of_another_length_are_refused() -> None:
     lengths = iter([4, 4, 5])
     subject = Subject(lambda images: torch.ones(len(images), next(lengths)))
     with pytest.raises(HoldfastError, match="vectors of 4 dimensions and then of 5"):
-        subject(torch.rand(3 * IMAGES, 1, 2, 2))
+        subject(torch.rand(3 * WIDTH, 1, 2, 2))
+
+
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: lambda x: model(x)], ids=["module", "function"])
+def test_in_bfloat16_embeddings_are_a_little_other_and_float32(wrap: Callable[[nn.Module], Any]) -> None:
+    model, pixels = convolution().eval(), images(8)
+    subject = Subject(wrap(model), "bfloat16")
+    subject.examine(pixels)
+    with torch.no_grad():
+        z, exact = subject(pixels), Subject(model)(pixels)
+    assert z.dtype == torch.float32
+    assert 0 < (z - exact).abs().max() < 0.02
+    assert next(model.parameters()).dtype == torch.float32
+
+
+def test_a_copy_that_embeds_otherwise_is_not_used() -> None:
+    class Unfaithful(nn.Module):
+        def __init__(self, sign: float = 1.0) -> None:
+            super().__init__()
+            self.sign = sign
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.stack([torch.ones(len(x)), self.sign * x.flatten(1).sum(1)], dim=1)
+
+        def __deepcopy__(self, memo: object) -> "Unfaithful":
+            return Unfaithful(-self.sign)
+
+    subject = Subject(Unfaithful())
+    subject.examine(images(8))
+    assert (subject(images(8))[:, 1] > 0).all()

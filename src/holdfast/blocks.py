@@ -11,25 +11,23 @@ from holdfast.errors import HoldfastError
 WORKSPACE = 256 * 2**20
 """Bytes that one block of rows may occupy, intermediate results included."""
 
-IMAGES = 64
-"""Images that a network embeds at once."""
-
-ROWS, ENTRIES = 128, 2**21
-"""Most rows of a matrix of distances that are computed at once, and about as many numbers as these may have."""
+WIDTH = 64
+"""Images that a network embeds at once, and rows of a matrix that are computed at once."""
 
 
-def steady(function: Callable[[Tensor], Tensor], rows: Tensor, width: int) -> Tensor:
-    """``function(rows)`` of row numbers ``(n,) -> (n, ...)``, always called with ``width`` of them.
+def steady(function: Callable[..., Tensor], *tensors: Tensor, width: int = WIDTH) -> Tensor:
+    """``function(*tensors)`` of tensors of as many rows, ``(n, ...) -> (n, ...)``, always called with ``width`` rows.
 
     Kernels round differently for other batch sizes, and an attack blows such differences up. In blocks of one size,
     the last one filled with repeats, a row's result does not depend on how many rows there are beside it.
     """
-    blocks = torch.split(rows, width)
-    if not blocks or not len(rows):
-        return function(rows)
-    short = width - len(blocks[-1])
-    padded = torch.cat([blocks[-1], blocks[-1][-1:].expand(short)])
-    return torch.cat([function(block) for block in (*blocks[:-1], padded)])[: len(rows)]
+    count = len(tensors[0])
+    if not count:
+        return function(*tensors)
+    if short := -count % width:
+        tensors = tuple(torch.cat([x, x[-1:].expand(short, *x.shape[1:])]) for x in tensors)
+    blocks = zip(*(torch.split(x, width) for x in tensors), strict=True)
+    return torch.cat([function(*block) for block in blocks])[:count]
 
 
 def ascending(x: Tensor) -> Tensor:

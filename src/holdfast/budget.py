@@ -13,7 +13,7 @@ from holdfast.attacks import CA, NES, QA, SPQA, Order, RankingAttack, Square
 from holdfast.errors import HoldfastError, pick, unknown
 from holdfast.perturb import BALLS, PGD, BackPropagation, Gradient, crossing, even
 from holdfast.protocols import BUDGETS, COLUMNS, PROTOCOLS, Protocol
-from holdfast.subject import PRECISIONS
+from holdfast.replica import PRECISIONS
 
 GRADIENTS: dict[str, Gradient] = {"white-box": BackPropagation(), "nes": NES(), "square": Square()}
 SMALL = 32

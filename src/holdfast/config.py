@@ -14,6 +14,7 @@ from holdfast.data import DATASETS
 from holdfast.errors import HoldfastError, pick, unknown
 from holdfast.perturb import BALLS
 from holdfast.recipes import Strength, parse
+from holdfast.replica import PRECISIONS
 from holdfast.samplers import SAMPLERS
 from holdfast.trackers import TRACKERS
 
@@ -282,7 +283,7 @@ def _coerce(value: Any, kind: Any, key: str) -> Any:
 
 
 CHOICES = {
-    "precision": ("float32", "bfloat16"),
+    "precision": tuple(PRECISIONS),
     "tracker": tuple(TRACKERS),
     "model.batchnorm": ("auto", "frozen", "train"),
     "pgd.norm": tuple(BALLS),

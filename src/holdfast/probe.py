@@ -6,9 +6,9 @@ It serves validation; a score to publish comes from a whole evaluation.
 import torch
 from torch import Generator, Tensor, nn
 
-from holdfast.frozen import frozen
 from holdfast.goals import ShiftEmbedding
 from holdfast.perturb import PGD, Ball, crossing
+from holdfast.replica import Replica
 from holdfast.retrieval import Gallery, Queries, evaluate
 
 BLOCK = 128
@@ -25,11 +25,11 @@ def shifted(embedder: nn.Module, images: Tensor, pgd: PGD, generator: Generator 
 
     ``pgd`` needs a random start: at the clean image the shift has no gradient.
     """
-    moved = []
-    with frozen(embedder), torch.no_grad():
+    moved, attacked = [], Replica(embedder)
+    with torch.no_grad():
         for block in torch.split(images, BLOCK):
-            goal = ShiftEmbedding(embedder(block)[:, None])
-            moved.append(embedder(pgd(embedder, block[:, None], goal, generator=generator).squeeze(1)))
+            goal = ShiftEmbedding(attacked(block)[:, None])
+            moved.append(attacked(pgd(attacked, block[:, None], goal, generator=generator).squeeze(1)))
     return torch.cat(moved)
 
 

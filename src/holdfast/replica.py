@@ -13,6 +13,9 @@ from holdfast.frozen import frozen
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 
+PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
+"""By name: the dtype that a network runs in under autocast."""
+
 Fold = tuple[str, str]
 """The names of a convolution and of the BatchNorm that alone follows it."""
 
@@ -60,7 +63,7 @@ class Replica:
             f"{name}.{part}"
             for name, layer in self.network.named_modules()
             if self.precision is not None and isinstance(layer, (*CONVOLUTIONS, nn.Linear))
-            for part, _ in layer.named_parameters(recurse=False)
+            for part in ("weight", "bias")
         }
         self._take_over(tensors)
 

@@ -11,17 +11,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from holdfast.blocks import IMAGES, checked, steady
+from holdfast.blocks import WIDTH, checked, steady
 from holdfast.errors import HoldfastError, brief
 from holdfast.frozen import frozen
 from holdfast.perturb import Embed
-from holdfast.replica import Replica
+from holdfast.replica import PRECISIONS, Replica
 
 TOLERANCE = 1e-4
 """How far the numbers of two unit-length embeddings of one image, or the length of one, may be apart."""
-
-PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
-"""By name: the dtype networks run in under autocast."""
 
 
 class Subject:
@@ -49,14 +46,14 @@ class Subject:
 
         float32, or float64 where the model gives that.
 
-        The model is always given :data:`.blocks.IMAGES` images, so that a result does not depend on n. A zero vector
+        The model is always given :data:`.blocks.WIDTH` images, so that a result does not depend on n. A zero vector
         stays zero. Raises HoldfastError where the model returns anything but floating-point vectors (n, D).
         """
         z = self._raw(images)
         return F.normalize(z, dim=1) if self.normalises else z
 
     def _raw(self, images: Tensor) -> Tensor:
-        return steady(lambda rows: self._block(images[rows]), torch.arange(len(images), device=images.device), IMAGES)
+        return steady(self._block, images)
 
     def _block(self, images: Tensor) -> Tensor:
         self.forward += len(images)
@@ -112,7 +109,7 @@ class Subject:
         its batch, as dropout and BatchNorm in training mode make it.
         """
         _check_pixels(images)
-        images = images.detach()[:IMAGES]
+        images = images.detach()[:WIDTH]
         with self.frozen():
             with torch.no_grad():
                 first = self._first(images)
@@ -136,7 +133,7 @@ class Subject:
             raise
         except Exception as error:
             raise HoldfastError(
-                f"the model fails on {images.dtype} images of shape {(IMAGES, *images.shape[1:])} ({brief(error)}); "
+                f"the model fails on {images.dtype} images of shape {(WIDTH, *images.shape[1:])} ({brief(error)}); "
                 "give it images of the size, channels and device that it takes, or wrap it in a function that converts "
                 "them"
             ) from error
@@ -147,7 +144,7 @@ class Subject:
                 f"the same images have other embeddings when embedded again (by up to {apart:.2g}), as if dropout were "
                 "active: call .eval() on the model, and draw no random numbers in it"
             )
-        alone = self._raw(images[:1].expand(IMAGES, *images.shape[1:]))
+        alone = self._raw(images[:1].expand(WIDTH, *images.shape[1:]))
         if not (apart := _apart(first[:1], alone[:1])) <= TOLERANCE:
             raise HoldfastError(
                 f"the embedding of an image depends on the other images of its batch (by up to {apart:.2g}), as if "

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from holdfast.errors import HoldfastError
 from holdfast.extras import require
 from holdfast.progress import Progress
 from holdfast.recipes import Recipe, parse
+from holdfast.replica import PRECISIONS
 from holdfast.run import Run, State
 from holdfast.trackers import tracker
 from holdfast.validation import describe, merit, validate
@@ -341,5 +342,6 @@ def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> N
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
 
 
-def _precision(config: Config, device: torch.device) -> AbstractContextManager[None]:
-    return torch.autocast(device.type, torch.bfloat16) if config.precision == "bfloat16" else nullcontext()
+def _precision(config: Config, device: torch.device) -> torch.autocast:
+    dtype = PRECISIONS[config.precision]
+    return torch.autocast(device.type, dtype, dtype is not None)

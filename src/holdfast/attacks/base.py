@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from holdfast.blocks import ENTRIES, ROWS, full_precision, steady
+from holdfast.blocks import WIDTH, full_precision, steady
 from holdfast.errors import HoldfastError
 from holdfast.perturb import Objective
 from holdfast.retrieval import Gallery, Queries
@@ -18,6 +18,9 @@ Outcome = Callable[[Tensor], dict[str, Tensor]]
 
 Draws = Sequence[Generator]
 """One generator for each perturbed image, so that its draws do not depend on the images beside it."""
+
+ENTRIES = 2**21
+"""About as many distances are worked on at once."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +50,7 @@ class Items:
     @cached_property
     def squares(self) -> Tensor:
         """``(N,)``, squared distances of the items to the origin."""
-        blocks = torch.split(self.embeddings, ROWS)
+        blocks = torch.split(self.embeddings, WIDTH)
         return torch.cat([self.seen(block).square().sum(1) for block in blocks])
 
     @property
@@ -66,7 +69,7 @@ class Items:
 
         Next to an item the product leaves an error of about 1e-4: leave an image's own item out by index.
         """
-        return by_rows(lambda rows: self.measure(self.seen(z[rows]), self.columns, self.squares), z, self)
+        return by_rows(lambda z: self.measure(self.seen(z), self.columns, self.squares), self, z)
 
     def moved(self, ids: Tensor, there: Tensor, z: Tensor) -> Tensor:
         """Distances ``(B,)`` of embeddings ``(B, D)`` to the items with these ids, were those ``there`` (B, D).
@@ -78,10 +81,10 @@ class Items:
         columns = self.columns.index_copy(1, place, there.T)
         squares = self.squares.index_copy(0, place, there.square().sum(1))
 
-        def measured(rows: Tensor) -> Tensor:
-            return self.measure(self.seen(z[rows]), columns, squares).gather(1, place[rows, None])
+        def measured(z: Tensor, place: Tensor) -> Tensor:
+            return self.measure(self.seen(z), columns, squares).gather(1, place[:, None])
 
-        return by_rows(measured, z, self)[:, 0]
+        return by_rows(measured, self, z, place)[:, 0]
 
     def seen(self, z: Tensor) -> Tensor:
         """Embeddings as seen from the origin."""
@@ -98,10 +101,18 @@ class Items:
         return ids[:, None] == self.set.ids
 
 
-def by_rows(function: Callable[[Tensor], Tensor], z: Tensor, items: Items) -> Tensor:
-    """``function(rows) -> (rows, ...)`` of all rows of ``z``, without gradient; as many at once as the items allow."""
-    with full_precision(z.device):
-        return steady(function, torch.arange(len(z), device=z.device), max(16, min(ROWS, ENTRIES // len(items))))
+def by_rows(function: Callable[..., Tensor], items: Items, *tensors: Tensor) -> Tensor:
+    """``function(*tensors)`` that measures distances to the items, without gradient, row by row; see :func:`.steady`.
+
+    With many items there are fewer rows at once, so that what is measured stays small.
+    """
+    with full_precision(tensors[0].device):
+        return steady(function, *tensors, width=max(16, min(WIDTH, ENTRIES // len(items))))
+
+
+def of_rows(x: Tensor, rows: Tensor) -> Tensor:
+    """``x[rows]``, without a copy where that is all of it."""
+    return x if len(rows) == len(x) else x[rows]
 
 
 def linear(z: Tensor, values: Tensor, gradient: Tensor) -> Tensor:

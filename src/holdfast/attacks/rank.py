@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
@@ -20,6 +21,7 @@ from holdfast.attacks.base import (
     linear,
     nearest,
     nearest_percent,
+    of_rows,
     own_entries,
     pick,
     shown,
@@ -51,7 +53,7 @@ class Hinge:
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
         z = z[:, 0]
-        found = by_rows(lambda part: self._with_gradient(z[part], rows[part], z.requires_grad), z, self.items)
+        found = by_rows(partial(self._with_gradient, wanted=z.requires_grad), self.items, z, rows)
         return linear(z, found[:, 0], found[:, 1:])
 
     def _with_gradient(self, z: Tensor, rows: Tensor, wanted: bool) -> Tensor:
@@ -112,7 +114,7 @@ class CandidateHinge:
         return (sides[0] + sides[1])[:, :, 0].double() / 2
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        queries, nearer, sums, counts = (_take(x, rows) for x in (self.queries, self.nearer, self.sums, self.counts))
+        queries, nearer, sums, counts = (of_rows(x, rows) for x in (self.queries, self.nearer, self.sums, self.counts))
         reached = pairs(z, queries)
         places = torch.searchsorted(nearer, reached.detach()[:, :, None], right=self.sign == "-")
         total, passed = sums.gather(2, places)[:, :, 0], places[:, :, 0]
@@ -316,11 +318,6 @@ def _numbered(name: str, count: int) -> str:
 
 def _percent(ranks: Tensor, count: int) -> Tensor:
     return 100 * ranks.mean(1) / count
-
-
-def _take(x: Tensor, rows: Tensor) -> Tensor:
-    """``x[rows]``, without a copy where that is all of it."""
-    return x if len(rows) == len(x) else x[rows]
 
 
 def _signed(sign: Sign, gap: Tensor) -> Tensor:

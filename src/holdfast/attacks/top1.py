@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from holdfast.attacks.base import Draws, Items, Plan, System, first_matches, nearest, own_entries, shown
+from holdfast.attacks.base import Draws, Items, Plan, System, first_matches, nearest, of_rows, own_entries, shown
 from holdfast.attacks.rank import Hinge, places
 from holdfast.distance import pairs
 from holdfast.retrieval import Queries
@@ -57,7 +57,8 @@ class Mismatch:
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
         z = z[:, 0]
-        picked = self.contrast(self.items.distances(z.detach()), self.matching[rows], self.own[rows])
+        matching, own = of_rows(self.matching, rows), of_rows(self.own, rows)
+        picked = self.contrast(self.items.distances(z.detach()), matching, own)
         near, far = (pairs(z, self.items.embeddings[row]) for row in picked)
         return (near - far).clamp(min=self.floor)
 
