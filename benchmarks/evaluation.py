@@ -144,7 +144,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gallery", type=int, default=10_000)
     parser.add_argument("--images", type=int, default=BATCH, help="attacked by the library; a multiple of 128")
-    parser.add_argument("--steps", type=int, default=16, help="of an attack")
+    parser.add_argument("--steps", type=int, default=32, help="of an attack")
     parser.add_argument("--precision", choices=SPEEDUP, default="float32", help="of the library's network")
     parser.add_argument("--naive-images", type=int, default=16, help="attacked by the naive loops, of the same")
     parser.add_argument("--root", help="folder of Fashion-MNIST")

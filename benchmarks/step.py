@@ -146,7 +146,7 @@ def midway(config: Config, warmup: int, after: int, device: torch.device = CPU, 
     """
     pairs = min(config.batch.pairs, LEARNED_FROM[config.model.backbone])
     embedder = embedder_of(config)[0].to(device)
-    defense = parse(config.recipe).build(pgd_of(config), config.loss).to(device)
+    defense = _defense(config, device)
     plain = Recipe("none", config.warmup.sampler).build(pgd_of(config), config.loss)
     optimizer = optimizer_of(config, embedder)
     few = _batches(replace(config, batch=replace(config.batch, pairs=pairs)))
@@ -157,9 +157,18 @@ def midway(config: Config, warmup: int, after: int, device: torch.device = CPU, 
         optimizer.zero_grad()
         step.loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
+    return _ready(config, embedder, defense, device)
+
+
+def _ready(config: Config, embedder: Embedder, defense: Defense, device: torch.device) -> Work:
+    """A network with BatchNorm as it has become, and a batch."""
     fixed = Embedder(replace(embedder.config, freeze_batchnorm=True)).to(device)
     fixed.load_state_dict(embedder.state_dict())
     return Work(config, fixed, defense, *_parts(next(_batches(config)), device))
+
+
+def _defense(config: Config, device: torch.device) -> Defense:
+    return parse(config.recipe).build(pgd_of(config), config.loss).to(device)
 
 
 def main() -> None:
@@ -173,6 +182,7 @@ def main() -> None:
     parser.add_argument("--root", help="folder of Fashion-MNIST (28 pixels) or CUB-200-2011")
     parser.add_argument("--warmup", type=int, help="plain training steps made before")
     parser.add_argument("--after", type=int, help="steps of the recipe made before")
+    parser.add_argument("--run", help="folder of a run of the recipe whose weights to take instead")
     parser.add_argument("--short", type=float, default=SHORT, help="share of triplets short of their destination")
     parser.add_argument("--device")
     parser.add_argument("--repeats", type=int, default=REPEATS)
@@ -184,9 +194,13 @@ def main() -> None:
     warmup = WARMUP[options.backbone] if options.warmup is None else options.warmup
     after = AFTER[options.backbone] if options.after is None else options.after
     precisions = [options.precision] if options.precision else list(DTYPES)
-    work = midway(config, warmup, after, device, precisions[-1])
-    if config.recipe == NAIVE:
-        work.strengthen(options.short)
+    if options.run:
+        work = _ready(config, Embedder.from_pretrained(options.run), _defense(config, device), device)
+        work.defense.observe(work.step().logs["triplet_loss"])
+    else:
+        work = midway(config, warmup, after, device, precisions[-1])
+        if config.recipe == NAIVE:
+            work.strengthen(options.short)
     compare(work, precisions, options.repeats)
 
 

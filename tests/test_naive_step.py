@@ -131,8 +131,8 @@ def test_passes_are_recorded_as_they_were_made() -> None:
         step = one.step()
     one.step()
     assert sum(each.images for each in passes) == step.logs["passes"]
-    assert passes[0] == Pass(len(one.images), "forward")
-    assert re.fullmatch("fp+f?t+", "".join(each.kind[0] for each in passes))
+    assert passes[0] == Pass(len(one.images), "training")
+    assert re.fullmatch("tp+f?t+", "".join(each.kind[0] for each in passes))
     pixels = one.images.clone().requires_grad_()
     with recorded() as passes, one.embedder.frozen():
         one.embedder(pixels)

@@ -405,7 +405,7 @@ def test_vectors_of_another_length_are_refused() -> None:
         subject(torch.rand(3 * WIDTH, 1, 2, 2))
 
 
-@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: lambda x: model(x)], ids=["module", "function"])
+@pytest.mark.parametrize("wrap", [lambda model: model, lambda model: model.forward], ids=["module", "function"])
 def test_in_bfloat16_embeddings_are_a_little_other_and_float32(wrap: Callable[[nn.Module], Any]) -> None:
     model, pixels = convolution().eval(), images(8)
     subject = Subject(wrap(model), "bfloat16")

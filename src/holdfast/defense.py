@@ -164,50 +164,40 @@ class AdversarialTriplets(Perturbing):
     ) -> Step:
         embed, attacked = Counted(embedder), self.attacked(embedder, images.device)
         roles = self.goal.roles
-        with torch.no_grad():
-            clean = attacked(images)
-        batch = Batch.of(clean, labels, anchors)
+        # The intra-class term learns from the clean images: where each is embedded by itself, one pass serves it, the
+        # drawing of triplets, and the triplets that stay as they are.
+        shared = bool(self.learning.structure) and independent(embedder)
+        with torch.set_grad_enabled(shared):
+            seen = embed(images) if shared else attacked(images)
+        batch = Batch.of(seen, labels, anchors)
         triplets = self.source(batch, generator)
         objective = self.goal(batch, triplets, generator)
-        originals, z_clean = triplets.take(images), triplets.take(clean)
-        targets = originals[:, roles]
-        perturbed = self.pgd(attacked, targets, objective, clean=z_clean[:, roles], generator=generator)
-
+        originals, z_clean = triplets.take(images), triplets.take(seen)
+        targets, known = originals[:, roles], z_clean[:, roles].detach()
+        perturbed = self.pgd(attacked, targets, objective, clean=known, generator=generator)
         moved = (perturbed != targets).flatten(1).any(dim=1)
-        adversarial = originals.index_copy(1, torch.tensor(roles, device=images.device), perturbed)
-        z, benign = self._embed(embed, triplets, originals, adversarial, moved, distinct=independent(embedder))
-        loss, logs = self.learn(z, benign)
 
-        logs["source_hardness"] = hardness(z_clean).mean()
+        z: tuple[Tensor, Tensor | None]
+        z = (
+            (_replaced(embed, z_clean, perturbed, moved), z_clean)
+            if shared
+            else self._embed(embed, originals, perturbed)
+        )
+        loss, logs = self.learn(*z)
+
+        logs["source_hardness"] = hardness(z_clean.detach()).mean()
         logs["moved"] = moved.float().mean()
         if isinstance(objective, RaiseHardness):
             logs["destination_hardness"] = objective.destination.mean()
         return Step(loss, {**logs, "passes": _count(embed.images + attacked.images, images)})
 
-    def _embed(
-        self,
-        embed: "Counted",
-        triplets: Triplets,
-        originals: Tensor,
-        adversarial: Tensor,
-        moved: Tensor,
-        *,
-        distinct: bool,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Embeddings of the triplets to learn from ``(T, 3, D)``, and of what the intra-class term needs.
+    def _embed(self, embed: "Counted", originals: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings ``(T, 3, D)`` to learn from, and what is benign of them.
 
-        distinct: the same image, as in triplets that have not ``moved``, goes through once. Where BatchNorm trains all
-        go through, clean and adversarial ones separately, as each have their own statistics.
+        Clean and adversarial images go through separately: where BatchNorm trains, each has its own statistics.
         """
-        roles, structure = self.goal.roles, [ANCHOR, POSITIVE] if self.learning.structure else []
-        if distinct:
-            clean = torch.stack([triplets.anchor, triplets.positive, triplets.negative], dim=1)
-            new = torch.arange(clean.numel(), device=clean.device).view_as(clean) + clean.max() + 1
-            perturbed = torch.tensor([role in roles for role in range(3)], device=clean.device)
-            which = torch.cat([torch.where(moved[:, None] & perturbed, new, clean), clean[:, structure]], dim=1)
-            z = _embed_distinct(embed, torch.cat([adversarial, originals[:, structure]], dim=1), which)
-            return z[:, :3], z[:, 3:] if structure else None
-        by_role = dict(zip(roles, _embed_groups(embed, adversarial[:, roles]).unbind(1), strict=True))
+        roles, structure = self.goal.roles, (ANCHOR, POSITIVE) if self.learning.structure else ()
+        by_role = dict(zip(roles, _embed_groups(embed, perturbed).unbind(1), strict=True))
         others = [role for role in range(3) if role not in roles or role in structure]
         benign = _embed_groups(embed, originals[:, others]) if others else None
         if benign is not None:
@@ -304,13 +294,11 @@ def _embed_groups(embed: Counted, images: Tensor) -> Tensor:
     return embed(images.flatten(0, 1)).view(*images.shape[:2], -1)
 
 
-def _embed_distinct(embed: Counted, images: Tensor, which: Tensor) -> Tensor:
-    """``(G, R, C, H, W) -> (G, R, D)``; images with the same number in ``which`` (G, R) are the same."""
-    _, places, counts = torch.unique(which.flatten(), return_inverse=True, return_counts=True)
-    first = places.argsort(stable=True)[counts.cumsum(0) - counts]
-    z = embed(images.flatten(0, 1)[first])
-    # index_select adds up its gradient in order; that of x[...] varies with the threads.
-    return z.index_select(0, places).view(*which.shape, -1)
+def _replaced(embed: Counted, z: Tensor, perturbed: Tensor, moved: Tensor) -> Tensor:
+    """``z`` (T, 3, D) of clean triplets, with that of the triplets ``(T, 3, C, H, W)`` that have moved in its place."""
+    if not moved.any():
+        return z
+    return z.index_copy(0, moved.nonzero()[:, 0], _embed_groups(embed, perturbed[moved]))
 
 
 def independent(module: nn.Module) -> bool:

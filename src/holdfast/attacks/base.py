@@ -19,7 +19,7 @@ Outcome = Callable[[Tensor], dict[str, Tensor]]
 Draws = Sequence[Generator]
 """One generator for each perturbed image, so that its draws do not depend on the images beside it."""
 
-ENTRIES = 2**21
+ENTRIES = 2**22
 """About as many distances are worked on at once."""
 
 
