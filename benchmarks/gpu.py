@@ -64,7 +64,7 @@ class Graphed(Replica):
     """
 
     def __init__(self, module: nn.Module, precision: torch.dtype, like: Tensor, sizes: Iterable[int]) -> None:
-        super().__init__(module, precision)
+        super().__init__(module, like, precision)
         self.graphs: dict[int, Any] = {}
         with torch.autocast(like.device.type, precision, cache_enabled=False), frozen(self.network):
             for size in sizes:
@@ -95,7 +95,7 @@ def as_it_is(work: Work) -> None:
 
 def compiled(work: Work) -> None:
     """Compile the network that trains and its replica; falling back to eager mode is an error."""
-    replica = Replica(work.embedder, torch.bfloat16)
+    replica = Replica(work.embedder, work.images, torch.bfloat16)
     replica.network.compile(fullgraph=True)
     work.embedder.compile(fullgraph=True)
     descent(work).replicas[torch.bfloat16] = replica

@@ -237,7 +237,7 @@ def compare(work: Work, precisions: list[str], repeats: int) -> None:
 def _exactness(work: Work) -> None:
     """What leaving finished triplets alone changes: the same network, in float32, descends on all of them always."""
     step, triplets, perturbed = work.watched()
-    network, destination = Replica(work.embedder).network.eval(), float(step.logs["destination_hardness"])
+    network, destination = Replica(work.embedder, work.images).network.eval(), float(step.logs["destination_hardness"])
     full = raise_hardness(network, work.images[triplets], destination, pgd_of(work.config), early_stop=False)
     with torch.no_grad():
         reached, wanted = (hardness(embed_groups(network, images)) for images in (perturbed, full))
@@ -257,6 +257,7 @@ def _measured(work: Work, precision: str) -> tuple[Step, list[Pass], dict[str, f
     device = work.images.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
+    work.step(precision)
     with recorded() as passes:
         step = work.step(precision)
     gigabytes = {"peak_memory_gb": torch.cuda.max_memory_allocated(device) / 1e9} if device.type == "cuda" else {}

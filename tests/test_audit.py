@@ -293,7 +293,7 @@ def test_a_sample_that_looks_collapsed_is_not_enough(tmp_path: Path) -> None:
 
 # --- what is refused
 
-WIDTH, LABELS = pair(40)
+IMAGES, LABELS = pair(40)
 
 
 def folder_of(*broken: str) -> Callable[[Path], Pixels]:
@@ -329,21 +329,21 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "fewer": (lambda x: plain(x)[1:], None, {}, r"returned torch.float32 of shape \(63, 16\)"),
     "nan": (lambda x: plain(x) / 0 * 0, None, {}, "no finite norm"),
     "nan for one image": (
-        lambda x: plain(x) / (x != torch.from_numpy(WIDTH[4] / 255).float()).flatten(1).any(1)[:, None],
+        lambda x: plain(x) / (x != torch.from_numpy(IMAGES[4] / 255).float()).flatten(1).any(1)[:, None],
         None,
         {},
         r"NaN or infinite embeddings; first for images test\[4\]",
     ),
     "fails": (lambda x: x.reshape(3, -1), None, {}, "the model fails on torch.float32 images of shape"),
     "channels": (embedder(channels=3), None, {}, r"c2f2 takes images of shape \(batch, 3, 8, 8\), got \(64, 1, 8, 8\)"),
-    "floats": (plain, (WIDTH / 255, LABELS), {}, r"uint8.*not float64 of shape.*astype\('uint8'\) makes them"),
-    "oblong": (plain, (WIDTH[:, :6], LABELS), {}, "square, not 6x8"),
-    "channels first": (plain, (WIDTH[:, None], LABELS), {}, r"images must be uint8 of shape \(N, H, W\)"),
-    "labels": (plain, (WIDTH, LABELS[:30]), {}, r"labels has shape \(30,\), but there are 40 images"),
-    "no images": (plain, (WIDTH[:0], LABELS[:0]), {}, "there are no images"),
-    "no pair": (plain, WIDTH, {}, r"a pair \(images, labels\), not ndarray"),
-    "one item per class": (plain, (WIDTH, np.arange(40)), {}, "none of the 40 queries has another gallery image"),
-    "one class": (plain, (WIDTH, LABELS * 0), {}, "all gallery images are of one class"),
+    "floats": (plain, (IMAGES / 255, LABELS), {}, r"uint8.*not float64 of shape.*astype\('uint8'\) makes them"),
+    "oblong": (plain, (IMAGES[:, :6], LABELS), {}, "square, not 6x8"),
+    "channels first": (plain, (IMAGES[:, None], LABELS), {}, r"images must be uint8 of shape \(N, H, W\)"),
+    "labels": (plain, (IMAGES, LABELS[:30]), {}, r"labels has shape \(30,\), but there are 40 images"),
+    "no images": (plain, (IMAGES[:0], LABELS[:0]), {}, "there are no images"),
+    "no pair": (plain, IMAGES, {}, r"a pair \(images, labels\), not ndarray"),
+    "one item per class": (plain, (IMAGES, np.arange(40)), {}, "none of the 40 queries has another gallery image"),
+    "one class": (plain, (IMAGES, LABELS * 0), {}, "all gallery images are of one class"),
     "no queries": (plain, without_queries, {}, "nothing to evaluate, there is no readable image in the queries"),
     "all broken": (plain, folder_of("*/*.png"), {}, "fewer than two of 8 images tried can be read.*a/0.png"),
     "matches broken": (plain, folder_of("*/1.png"), {}, "none of the 4 queries has another item of its class"),
@@ -353,7 +353,7 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_cannot_be_evaluated_is_one_clear_line_and_nothing_is_lost(case: str, tmp_path: Path) -> None:
     embed, data, settings, message = REFUSED[case]
-    given = data(tmp_path) if callable(data) else (WIDTH, LABELS) if data is None else data
+    given = data(tmp_path) if callable(data) else (IMAGES, LABELS) if data is None else data
     (tmp_path / "out" / "strict-01234567" / "records").mkdir(parents=True)
     (tmp_path / "out" / "strict-01234567" / "records" / "es.jsonl").write_text('{"id": 0}\n')
     before = snapshot(tmp_path)

@@ -1,6 +1,7 @@
 """One training step of every defense: what the embedder sees, what it keeps, and what comes out."""
 
 import copy
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -177,7 +178,7 @@ def test_one_step_of_every_recipe(name: str, images: Tensor) -> None:
     recipe, net, before = parse(name), Net(), images.clone()
     twin = copy.deepcopy(net)
     step = run(recipe.build(STRONG), net, images)
-    passes = list(net.record.passes)
+    passes = net.record.passes[2 if recipe.perturbs else 0 :]  # the first two try the network's copy
 
     assert step.loss.isfinite()
     backward(step)
@@ -471,3 +472,23 @@ def test_a_goal_with_other_roles(structure: float, images: Tensor) -> None:
     adversarial, benign = (each.images for each in net.record.passes if each.training)
     assert len(adversarial) == 6
     assert len(benign) == (18 if structure else 12)
+
+
+def test_a_defense_can_be_copied_and_pickled_after_a_step(images: Tensor) -> None:
+    net, defense = Net(), parse("hm-r-lga").build(STRONG)
+    run(defense, net, images)
+    for other in (copy.deepcopy(defense), pickle.loads(pickle.dumps(defense))):
+        assert not other.replicas
+        torch.testing.assert_close(run(other, Net(), images).loss, run(copy.deepcopy(defense), Net(), images).loss)
+
+
+def test_a_descent_follows_what_the_network_learns_and_another_network(images: Tensor) -> None:
+    """The second step on a network, and a step on another one, are those of a new defense."""
+    net, defense = Net(), parse("hm-r-m").build(STRONG)
+    backward(run(defense, net, images))
+    torch.optim.SGD(net.parameters(), lr=0.5).step()
+    twin, other = copy.deepcopy(net), Net()
+    torch.nn.init.normal_(other.head.weight)
+    for one, like in ((net, twin), (other, copy.deepcopy(other))):
+        again = run(parse("hm-r-m").build(STRONG), like, images)
+        assert torch.equal(run(defense, one, images).loss, again.loss)

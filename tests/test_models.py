@@ -53,7 +53,7 @@ def leave():
     raise SystemExit(2)
 """
 
-WIDTH = torch.rand(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture(autouse=True)
@@ -79,11 +79,11 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("name", "dim"), [("net", 4), ("Net", 3), ("build", 5), ("pair", 2), ("embed", 12), ("Doubler", 12)]
 )
 def test_what_an_attribute_becomes(where: str, name: str, dim: int) -> None:
-    assert load_model(f"{where}:{name}")(WIDTH).shape == (6, dim)
+    assert load_model(f"{where}:{name}")(IMAGES).shape == (6, dim)
 
 
 def test_an_absolute_path_and_its_siblings(project: Path) -> None:
-    assert torch.equal(load_model(f"{project / 'files' / 'random.py'}:embed")(WIDTH), WIDTH * 7)
+    assert torch.equal(load_model(f"{project / 'files' / 'random.py'}:embed")(IMAGES), IMAGES * 7)
     import random
 
     assert hasattr(random, "shuffle")
@@ -99,7 +99,7 @@ def test_an_instance_is_itself_and_keeps_its_mode() -> None:
 def test_a_file_is_read_anew(project: Path) -> None:
     load_model("lone.py:net")
     (project / "lone.py").write_text("embed = lambda x: x + 1  # changed\n")
-    assert torch.equal(load_model("lone.py:embed")(WIDTH), WIDTH + 1)
+    assert torch.equal(load_model("lone.py:embed")(IMAGES), IMAGES + 1)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def state(dim: int = 3, prefix: str = "") -> dict[str, Tensor]:
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_weights_are_loaded(tmp_path: Path, suffix: str, prefix: str) -> None:
     model = load_model("zoo:Net", write(tmp_path / f"w{suffix}", state(prefix=prefix)))
-    torch.testing.assert_close(model(WIDTH), WIDTH.flatten(1) @ state()["fc.weight"].T + state()["fc.bias"])
+    torch.testing.assert_close(model(IMAGES), IMAGES.flatten(1) @ state()["fc.weight"].T + state()["fc.bias"])
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """The library's attacks against the naive ones of the benchmarks, and scores in bfloat16 against those in float32."""
 
 import math
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from benchmarks import naive_attacks as naive
 from benchmarks.naive_attacks import Case
 from holdfast.attacks import ATTACKS, System
 from holdfast.audit import campaigns_of, evaluate
-from holdfast.budget import Budget, resolve_budget
+from holdfast.budget import resolve_budget
 from holdfast.campaign import Target, side_of, take
 from holdfast.config import resolve
 from holdfast.embedder import Embedder
@@ -179,10 +178,7 @@ def test_naive_and_library_give_the_same_ers_to_four_digits(library: Result, by_
 
 # --- half precision
 
-HALF = any(field.name == "precision" for field in fields(Budget))
 
-
-@pytest.mark.skipif(not HALF, reason="a budget knows no precision yet")
 def test_bfloat16_changes_no_score_beyond_its_noise(embedder: Embedder, tmp_path: Path) -> None:
     """Three standard errors of 512 images."""
 
@@ -196,3 +192,9 @@ def test_bfloat16_changes_no_score_beyond_its_noise(embedder: Embedder, tmp_path
         assert len(values) == 512
         error = values.std(ddof=1) / math.sqrt(len(values))
         assert abs(half[name].mean() - values.mean()) <= 3 * error, name
+
+
+def test_an_honest_model_is_trusted_in_bfloat16_too(embedder: Embedder) -> None:
+    given: dict[str, Any] = {**DESCENT, **QUIET, "checks": True, "max_queries": 64, "attacks": ("es",)}
+    result = evaluate(embedder, PIXELS, precision="bfloat16", **given)
+    assert result.content["trusted"] is True, [one for one in result.content["checks"] if not one["passed"]]

@@ -59,7 +59,7 @@ def test_leaving_finished_triplets_alone_changes_nothing(backbone: str) -> None:
     """With triplets that never move, that stop on the way, and that never do."""
     one = work(backbone)
     step, triplets, perturbed = one.watched()
-    network = Replica(one.embedder).network.eval()
+    network = Replica(one.embedder, one.images).network.eval()
     full = raise_hardness(network, one.images[triplets], destination_of(step.logs), pgd_of(one.config), False)
     assert len(set((full - one.images[triplets]).flatten(1).abs().amax(1).tolist())) > 2
     assert differing(perturbed, full) <= 5e-4
@@ -127,9 +127,9 @@ def test_the_naive_descent_may_stop_once_all_have_arrived() -> None:
 def test_passes_are_recorded_as_they_were_made() -> None:
     """A pass that finds all triplets finished goes forward only, though it could have gone backward."""
     one = work(C2F2)
+    one.step()
     with recorded() as passes:
         step = one.step()
-    one.step()
     assert sum(each.images for each in passes) == step.logs["passes"]
     assert passes[0] == Pass(len(one.images), "training")
     assert re.fullmatch("tp+f?t+", "".join(each.kind[0] for each in passes))

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+from torch.utils.checkpoint import checkpoint
 
 from holdfast.embedder import Embedder, EmbedderConfig
 from holdfast.replica import Replica
@@ -46,7 +47,7 @@ def reference(module: nn.Module) -> nn.Module:
 def test_a_replica_embeds_as_its_module_does_in_evaluation_mode(backbone: str) -> None:
     module, pixels = trained(backbone).double(), images().double()
     before = copy.deepcopy(module.state_dict())
-    (z, gradient), (wanted, slope) = outcome(Replica(module), pixels), outcome(reference(module), pixels)
+    (z, gradient), (wanted, slope) = outcome(Replica(module, pixels), pixels), outcome(reference(module), pixels)
     torch.testing.assert_close(z, wanted, rtol=0, atol=1e-12)
     torch.testing.assert_close(gradient, slope, rtol=0, atol=1e-10 * float(slope.abs().max()))
     assert module.training
@@ -56,7 +57,7 @@ def test_a_replica_embeds_as_its_module_does_in_evaluation_mode(backbone: str) -
 
 def test_every_batchnorm_of_the_resnets_is_folded() -> None:
     for backbone, count in {"resnet18": 20, "resnet50": 53}.items():
-        replica = Replica(trained(backbone))
+        replica = Replica(trained(backbone), images())
         assert len(replica.folds) == count
         assert not [m for m in replica.network.modules() if isinstance(m, nn.BatchNorm2d)]
 
@@ -65,12 +66,12 @@ def test_every_batchnorm_of_the_resnets_is_folded() -> None:
 @pytest.mark.parametrize("backbone", ["c2f2", "resnet18"])
 def test_refreshed_it_follows_the_training(backbone: str, precision: torch.dtype | None) -> None:
     module = trained(backbone)
-    replica = Replica(module, precision)
+    replica = Replica(module, images(), precision)
     old = replica(images())
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
     module(images(8)).square().cumsum(0).sum().backward()
     optimizer.step()
-    new = Replica(module, precision)(images())
+    new = Replica(module, images(), precision)(images())
     assert (new - old).abs().max() > 1e-4
     waits = backbone == "resnet18" or precision is not None
     assert torch.equal(replica(images()), new) != waits, "what is folded or in another precision waits for the refresh"
@@ -80,7 +81,7 @@ def test_refreshed_it_follows_the_training(backbone: str, precision: torch.dtype
 
 def test_other_weights_of_other_shapes_are_taken_over_too() -> None:
     module = trained("resnet18")
-    replica = Replica(module)
+    replica = Replica(module, images())
     module.load_state_dict(trained("resnet18").state_dict())
     module.backbone.get_submodule("fc").weight = nn.Parameter(torch.randn(4, 512))  # type: ignore[union-attr]
     module.backbone.get_submodule("fc").bias = None  # type: ignore[union-attr]
@@ -90,13 +91,13 @@ def test_other_weights_of_other_shapes_are_taken_over_too() -> None:
 
 def test_weights_that_need_no_change_take_no_memory() -> None:
     module = trained("c2f2")
-    own, theirs = dict(Replica(module).network.named_parameters()), dict(module.named_parameters())
+    own, theirs = dict(Replica(module, images()).network.named_parameters()), dict(module.named_parameters())
     assert all(own[name].data_ptr() == value.data_ptr() for name, value in theirs.items())
 
 
 def test_in_bfloat16_the_matrices_are_held_so_and_the_embeddings_are_not() -> None:
     module = trained("resnet18")
-    replica = Replica(module, torch.bfloat16)
+    replica = Replica(module, images(), torch.bfloat16)
     assert {p.dtype for p in replica.network.parameters()} == {torch.bfloat16}
     z = replica(images())
     assert z.dtype == torch.float32
@@ -153,7 +154,7 @@ class Ordered(Body):
 @pytest.mark.parametrize(("kind", "folds"), [(Tapped, 1), (Shared, 0), (Rectified, 1), (Ordered, 2)])
 def test_only_a_convolution_that_a_batchnorm_alone_follows_is_folded(kind: type[Body], folds: int) -> None:
     module = kind()
-    replica = Replica(module)
+    replica = Replica(module, images())
     assert len(replica.folds) == folds
     torch.testing.assert_close(replica(images()), reference(module)(images()), rtol=0, atol=1e-6)
 
@@ -161,13 +162,13 @@ def test_only_a_convolution_that_a_batchnorm_alone_follows_is_folded(kind: type[
 def test_a_batchnorm_without_statistics_stays() -> None:
     module = Rectified()
     module.other = nn.BatchNorm2d(3, track_running_stats=False)
-    assert not Replica(module).folds
+    assert not Replica(module, images()).folds
 
 
 def test_tied_weights_stay_tied_where_they_are_not_folded() -> None:
     module = Rectified()
     module.first.weight = module.second.weight
-    torch.testing.assert_close(Replica(module)(images()), reference(module)(images()), rtol=0, atol=1e-6)
+    torch.testing.assert_close(Replica(module, images())(images()), reference(module)(images()), rtol=0, atol=1e-6)
 
 
 def test_tracing_leaves_no_trace() -> None:
@@ -179,10 +180,10 @@ def test_tracing_leaves_no_trace() -> None:
             return self.norm(self.first(x))  # type: ignore[no-any-return]
 
     module = Counting()
-    replica = Replica(module)
+    replica = Replica(module, images())
     assert len(replica.folds) == 1
     replica(images())
-    assert module.calls == 0
+    assert module.calls == 1, "once, to see whether the copy embeds alike"
 
 
 def test_what_cannot_be_copied_is_used_itself_and_frozen() -> None:
@@ -190,13 +191,138 @@ def test_what_cannot_be_copied_is_used_itself_and_frozen() -> None:
     module.extra = (i for i in range(3))  # type: ignore[assignment]
     with pytest.raises(TypeError):
         copy.deepcopy(module)
-    replica = Replica(module)
+    replica = Replica(module, images())
     pixels = images().requires_grad_()
-    z = replica(pixels)
-    z.sum().backward()
+    with replica.still():
+        z = replica(pixels)
+        z.sum().backward()
     assert pixels.grad is not None
     assert module.training
     assert all(p.requires_grad and p.grad is None for p in module.parameters())
     del module.extra
     torch.testing.assert_close(z.detach(), reference(module)(images()), rtol=0, atol=1e-6)
     replica.refresh()
+
+
+class Aliased(Body):
+    """A convolution and its BatchNorm under two names each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(self.first, self.norm, nn.ReLU())
+
+    def connect(self, x: Tensor) -> Tensor:
+        return self.stem(x)  # type: ignore[no-any-return]
+
+
+class Tied(Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.second.weight = self.first.weight
+
+    def connect(self, x: Tensor) -> Tensor:
+        return self.norm(self.first(x)) + self.second(x)  # type: ignore[no-any-return]
+
+
+class Moody(Body):
+    """What it computes in training has no place in an evaluation."""
+
+    def connect(self, x: Tensor) -> Tensor:
+        y: Tensor = self.first(x)
+        return self.norm(y) if self.training else self.norm(y) + y
+
+
+class Optional(Body):
+    def connect(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y: Tensor = self.norm(self.first(x))
+        return y if mask is not None else y.relu()
+
+
+class Direct(Body):
+    """It uses the parameters of its layers beside the layers."""
+
+    def connect(self, x: Tensor) -> Tensor:
+        return self.norm(self.first(x)) * self.norm.weight.sum() + nn.functional.conv2d(x, self.first.weight, padding=1)
+
+
+class Flattening(Body):
+    """It views a parameter as only one memory layout allows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Parameter(torch.randn(1, 3, 4, 8))
+
+    def connect(self, x: Tensor) -> Tensor:
+        return self.first(x) + self.place.view(1, 96).mean()  # type: ignore[no-any-return]
+
+
+class Hooked(Body):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first.register_forward_hook(lambda module, given, y: 2 * y)
+
+    def connect(self, x: Tensor) -> Tensor:
+        return self.norm(self.first(x))  # type: ignore[no-any-return]
+
+
+class Spectral(Body):
+    def __init__(self) -> None:
+        super().__init__()
+        nn.utils.spectral_norm(self.first)
+
+    def connect(self, x: Tensor) -> Tensor:
+        return self.norm(self.first(x))  # type: ignore[no-any-return]
+
+
+class Exact(Body):
+    """Its head keeps out of autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, 5)
+
+    def connect(self, x: Tensor) -> Tensor:
+        y = self.norm(self.first(x)).mean((2, 3))
+        with torch.autocast("cpu", enabled=False):
+            return self.head(y.float())  # type: ignore[no-any-return]
+
+
+class Itself(Body):
+    def connect(self, x: Tensor) -> Tensor:
+        return self.norm(self.first(x))  # type: ignore[no-any-return]
+
+    def __deepcopy__(self, memo: object) -> "Itself":
+        return self
+
+
+@pytest.mark.parametrize("precision", [None, torch.bfloat16])
+@pytest.mark.parametrize(
+    "kind", [Aliased, Tied, Moody, Optional, Direct, Flattening, Hooked, Spectral, Exact, Itself, Tapped, Ordered]
+)
+def test_strange_modules_are_embedded_as_they_embed_themselves(kind: type[Body], precision: torch.dtype | None) -> None:
+    """Copied where that is safe, and themselves where it is not; before and after they have learnt something."""
+    module = kind()
+    replica = Replica(module, images(), precision)
+    with torch.no_grad():
+        for _ in range(2):
+            wanted = reference(module) if kind is not Itself else module.eval()
+            with replica.still():
+                apart = (replica(images()) - wanted(images())).abs().max()
+            assert apart < (1e-5 if precision is None else 0.02)
+            for parameter in module.parameters():
+                parameter.mul_(1.5).add_(0.1)
+            replica.refresh()
+    assert all(isinstance(norm, nn.BatchNorm2d) for norm in (module.norm, module.other))
+
+
+def test_a_recomputation_in_the_backward_pass_finds_the_network_as_the_forward_pass_did() -> None:
+    class Saving(Body):
+        def connect(self, x: Tensor) -> Tensor:
+            return checkpoint(lambda y: self.norm(self.first(y)), x, use_reentrant=False)  # type: ignore[no-any-return]
+
+    module = Saving()
+    before = copy.deepcopy(module.state_dict())
+    _, gradient = outcome(Replica(module, images()), images())
+    _, slope = outcome(reference(module), images())
+    torch.testing.assert_close(gradient, slope, rtol=0, atol=1e-6)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())

@@ -6,6 +6,7 @@ house's training loop or anyone else's. The embedder is any module from pixels i
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -105,16 +106,20 @@ class Perturbing(Defense):
         self.pgd = pgd
         self.replicas: dict[torch.dtype | None, Replica] = {}
 
-    def attacked(self, embedder: nn.Module, device: torch.device) -> "Counted":
+    def replica(self, embedder: nn.Module, images: Tensor) -> Replica:
         """The embedder as it is now, the way the adversary runs it: in the precision of the autocast around it."""
-        on = torch.is_autocast_enabled(device.type)
-        precision = torch.get_autocast_dtype(device.type) if on else None
+        kind = images.device.type
+        precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         replica = self.replicas.get(precision)
         if replica is not None and replica.module is embedder:
             replica.refresh()
         else:
-            replica = self.replicas[precision] = Replica(embedder, precision)
-        return Counted(replica)
+            replica = self.replicas[precision] = Replica(embedder, images, precision)
+        return replica
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copied or pickled it leaves the network behind."""
+        return {**self.__dict__, "replicas": {}}
 
 
 class ShiftedBatch(Perturbing):
@@ -131,11 +136,13 @@ class ShiftedBatch(Perturbing):
         anchors: Tensor | None = None,
         generator: Generator | None = None,
     ) -> Step:
-        embed, attacked = Counted(embedder), self.attacked(embedder, images.device)
-        with torch.no_grad():
-            clean = attacked(images)
-        shift = ShiftEmbedding(clean[:, None])
-        shifted = self.pgd(attacked, images[:, None], shift, generator=generator).squeeze(1)
+        replica = self.replica(embedder, images)
+        embed, attacked = Counted(embedder), Counted(replica)
+        with replica.still():
+            with torch.no_grad():
+                clean = attacked(images)
+            shift = ShiftEmbedding(clean[:, None])
+            shifted = self.pgd(attacked, images[:, None], shift, generator=generator).squeeze(1)
         z = embed(shifted)
         triplets = self.source(Batch.of(z, labels, anchors), generator)
         benign = None
@@ -162,19 +169,23 @@ class AdversarialTriplets(Perturbing):
         anchors: Tensor | None = None,
         generator: Generator | None = None,
     ) -> Step:
-        embed, attacked = Counted(embedder), self.attacked(embedder, images.device)
-        roles = self.goal.roles
+        replica, roles = self.replica(embedder, images), self.goal.roles
+        embed, attacked = Counted(embedder), Counted(replica)
         # The intra-class term learns from the clean images: where each is embedded by itself, one pass serves it, the
         # drawing of triplets, and the triplets that stay as they are.
-        shared = bool(self.learning.structure) and independent(embedder)
-        with torch.set_grad_enabled(shared):
-            seen = embed(images) if shared else attacked(images)
+        shared = bool(self.learning.structure) and len(roles) == 3 and independent(embedder)
+        if shared:
+            seen = embed(images)
+        else:
+            with replica.still(), torch.no_grad():
+                seen = attacked(images)
         batch = Batch.of(seen, labels, anchors)
         triplets = self.source(batch, generator)
         objective = self.goal(batch, triplets, generator)
         originals, z_clean = triplets.take(images), triplets.take(seen)
         targets, known = originals[:, roles], z_clean[:, roles].detach()
-        perturbed = self.pgd(attacked, targets, objective, clean=known, generator=generator)
+        with replica.still():
+            perturbed = self.pgd(attacked, targets, objective, clean=known, generator=generator)
         moved = (perturbed != targets).flatten(1).any(dim=1)
 
         z: tuple[Tensor, Tensor | None]
@@ -302,7 +313,10 @@ def _replaced(embed: Counted, z: Tensor, perturbed: Tensor, moved: Tensor) -> Te
 
 
 def independent(module: nn.Module) -> bool:
-    """Whether each image is embedded by itself: neither BatchNorm on statistics of the batch nor dropout is at work."""
+    """Whether each image is embedded by itself: no BatchNorm on statistics of the batch, no torch.nn dropout at work.
+
+    Noise of other kinds, such as stochastic depth, is not noticed; one draw of it then serves all uses of an image.
+    """
     batch = (m.training or m.running_mean is None for m in module.modules() if isinstance(m, _BatchNorm))
     noise = (m.training and m.p > 0 for m in module.modules() if isinstance(m, _DropoutNd))
     return not any(batch) and not any(noise)

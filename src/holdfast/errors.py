@@ -19,8 +19,8 @@ def brief(error: BaseException) -> str:
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> HoldfastError:
     """The error for a ``name`` that is none of the ``allowed`` ones of its ``kind``."""
     names = list(allowed)
-    longer = [one for one in names if len(one) > 2 and str(name).startswith(one)]
-    near = longer or get_close_matches(str(name), names, n=1, cutoff=0.5)
+    begun = [one for one in names if len(one) > 2 and str(name).startswith(one)]
+    near = begun or get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return HoldfastError(f"unknown {kind} {name!r}{hint} (allowed: {', '.join(names)})")
 

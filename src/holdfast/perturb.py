@@ -16,8 +16,8 @@ the other groups."""
 class Objective(Protocol):
     """What a perturbation minimises: one value per group of images (a triplet, a pair, a query).
 
-    Called as ``objective(z (g, R, D), rows (g,)) -> (g,)``; ``rows`` says which of the groups are in play. A group
-    whose value is down to ``floor`` is finished: its gradient is zero from there on.
+    Called as ``objective(z (g, R, D), rows (g,)) -> (g,)``; ``rows`` says which of the groups are in play, ascending. A
+    group whose value is down to ``floor`` is finished: its gradient is zero from there on.
     """
 
     @property

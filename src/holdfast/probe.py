@@ -25,8 +25,8 @@ def shifted(embedder: nn.Module, images: Tensor, pgd: PGD, generator: Generator 
 
     ``pgd`` needs a random start: at the clean image the shift has no gradient.
     """
-    moved, attacked = [], Replica(embedder)
-    with torch.no_grad():
+    moved, attacked = [], Replica(embedder, images)
+    with attacked.still(), torch.no_grad():
         for block in torch.split(images, BLOCK):
             goal = ShiftEmbedding(attacked(block)[:, None])
             moved.append(attacked(pgd(attacked, block[:, None], goal, generator=generator).squeeze(1)))

@@ -1,6 +1,7 @@
 """The network as an attack runs it: a copy that shares the weights and leaves out what only training needs."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any
 
@@ -10,11 +11,13 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from holdfast.frozen import frozen
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 """By name: the dtype that a network runs in under autocast."""
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+ALIKE = 5e-3
+"""How far off a copy may embed, in units of the largest number: more than rounding, less than a mistake."""
 
 Fold = tuple[str, str]
 """The names of a convolution and of the BatchNorm that alone follows it."""
@@ -25,47 +28,76 @@ class Replica:
 
     BatchNorm is folded into the convolutions before it, and images run through them channels last. With ``precision``,
     a dtype to run under autocast in, the weights of convolutions and linear layers are held in it: autocast would
-    convert them again at each of the many passes of an attack. Other weights share their memory with the module; what
-    else it has learnt since is taken over by :meth:`refresh`. A module that cannot be copied is used itself, frozen.
+    convert them again at each of the many passes of an attack. Other weights share their memory with the module.
+
+    module: from images to embeddings. like: some images, on which the copy must embed as the module does; a module
+        that has no such copy is used itself, so attack inside :meth:`still`.
+
+    :meth:`refresh` takes over what the weights and statistics of the module have become, not its other attributes.
     """
 
-    def __init__(self, module: nn.Module, precision: torch.dtype | None = None) -> None:
-        self.module, self.precision = module, precision
+    def __init__(self, module: nn.Module, like: Tensor, precision: torch.dtype | None = None) -> None:
+        self.module, self.like, self.precision = module, like[:2].detach().clone(), precision
         self._copy()
 
     def __call__(self, images: Tensor) -> Tensor:
         """(n, C, H, W) -> (n, D); gradients flow to the images."""
-        with torch.autocast(images.device.type, self.precision, self.precision is not None), frozen(self.network):
+        with torch.autocast(images.device.type, self.precision, self.precision is not None):
             z: Tensor = self.network(images)
         return z
 
+    @contextmanager
+    def still(self) -> Iterator[None]:
+        """The network is fixed inside, be it the copy or the module itself."""
+        with frozen(self.network):
+            yield
+
     def refresh(self) -> None:
         """Take over the present weights and statistics of the module."""
-        tensors = _tensors(self.module)
-        if tensors.keys() != self.names:
+        if set(tensors := _tensors(self.module)) != self.names:
             self._copy()
         elif self.network is not self.module:
             self._take_over(tensors)
 
     def _copy(self) -> None:
-        tensors = _tensors(self.module)
-        self.names = tensors.keys()
-        shared = {id(x): nn.Parameter(x.detach(), False) for x in tensors.values() if isinstance(x, nn.Parameter)}
-        try:
-            self.network, traced = deepcopy(self.module, dict(shared)), deepcopy(self.module, dict(shared))
-        except Exception:  # whatever a stranger's module raises: uncopied it runs as well
+        tensors, kind = _tensors(self.module), self.like.device.type
+        self.names, self.network, self.reduced = set(tensors), self.module, frozenset[str]()
+        with torch.no_grad(), torch.autocast(kind, enabled=False), frozen(self.module):
+            wanted: Tensor = self.module(self.like)
+            try:
+                self._build(tensors)
+                same = _alike(wanted, self.network(self.like))
+            except Exception:  # whatever a stranger's module raises: uncopied it runs as well
+                same = False
+        if not same:
             self.network = self.module
-            return
-        self.folds = list(_folds(traced))
-        for _, norm in self.folds:
-            self.network.set_submodule(norm, nn.Identity())
-        self.reduced = {
-            f"{name}.{part}"
-            for name, layer in self.network.named_modules()
-            if self.precision is not None and isinstance(layer, (*CONVOLUTIONS, nn.Linear))
-            for part in ("weight", "bias")
-        }
+        elif self.precision is not None:
+            self._reduce(tensors)
+
+    def _build(self, tensors: dict[str, Tensor]) -> None:
+        shared = {id(x): nn.Parameter(x.detach(), False) for x in tensors.values() if isinstance(x, nn.Parameter)}
+        self.folds = list(_folds(deepcopy(self.module, dict(shared)).eval()))
+        gone = {id(self.module.get_submodule(norm)): nn.Identity() for _, norm in self.folds}
+        self.network = deepcopy(self.module, {**shared, **gone}).eval().requires_grad_(False)
+        if not {*map(id, self.network.modules())}.isdisjoint(map(id, self.module.modules())):
+            raise ValueError("the copy holds parts of the module")
         self._take_over(tensors)
+
+    def _reduce(self, tensors: dict[str, Tensor]) -> None:
+        """Hold in the precision what autocast would convert, unless the network uses it outside of autocast as well."""
+        self.reduced = frozenset(
+            f"{name}.{part}"
+            for name, layer in self.network.named_modules(remove_duplicate=False)
+            if type(layer) in (*CONVOLUTIONS, nn.Linear)
+            for part in ("weight", "bias")
+        )
+        self._take_over(tensors)
+        try:
+            with torch.no_grad():
+                self(self.like)
+        except Exception:  # a part that switches autocast off cannot use the other dtype
+            self.reduced = frozenset()
+            self._take_over(tensors)
 
     def _take_over(self, tensors: dict[str, Tensor]) -> None:
         for name, own in _tensors(self.network).items():
@@ -75,11 +107,12 @@ class Replica:
             self._fold(convolution, norm)
 
     def _fold(self, convolution: str, norm: str) -> None:
-        conv, bn, folded = self._part(convolution), self._part(norm), self.network.get_submodule(convolution)
+        conv, bn = self._part(convolution), self._part(norm)
         with torch.no_grad():
             fused = fuse_conv_bn_weights(
                 conv.weight, conv.bias, bn.running_mean, bn.running_var, bn.eps, bn.weight, bn.bias
             )
+        folded = self.network.get_submodule(convolution)
         folded.weight, folded.bias = (
             nn.Parameter(self._held(f"{convolution}.{part}", value), False)
             for part, value in zip(("weight", "bias"), fused, strict=True)
@@ -89,14 +122,21 @@ class Replica:
         return self.module.get_submodule(name)
 
     def _held(self, name: str, tensor: Tensor) -> Tensor:
-        tensor = tensor.detach()
+        tensor, (layer, _, part) = tensor.detach(), name.rpartition(".")
         if name in self.reduced and tensor.dtype == torch.float32:
             tensor = tensor.to(self.precision)
-        return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
+        in_images = tensor.ndim == 4 and part == "weight" and type(self._part(layer)) is nn.Conv2d
+        return tensor.to(memory_format=torch.channels_last) if in_images else tensor
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    """Parameters and buffers by all their names."""
+    parameters = module.named_parameters(remove_duplicate=False)
+    return {**dict(parameters), **dict(module.named_buffers(remove_duplicate=False))}
+
+
+def _alike(wanted: Tensor, found: Tensor) -> bool:
+    return wanted.shape == found.shape and bool((wanted - found).abs().max() <= ALIKE * wanted.abs().max())
 
 
 def _folds(module: nn.Module, prefix: str = "") -> Iterator[Fold]:

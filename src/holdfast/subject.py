@@ -115,13 +115,16 @@ class Subject:
                 first = self._first(images)
                 self._check_repeatable(images, first)
                 scale = self._scale(images)
-            self.normalises = not _of_unit_length(first)
-            self.network = self._replica(images, first)
+            self.normalises = not _of_unit_length(first) or self.precision is not None
+            if isinstance(self.embed, nn.Module):
+                self.network = Replica(self.embed, images, self.precision)
+            elif self.precision is not None:
+                self.network = partial(_under, self.precision, self.embed)
             self.obstacle = self._obstacle(images)
         self._remark(
-            "outputs were not of unit length: holdfast normalised them"
-            if self.normalises
-            else "outputs are of unit length already"
+            "outputs are of unit length already"
+            if _of_unit_length(first)
+            else "outputs were not of unit length: holdfast normalised them"
         )
         self.faults = _faults(*scale) if scale else []
 
@@ -150,16 +153,6 @@ class Subject:
                 f"the embedding of an image depends on the other images of its batch (by up to {apart:.2g}), as if "
                 "BatchNorm were in training mode: call .eval() on the model, and use no statistics of the batch"
             )
-
-    def _replica(self, images: Tensor, first: Tensor) -> Embed:
-        """The model in its precision: a replica of a module, where that gives the same embeddings ``first``."""
-        if isinstance(self.embed, nn.Module):
-            self.network = Replica(self.embed)
-            with torch.no_grad():
-                same = _apart(first, self._raw(images)) <= TOLERANCE
-            if same:
-                return self.network if self.precision is None else Replica(self.embed, self.precision)
-        return self.embed if self.precision is None else partial(_under, self.precision, self.embed)
 
     def _obstacle(self, images: Tensor) -> str:
         """Why the gradient does not reach the pixels; empty where it does, also if it is zero."""

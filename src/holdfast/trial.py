@@ -17,7 +17,7 @@ from holdfast.retrieval import Queries
 STEPS = 5
 """Steps of the probe; the strong probe takes twice as many, from two places."""
 
-CHANGE = 3e-3
+CHANGE = 1e-2
 """How much of a distance small steps change: little beside 1, much beside rounding, even that of bfloat16."""
 
 

@@ -66,7 +66,8 @@ class Hinge:
         distances = items.measure(seen, items.columns, items.squares)
         hidden, chosen = self.hidden[rows], self.chosen[rows]
         reached = distances.gather(1, chosen)
-        value, counts, weights = torch.zeros_like(seen[:, 0]), torch.empty_like(reached), torch.zeros(())
+        value, counts = torch.zeros_like(seen[:, 0]), torch.empty_like(reached)
+        weights = distances[:0]
         for i, target in enumerate(reached.unbind(1)):
             gap = _signed(self.sign, target[:, None] - distances).masked_fill_(hidden, 0).relu_()
             value += gap.sum(1)
@@ -101,7 +102,7 @@ class CandidateHinge:
 
     @classmethod
     def of(cls, sign: Sign, queries: Tensor, distances: Tensor) -> "CandidateHinge":
-        """From ``d(q, x)`` (B, W, N), infinite for what counts nothing."""
+        """From ``d(q, x)`` (B, W, N), infinite for what counts nothing; sorts them where they lie."""
         nearer = ascending(distances)
         sums = nearer.new_zeros((*nearer.shape[:2], nearer.shape[2] + 1), dtype=torch.float64)
         for image, row in zip(sums, nearer, strict=True):
