@@ -20,7 +20,7 @@ from holdfast.audit import campaigns_of, evaluate
 from holdfast.budget import resolve_budget
 from holdfast.campaign import Target, side_of, take
 from holdfast.config import resolve
-from holdfast.embedder import Embedder
+from holdfast.embedder import Embedder, EmbedderConfig
 from holdfast.evaluation import embed_test
 from holdfast.protocols import COLUMNS
 from holdfast.report import Result
@@ -194,7 +194,10 @@ def test_bfloat16_changes_no_score_beyond_its_noise(embedder: Embedder, tmp_path
         assert abs(half[name].mean() - values.mean()) <= 3 * error, name
 
 
-def test_an_honest_model_is_trusted_in_bfloat16_too(embedder: Embedder) -> None:
+@pytest.mark.parametrize("trained", [True, False])
+def test_an_honest_model_is_trusted_in_bfloat16_too(embedder: Embedder, trained: bool) -> None:
+    torch.manual_seed(0)
+    model = embedder if trained else Embedder(EmbedderConfig("c2f2", dim=16, channels=1, size=8))
     given: dict[str, Any] = {**DESCENT, **QUIET, "checks": True, "max_queries": 64, "attacks": ("es",)}
-    result = evaluate(embedder, PIXELS, precision="bfloat16", **given)
+    result = evaluate(model, PIXELS, precision="bfloat16", **given)
     assert result.content["trusted"] is True, [one for one in result.content["checks"] if not one["passed"]]
