@@ -188,13 +188,12 @@ class AdversarialTriplets(Perturbing):
             perturbed = self.pgd(attacked, targets, objective, clean=known, generator=generator)
         moved = (perturbed != targets).flatten(1).any(dim=1)
 
-        z: tuple[Tensor, Tensor | None]
-        z = (
-            (_replaced(embed, z_clean, perturbed, moved), z_clean)
-            if shared
-            else self._embed(embed, originals, perturbed)
-        )
-        loss, logs = self.learn(*z)
+        benign: Tensor | None = z_clean
+        if shared:
+            z = _replaced(embed, z_clean, perturbed, moved)
+        else:
+            z, benign = self._embed(embed, originals, perturbed)
+        loss, logs = self.learn(z, benign)
 
         logs["source_hardness"] = hardness(z_clean.detach()).mean()
         logs["moved"] = moved.float().mean()
