@@ -17,12 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 JOBS = 2
+SETS = ("fashion-mnist", "CUB_200_2011")
 
 
 def commands(data: Path | None) -> list[list[str]]:
     """Name and options of each benchmark, the longest first."""
-    clothes = [] if data is None else ["--root", str(data / "fashion-mnist")]
-    birds = [] if data is None else ["--root", str(data / "CUB_200_2011")]
+    clothes, birds = ([] if data is None else ["--root", str(data / name)] for name in SETS)
     return [
         ["evaluation", "--precision", "float32", *clothes],
         ["evaluation", "--precision", "bfloat16", *clothes],
@@ -63,6 +63,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="folder with fashion-mnist/ and CUB_200_2011/")
     options = parser.parse_args()
+    for name in SETS:
+        if options.data is not None and not (options.data / name).is_dir():
+            parser.error(f"there is no {name}/ in {options.data}; --data is a folder that holds {' and '.join(SETS)}")
     table = Table("row", "figure", "bar", "met")
     failed = []
     with ThreadPoolExecutor(JOBS) as pool:

@@ -10,16 +10,16 @@ network with random weights.
 """
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
 
 from benchmarks import naive_attacks
 from benchmarks.naive_step import NaiveEmbedder
+from benchmarks.noise import fresh, noise
 from benchmarks.passes import Pass, replay
 from benchmarks.side_by_side import Bar, interleaved, row
 from holdfast import distributed
@@ -28,8 +28,8 @@ from holdfast.audit import campaigns_of
 from holdfast.budget import Budget, resolve_budget
 from holdfast.campaign import Campaign, Target, side_of, take
 from holdfast.config import resolve
-from holdfast.data import Pixels, Table, held_out
-from holdfast.embedder import Embedder, EmbedderConfig
+from holdfast.data import Pixels, held_out
+from holdfast.embedder import Embedder
 from holdfast.evaluation import embed_test
 from holdfast.progress import Progress
 from holdfast.records import Records
@@ -47,8 +47,7 @@ OVERHEAD = {"float32": Bar(most=1.3), "bfloat16": Bar(most=1.8)}
 def clothes(root: str | None, gallery: int) -> Pixels:
     """The first test images of Fashion-MNIST under ``root``, or noise."""
     if root is None:
-        images = np.random.default_rng(0).integers(0, 256, (gallery, 28, 28), np.uint8)
-        return Pixels(Table.build("noise", images, np.arange(gallery) % CLASSES, ["test"] * gallery), 28, channels=1)
+        return noise(gallery, CLASSES)
     table = held_out("fashion-mnist", root)
     return Pixels(table.select(np.arange(len(table)) < gallery), 28, channels=1)
 
@@ -56,16 +55,15 @@ def clothes(root: str | None, gallery: int) -> Pixels:
 def network(root: str | None) -> Embedder:
     """C2F2 with 512 dimensions, trained plainly on Fashion-MNIST under ``root``, or not at all."""
     if root is None:
-        torch.manual_seed(0)
-        return Embedder(EmbedderConfig("c2f2", channels=1, size=28))
+        return fresh()
     settings = {"data.name": "fashion-mnist", "data.root": root, "steps": TRAINED}
     with TemporaryDirectory() as folder:
         return train(resolve(settings, {"recipe": "none-r"}), folder, device="cpu", quiet=True)
 
 
-def attacked_by(embedder: Embedder, pixels: Pixels, given: Mapping[str, Any], device: torch.device) -> Target:
-    """The system that the embedder makes of the images, as an evaluation sets it up; ``given``: its precision."""
-    subject = Subject(embedder, **given)
+def attacked_by(embedder: Embedder, pixels: Pixels, precision: str, device: torch.device) -> Target:
+    """The system that the embedder makes of the images, as an evaluation sets it up."""
+    subject = Subject(embedder, precision)
     subject.examine(pixels.read(torch.arange(32))[0].to(device))
     embedded = embed_test(subject, pixels, device)
     return Target(subject, System(embedded.queries, embedded.gallery), pixels)
@@ -154,9 +152,8 @@ def main() -> None:
 
     pixels, embedder = clothes(options.root, options.gallery), network(options.root)
     embedder.to(device).eval().requires_grad_(False)
-    given = {} if precision == "float32" else {"precision": precision}
-    budget = resolve_budget(28, max_queries=options.images, steps=options.steps, **given)
-    target = attacked_by(embedder, pixels, given, device)
+    budget = resolve_budget(28, max_queries=options.images, steps=options.steps, precision=precision)
+    target = attacked_by(embedder, pixels, precision, device)
     campaigns = campaigns_of(target, budget, BATCH)
     if any(len(campaign.images) % BATCH for campaign in campaigns):
         parser.error(f"--images is a multiple of {BATCH}: the passes that fill up a block would blur the ratios")

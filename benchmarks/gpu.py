@@ -28,7 +28,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.evaluation import BATCH, OVERHEAD, fast, passes
 from benchmarks.passes import recorded, replay
-from benchmarks.side_by_side import REPEATS, Bar, interleaved, machine, row, settle
+from benchmarks.side_by_side import REPEATS, Bar, interleaved, row, settle, tell
 from benchmarks.step import AFTER, DTYPES, NAIVE, SHORT, WARMUP, Work, midway
 from holdfast import distributed
 from holdfast.assemble import optimizer_of
@@ -149,13 +149,6 @@ def descent(work: Work) -> Perturbing:
     """The defense, as one that has a descent."""
     assert isinstance(work.defense, Perturbing)
     return work.defense
-
-
-def tell(name: str, figure: float, unit: str, **details: Any) -> None:
-    """Print a figure that has no bar, as :func:`.side_by_side.row` does others."""
-    facts = {"row": name, "figure": figure, "unit": unit, **machine(), **details}
-    print(f"{name}: {figure:.3g} {unit}")
-    print(json.dumps({k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in facts.items()}), flush=True)
 
 
 def peak(work: Callable[[], Any], device: torch.device) -> tuple[Any, Facts]:
@@ -292,7 +285,7 @@ def evaluation(embedder: Embedder, options: argparse.Namespace, device: torch.de
         target = Target(subject, System(Queries(*columns), Gallery(*columns)), pixels)
         budget = resolve_budget(size, max_queries=BATCH, steps=options.attack_steps, precision=precision)
         facts = {**about, "gallery": gallery, "images": BATCH, "steps": budget.steps}
-        facts |= {"replica": isinstance(subject.network, Replica)}
+        facts |= {"replica": isinstance(subject.network, Replica) and subject.network.network is not embedder}
         total: dict[str, float] = {"library": 0, "bare": 0}
         for campaign in campaigns_of(target, budget, BATCH):
             attack: Callable[[], object] = partial(fast, campaign, target)

@@ -10,28 +10,23 @@ import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from benchmarks.noise import SIZE, noise, untrained
 from benchmarks.side_by_side import Bar, row
 from holdfast.attacks import System
 from holdfast.audit import campaigns_of
 from holdfast.budget import resolve_budget
 from holdfast.campaign import Target, take
 from holdfast.clustering import kmeans
-from holdfast.data import Pixels, Table
-from holdfast.embedder import Embedder, EmbedderConfig
-from holdfast.evaluation import Embedded, embed_test
+from holdfast.evaluation import embed_test
 from holdfast.gauges import gauges
 from holdfast.progress import Progress
 from holdfast.records import Records
 from holdfast.retrieval import evaluate
-from holdfast.subject import Subject
 
 ITEMS, CLASSES = 60_502, 11_316
 """Of the test split of Stanford Online Products."""
-
-SIZE = 28
 
 RANKED = 512
 """Queries of the benign metrics: more than one block."""
@@ -51,27 +46,6 @@ def peak(work: Callable[[], object], before: float | None = None) -> float:
     Path("/proc/self/clear_refs").write_text("5")
     work()
     return resident("VmHWM") - before
-
-
-def noise(items: int, classes: int) -> Pixels:
-    """Grey images of random pixels, class after class."""
-    images = np.random.default_rng(0).integers(0, 256, (items, SIZE, SIZE), np.uint8)
-    table = Table.build("noise", images, np.arange(items) % classes, ["test"] * items)
-    return Pixels(table, SIZE, channels=1)
-
-
-def small_subject(pixels: Pixels) -> Subject:
-    """An untrained C2F2."""
-    torch.manual_seed(0)
-    embedder = Embedder(EmbedderConfig("c2f2", channels=1, size=SIZE)).eval().requires_grad_(False)
-    subject = Subject(embedder)
-    subject.examine(pixels.read(torch.arange(32))[0])
-    return subject
-
-
-def system_of(embedded: Embedded) -> System:
-    """All images as queries and as gallery."""
-    return System(embedded.queries, embedded.gallery)
 
 
 def stages(target: Target, queries: int, steps: int, before: float) -> dict[str, float]:
@@ -98,10 +72,10 @@ def main() -> None:
     options = parser.parse_args()
 
     pixels = noise(options.items, options.classes)
-    subject = small_subject(pixels)
+    subject = untrained(pixels)
     embedded = embed_test(subject, pixels, torch.device("cpu"))
     before = resident()
-    system = system_of(embedded)
+    system = System(embedded.queries, embedded.gallery)
     shared = {"queries and gallery": resident() - before}
     target = Target(subject, system, pixels)
     needed = shared | stages(target, options.queries, options.steps, before)

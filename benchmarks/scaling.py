@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.memory import noise, small_subject, system_of
+from benchmarks.noise import noise, untrained
 from benchmarks.side_by_side import Bar, interleaved, row
 from holdfast.attacks import Plan, System
 from holdfast.budget import Budget, resolve_budget
@@ -54,8 +54,9 @@ def attacking(target: Target, budget: Budget, queries: int) -> Callable[[], None
 def growth(gallery: int, queries: int, steps: int) -> None:
     """Print how time grows with the queries and with the steps."""
     pixels = noise(gallery, 10)
-    subject = small_subject(pixels)
-    target = Target(subject, system_of(embed_test(subject, pixels, torch.device("cpu"))), pixels)
+    subject = untrained(pixels)
+    embedded = embed_test(subject, pixels, torch.device("cpu"))
+    target = Target(subject, System(embedded.queries, embedded.gallery), pixels)
     once, twice = (resolve_budget(28, steps=number, attacks=ENDLESS) for number in (steps, 2 * steps))
     seconds = interleaved(
         {

@@ -55,12 +55,22 @@ class Bar:
         return f"at least {self.least:g}" if self.least is not None else f"at most {self.most:g}"
 
 
+def tell(name: str, figure: float, unit: str, **details: Any) -> None:
+    """Print a figure: a line to read, and a line of JSON with the details."""
+    _print(name, figure, unit, "", details)
+
+
 def row(name: str, figure: float, unit: str, bar: Bar, **details: Any) -> None:
-    """Print a figure beside its bar: a line to read, and a line of JSON with the details."""
-    verdict = "met" if bar.met(figure) else "NOT MET"
-    print(f"{name}: {figure:.3g} {unit} (bar: {bar}, {verdict})")
-    facts = {"figure": figure, "unit": unit, "bar": str(bar), "met": bar.met(figure), **machine(), **details}
-    print(json.dumps({"row": name, **{key: _rounded(value) for key, value in facts.items()}}), flush=True)
+    """:func:`tell` a figure beside its bar."""
+    met = bar.met(figure)
+    verdict = f" (bar: {bar}, {'met' if met else 'NOT MET'})"
+    _print(name, figure, unit, verdict, {"bar": str(bar), "met": met, **details})
+
+
+def _print(name: str, figure: float, unit: str, verdict: str, details: Mapping[str, Any]) -> None:
+    print(f"{name}: {figure:.3g} {unit}{verdict}")
+    facts = {"row": name, "figure": figure, "unit": unit, **machine(), **details}
+    print(json.dumps({key: _rounded(value) for key, value in facts.items()}), flush=True)
 
 
 def machine() -> dict[str, Any]:

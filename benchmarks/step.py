@@ -7,8 +7,7 @@ for 28 pixels, CUB-200-2011 for more) the images are scikit-learn's digits.
 
 import argparse
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count, islice
 from typing import Any
 
@@ -24,11 +23,8 @@ from holdfast.config import Config, resolve
 from holdfast.data import Batch, Loader, PairBatches
 from holdfast.defense import Defense, Perturbing, Step
 from holdfast.embedder import Embedder
-from holdfast.perturb import PGD, Draws, Embed, Objective
 from holdfast.recipes import Recipe, parse
-from holdfast.replica import Replica
-from holdfast.samplers import Batch as Embedded
-from holdfast.samplers import Sampler
+from holdfast.replica import PRECISIONS, Replica, under
 from holdfast.triplets import Triplets
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -52,25 +48,6 @@ DIFFERENT = 1e-4
 
 
 @dataclass(frozen=True)
-class Watched(PGD):
-    """A descent that keeps what it found."""
-
-    found: list[Tensor] = field(default_factory=list)
-
-    def __call__(
-        self,
-        embed: Embed,
-        images: Tensor,
-        objective: Objective,
-        *,
-        clean: Tensor | None = None,
-        generator: Draws = None,
-    ) -> Tensor:
-        self.found.append(super().__call__(embed, images, objective, clean=clean, generator=generator))
-        return self.found[-1]
-
-
-@dataclass(frozen=True)
 class Work:
     """A network, its defense, and the batch that comes next in their training."""
 
@@ -84,7 +61,7 @@ class Work:
     def step(self, precision: str = "float32") -> Step:
         """Loss and backward, with the same draws and the same state of the defense each time."""
         state = {name: value.clone() for name, value in self.defense.state_dict().items()}
-        with _under(precision, self.images.device):
+        with under(PRECISIONS[precision], self.images.device):
             step: Step = self.defense(self.embedder, self.images, self.labels, self.anchors, _draws())
         self.embedder.zero_grad()
         step.loss.backward()  # type: ignore[no-untyped-call]
@@ -96,13 +73,13 @@ class Work:
         assert isinstance(self.defense, Perturbing)
         source, pgd = self.defense.source, self.defense.pgd
         drawn: list[Triplets] = []
-        watched = Watched(**vars(pgd))
-        self.defense.source, self.defense.pgd = _kept(source, drawn), watched
+        found: list[Tensor] = []
+        self.defense.source, self.defense.pgd = _kept(source, drawn), _kept(pgd, found)
         try:
             step = self.step()
         finally:
             self.defense.source, self.defense.pgd = source, pgd
-        return step, torch.stack([drawn[0].anchor, drawn[0].positive, drawn[0].negative], dim=1), watched.found[0]
+        return step, torch.stack([drawn[0].anchor, drawn[0].positive, drawn[0].negative], dim=1), found[0]
 
     def strengthen(self, short: float) -> None:
         """Set the gradual adversary so strong that this share of the triplets is short of its destination, if it can
@@ -152,7 +129,7 @@ def midway(config: Config, warmup: int, after: int, device: torch.device = CPU, 
     few = _batches(replace(config, batch=replace(config.batch, pairs=pairs)))
     for i, batch in enumerate(islice(few, warmup + after)):
         method = plain if i < warmup else defense
-        with _under(precision, device):
+        with under(PRECISIONS[precision], device):
             step: Step = method(embedder, *_parts(batch, device), _draws(i))
         optimizer.zero_grad()
         step.loss.backward()  # type: ignore[no-untyped-call]
@@ -299,20 +276,18 @@ def _parts(batch: Batch, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     return batch.images.to(device), batch.labels.to(device), batch.anchors.to(device)
 
 
-def _kept(sampler: Sampler, drawn: list[Triplets]) -> Sampler:
-    def sample(batch: Embedded, generator: Generator | None = None) -> Triplets:
-        drawn.append(sampler(batch, generator))
-        return drawn[-1]
+def _kept(function: Callable[..., Any], results: list[Any]) -> Any:
+    """The function, whose results are kept from now on."""
 
-    return sample
+    def call(*given: Any, **named: Any) -> Any:
+        results.append(function(*given, **named))
+        return results[-1]
+
+    return call
 
 
 def _draws(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
-
-
-def _under(precision: str, device: torch.device) -> Any:
-    return nullcontext() if precision == "float32" else torch.autocast(device.type, DTYPES[precision])
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ Fold = tuple[str, str]
 """The names of a convolution and of the BatchNorm that alone follows it."""
 
 
+def under(precision: torch.dtype | None, device: torch.device) -> torch.autocast:
+    """Autocast in a precision; for None, none."""
+    return torch.autocast(device.type, precision, precision is not None)
+
+
 class Replica:
     """A copy of a network, in evaluation mode and without parameter gradients: same embeddings, cheaper passes.
 
@@ -42,7 +47,7 @@ class Replica:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(n, C, H, W) -> (n, D); gradients flow to the images."""
-        with torch.autocast(images.device.type, self.precision, self.precision is not None):
+        with under(self.precision, images.device):
             z: Tensor = self.network(images)
         return z
 
@@ -60,9 +65,9 @@ class Replica:
             self._take_over(tensors)
 
     def _copy(self) -> None:
-        tensors, kind = _tensors(self.module), self.like.device.type
+        tensors = _tensors(self.module)
         self.names, self.network, self.reduced = set(tensors), self.module, frozenset[str]()
-        with torch.no_grad(), torch.autocast(kind, enabled=False), frozen(self.module):
+        with torch.no_grad(), under(None, self.like.device), frozen(self.module):
             wanted: Tensor = self.module(self.like)
             try:
                 self._build(tensors)

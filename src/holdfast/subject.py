@@ -15,7 +15,7 @@ from holdfast.blocks import WIDTH, checked, steady
 from holdfast.errors import HoldfastError, brief
 from holdfast.frozen import frozen
 from holdfast.perturb import Embed
-from holdfast.replica import PRECISIONS, Replica
+from holdfast.replica import PRECISIONS, Replica, under
 
 TOLERANCE = 1e-4
 """How far the numbers of two unit-length embeddings of one image, or the length of one, may be apart."""
@@ -115,7 +115,8 @@ class Subject:
                 first = self._first(images)
                 self._check_repeatable(images, first)
                 scale = self._scale(images)
-            self.normalises = not _of_unit_length(first) or self.precision is not None
+            unit = _of_unit_length(first)
+            self.normalises = not unit or self.precision is not None
             if isinstance(self.embed, nn.Module):
                 self.network = Replica(self.embed, images, self.precision)
             elif self.precision is not None:
@@ -123,7 +124,7 @@ class Subject:
             self.obstacle = self._obstacle(images)
         self._remark(
             "outputs are of unit length already"
-            if _of_unit_length(first)
+            if unit
             else "outputs were not of unit length: holdfast normalised them"
         )
         self.faults = _faults(*scale) if scale else []
@@ -193,7 +194,7 @@ class Subject:
 
 
 def _under(precision: torch.dtype, embed: Embed, images: Tensor) -> Tensor:
-    with torch.autocast(images.device.type, precision):
+    with under(precision, images.device):
         return embed(images)
 
 

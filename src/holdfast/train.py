@@ -23,7 +23,7 @@ from holdfast.errors import HoldfastError
 from holdfast.extras import require
 from holdfast.progress import Progress
 from holdfast.recipes import Recipe, parse
-from holdfast.replica import PRECISIONS
+from holdfast.replica import PRECISIONS, under
 from holdfast.run import Run, State
 from holdfast.trackers import tracker
 from holdfast.validation import describe, merit, validate
@@ -200,7 +200,7 @@ class _Training:
         torch.manual_seed(int(seed[0]))
         images, labels, anchors = (x.to(self.device) for x in (batch.images, batch.labels, batch.anchors))
         with self._finite(batch):
-            with _precision(self.config, self.device):
+            with under(PRECISIONS[self.config.precision], self.device):
                 step: Step = method(self.embedder, images, labels, anchors, generator)
             self.optimizer.zero_grad()
             step.loss.backward()  # type: ignore[no-untyped-call]
@@ -340,8 +340,3 @@ def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> N
         index, _, name = key.partition("/")
         state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
-def _precision(config: Config, device: torch.device) -> torch.autocast:
-    dtype = PRECISIONS[config.precision]
-    return torch.autocast(device.type, dtype, dtype is not None)

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from holdfast.blocks import WIDTH, full_precision, steady
+from holdfast.blocks import WIDTH, full_precision, rows_per_block, steady
 from holdfast.errors import HoldfastError
 from holdfast.perturb import Objective
 from holdfast.retrieval import Gallery, Queries
@@ -19,8 +19,8 @@ Outcome = Callable[[Tensor], dict[str, Tensor]]
 Draws = Sequence[Generator]
 """One generator for each perturbed image, so that its draws do not depend on the images beside it."""
 
-ENTRIES = 2**22
-"""About as many distances are worked on at once."""
+ITEM = 64
+"""Bytes that an item takes for each row of distances, intermediate results included."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +107,7 @@ def by_rows(function: Callable[..., Tensor], items: Items, *tensors: Tensor) -> 
     With many items there are fewer rows at once, so that what is measured stays small.
     """
     with full_precision(tensors[0].device):
-        return steady(function, *tensors, width=max(16, min(WIDTH, ENTRIES // len(items))))
+        return steady(function, *tensors, width=max(16, min(WIDTH, rows_per_block(ITEM * len(items)))))
 
 
 def of_rows(x: Tensor, rows: Tensor) -> Tensor:

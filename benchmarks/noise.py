@@ -1,0 +1,30 @@
+"""Images of noise and an untrained network, for what depends on their number and size alone: time and memory."""
+
+import numpy as np
+import torch
+
+from holdfast.data import Pixels, Table
+from holdfast.embedder import Embedder, EmbedderConfig
+from holdfast.subject import Subject
+
+SIZE = 28
+
+
+def noise(items: int, classes: int) -> Pixels:
+    """Grey images of random pixels, class after class."""
+    images = np.random.default_rng(0).integers(0, 256, (items, SIZE, SIZE), np.uint8)
+    table = Table.build("noise", images, np.arange(items) % classes, ["test"] * items)
+    return Pixels(table, SIZE, channels=1)
+
+
+def fresh() -> Embedder:
+    """C2F2 with 512 dimensions and random weights."""
+    torch.manual_seed(0)
+    return Embedder(EmbedderConfig("c2f2", channels=1, size=SIZE))
+
+
+def untrained(pixels: Pixels) -> Subject:
+    """:func:`fresh`, looked at with some of the images."""
+    subject = Subject(fresh().eval().requires_grad_(False))
+    subject.examine(pixels.read(torch.arange(32))[0])
+    return subject
