@@ -199,11 +199,15 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def decisive(config: Config) -> Tree:
+    """The settings that can change the weights, with dotted keys."""
+    return {key: value for key, value in flatten(asdict(config)).items() if key not in HARMLESS}
+
+
 def differences(old: Config, new: Config) -> list[str]:
     """Where two settings differ in what can change the weights, one line each."""
-    before, after = flatten(asdict(old)), flatten(asdict(new))
-    changed = [key for key in before if before[key] != after[key] and key not in HARMLESS]
-    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in changed]
+    before, after = decisive(old), decisive(new)
+    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if before[key] != after[key]]
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:

@@ -11,7 +11,9 @@ from rich.text import Text
 from holdfast.report.tables import radius
 
 if TYPE_CHECKING:
+    from holdfast.dispatch import Board
     from holdfast.report import Result
+    from holdfast.sweep import Planned
 
 WIDTH_OF_A_FILE = 200
 MARKS = {True: "passed", False: "FAILED", None: "not done"}
@@ -84,6 +86,39 @@ def comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table("beside the published rows", shorter[0], shorter[1:])
     for source in dict.fromkeys(row[place] for row in rows if "published" in row):
         print(f"published in: {source}")
+
+
+def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> None:
+    """Print what a sweep has to do, and how long it takes."""
+    rows = []
+    for run, left in zip(runs, seconds, strict=True):
+        step, total = int(run.run.progress().get("step", 0)), run.steps()
+        evaluations = ", ".join(one.protocol for one in run.missing())
+        training = "trained" if run.trained() else f"{step} of {total} steps" if step else f"{total} steps"
+        rows.append([run.sweep, run.name, training, evaluations or "–", duration(left)])
+    table("plan", ["sweep", "run", "training", "evaluations to make", "about"], rows)
+    ways = f", {slots} at a time" if slots > 1 else ""
+    print(f"{len(runs)} runs, about {duration(sum(seconds) / slots)}{ways}, checks of evaluations not counted")
+
+
+def swept(board: "Board") -> None:
+    """Print what came of a sweep."""
+    rows = [["done", run.sweep, run.name, ""] for run in board.done]
+    rows += [["left", run.sweep, run.name, "another process is at work on it, or on its start"] for run in board.left]
+    rows += [
+        ["FAILED", run.sweep, run.name, f"{board.failed[run.folder]} ({run.folder / 'log.txt'})"]
+        for run in board.runs
+        if run.folder in board.failed
+    ]
+    table("sweep", ["", "sweep", "run", ""], rows)
+
+
+def duration(seconds: float) -> str:
+    """``2 h 05 min``, ``12 min``, ``40 s``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def _value(one: dict[str, float]) -> str:

@@ -50,9 +50,9 @@ class Progress:
             left = (self.total - self.done) * (now - self.began) / max(1, self.done - self.begun_at)
             print(f"{self.title}: {self.done}/{self.total}, {left:.0f} s left. {note}".rstrip(), flush=True)
 
-    def __call__(self, done: int, total: int) -> None:
+    def __call__(self, done: int, total: int, note: str = "") -> None:
         """So much is done: what functions with a progress callback call."""
-        self.advance(by=done - self.done)
+        self.advance(note, by=done - self.done)
 
     def say(self, text: str) -> None:
         """A line that stays."""

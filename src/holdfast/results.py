@@ -6,7 +6,7 @@ from typing import Any
 
 from holdfast.assemble import pixels_of, table_of
 from holdfast.audit import attack, evaluate
-from holdfast.config import resolve
+from holdfast.config import decisive, resolve
 from holdfast.data import DATASETS, Pixels, held_out, query_gallery
 from holdfast.embedder import Embedder
 from holdfast.errors import HoldfastError
@@ -53,6 +53,8 @@ def of_run(folder: str | Path, *, root: str | Path | None = None, best: bool = F
         "backbone": config.model.backbone,
         "weights": "best" if best else "last",
         "training_steps": config.pgd.steps,
+        "seed": config.seed,
+        "training": {"settings": decisive(config), **run.cost()},
     }
     pixels = pixels_of(config, table_of(config).test())
     name = run.folder.resolve().name + ("/best" if best else "")

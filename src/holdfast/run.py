@@ -97,6 +97,25 @@ class Run:
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise HoldfastError(f"{self.state_file} cannot be resumed from: {error}") from error
 
+    def progress(self) -> dict[str, Any]:
+        """How far the last saved state had come, without its tensors; empty where nothing was saved."""
+        if not self.state_file.exists():
+            return {}
+        try:
+            with safe_open(self.state_file, "pt") as file:
+                progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+                return progress
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise HoldfastError(f"{self.state_file} cannot be resumed from: {error}") from error
+
+    def cost(self) -> dict[str, float]:
+        """What training took so far: ``steps``, ``passes`` (images passed forward), ``seconds`` in its steps."""
+        lines = self.steps()
+        return {
+            "steps": len(lines),
+            **{key: sum(line.get(key, 0.0) for line in lines) for key in ("passes", "seconds")},
+        }
+
     def save_state(self, state: State) -> None:
         """Replace the last saved state."""
         save_safetensors(self.state_file, state.tensors, {"progress": json.dumps(state.progress)})
@@ -147,7 +166,7 @@ class Run:
 def environment() -> dict[str, Any]:
     """What a result depends on beside its settings."""
     return {
-        "command": sys.argv,
+        "command": [_program(sys.argv[0]), *sys.argv[1:]],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": {name: metadata.version(name) for name in LIBRARIES},
@@ -157,6 +176,12 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
+
+
+def _program(path: str) -> str:
+    """What was called, without its place on this machine; ``python -m holdfast`` is holdfast."""
+    name = Path(path)
+    return name.parent.name if name.name == "__main__.py" else name.name
 
 
 def _git() -> dict[str, Any] | None:

@@ -65,6 +65,14 @@ def train(
         return training.run(resume)
 
 
+def finished(run: Run) -> bool:
+    """Whether the run in a folder has come to its end: its last step, or a collapse that stopped it."""
+    place, config = _Place(**run.progress()), run.config()
+    collapsed = config.stop_on_collapse and place.collapsed >= PATIENCE
+    by_steps = config.steps is not None and place.step >= config.steps
+    return collapsed or by_steps or place.epoch >= config.warmup.epochs + config.optim.epochs
+
+
 @dataclass
 class _Place:
     """How far a run has come: everything that is not a tensor and not derived from the settings."""

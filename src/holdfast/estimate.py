@@ -1,0 +1,90 @@
+"""How long the runs of a sweep will take on this machine, from a few timed steps of each kind."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import torch
+
+from holdfast.assemble import embedder_of, pixels_of, table_of
+from holdfast.audit import evaluate
+from holdfast.budget import resolve_budget
+from holdfast.config import Config, ValidationConfig, WarmupConfig, decisive
+from holdfast.progress import Progress
+from holdfast.recipes import Recipe
+from holdfast.run import Run
+from holdfast.sweep import Evaluation, Planned
+from holdfast.train import train
+
+STEPS = 4
+ATTACK_STEPS = 2
+QUERIES = 64
+"""One block of images: fewer cost as much."""
+
+
+class Estimator:
+    """Seconds of runs on a device; what differs in the seed only is timed once."""
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        self.device = device
+        self.known: dict[str, float] = {}
+
+    def seconds(self, runs: Sequence[Planned], *, quiet: bool = False) -> list[float]:
+        """What is left to do of each run, checks of an evaluation not counted."""
+        with Progress("timing", len(runs), quiet=quiet) as progress:
+            found = []
+            for run in runs:
+                progress.advance(run.name)
+                found.append(self._training(run) + sum(self._evaluation(run.config, one) for one in run.missing()))
+        return found
+
+    def _training(self, run: Planned) -> float:
+        config = run.config
+        total, done = run.steps(), int(run.run.progress().get("step", 0))
+        epochs = config.warmup.epochs + config.optim.epochs
+        plain = min(total, total * config.warmup.epochs // max(1, epochs))
+        warm, hard = max(0, plain - done), total - max(plain, done)
+        warming = Recipe("none", config.warmup.sampler).name
+        return (warm and warm * self._step(replace(config, recipe=warming))) + (hard and hard * self._step(config))
+
+    def _step(self, config: Config) -> float:
+        weights = config.model.weights if config.model.weights and Path(config.model.weights).exists() else None
+        batchnorm = config.model.batchnorm if config.model.weights is None else "frozen"
+        timed = replace(
+            config,
+            seed=0,
+            steps=STEPS,
+            tracker=None,
+            model=replace(config.model, weights=weights, batchnorm=batchnorm),
+            warmup=WarmupConfig(),
+            validation=ValidationConfig(every=0),
+            optim=replace(config.optim, epochs=1),
+        )
+        key = json.dumps(decisive(timed))
+        if key not in self.known:
+            with TemporaryDirectory() as folder:
+                train(timed, folder, device=self.device, quiet=True)
+                self.known[key] = median(line["seconds"] for line in Run(folder).steps()[1:])
+        return self.known[key]
+
+    def _evaluation(self, config: Config, evaluation: Evaluation) -> float:
+        """Embedding as it is, and the attacks of a few images and steps scaled up."""
+        budget = resolve_budget(config.data.size, evaluation.protocol, **evaluation.settings)
+        where = (config.data.name, config.data.size, config.data.resize, config.model.backbone, config.model.dim)
+        key = json.dumps([where, evaluation.protocol, evaluation.settings])
+        if key not in self.known:
+            pixels = pixels_of(config, table_of(config).test())
+            few = {**evaluation.settings, "steps": min(ATTACK_STEPS, budget.steps), "max_queries": QUERIES}
+            embedder, _ = embedder_of(replace(config, model=replace(config.model, weights=None)))
+            began = perf_counter()
+            result = evaluate(
+                embedder.eval(), pixels, evaluation.protocol, checks=False, device=self.device, quiet=True, **few
+            )
+            wall, attacking = perf_counter() - began, result.content["cost"]["seconds"]
+            queries = min(budget.max_queries or len(pixels), len(pixels))
+            self.known[key] = wall + attacking * (queries / QUERIES * budget.steps / max(1, few["steps"]) - 1)
+        return self.known[key]

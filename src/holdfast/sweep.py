@@ -1,0 +1,221 @@
+"""A matrix of runs from a YAML file: what to train, from which weights, and how to evaluate it.
+
+::
+
+    settings: {data: {name: fashion-mnist, root: data/fashion-mnist}, optim.epochs: 2}   # of every run
+    start: {recipe: none-s, optim.epochs: 12}  # a run whose weights all others begin with; may be left out
+    runs:                                      # each entry is every combination of its lists
+      - {recipe: [act-r, hm-s-lga-ics], pgd.steps: [8, 32], seed: [0, 1, 2]}
+    evaluations:                               # of every run
+      - {protocol: strict, max_queries: 512}
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from holdfast.assemble import table_of
+from holdfast.budget import radius, resolve_budget
+from holdfast.config import Config, Tree, flatten, read_yaml, resolve
+from holdfast.data import PairBatches
+from holdfast.errors import HoldfastError, unknown
+from holdfast.protocols import PROTOCOLS
+from holdfast.recipes import parse
+from holdfast.report.files import NAME, read
+from holdfast.run import Run
+from holdfast.train import finished
+
+SECTIONS = ("settings", "start", "runs", "evaluations")
+START = "start"
+RADII = ("eps", "step")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One evaluation of a run: a protocol, settings of :func:`holdfast.evaluate`, and whether checks are made."""
+
+    protocol: str
+    settings: Tree
+    checks: bool = True
+
+    def options(self) -> list[str]:
+        """As options of ``holdfast evaluate``."""
+        words = ["--protocol", self.protocol]
+        for key, value in self.settings.items():
+            many = key == "attacks"
+            for one in value if many else [value]:
+                words += ["--attack" if many else f"--{key.replace('_', '-')}", str(one)]
+        return words if self.checks else [*words, "--no-checks"]
+
+    def done(self, run: Run, config: Config) -> bool:
+        """Whether the run's folder holds its result, of the weights that lie there now."""
+        budget = asdict(resolve_budget(config.data.size, self.protocol, **self.settings))
+        wanted = {**budget, "attacks": list(budget["attacks"])}
+        weights = run.folder / "model.safetensors"
+        for path in sorted(run.folder.glob(f"evaluations/{self.protocol}-*/{NAME}")):
+            if path.stat().st_mtime < weights.stat().st_mtime:
+                continue
+            content = read(path).content
+            checked = bool(content.get("checks")) or not self.checks or not budget["attacks"]
+            if checked and content["settings"] == wanted:
+                return True
+        return False
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run of a sweep: its folder, resolved settings, and the ``key=value`` that give them."""
+
+    folder: Path
+    config: Config
+    given: tuple[str, ...]
+    evaluations: tuple[Evaluation, ...]
+    start: Path | None = None
+
+    @property
+    def sweep(self) -> str:
+        return self.folder.parent.name
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+    @property
+    def run(self) -> Run:
+        return Run(self.folder)
+
+    def trained(self) -> bool:
+        """Whether nothing is left to train."""
+        return self.run.state_file.exists() and finished(self.run)
+
+    def missing(self) -> list[Evaluation]:
+        """The evaluations that are still to be made."""
+        if not self.trained():
+            return list(self.evaluations)
+        return [one for one in self.evaluations if not one.done(self.run, self.config)]
+
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.trained() and not self.missing()
+
+    def words(self) -> list[str]:
+        """The arguments of ``holdfast`` that train it."""
+        assignments = [word for one in self.given for word in ("--set", one)]
+        return ["train", *assignments, "--out", str(self.folder), "--resume", "auto"]
+
+    def steps(self) -> int:
+        """Optimiser steps from begin to end. Reads the labels of the data set."""
+        config = self.config
+        labels = table_of(config).train().labels
+        batches = PairBatches(labels, config.batch.pairs, per_class=config.batch.per_class, seed=config.seed)
+        total = (config.warmup.epochs + config.optim.epochs) * len(batches)
+        return total if config.steps is None else min(total, config.steps)
+
+
+def plan(files: Sequence[Path], out: Path, only: Sequence[str] = ()) -> list[Planned]:
+    """The runs of sweep files, into ``out/STEM/NAME``; those named in ``only``, with the one they start from.
+
+    Everything that cannot work is refused here: an unknown key, a value that does not fit, a missing file of weights,
+    a folder that holds a run with other settings.
+    """
+    stems = [file.stem for file in files]
+    if twice := {stem for stem in stems if stems.count(stem) > 1}:
+        raise HoldfastError(f"two sweep files are named {twice.pop()!r}, and would share a folder in {out}")
+    runs = [run for file in files for run in _runs(file, out)]
+    names = [run.name for run in runs if run.name != START]
+    for name in only:
+        if name not in names:
+            raise unknown("run", name, names)
+    chosen = [run for run in runs if not only or run.name in only]
+    needed = {run.start for run in chosen}
+    chosen = [run for run in runs if run in chosen or run.folder in needed]
+    for run in chosen:
+        weights = run.config.model.weights
+        if weights is not None and run.start is None and not Path(weights).exists():
+            raise HoldfastError(f"{run.sweep}, {run.name}: there is no file of weights {weights}")
+        run.run.check(run.config, resume=True)
+    return chosen
+
+
+def _runs(file: Path, out: Path) -> Iterator[Planned]:
+    tree = read_yaml(file)
+    for key in tree:
+        if key not in SECTIONS:
+            raise unknown(f"section of {file}", key, SECTIONS)
+    settings = flatten(_mapping(file, "settings", tree.get("settings") or {}))
+    entries = tree.get("runs")
+    if not isinstance(entries, list) or not entries:
+        raise HoldfastError(f"{file}: 'runs' is a list of mappings, such as - {{recipe: [act-r, hm-s-m], seed: 0}}")
+    evaluations = tuple(_evaluation(file, one) for one in tree.get("evaluations") or [])
+    start = None
+    if tree.get(START):
+        first = {**settings, **_mapping(file, START, tree[START])}
+        start = out / file.stem / START
+        yield _planned(start, first, (), None)
+        settings = {**settings, "model.weights": str(start / "model.safetensors")}
+    found: dict[str, Planned] = {}
+    for entry in entries:
+        for axes in _combinations(_mapping(file, "runs", entry)):
+            given = {**settings, **axes}
+            run = _planned(out / file.stem / _name(file, given, axes), given, evaluations, start)
+            if (other := found.get(run.name)) is None:
+                found[run.name] = run
+                yield run
+            elif other.config != run.config:
+                raise HoldfastError(f"{file}: two runs with other settings are both named {run.name}")
+
+
+def _planned(folder: Path, given: Tree, evaluations: tuple[Evaluation, ...], start: Path | None) -> Planned:
+    words = tuple(f"{key}={_text(value)}" for key, value in given.items())
+    try:
+        config = resolve(assignments=words)
+        for one in evaluations:
+            resolve_budget(config.data.size, one.protocol, **one.settings)
+    except HoldfastError as error:
+        raise HoldfastError(f"{folder.parent.name}, {folder.name}: {error}") from None
+    return Planned(folder, config, words, evaluations, start)
+
+
+def _mapping(file: Path, section: str, value: Any) -> Tree:
+    if not isinstance(value, Mapping):
+        raise HoldfastError(f"{file}: {section!r} takes settings as a mapping, not {value!r}")
+    return flatten(value)
+
+
+def _combinations(entry: Tree) -> Iterator[Tree]:
+    axes = [value if isinstance(value, list) else [value] for value in entry.values()]
+    for values in product(*axes):
+        yield dict(zip(entry, values, strict=True))
+
+
+def _name(file: Path, given: Tree, axes: Tree) -> str:
+    try:
+        recipe = parse(str(given.get("recipe", Config.recipe))).name
+    except HoldfastError as error:
+        raise HoldfastError(f"{file}: {error}") from None
+    others = (f"{key}={_text(value)}" for key, value in axes.items() if key != "recipe")
+    return ",".join([recipe, *others]).replace("/", "of")
+
+
+def _text(value: Any) -> str:
+    """A value as ``--set`` reads it."""
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+
+
+def _evaluation(file: Path, given: Any) -> Evaluation:
+    settings = dict(_mapping(file, "evaluations", given))
+    protocol = settings.pop("protocol", "strict")
+    if protocol not in PROTOCOLS:
+        raise HoldfastError(f"{file}: {unknown('protocol', protocol, PROTOCOLS)}")
+    checks = settings.pop("checks", True)
+    if not isinstance(checks, bool):
+        raise HoldfastError(f"{file}: 'checks' of an evaluation is true or false, not {checks!r}")
+    if isinstance(settings.get("attacks"), str):
+        settings["attacks"] = [settings["attacks"]]
+    for key in RADII:
+        if isinstance(settings.get(key), str):
+            settings[key] = radius(settings[key], key)
+    return Evaluation(str(protocol), settings, checks)
