@@ -3,8 +3,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 JOBS ?= 2
+OUT ?= results
+PAPER := paper-fashion paper-cub paper-cars paper-sop
 
-.PHONY: demo test test-timm bench check format clean
+.PHONY: demo test test-timm bench check format clean $(PAPER)
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -19,6 +21,17 @@ test-timm: .venv-timm/ready
 # DATA: a folder with fashion-mnist/ and CUB_200_2011/ in it; without it the images are digits and noise.
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(if $(DATA),--data $(DATA))
+
+# The paper's experiments: the plan, then the runs. DEVICE: one or several, such as "cuda:0 cuda:1"; OUT: for results.
+paper-fashion: EXPERIMENT := experiments/fashion.yaml
+paper-cub: EXPERIMENT := experiments/cub.yaml
+paper-cars: EXPERIMENT := experiments/cars-table6.yaml
+paper-sop: EXPERIMENT := experiments/sop-table6.yaml
+SWEEP = $(BIN)/holdfast sweep $(EXPERIMENT) --out $(OUT) $(foreach device,$(DEVICE),--device $(device))
+
+$(PAPER): $(READY)
+	$(SWEEP) --dry-run
+	$(SWEEP)
 
 check: $(READY)
 	$(BIN)/ruff format --check .

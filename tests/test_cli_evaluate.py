@@ -137,6 +137,13 @@ def test_compare_puts_published_rows_beside(call: Call, tmp_path: Path) -> None:
     assert (status, err) == (0, "")
     assert "N/A[R]" in out
     assert "ours - published" in out
+    status, out, err = call("report", out_folder, "--compare", "published")
+    assert (status, err) == (0, "")
+    assert len(re.findall(r"^\| (run|N/A\[R\], C2F2|ours - published) \|", out, re.MULTILINE)) == 3
+    status, out, err = call("report", out_folder, "--compare", "published", "--format", "csv")
+    assert [row["protocol"] for row in csv.DictReader(StringIO(out))] == ["cvpr22", *["published"] * 3]
+    status, out, err = call("report", out_folder, "--compare", "published", "--format", "json")
+    assert [len(one.get("published", [])) for one in json.loads(out)] == [1, 0, 0]
 
 
 def test_a_model_of_the_users_own(call: Call, photos: Path, models: Path) -> None:
@@ -228,3 +235,6 @@ def test_a_model_needs_images(refused: Refuse, models: Path, photos: Path) -> No
 def test_report_without_results(refused: Refuse, tmp_path: Path) -> None:
     assert "holdfast evaluate RUN" in refused("report", tmp_path)
     assert "unknown format 'md'" in refused("report", tmp_path, "--format", "md")
+    assert "unknown format 'md'" in refused("report", tmp_path, "--compare", "published", "--format", "md")
+    told = "unknown value of --compare 'publish'; did you mean 'published'? (allowed: published)"
+    assert told in refused("report", tmp_path, "--compare", "publish")

@@ -249,19 +249,18 @@ def attack(  # noqa: PLR0917
 def report(
     paths: Annotated[list[Path], typer.Argument(help="Result files, or folders that hold some.")],
     style: Annotated[str, typer.Option("--format", help="markdown, csv or json.")] = "markdown",
-    published: Annotated[
-        bool, typer.Option("--published", help="With the published rows of the same data sets.")
-    ] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(metavar="published", help="Means over seeds beside the published rows, and the differences."),
+    ] = None,
 ) -> None:
     """One table over many results."""
     from holdfast.errors import pick  # noqa: PLC0415
-    from holdfast.report import STYLES, find  # noqa: PLC0415
-    from holdfast.report import published as rows_of  # noqa: PLC0415
+    from holdfast.report import COMPARED, STYLES, find  # noqa: PLC0415
 
-    write = pick("format", style, STYLES)
-    results = find(paths)
-    datasets = dict.fromkeys(result.dataset for result in results) if published else ()
-    print(write(results, [row for dataset in datasets for row in rows_of(dataset)]))
+    styles = STYLES if compare is None else pick("value of --compare", compare, COMPARED)
+    write = pick("format", style, styles)
+    print(write(find(paths)))
 
 
 @app.command()

@@ -181,7 +181,7 @@ class _Job:
             self.fail(START, f"the run it starts from failed: {run.start}")
         elif run.done():
             board.done.append(run)
-        elif run.start is not None and not (run.start / "model.safetensors").exists():
+        elif not all(one.trained() for one in board.runs if one.folder == run.start):
             board.left.append(run)
         else:
             with _taken(run.folder) as lock:

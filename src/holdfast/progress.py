@@ -47,8 +47,9 @@ class Progress:
         now = time.monotonic()
         if now - self.spoke >= SECONDS_BETWEEN_LINES or self.done == self.total:
             self.spoke = now
-            left = (self.total - self.done) * (now - self.began) / max(1, self.done - self.begun_at)
-            print(f"{self.title}: {self.done}/{self.total}, {left:.0f} s left. {note}".rstrip(), flush=True)
+            made = self.done - self.begun_at
+            left = f", {(self.total - self.done) * (now - self.began) / made:.0f} s left" if made else ""
+            print(f"{self.title}: {self.done}/{self.total}{left}. {note}".rstrip(), flush=True)
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """So much is done: what functions with a progress callback call."""

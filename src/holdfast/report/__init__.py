@@ -1,10 +1,38 @@
 """Results as tables: what evaluations left on disk, beside the published figures. Reads files only."""
 
+from collections.abc import Callable, Mapping, Sequence
+
+from holdfast.report.comparison import compare, compared_csv, compared_json, compared_markdown, comparison
 from holdfast.report.figures import published
 from holdfast.report.files import Result, find
-from holdfast.report.tables import compare, csv_text, json_text, markdown, table
+from holdfast.report.groups import Group, grouped
+from holdfast.report.tables import csv_text, json_text, markdown, table
 
-STYLES = {"markdown": lambda *given: markdown(*table(*given)), "csv": csv_text, "json": json_text}
-"""From results, and published rows to put beside them, to text."""
+Style = Callable[[Sequence[Result]], str]
 
-__all__ = ["STYLES", "Result", "compare", "csv_text", "find", "json_text", "markdown", "published", "table"]
+STYLES: Mapping[str, Style] = {
+    "markdown": lambda results: markdown(*table(results)),
+    "csv": csv_text,
+    "json": json_text,
+}
+"""From results to text."""
+COMPARED: Mapping[str, Mapping[str, Style]] = {
+    "published": {"markdown": compared_markdown, "csv": compared_csv, "json": compared_json},
+}
+"""The same beside what they are compared with."""
+
+__all__ = [
+    "COMPARED",
+    "STYLES",
+    "Group",
+    "Result",
+    "compare",
+    "comparison",
+    "csv_text",
+    "find",
+    "grouped",
+    "json_text",
+    "markdown",
+    "published",
+    "table",
+]

@@ -15,6 +15,7 @@ FORMAT = "holdfast-evaluation-1"
 NAME = "result.json"
 DEPTH = 4
 MEASURED = ("ERS", "robust R@1")
+COST = ("passes", "seconds")
 BOUNDS = ("value", "low", "high")
 SECTIONS: dict[str, type] = {
     "name": str,
@@ -54,6 +55,11 @@ class Result:
         return ", ".join([self.content["protocol"], *(one for one in others if one not in ("white-box", "float32"))])
 
     @property
+    def training(self) -> dict[str, Any]:
+        """How the model was trained: ``settings``, ``steps``, ``passes``, ``seconds``; empty where it is not known."""
+        return self.content["model"].get("training") or {}
+
+    @property
     def verdict(self) -> str:
         """``ok``, or what speaks against the numbers: COLLAPSED, UNTRUSTED, unchecked."""
         trusted = self.content.get("trusted")
@@ -62,9 +68,14 @@ class Result:
         return ", ".join(doubts) or "ok"
 
     def number(self, column: str) -> float | None:
-        """R@1, mAP, a score, ERS, ...; None where it was not measured."""
+        """R@1, mAP, a score, ERS, ..., image ``passes`` and ``seconds`` of training; None where it is not known."""
         value: float | None
-        value = self.content["benign"].get(column) if column in BENIGN else self._measured(column).get("value")
+        if column in BENIGN:
+            value = self.content["benign"].get(column)
+        elif column in COST:
+            value = self.training.get(column)
+        else:
+            value = self._measured(column).get("value")
         return value
 
     def interval(self, column: str) -> tuple[float, float] | None:
@@ -131,11 +142,17 @@ def _faults(content: Any) -> Iterator[str]:
         yield "its data set has no name"
     if not isinstance(content.get("trusted"), bool | None):
         yield f"'trusted' is neither true, false nor null: {content['trusted']!r}"
+    training = content["model"].get("training")
+    if not isinstance(training, dict | None):
+        yield f"'training' of its model is no dict: {training!r}"
+    if not isinstance((training or {}).get("settings"), dict | None):
+        yield f"'settings' of its training is no dict: {training['settings']!r}"
     measured = {name: (content["columns"] if name in SCORES else content).get(name) for name in (*SCORES, *MEASURED)}
     for name, value in measured.items():
         if not isinstance(value, dict | None):
             yield f"{name} is no value with its bounds: {value!r}"
     numbers = {name: content["benign"].get(name) for name in BENIGN}
+    numbers |= {name: (training or {}).get(name) for name in COST}
     numbers |= {name: content["settings"].get(name) for name in ("eps", "steps")}
     numbers |= {f"{name} {key}": (measured[name] or {}).get(key) for name in measured for key in BOUNDS}
     yield from (f"{name} is no number: {value!r}" for name, value in numbers.items() if not _is_number(value))

@@ -1,0 +1,209 @@
+"""Results beside the published rows, and how far they are apart."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdfast.errors import HoldfastError
+from holdfast.report.figures import BENIGN, FIGURES, published
+from holdfast.report.files import COST, Result
+from holdfast.report.groups import Group, grouped
+from holdfast.report.tables import (
+    MEASURES,
+    Header,
+    Rows,
+    csv_of,
+    decimals,
+    half_width,
+    headings,
+    json_of,
+    markdown,
+    numbers,
+    radius,
+    setting,
+    text,
+    texts,
+)
+
+Row = Mapping[str, Any]
+
+SHARED = ("recipe", "backbone", "weights", "training_steps")
+"""What JSON says of the models of a group."""
+NARROWED = ("seeds", "data", "robust R@1", *COST)
+"""Columns that a single result beside published rows goes without."""
+AS_PUBLISHED = ("cvpr22", "cvpr22, bfloat16")
+"""Protocols that measure what was published; half precision moves a score by less than its noise."""
+LEGEND = """
+seeds: how many runs a row is the mean of.
+`±`: half of the 95 % interval; of several seeds that of their mean on the same queries (Student's t), of one seed that
+over its attacked queries (bootstrap), where the spread between seeds is not in it and benign metrics have none.
+`*`: the interval of the difference, as rounded, excludes zero; one without width excludes nothing.
+Scores under attack are subtracted only where they were measured as published: protocol cvpr22, the same ε and steps.
+"""
+
+
+def compare(result: Result) -> tuple[Header, Rows]:
+    """A result beside the published rows of its data set, as :func:`comparison` has it, in as little width as can be.
+
+    Without the columns that say little of a single result; an interval stands on a second line of its cell.
+    """
+    header, rows = comparison([result])
+    kept = [i for i, column in enumerate(header) if column not in NARROWED]
+    return [header[i] for i in kept], [[row[i].replace(" ±", "\n±") for i in kept] for row in rows]
+
+
+def comparison(results: Sequence[Result]) -> tuple[Header, Rows]:
+    """A table of results beside the published rows of their data sets: one row per group over seeds.
+
+    Each is followed by the published rows of its recipe and backbone, those of its steps in training first, and after
+    each of these by the differences, ours minus published, with half their interval, and ``*`` where it excludes
+    zero; those of the scores under attack only where protocol, ε and steps are the published ones. Published rows
+    without a result stand at the end.
+    """
+    header = ["name", "seeds", "protocol", "data", "ε", "steps", *MEASURES, *COST, "verdict", "source"]
+    pairs, others = _beside(results)
+    rows = []
+    for group, counterparts in pairs:
+        rows.append([*_setting(group), *texts(group, MEASURES), group.verdict, _source(group)])
+        for row in counterparts:
+            gaps = _differences(group, row)
+            cells = (_gap(name, gaps[name]) if name in gaps else "" for name in (*MEASURES, *COST))
+            rows += [_published(row), [_title(group, row), *[""] * 5, *cells, "", ""]]
+    return header, [*rows, *map(_published, others)]
+
+
+def compared_markdown(results: Sequence[Result]) -> str:
+    """The table of :func:`comparison` in Markdown, with a legend."""
+    return markdown(*comparison(results)) + LEGEND
+
+
+def compared_csv(results: Sequence[Result]) -> str:
+    """One line per group, numbers in full with their bounds, then one per published row, as CSV."""
+    pairs, others = _beside(results)
+    columns = headings(MEASURES)
+    lines: list[list[object]] = [["name", "seeds", "protocol", "data", "ε", "steps", *columns, "verdict", "source"]]
+    for group, _ in pairs:
+        sources = "; ".join(str(member.path) for member in group.members)
+        lines.append([*_setting(group), *numbers(group, MEASURES), group.verdict, sources])
+    for row in [*_distinct(pairs), *others]:
+        lines.append([*_published_setting(row), *(row.get(name) for name in columns), "", row["source"]])
+    return csv_of(lines)
+
+
+def compared_json(results: Sequence[Result]) -> str:
+    """A list of groups, each with the published rows of its recipe and the differences, then the other published rows.
+
+    Every measure and every difference has ``value``, ``low`` and ``high``, the bounds null where it has none.
+    """
+    pairs, others = _beside(results)
+    found = [
+        {
+            **{"name": group.name, "seeds": len(group.members), "protocol": group.first.protocol},
+            **{"dataset": group.first.dataset, "settings": group.first.content["settings"]},
+            "model": {key: group.first.content["model"].get(key) for key in SHARED},
+            "measures": {name: _bounds(group, name) for name in MEASURES if group.number(name) is not None},
+            **{name: group.number(name) for name in COST},
+            **{"verdict": group.verdict, "files": [str(member.path) for member in group.members]},
+            "published": [{**row, "ours - published": _differences(group, row)} for row in counterparts],
+        }
+        for group, counterparts in pairs
+    ]
+    return json_of([*found, *({"protocol": "published", **row} for row in others)])
+
+
+def _beside(results: Sequence[Result]) -> tuple[list[tuple[Group, list[Row]]], list[Row]]:
+    """Each group with the published rows of its recipe, and the published rows that belong to none."""
+    pairs = [(group, _counterparts(group)) for group in grouped(results)]
+    used = _distinct(pairs)
+    rows = [row for name in dict.fromkeys(result.dataset for result in results) for row in published(name)]
+    return pairs, [row for row in rows if row not in used]
+
+
+def _distinct(pairs: Sequence[tuple[Group, list[Row]]]) -> list[Row]:
+    rows: list[Row] = []
+    for _, counterparts in pairs:
+        rows += [row for row in counterparts if row not in rows]
+    return rows
+
+
+def _counterparts(group: Group) -> list[Row]:
+    model = group.first.content["model"]
+    ours = _notation(model.get("recipe")), _family(model.get("backbone"))
+    rows = [row for row in published(group.first.dataset) if (row["defense"], _family(row["model"])) == ours]
+    return sorted(rows, key=lambda row: (row["eta"] != model.get("training_steps"), row["eta"] or 0))
+
+
+def _notation(recipe: object) -> str | None:
+    from holdfast.recipes import parse  # noqa: PLC0415
+
+    try:
+        return parse(recipe).notation if isinstance(recipe, str) else None
+    except HoldfastError:
+        return None
+
+
+def _family(backbone: object) -> str:
+    """``resnet18`` of ResNet-18, timm:resnet18 and timm:resnet18.a1_in1k."""
+    return str(backbone).removeprefix("timm:").partition(".")[0].replace("-", "").casefold()
+
+
+def _as_published(result: Result, row: Row) -> bool:
+    settings = result.content["settings"]
+    return (
+        result.protocol in AS_PUBLISHED
+        and settings.get("norm") in (None, "linf")
+        and settings.get("steps") == row["steps"]
+        and math.isclose(settings.get("eps") or 0, row["eps"], rel_tol=1e-3)
+    )
+
+
+def _bounds(group: Group, name: str, less: float = 0.0) -> dict[str, float | None]:
+    value, (low, high) = group.number(name), group.interval(name) or (None, None)
+    found = {"value": value, "low": low, "high": high}
+    return {key: None if number is None else number - less for key, number in found.items()}
+
+
+def _differences(group: Group, row: Row) -> dict[str, dict[str, float | None]]:
+    names = FIGURES if _as_published(group.first, row) else BENIGN
+    return {name: _bounds(group, name, row[name]) for name in names if group.number(name) is not None}
+
+
+def _gap(name: str, difference: Mapping[str, float | None]) -> str:
+    value, low, high = difference.values()
+    assert value is not None
+    digits = decimals(name)
+    shown = f"{round(value, digits) + 0.0:+.{digits}f}"
+    if low is None or high is None:
+        return shown
+    excludes_zero = low < high and (round(low, digits) > 0 or round(high, digits) < 0)
+    return shown + half_width(name, low, high) + ("*" if excludes_zero else "")
+
+
+def _title(group: Group, row: Row) -> str:
+    """Whose differences: with the steps in training where they are not the same."""
+    ours = group.first.content["model"].get("training_steps")
+    if ours is None or row["eta"] in (None, ours):
+        return "ours - published"
+    return f"ours, η={ours} - published, η={row['eta']}"
+
+
+def _setting(group: Group) -> list[str]:
+    return [group.name, f"{len(group.members)}", *setting(group.first)[1:]]
+
+
+def _source(group: Group) -> str:
+    more = len(group.members) - 1
+    return str(group.first.path) + (f" and {more} more" if more else "")
+
+
+def _published(row: Row) -> list[str]:
+    cells = (text(name, row[name]) if name in row else "" for name in (*MEASURES, *COST))
+    return [*_published_setting(row), *cells, "", row["source"]]
+
+
+def _published_setting(row: Row) -> list[str]:
+    trained = "" if row["eta"] is None else f", η={row['eta']}"
+    return [
+        *(f"{row['defense']}, {row['model']}{trained}", "", "published", row["dataset"]),
+        *(radius(row["eps"], "linf"), f"{row['steps']}"),
+    ]
