@@ -13,7 +13,7 @@ from result_files import CONTENT, write
 
 from holdfast.errors import HoldfastError
 from holdfast.recipes import RECIPES
-from holdfast.report import compare, comparison, csv_text, find, json_text, markdown, published, table
+from holdfast.report import COMPARED, STYLES, compare, comparison, csv_text, find, json_text, markdown, published, table
 from holdfast.report.figures import FIGURES, SCORES
 
 
@@ -255,3 +255,13 @@ def test_reading_results_does_not_import_torch(tmp_path: Path) -> None:
         "sys.exit(bool({'torch', 'scipy'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 0
+
+
+def test_some_columns_of_the_markdown_table_can_be_chosen(tmp_path: Path) -> None:
+    results = find([write(tmp_path / "result.json")])
+    assert STYLES["markdown"](results, columns=["ERS", "R@1"]) == (
+        "| name | ERS | R@1 |\n| --- | --- | --- |\n| fashion-act | 63.3 ±0.8 | 78.6 |\n"
+    )
+    for writing in (STYLES["markdown"], COMPARED["published"]["markdown"]):
+        with pytest.raises(HoldfastError, match=r"unknown column 'R1'; did you mean 'R@1'\?"):
+            writing(results, columns=["R1"])

@@ -253,6 +253,7 @@ def report(
         str | None,
         typer.Option(metavar="published", help="Means over seeds beside the published rows, and the differences."),
     ] = None,
+    columns: Annotated[str | None, typer.Option(help="Of the Markdown table, these only: R@1,ERS,passes.")] = None,
 ) -> None:
     """One table over many results."""
     from holdfast.errors import pick  # noqa: PLC0415
@@ -260,7 +261,10 @@ def report(
 
     styles = STYLES if compare is None else pick("value of --compare", compare, COMPARED)
     write = pick("format", style, styles)
-    print(write(find(paths)))
+    if columns is not None and style != "markdown":
+        _fail("--columns goes with --format markdown; the other formats hold everything")
+    chosen = {} if columns is None else {"columns": [column.strip() for column in columns.split(",")]}
+    print(write(find(paths), **chosen))
 
 
 @app.command()

@@ -20,6 +20,7 @@ from holdfast.report.tables import (
     markdown,
     numbers,
     radius,
+    select,
     setting,
     text,
     texts,
@@ -72,9 +73,9 @@ def comparison(results: Sequence[Result]) -> tuple[Header, Rows]:
     return header, [*rows, *map(_published, others)]
 
 
-def compared_markdown(results: Sequence[Result]) -> str:
-    """The table of :func:`comparison` in Markdown, with a legend."""
-    return markdown(*comparison(results)) + LEGEND
+def compared_markdown(results: Sequence[Result], columns: Sequence[str] = ()) -> str:
+    """The table of :func:`comparison` in Markdown, or the ``name`` and ``columns`` of it, with a legend."""
+    return markdown(*select(comparison(results), columns)) + LEGEND
 
 
 def compared_csv(results: Sequence[Result]) -> str:

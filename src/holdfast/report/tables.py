@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
+from holdfast.errors import unknown
 from holdfast.report.figures import FIGURES, SCORES
 from holdfast.report.files import COST, MEASURED, Result
 
@@ -33,6 +34,23 @@ def table(results: Sequence[Result]) -> tuple[Header, Rows]:
     """
     header = ["name", "protocol", "data", "ε", "steps", *MEASURES, *COST, "verdict"]
     return header, [[*setting(result), *texts(result, ("ERS",)), result.verdict] for result in results]
+
+
+def markdown_text(results: Sequence[Result], columns: Sequence[str] = ()) -> str:
+    """The table in Markdown, or the ``name`` and ``columns`` of it."""
+    return markdown(*select(table(results), columns))
+
+
+def select(table: tuple[Header, Rows], columns: Sequence[str]) -> tuple[Header, Rows]:
+    """The first column of a table and ``columns``, in that order; none means all. HoldfastError for an unknown one."""
+    header, rows = table
+    if not columns:
+        return table
+    for column in columns:
+        if column not in header:
+            raise unknown("column", column, header[1:])
+    chosen = [0, *(header.index(column) for column in columns)]
+    return [header[i] for i in chosen], [[row[i] for i in chosen] for row in rows]
 
 
 def markdown(header: Header, rows: Rows) -> str:
