@@ -153,6 +153,7 @@ def draw(points: Sequence[Point], out: Path, rows: Published | None = None) -> N
         panels = list(zip(grid.flat, product(SCORES, COSTS), strict=True))
         for axes, (score, cost) in panels:
             axes.grid(axis="y", color="#eeeeee")
+            axes.margins(x=0.15)
             for (recipe, _), line in groupby(points, key=lambda point: (point.recipe, point.variant)):
                 _draw_line(axes, list(line), cost, score, looks[recipe])
         for axes, score in zip(grid[:, 0], SCORES, strict=True):
@@ -213,11 +214,10 @@ def _scale_costs(row: Iterable[Any], nominal: Sequence[int]) -> None:
     ticker = require("matplotlib.ticker", extra="plot")
     for axes, (name, text) in zip(row, COSTS.items(), strict=True):
         axes.set(xscale="log", xlabel=text)
-        axes.margins(x=0.15)
         if name == "nominal":
             axes.set_xticks(nominal, [f"{cost}\nη={cost - 1}" if cost > 1 else "1\nplain" for cost in nominal])
         else:
-            axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+            axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5, 7)))
             axes.xaxis.set_major_formatter(ticker.FormatStrFormatter("%g"))
         axes.xaxis.set_minor_locator(ticker.NullLocator())
 
