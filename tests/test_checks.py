@@ -282,3 +282,13 @@ def test_a_small_rise_is_none_however_clear() -> None:
     assert not rises(before, after)
     after[:31] = 100
     assert rises(before, after)
+
+
+def test_ripples_too_fine_for_any_step_are_found() -> None:
+    assert failed(found(target_of(lambda x: MODEL(x + 0.001 * torch.sin(2000 * x))))) == {TRUE}
+
+
+def test_bends_of_the_objective_are_no_fault_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = target_of(MODEL)
+    monkeypatch.setattr(trial.Trial, "objective", lambda self, name, z: (1000 * z[:, 0]).sin() / 1000)
+    assert TRUE not in failed(found(target))

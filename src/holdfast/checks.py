@@ -128,16 +128,21 @@ def gradients_exist(trial: Trial) -> Verdict:
 
 
 def gradients_are_true(trial: Trial) -> Verdict:
-    """Small steps along the gradient change the objective as it says."""
+    """Small steps along the gradient move the embedding as it says.
+
+    Read along the direction in which the objective pulls the embedding, not from the objective: its nearest items
+    change along the way, and that is no fault of the gradient.
+    """
     if trial.obstacle:
         return None, trial.obstacle
     slope = trial.slopes["ltm"]
     direction = BALLS[trial.budget.norm](trial.radius).direction(slope)
     stride = (CHANGE / (slope * direction).flatten(1).sum(1)).clamp(max=trial.stride).view(-1, 1, 1, 1)
     up, down = (trial.near + sign * stride * direction for sign in (0.5, -0.5))
-    ratio = (trial.ltm(up) - trial.ltm(down)) / ((up - down) * slope).flatten(1).sum(1)
+    moved = ((trial.embed(up) - trial.embed(down)) * trial.pull).sum(1)
+    ratio = moved / ((up - down) * slope).flatten(1).sum(1)
     true = int(((ratio >= 0.5) & (ratio <= 2)).sum())
-    seen = f"small steps changed the objective as its gradient says, within a factor of 2, for {true} of {len(ratio)}"
+    seen = f"small steps moved the embedding as its gradient says, within a factor of 2, for {true} of {len(ratio)}"
     if true >= 0.9 * len(ratio):
         return True, f"{seen} queries"
     return False, f"{seen} queries only, so that following it leads astray; {trial.meaning}"

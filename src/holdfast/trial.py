@@ -102,10 +102,14 @@ class Trial:
         plan = ATTACKS[name].plan(self.queries, self.target.system, self.rows.new_empty((len(z), 0)))
         return plan.objective(z[:, None], torch.arange(len(z), device=z.device))
 
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings (n, D), without gradient."""
+        with torch.no_grad():
+            return self.target.subject(images)
+
     def ltm(self, images: Tensor) -> Tensor:
         """LTM's objective for the queries as such images, (n,)."""
-        with torch.no_grad():
-            return self.objective("ltm", self.target.subject(images))
+        return self.objective("ltm", self.embed(images))
 
     @cached_property
     def near(self) -> Tensor:
@@ -125,6 +129,14 @@ class Trial:
             z = self.target.subject(pixels)
             values = {name: self.objective(name, z).sum() for name in ("es", "ltm")}
         return {name: torch.autograd.grad(value, pixels, retain_graph=True)[0] for name, value in values.items()}
+
+    @cached_property
+    def pull(self) -> Tensor:
+        """The gradient of LTM's objective for the embeddings at :attr:`near`, (n, D)."""
+        z = self.embed(self.near).requires_grad_()
+        with torch.enable_grad():
+            value = self.objective("ltm", z).sum()
+        return torch.autograd.grad(value, z)[0]
 
 
 def attackable(target: Target, rows: Tensor) -> Tensor:
