@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -25,6 +26,7 @@ LOCK = "lock"
 TRAIN = "train"
 SECONDS_BETWEEN_LOOKS = 1.0
 LINES_KEPT = 12
+DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -52,25 +54,34 @@ class Slot:
         """The variables of its processes: the GPUs that they see, and their threads."""
         changed = dict(os.environ)
         if gpus := [name.partition(":")[2] or "0" for name in self.devices if name.startswith("cuda")]:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-            known = visible.split(",") if visible else []
-            changed["CUDA_VISIBLE_DEVICES"] = ",".join(known[int(gpu)] if known else gpu for gpu in gpus)
+            seen = _visible()
+            changed["CUDA_VISIBLE_DEVICES"] = ",".join(seen[int(gpu)] if seen else gpu for gpu in gpus)
         if self.threads is not None:
             changed.setdefault("OMP_NUM_THREADS", str(self.threads))
         return changed
+
+
+def _visible() -> list[str]:
+    """The GPUs that the environment lets be seen; empty where it says nothing."""
+    return [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
 
 
 def slots_of(devices: Sequence[str]) -> list[Slot]:
     """``cuda:0``, ``cuda:1``: a run on each; ``cuda:0+cuda:1``: a run on both; ``cpu`` twice: two share the cores."""
     named = [tuple(part.strip() for part in one.split("+")) for one in devices]
     for names in named:
-        kinds = {name.partition(":")[0] for name in names}
-        if len(kinds) > 1 or not kinds <= {"cpu", "cuda", "mps"}:
+        if len({name.partition(":")[0] for name in names}) > 1 or not all(DEVICE.fullmatch(name) for name in names):
             allowed = "cpu, mps, cuda, cuda:1, ..., cuda:0+cuda:1 for a run on both"
             raise HoldfastError(f"device {'+'.join(names)!r} is not understood (allowed: {allowed})")
-    gpus = [name for names in named for name in names if name.startswith("cuda")]
-    if twice := {name for name in gpus if gpus.count(name) > 1}:
-        raise HoldfastError(f"device {twice.pop()!r} is named twice; a GPU takes one run at a time")
+    gpus = [name.partition(":")[2] or "0" for names in named for name in names if name.startswith("cuda")]
+    if twice := {gpu for gpu in gpus if gpus.count(gpu) > 1}:
+        raise HoldfastError(f"device 'cuda:{twice.pop()}' is named twice; a GPU takes one run at a time")
+    seen = _visible()
+    for gpu in gpus:
+        if seen and int(gpu) >= len(seen):
+            raise HoldfastError(
+                f"device 'cuda:{gpu}' is hidden: CUDA_VISIBLE_DEVICES shows {len(seen)} of the GPUs only"
+            )
     processes = sum(len(names) for names in named if names[0] == "cpu")
     threads = max(1, (os.cpu_count() or 1) // processes) if processes > 1 else None
     return [Slot(names, threads if names[0] == "cpu" else None) for names in named] or [Slot()]
@@ -136,6 +147,7 @@ def dispatch(runs: Sequence[Planned], slots: Sequence[Slot], *, quiet: bool = Fa
             for first in (True, False):
                 futures = [pool.submit(_work, run, free, board) for run in runs if (run.name == START) == first]
                 _watch(futures, board, progress)
+            progress.say(f"sweep: {board.line()}")
         except BaseException:
             board.stop.set()
             for process in list(board.processes):
@@ -160,7 +172,7 @@ def _work(run: Planned, free: "Queue[Slot]", board: Board) -> None:
     try:
         if not board.stop.is_set():
             job.work()
-    except HoldfastError as error:
+    except (HoldfastError, OSError) as error:
         job.fail("plan", str(error))
     finally:
         board.doing.pop(run.folder, None)
@@ -180,7 +192,7 @@ class _Job:
         if run.start in board.failed:
             self.fail(START, f"the run it starts from failed: {run.start}")
         elif run.done():
-            board.done.append(run)
+            self.finish()
         elif not all(one.trained() for one in board.runs if one.folder == run.start):
             board.left.append(run)
         else:
@@ -188,8 +200,12 @@ class _Job:
                 if lock is None:
                     board.left.append(run)
                 elif self.through(lock):
-                    (run.folder / FAILURE).unlink(missing_ok=True)
-                    board.done.append(run)
+                    self.finish()
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+        (self.run.folder / FAILURE).unlink(missing_ok=True)
+        self.board.done.append(self.run)
 
     def through(self, lock: int) -> bool:
         """Train, then evaluate; true if all of it came out."""
@@ -237,7 +253,7 @@ class _Job:
             return
         lines = message.strip().splitlines()
         self.board.failed[self.run.folder] = f"{what}: {lines[-1] if lines else f'exit status {code}'}"
-        with replacing(self.run.folder / FAILURE) as path:
+        with suppress(HoldfastError), replacing(self.run.folder / FAILURE) as path:
             path.write_text(json.dumps({"what": what, "status": code, "message": message}, indent=2) + "\n")
 
 

@@ -43,26 +43,27 @@ class Estimator:
         return found
 
     def _training(self, run: Planned) -> float:
-        config = run.config
-        total, done = run.steps(), int(run.run.progress().get("step", 0))
-        epochs = config.warmup.epochs + config.optim.epochs
-        plain = min(total, total * config.warmup.epochs // max(1, epochs))
-        warm, hard = max(0, plain - done), total - max(plain, done)
-        warming = Recipe("none", config.warmup.sampler).name
-        return (warm and warm * self._step(replace(config, recipe=warming))) + (hard and hard * self._step(config))
+        if run.trained():
+            return 0.0
+        config, done = run.config, int(run.run.progress().get("step", 0))
+        plain, rest = run.phases()
+        warm, hard = max(0, plain - done), rest - max(0, done - plain)
+        warming = replace(config, recipe=Recipe("none", config.warmup.sampler).name)
+        return (warm and warm * self._step(warming)) + (hard and hard * self._step(config))
 
     def _step(self, config: Config) -> float:
-        weights = config.model.weights if config.model.weights and Path(config.model.weights).exists() else None
-        batchnorm = config.model.batchnorm if config.model.weights is None else "frozen"
+        model = config.model
+        if model.weights is not None and not Path(model.weights).exists():
+            model = replace(model, weights=None, batchnorm="frozen" if model.batchnorm == "auto" else model.batchnorm)
         timed = replace(
             config,
             seed=0,
             steps=STEPS,
             tracker=None,
-            model=replace(config.model, weights=weights, batchnorm=batchnorm),
+            model=model,
             warmup=WarmupConfig(),
             validation=ValidationConfig(every=0),
-            optim=replace(config.optim, epochs=1),
+            optim=replace(config.optim, epochs=STEPS),
         )
         key = json.dumps(decisive(timed))
         if key not in self.known:
@@ -85,6 +86,6 @@ class Estimator:
                 embedder.eval(), pixels, evaluation.protocol, checks=False, device=self.device, quiet=True, **few
             )
             wall, attacking = perf_counter() - began, result.content["cost"]["seconds"]
-            queries = min(budget.max_queries or len(pixels), len(pixels))
-            self.known[key] = wall + attacking * (queries / QUERIES * budget.steps / max(1, few["steps"]) - 1)
+            queries = min(budget.max_queries or len(pixels), len(pixels)) / min(QUERIES, len(pixels))
+            self.known[key] = wall + attacking * (queries * budget.steps / max(1, few["steps"]) - 1)
         return self.known[key]

@@ -45,7 +45,7 @@ class Progress:
             self.bar.update(self.task, completed=self.done, note=note)
             return
         now = time.monotonic()
-        if now - self.spoke >= SECONDS_BETWEEN_LINES or self.done == self.total:
+        if now - self.spoke >= SECONDS_BETWEEN_LINES or (by and self.done == self.total):
             self.spoke = now
             made = self.done - self.begun_at
             left = f", {(self.total - self.done) * (now - self.began) / made:.0f} s left" if made else ""

@@ -17,6 +17,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from holdfast.assemble import table_of
 from holdfast.budget import radius, resolve_budget
 from holdfast.config import Config, Tree, flatten, read_yaml, resolve
@@ -52,15 +54,18 @@ class Evaluation:
 
     def done(self, run: Run, config: Config) -> bool:
         """Whether the run's folder holds its result, of the weights that lie there now."""
-        budget = asdict(resolve_budget(config.data.size, self.protocol, **self.settings))
-        wanted = {**budget, "attacks": list(budget["attacks"])}
-        weights = run.folder / "model.safetensors"
+        budget = resolve_budget(config.data.size, self.protocol, **self.settings)
+        wanted = {**asdict(budget), "attacks": list(budget.attacks)}
+        written = (run.folder / "model.safetensors").stat().st_mtime
         for path in sorted(run.folder.glob(f"evaluations/{self.protocol}-*/{NAME}")):
-            if path.stat().st_mtime < weights.stat().st_mtime:
-                continue
             content = read(path).content
-            checked = bool(content.get("checks")) or not self.checks or not budget["attacks"]
-            if checked and content["settings"] == wanted:
+            model, checked = content["model"], content.get("checks") or not self.checks or not budget.attacks
+            of_these = path.stat().st_mtime >= written and (model.get("weights"), model.get("surrogate")) == (
+                "last",
+                None,
+            )
+            same = content["settings"] == wanted and content.get("protocol_version") == budget.rules.version
+            if of_these and same and checked:
                 return True
         return False
 
@@ -108,11 +113,17 @@ class Planned:
 
     def steps(self) -> int:
         """Optimiser steps from begin to end. Reads the labels of the data set."""
+        return sum(self.phases())
+
+    def phases(self) -> tuple[int, int]:
+        """Optimiser steps of the warm-up, and of what comes after it."""
         config = self.config
         labels = table_of(config).train().labels
-        batches = PairBatches(labels, config.batch.pairs, per_class=config.batch.per_class, seed=config.seed)
-        total = (config.warmup.epochs + config.optim.epochs) * len(batches)
-        return total if config.steps is None else min(total, config.steps)
+        epoch = len(PairBatches(labels, config.batch.pairs, per_class=config.batch.per_class, seed=config.seed))
+        warm, total = (epoch * epochs for epochs in (config.warmup.epochs, config.warmup.epochs + config.optim.epochs))
+        if config.steps is not None:
+            total = min(total, config.steps)
+        return min(warm, total), total - min(warm, total)
 
 
 def plan(files: Sequence[Path], out: Path, only: Sequence[str] = ()) -> list[Planned]:
@@ -134,7 +145,8 @@ def plan(files: Sequence[Path], out: Path, only: Sequence[str] = ()) -> list[Pla
     chosen = [run for run in runs if run in chosen or run.folder in needed]
     for run in chosen:
         weights = run.config.model.weights
-        if weights is not None and run.start is None and not Path(weights).exists():
+        begun = run.start is not None and weights == _weights(run.start)
+        if weights is not None and not begun and not Path(weights).exists():
             raise HoldfastError(f"{run.sweep}, {run.name}: there is no file of weights {weights}")
         run.run.check(run.config, resume=True)
     return chosen
@@ -149,16 +161,21 @@ def _runs(file: Path, out: Path) -> Iterator[Planned]:
     entries = tree.get("runs")
     if not isinstance(entries, list) or not entries:
         raise HoldfastError(f"{file}: 'runs' is a list of mappings, such as - {{recipe: [act-r, hm-s-m], seed: 0}}")
-    evaluations = tuple(_evaluation(file, one) for one in tree.get("evaluations") or [])
+    ways = tree.get("evaluations") or []
+    if not isinstance(ways, list):
+        raise HoldfastError(
+            f"{file}: 'evaluations' is a list of mappings, such as - {{protocol: strict}}, not {ways!r}"
+        )
+    evaluations = tuple(_evaluation(file, one) for one in ways)
     start = None
     if tree.get(START):
         first = {**settings, **_mapping(file, START, tree[START])}
         start = out / file.stem / START
         yield _planned(start, first, (), None)
-        settings = {**settings, "model.weights": str(start / "model.safetensors")}
+        settings = {**settings, "model.weights": _weights(start)}
     found: dict[str, Planned] = {}
     for entry in entries:
-        for axes in _combinations(_mapping(file, "runs", entry)):
+        for axes in _combinations(file, _mapping(file, "runs", entry)):
             given = {**settings, **axes}
             run = _planned(out / file.stem / _name(file, given, axes), given, evaluations, start)
             if (other := found.get(run.name)) is None:
@@ -169,8 +186,9 @@ def _runs(file: Path, out: Path) -> Iterator[Planned]:
 
 
 def _planned(folder: Path, given: Tree, evaluations: tuple[Evaluation, ...], start: Path | None) -> Planned:
-    words = tuple(f"{key}={_text(value)}" for key, value in given.items())
     try:
+        given = {**given, "recipe": parse(str(given.get("recipe", Config.recipe))).name}
+        words = tuple(f"{key}={_text(value)}" for key, value in given.items())
         config = resolve(assignments=words)
         for one in evaluations:
             resolve_budget(config.data.size, one.protocol, **one.settings)
@@ -185,9 +203,15 @@ def _mapping(file: Path, section: str, value: Any) -> Tree:
     return flatten(value)
 
 
-def _combinations(entry: Tree) -> Iterator[Tree]:
-    axes = [value if isinstance(value, list) else [value] for value in entry.values()]
-    for values in product(*axes):
+def _weights(start: Path) -> str:
+    return str(start / "model.safetensors")
+
+
+def _combinations(file: Path, entry: Tree) -> Iterator[Tree]:
+    for key, value in entry.items():
+        if value == []:
+            raise HoldfastError(f"{file}: {key!r} of a run is an empty list; give a value, or leave it out")
+    for values in product(*(value if isinstance(value, list) else [value] for value in entry.values())):
         yield dict(zip(entry, values, strict=True))
 
 
@@ -201,21 +225,32 @@ def _name(file: Path, given: Tree, axes: Tree) -> str:
 
 
 def _text(value: Any) -> str:
-    """A value as ``--set`` reads it."""
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    """A value as ``--set`` reads it back."""
+    if not isinstance(value, str):
+        return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
+    try:
+        return value if yaml.safe_load(value) == value else json.dumps(value)
+    except yaml.YAMLError:
+        return json.dumps(value)
 
 
 def _evaluation(file: Path, given: Any) -> Evaluation:
-    settings = dict(_mapping(file, "evaluations", given))
-    protocol = settings.pop("protocol", "strict")
-    if protocol not in PROTOCOLS:
+    settings = {key: value for key, value in _mapping(file, "evaluations", given).items() if value is not None}
+    protocol, checks = settings.pop("protocol", "strict"), settings.pop("checks", True)
+    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
         raise HoldfastError(f"{file}: {unknown('protocol', protocol, PROTOCOLS)}")
-    checks = settings.pop("checks", True)
     if not isinstance(checks, bool):
         raise HoldfastError(f"{file}: 'checks' of an evaluation is true or false, not {checks!r}")
-    if isinstance(settings.get("attacks"), str):
-        settings["attacks"] = [settings["attacks"]]
+    attacks = settings.get("attacks", [])
+    attacks = [attacks] if isinstance(attacks, str) else attacks
+    if not isinstance(attacks, list) or not all(isinstance(name, str) for name in attacks):
+        raise HoldfastError(f"{file}: 'attacks' of an evaluation is a list of names, not {attacks!r}")
+    if attacks:
+        settings["attacks"] = attacks
     for key in RADII:
         if isinstance(settings.get(key), str):
-            settings[key] = radius(settings[key], key)
-    return Evaluation(str(protocol), settings, checks)
+            try:
+                settings[key] = radius(settings[key], key)
+            except HoldfastError as error:
+                raise HoldfastError(f"{file}: {error}") from None
+    return Evaluation(protocol, settings, checks)

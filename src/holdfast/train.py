@@ -213,7 +213,8 @@ class _Training:
             self.optimizer.zero_grad()
             step.loss.backward()  # type: ignore[no-untyped-call]
             gradients = [p.grad for p in self.embedder.parameters() if p.grad is not None]
-            distributed.average(gradients)
+            passes = step.logs["passes"]
+            distributed.average([*gradients, passes])
             norm = nn.utils.clip_grad_norm_(self.embedder.parameters(), self.config.optim.clip or math.inf)
             for name, value in {"loss": step.loss, "gradient": norm}.items():
                 if not value.isfinite():
@@ -221,7 +222,7 @@ class _Training:
         self.optimizer.step()
         distributed.average(self.embedder.buffers())
         self._blend()
-        return step, float(norm)
+        return Step(step.loss, {**step.logs, "passes": passes * distributed.world()}), float(norm)
 
     def _hardening(self) -> Defense:
         """The defense, its adversary weaker during the ramp."""
