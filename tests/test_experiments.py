@@ -151,7 +151,9 @@ def test_small_networks_share_their_start_and_their_steps(stem: str, planned: di
     assert start.name == START
     assert start.config.steps is None
     assert start.config.model.weights is None
-    assert recipes(runs) == {"none-s", "est-r", "act-r", "act-s", "hm-s-m", "hm-s-lga", "hm-s-lga-ics"}
+    assert recipes(runs) == {
+        *("none-s", "est-r", "act-r", "act-s", "hm-s-m", "hm-s-lga", "hm-s-lga-ics", "hm-r-lga-ics")
+    }
     for run in runs:
         assert run.start == start.folder
         assert run.config.warmup.epochs == 0

@@ -19,6 +19,7 @@ from holdfast.gauges import gauges
 from holdfast.report import find
 from holdfast.results import another, evaluate_run, of_run, subject
 from holdfast.retrieval import evaluate, same_set
+from holdfast.run import Run
 from holdfast.train import train
 
 QUICK: dict[str, Any] = {
@@ -364,3 +365,21 @@ def test_what_the_command_line_cannot_mean_is_refused(given: dict[str, Any], mes
     with pytest.raises(HoldfastError, match=message) as caught:
         subject(**{"run": None, "model": None, **typed})
     assert "\n" not in str(caught.value)
+
+
+def test_a_result_says_how_the_model_was_trained_and_what_that_cost(trained: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("evaluations"))
+    model = evaluate_run(folder, "benign", quiet=True, device="cpu").content["model"]
+    lines = Run(trained).steps()
+    assert len(lines) == 4
+    assert model["seed"] == 0
+    training = model["training"]
+    assert training.keys() == {"settings", "steps", "passes", "seconds"}
+    assert training["steps"] == 4
+    assert training["passes"] == 4 * 500, "the images of 250 pairs in each step"
+    assert training["seconds"] == pytest.approx(sum(line["seconds"] for line in lines))
+    given = {"recipe": "none-r", "seed": 0, "steps": None, "data.name": "digits", "batch.pairs": 250, "model.dim": 16}
+    assert training["settings"].items() >= given.items()
+    foreign = {"data.root", "data.cache", "data.workers", "tracker", "save_minutes", "stop_on_collapse"}
+    assert not foreign & training["settings"].keys()

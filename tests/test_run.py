@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from holdfast.config import resolve
+from holdfast.config import HARMLESS, decisive, differences, flatten, resolve
 from holdfast.errors import HoldfastError
 from holdfast.run import LIBRARIES, Run, State, environment
 
@@ -272,3 +274,77 @@ def test_the_commit_is_that_of_the_code_and_of_nothing_around_it(
     assert state["changed"] is False
     (tmp_path / "run.py").write_text("2")
     assert environment()["git"] == {**state, "changed": True}
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        ("/home/me/lib/holdfast/__main__.py", "holdfast"),
+        ("/home/me/bin/holdfast", "holdfast"),
+        ("holdfast", "holdfast"),
+        ("/home/me/examples/first.py", "first.py"),
+        ("-c", "-c"),
+        ("", ""),
+    ],
+)
+def test_the_command_names_no_place_of_the_machine(program: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "train", "--out", "runs/a"])
+    assert environment()["command"] == [name, "train", "--out", "runs/a"]
+
+
+def test_how_far_a_run_has_come_is_read_without_its_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Run(tmp_path / "absent").progress() == {}
+    run = begun(tmp_path, step=3)
+    monkeypatch.setattr(Run, "load_state", None)
+    assert run.progress() == {"step": 3, "best": 0.5}
+
+
+@pytest.mark.parametrize("damage", [truncate, without_progress, with_broken_progress, with_random_bytes, empty])
+def test_a_corrupt_state_has_no_progress(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    damage(run.state_file)
+    with pytest.raises(HoldfastError, match=r"state\.safetensors cannot be resumed from: ."):
+        run.progress()
+
+
+def test_what_training_cost_is_the_sum_of_its_steps(tmp_path: Path) -> None:
+    assert Run(tmp_path).cost() == {"steps": 0, "passes": 0, "seconds": 0}
+    run = Run(tmp_path)
+    for i in range(1, 4):
+        run.log_step({"step": i, "passes": 16.5 * i, "seconds": 0.25})
+    with run.steps_file.open("a") as file:
+        file.write('{"step": 4, "passes": 100')
+    assert run.cost() == {"steps": 3, "passes": 99.0, "seconds": 0.75}
+    run.log_step({})
+    run.steps_file.write_text('{"step": 1, "seconds": 2.0}\n')
+    assert run.cost() == {"steps": 1, "passes": 0, "seconds": 2.0}
+
+
+def test_a_folder_is_checked_without_a_trace(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    Run(folder).check(CONFIG, resume=False)
+    assert not folder.exists()
+    begun(folder)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    Run(folder).check(CONFIG, resume=True)
+    with pytest.raises(HoldfastError, match="holds a run already"):
+        Run(folder).check(CONFIG, resume=False)
+    with pytest.raises(HoldfastError, match="Changed: seed: 0 -> 1"):
+        Run(folder).check(resolve({"seed": 1}), resume=True)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_decisive_settings_are_all_that_can_change_the_weights() -> None:
+    given = {
+        "data.root": "photos",
+        "data.cache": True,
+        "save_minutes": 1,
+        "tracker": "wandb",
+        "stop_on_collapse": False,
+    }
+    assert decisive(resolve(given)) == decisive(CONFIG)
+    assert differences(resolve(given), CONFIG) == []
+    found = decisive(resolve({"optim.lr": 0.5, "model.weights": "a.pth", "seed": 3}))
+    assert (found["optim.lr"], found["model.weights"], found["seed"], found["pgd.steps"]) == (0.5, "a.pth", 3, 32)
+    assert flatten(asdict(CONFIG)).keys() - found.keys() == HARMLESS
+    assert json.loads(json.dumps(found)) == found

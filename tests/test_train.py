@@ -19,8 +19,8 @@ from holdfast.config import Config, resolve
 from holdfast.embedder import Embedder
 from holdfast.errors import HoldfastError
 from holdfast.recipes import RECIPES
-from holdfast.run import Run
-from holdfast.train import CollapsedError, train
+from holdfast.run import Run, State
+from holdfast.train import CollapsedError, finished, train
 
 SMALL = {
     "data.name": "digits",
@@ -357,3 +357,47 @@ def test_verify_refuses_unreadable_images(tmp_path: Path) -> None:
         train(resolve(SMALL, changes), tmp_path / "run", verify=True, quiet=True)
     assert not (tmp_path / "run" / "state.safetensors").exists()
     train(resolve(SMALL, changes), tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("place", "changes", "ended"),
+    [
+        ({}, {}, False),
+        ({"epoch": 2, "step": 250}, {}, False),
+        ({"epoch": 2, "batch": 124, "step": 374}, {}, False),
+        ({"epoch": 3, "step": 375}, {}, True),
+        ({"epoch": 2, "step": 250}, {"warmup__epochs": 0}, True),
+        ({"epoch": 0, "batch": 9, "step": 9}, {"steps": 10}, False),
+        ({"epoch": 1, "step": 10}, {"steps": 10}, True),
+        ({"epoch": 3, "step": 375}, {"steps": 1000}, True),
+        ({"epoch": 1, "step": 125, "collapsed": 1}, {}, False),
+        ({"epoch": 2, "step": 250, "collapsed": 2}, {}, True),
+        ({"epoch": 2, "step": 250, "collapsed": 2}, {"stop_on_collapse": False}, False),
+    ],
+)
+def test_a_run_has_ended_with_its_last_step_or_a_collapse(
+    place: dict[str, Any], changes: dict[str, Any], ended: bool, tmp_path: Path
+) -> None:
+    run = Run(tmp_path)
+    run.begin(settings(**{"warmup__epochs": 1, "optim__epochs": 2, **changes}), resume=False)
+    if place:
+        run.save_state(State({"model/w": torch.ones(1)}, place))
+    assert finished(run) is ended
+
+
+def test_training_to_the_end_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it ends: by epochs, by steps, by a collapse; and not where it is interrupted."""
+    small = {"recipe": "none-r", "model__dim": 8, "validation__attacked": 0}
+    train(settings(**small, steps=2), tmp_path / "steps", quiet=True)
+    train(settings(**small, batch__pairs=500), tmp_path / "epochs", quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("holdfast.train._Training._log_epoch", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(**small, steps=2, save_minutes=0), tmp_path / "cut", quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("holdfast.embedder.build_backbone", lambda *_: Constant())
+        changes = {**small, "model__dim": 16, "optim__epochs": 3, "batch__pairs": 500}
+        with pytest.raises(CollapsedError):
+            train(settings(**changes), tmp_path / "collapsed", quiet=True)
+    found = {folder.name: finished(Run(folder)) for folder in sorted(tmp_path.iterdir())}
+    assert found == {"collapsed": True, "cut": False, "epochs": True, "steps": True}

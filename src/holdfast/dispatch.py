@@ -237,6 +237,8 @@ class _Job:
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=slot.environment(), pass_fds=(lock,)
             )
             self.board.processes.add(process)
+            if self.board.stop.is_set():
+                process.terminate()
             try:
                 return process.wait()
             finally:

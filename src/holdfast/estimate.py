@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -75,7 +75,7 @@ class Estimator:
     def _evaluation(self, config: Config, evaluation: Evaluation) -> float:
         """Embedding as it is, and the attacks of a few images and steps scaled up."""
         budget = resolve_budget(config.data.size, evaluation.protocol, **evaluation.settings)
-        where = (config.data.name, config.data.size, config.data.resize, config.model.backbone, config.model.dim)
+        where = (asdict(config.data), config.model.backbone, config.model.dim)
         key = json.dumps([where, evaluation.protocol, evaluation.settings])
         if key not in self.known:
             pixels = pixels_of(config, table_of(config).test())
@@ -86,6 +86,6 @@ class Estimator:
                 embedder.eval(), pixels, evaluation.protocol, checks=False, device=self.device, quiet=True, **few
             )
             wall, attacking = perf_counter() - began, result.content["cost"]["seconds"]
-            queries = min(budget.max_queries or len(pixels), len(pixels)) / min(QUERIES, len(pixels))
-            self.known[key] = wall + attacking * (queries * budget.steps / max(1, few["steps"]) - 1)
+            queries, timed = (min(count, len(pixels)) for count in (budget.max_queries or len(pixels), QUERIES))
+            self.known[key] = wall + attacking * (max(1, queries / timed) * budget.steps / max(1, few["steps"]) - 1)
         return self.known[key]

@@ -53,19 +53,16 @@ class Evaluation:
         return words if self.checks else [*words, "--no-checks"]
 
     def done(self, run: Run, config: Config) -> bool:
-        """Whether the run's folder holds its result, of the weights that lie there now."""
+        """Whether the run's folder holds its result, made after as many steps of training as the run has made."""
         budget = resolve_budget(config.data.size, self.protocol, **self.settings)
         wanted = {**asdict(budget), "attacks": list(budget.attacks)}
-        written = (run.folder / "model.safetensors").stat().st_mtime
+        trained = run.cost()["steps"]
         for path in sorted(run.folder.glob(f"evaluations/{self.protocol}-*/{NAME}")):
             content = read(path).content
             model, checked = content["model"], content.get("checks") or not self.checks or not budget.attacks
-            of_these = path.stat().st_mtime >= written and (model.get("weights"), model.get("surrogate")) == (
-                "last",
-                None,
-            )
+            known = (model.get("weights"), model.get("surrogate"), (model.get("training") or {}).get("steps"))
             same = content["settings"] == wanted and content.get("protocol_version") == budget.rules.version
-            if of_these and same and checked:
+            if known == ("last", None, trained) and same and checked:
                 return True
         return False
 
@@ -118,7 +115,10 @@ class Planned:
     def phases(self) -> tuple[int, int]:
         """Optimiser steps of the warm-up, and of what comes after it."""
         config = self.config
-        labels = table_of(config).train().labels
+        try:
+            labels = table_of(config).train().labels
+        except HoldfastError as error:
+            raise HoldfastError(f"{self.sweep}, {self.name}: {error}") from None
         epoch = len(PairBatches(labels, config.batch.pairs, per_class=config.batch.per_class, seed=config.seed))
         warm, total = (epoch * epochs for epochs in (config.warmup.epochs, config.warmup.epochs + config.optim.epochs))
         if config.steps is not None:
@@ -241,12 +241,11 @@ def _evaluation(file: Path, given: Any) -> Evaluation:
         raise HoldfastError(f"{file}: {unknown('protocol', protocol, PROTOCOLS)}")
     if not isinstance(checks, bool):
         raise HoldfastError(f"{file}: 'checks' of an evaluation is true or false, not {checks!r}")
-    attacks = settings.get("attacks", [])
-    attacks = [attacks] if isinstance(attacks, str) else attacks
-    if not isinstance(attacks, list) or not all(isinstance(name, str) for name in attacks):
+    if isinstance(settings.get("attacks"), str):
+        settings["attacks"] = [settings["attacks"]]
+    attacks = settings.get("attacks", ["all"])
+    if not isinstance(attacks, list) or not attacks or not all(isinstance(name, str) for name in attacks):
         raise HoldfastError(f"{file}: 'attacks' of an evaluation is a list of names, not {attacks!r}")
-    if attacks:
-        settings["attacks"] = attacks
     for key in RADII:
         if isinstance(settings.get(key), str):
             try:

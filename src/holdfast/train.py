@@ -67,7 +67,10 @@ def train(
 
 def finished(run: Run) -> bool:
     """Whether the run in a folder has come to its end: its last step, or a collapse that stopped it."""
-    place, config = _Place(**run.progress()), run.config()
+    try:
+        place, config = _Place(**run.progress()), run.config()
+    except TypeError as error:
+        raise HoldfastError(f"{run.state_file} is no state of this version: {error}") from error
     collapsed = config.stop_on_collapse and place.collapsed >= PATIENCE
     by_steps = config.steps is not None and place.step >= config.steps
     return collapsed or by_steps or place.epoch >= config.warmup.epochs + config.optim.epochs
