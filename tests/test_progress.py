@@ -97,3 +97,12 @@ def test_a_finished_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert progress.bar is not None
     assert progress.bar.finished
     assert "100%" in screen.getvalue()
+
+
+def test_what_was_lost_to_a_kill_says_nothing_of_the_time_left(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("holdfast.progress.SECONDS_BETWEEN_LINES", 0.0)
+    with Progress("training", 100, done=50) as progress:
+        progress(40, 100)
+    assert capsys.readouterr().out == "training: 40/100.\n"

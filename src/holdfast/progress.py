@@ -48,7 +48,7 @@ class Progress:
         if now - self.spoke >= SECONDS_BETWEEN_LINES or (by and self.done == self.total):
             self.spoke = now
             made = self.done - self.begun_at
-            left = f", {(self.total - self.done) * (now - self.began) / made:.0f} s left" if made else ""
+            left = f", {(self.total - self.done) * (now - self.began) / made:.0f} s left" if made > 0 else ""
             print(f"{self.title}: {self.done}/{self.total}{left}. {note}".rstrip(), flush=True)
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
