@@ -37,6 +37,8 @@ LOOKS = {
     "hm-s-lga-ics": ("#d55e00", "P"),
 }
 """Colour, apart for the colour-blind too, and marker of the recipes that can be drawn."""
+ATTACK = ("eps", "steps", "norm", "restarts")
+"""Settings of the evaluations in one picture that are the same."""
 STYLE = {"svg.fonttype": "none", "svg.hashsalt": "holdfast", "font.size": 9}
 
 
@@ -67,17 +69,23 @@ class Point:
 
 
 def gather(results: Iterable[Result], protocol: str) -> list[Point]:
-    """The points of the results of one protocol that tell what training cost, by recipe, α and η.
+    """The points of the results of one protocol that have an ERS and tell what training cost, by recipe, α and η.
 
-    Raises HoldfastError where there are none, where they are on several data sets, and for a recipe without a colour.
+    Transferred and square attacks are another protocol, half precision is not. Raises HoldfastError where there are
+    none, where they are on several data sets or of unlike attacks, and for a recipe without a colour.
     """
-    known = [one for one in results if one.content["protocol"] == protocol and one.training]
+    known = [one for one in results if one.protocol.replace(", bfloat16", "") == protocol]
+    known = [one for one in known if one.training and one.number("ERS") is not None]
     if not known:
         raise HoldfastError(
-            f"no result of protocol {protocol!r} says what training cost; make one: holdfast evaluate RUN"
+            f"no result of protocol {protocol!r} has an ERS and says what training cost; "
+            "make one: holdfast evaluate RUN"
         )
     if len(datasets := sorted({one.dataset for one in known})) > 1:
         raise HoldfastError(f"the results are on several data sets: {', '.join(datasets)}; give those on one")
+    for name in ATTACK:
+        if len(values := sorted({str(one.content["settings"].get(name)) for one in known})) > 1:
+            raise HoldfastError(f"the results differ in {name} of the attack: {', '.join(values)}; give those of one")
     points = [Point(group.first.content["model"]["recipe"], _step(group), group) for group in grouped(known)]
     for point in points:
         if point.recipe not in LOOKS:
@@ -153,7 +161,8 @@ def _draw_line(axes: Any, line: Sequence[Point], cost: str, score: str, look: tu
 
 def _draw_published(axes: Any, points: Sequence[Point], score: str) -> None:
     for recipe in dict.fromkeys(point.recipe for point in points):
-        rows = [row for row in published(points[0].group.first.dataset) if row["defense"] == parse(recipe).notation]
+        rows = [row for row in published(points[0].group.first.dataset) if row["recipe"] == parse(recipe).notation]
+        rows = sorted((row for row in rows if not row["training"]), key=lambda row: row["eta"] or 0)
         costs = [(row["eta"] or 0) + 1 for row in rows]
         axes.plot(costs, [row[score] for row in rows], ":", markerfacecolor="white", **_look(LOOKS[recipe]))
 

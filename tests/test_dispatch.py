@@ -135,8 +135,8 @@ def test_every_run_is_trained_and_evaluated_in_every_way(swept: tuple[int, Path]
         assert {content["data"]["attacked"] for content in results.values()} == {4}
         assert not (run / "failure.json").exists()
         log = (run / "log.txt").read_text().splitlines()
-        assert [line.split()[:3] for line in log if line.startswith("$")] == [
-            ["$", "holdfast", verb] for verb in ("train", "evaluate", "evaluate")
+        assert [line.split()[:5] for line in log if line.startswith("$")] == [
+            ["$", "python", "-m", "holdfast", verb] for verb in ("train", "evaluate", "evaluate")
         ]
 
 
@@ -186,8 +186,8 @@ def test_the_plan_says_what_is_left(swept: tuple[int, Path], call: Call, tmp_pat
         ["act-r", "trained", "strict"],
         ["est-r", "2", "steps", "cvpr22,", "strict"],
     ]
-    assert "3 runs, about" in shown
-    assert "2 at a time" in shown
+    assert "runs: 3; about" in shown
+    assert "2 at a time" not in shown, "they share the cores that were timed"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
@@ -314,6 +314,25 @@ def test_a_damaged_state_is_a_failure_of_its_run(tmp_path: Path, ways: Ways) -> 
     (bad.folder / "state.safetensors").unlink()
     assert names(dispatch(runs, CPU, quiet=True).done) == names(runs)
     assert not (bad.folder / "failure.json").exists()
+
+
+def test_a_damaged_log_is_a_failure_of_its_run(tmp_path: Path, ways: Ways) -> None:
+    runs = bad, good = planned(tmp_path, {**PLAIN, "seed": [0, 1]}, evaluations=EVALUATIONS[:1])
+    for run in runs:
+        leave(run)
+        evaluated(run, run.evaluations[0])
+    bad.run.steps_file.write_text("no line\n")
+    board = dispatch(runs, CPU, quiet=True)
+    assert names(board.done) == [good.name]
+    assert "steps.jsonl is damaged; move it away" in failures(board)[bad.name]
+
+
+def test_what_holdfast_said_is_the_reason_whatever_came_after_it(tmp_path: Path) -> None:
+    (run,) = planned(tmp_path)
+    board = Board([run])
+    run.folder.mkdir(parents=True)
+    module._Job(run, Slot(), board).fail(TRAIN, "step 1\nholdfast: the loss is nan\nChildFailedError\n======\n", 1)
+    assert failures(board) == {"none-r": "train: the loss is nan"}
 
 
 def test_a_folder_that_cannot_be_made_stops_no_other_run(tmp_path: Path, ways: Ways) -> None:
@@ -498,6 +517,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
 
 
 @pytest.mark.parametrize(
@@ -569,10 +589,14 @@ def test_devices_that_cannot_be_meant_are_refused(devices: list[str], message: s
         slots_of(devices)
 
 
-def test_a_gpu_that_is_hidden_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5")
-    with pytest.raises(HoldfastError, match=r"cuda:1.*CUDA_VISIBLE_DEVICES"):
-        slots_of(["cuda:1"])
+@pytest.mark.usefixtures("bare")
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(HoldfastError, match=r"device 'cuda:3': torch finds 3 GPUs$"):
+        slots_of(["cuda:0", "cuda:3"])
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(HoldfastError, match=r"device 'cuda:0': torch finds 0 GPUs \(CUDA_VISIBLE_DEVICES is set\)"):
+        slots_of(["cuda"])
 
 
 def test_a_run_on_two_devices_is_one_run_of_two_processes(tmp_path: Path) -> None:

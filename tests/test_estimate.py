@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field, replace
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class Machine:
         seconds = 0.25 if config.recipe.startswith("none") else float(config.pgd.steps)
         assert config.steps == 4
         for i, times in enumerate((100, 0.5, 1, 1.5), start=1):
-            Run(folder).log_step({"step": i, "seconds": times * seconds})
+            Run(folder).log_step({"step": i, "seconds": 0.75 * times * seconds, "waited": 0.25 * times * seconds})
 
     def evaluate(
         self, _: object, pixels: Any, protocol: str, *, checks: bool, device: Any, quiet: bool, **settings: Any
@@ -225,5 +226,22 @@ def test_the_dry_run_prints_runs_and_times_and_leaves_nothing(tmp_path: Path, ca
     patterns = [r"start\s+3 steps\s+–", r"act-r\s+2 steps\s+strict, benign", r"hm-s-lga\s+2 steps\s+strict, benign"]
     for row, pattern in zip(rows, patterns, strict=True):
         assert re.fullmatch(rf"tiny\s+{pattern}\s+\d+ s", row)
-    assert re.search(r"^3 runs, about \d+ s, checks of evaluations not counted$", shown, re.MULTILINE)
+    assert re.search(
+        r"^runs: 3; about \d+ s; start-up, validations and checks of evaluations not counted$", shown, re.MULTILINE
+    )
     assert not (tmp_path / "out").exists()
+
+
+def test_a_kind_that_cannot_be_timed_stops_nothing(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(config: Config, *arguments: Any, **options: Any) -> None:
+        if config.recipe == "act-r":
+            raise RuntimeError("out of memory\nat length")
+        machine.train(config, *arguments, **options)
+
+    monkeypatch.setattr(estimate, "train", train)
+    runs = planned(tmp_path, {"recipe": ["act-r", "none-r"]}, settings=LONG)
+    failed, timed = Estimator().seconds(runs)
+    assert (isnan(failed), timed) == (True, 125 * 0.25)
+    assert "tiny, act-r cannot be timed: out of memory\n" in capsys.readouterr().out

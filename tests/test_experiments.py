@@ -1,17 +1,17 @@
 """The experiment files: every published row is in them, with the paper's settings, and reduced files say so."""
 
-import csv
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from holdfast import report
-from holdfast.config import differences, resolve
+from holdfast.config import decisive, differences, resolve
 from holdfast.errors import HoldfastError
 from holdfast.recipes import Strength, parse
+from holdfast.report.figures import printed
+from holdfast.report.files import read
 from holdfast.sweep import START, Planned, plan
 
 ROOT = Path(__file__).parents[1]
@@ -19,7 +19,6 @@ FILES = {file.stem: file for file in sorted((ROOT / "experiments").glob("*.yaml"
 REDUCED = {"fashion-quarter", "digits-table2", "cub-64px", "cars-64px"}
 FULL = sorted(FILES.keys() - REDUCED)
 CUB = [stem for stem in FULL if stem.startswith("cub-")]
-PUBLISHED = list(csv.DictReader(Path(report.__file__).with_name("published.csv").read_text("utf-8").splitlines()))
 WEIGHTS = "weights/resnet18.safetensors"
 PAPER = "Zhou & Patel, CVPR 2022, "
 TABLES = {
@@ -35,7 +34,6 @@ TABLES = {
     "robrank repository, doc/dmltab-fashion.txt (eps=77/255, alpha=3/255, 32 steps)": ["fashion"],
 }
 IMPOSSIBLE = {"HM[S,g_LGA]&L_ICS(...;gamma=0.2)": "the intra-class term has no margin"}
-SETTING_OF = {"xi": "boost", "lambda": "structure", "u": "ceiling"}
 AXES = {"recipe", "seed", "pgd.steps", "loss.structure", "loss.ceiling"}
 ETAS = (2, 4, 8, 16, 32)
 
@@ -61,20 +59,12 @@ class Row:
 
 
 def published() -> Iterator[Row]:
-    """The rows of the papers that can be trained; source x destination without an attack is plain training."""
-    for row in PUBLISHED:
-        if row["defense"] in IMPOSSIBLE:
-            continue
-        dataset, eta = row["dataset"].lower(), None if row["eta"] == "N/A" else int(row["eta"])
-        found = re.fullmatch(r"(.+?)\s*(?:\((\w+)=([\d.]+)\))?", row["defense"])
-        assert found is not None
-        notation, setting, value = found.groups()
-        if eta is None:
-            notation = re.sub(r"HM\[(.),\1\]", r"N/A[\1]", notation)
-        strength = resolve({"data.name": dataset}).loss
-        if setting:
-            strength = replace(strength, **{SETTING_OF[setting]: float(value)})
-        yield Row(row["source"], dataset, notation, eta, strength)
+    """The rows of the papers that can be trained."""
+    for row in printed():
+        if row["recipe"] not in IMPOSSIBLE:
+            dataset = row["dataset"].lower()
+            strength = resolve({"data.name": dataset}, row["training"]).loss
+            yield Row(row["source"], dataset, row["recipe"], row["eta"], strength)
 
 
 ROWS = sorted(set(published()), key=str)
@@ -103,7 +93,7 @@ def test_every_published_row_is_trained_by_the_files_of_its_table(row: Row, plan
 
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_what_is_called_impossible_was_published_and_is_no_recipe(name: str) -> None:
-    assert name in {row["defense"] for row in PUBLISHED}
+    assert name in {row["recipe"] for row in printed()}
     with pytest.raises(HoldfastError):
         parse(name)
 
@@ -185,3 +175,12 @@ def test_the_page_counts_the_runs(planned: dict[str, list[Planned]]) -> None:
     rows = re.findall(r"^\| (`.+?) \|[^|]*\| (\d+)", (ROOT / "experiments" / "README.md").read_text(), re.MULTILINE)
     counted = {stem: int(count) for names, count in rows for stem in re.findall(r"`([\w-]+)\.yaml`", names)}
     assert counted == {stem: sum(run.name != START for run in runs) for stem, runs in planned.items()}
+
+
+def test_the_results_in_the_repository_are_of_runs_in_the_files(planned: dict[str, list[Planned]]) -> None:
+    for path in sorted((ROOT / "results").glob("*/*/evaluations/*/result.json")):
+        stem, name = path.parts[-5], path.parts[-4]
+        (run,) = (one for one in planned[stem] if one.name == name)
+        given = {key: value for key, value in decisive(run.config).items() if key != "model.weights"}
+        trained = read(path).training["settings"]
+        assert {key: trained[key] for key in given} == given, path

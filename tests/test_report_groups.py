@@ -84,6 +84,7 @@ def test_a_single_seed_keeps_its_own_bounds_and_name(tmp_path: Path) -> None:
         {"settings": {"seed": 1}},
         {"settings": {"precision": "bfloat16"}},
         {"protocol": "strict"},
+        {"protocol_version": 2},
         {"data": {"name": "cub"}},
         {"data": {"hash": "00000000"}},
         {"model": {"recipe": "act-s"}},
@@ -225,12 +226,47 @@ def test_the_published_row_of_the_same_steps_comes_first(tmp_path: Path) -> None
     names, rows = named([trained(tmp_path, 0, model=model, data={"name": "cub"})])
     assert names[1:11:2] == [f"HM[S,g_LGA]&ICS, ResNet-18, η={eta}" for eta in (8, 2, 4, 16, 32)]
     assert names[2:11:2] == ["ours - published", *(f"ours, η=8 - published, η={eta}" for eta in (2, 4, 16, 32))]
-    assert [row["protocol"] for row in rows[11:]] == ["published"] * 58
+    assert [row["protocol"] for row in rows[11:]] == ["published"] * 57
 
 
 def test_the_steps_do_not_matter_to_a_recipe_without_attack(tmp_path: Path) -> None:
     names, _ = named([trained(tmp_path, 0, model={"recipe": "none-r", "training_steps": 8})])
     assert names[1:3] == ["N/A[R], C2F2", "ours - published"]
+
+
+@pytest.mark.parametrize(
+    ("data", "recipe", "loss", "rows"),
+    [
+        ("cub", "hm-s-lga-ics", {"loss.structure": 1.0}, ["HM[S,g_LGA]&ICS(lambda=1.0)"]),
+        ("cub", "hm-s-lga-ics", {"loss.structure": 0.5, "loss.ceiling": None}, ["HM[S,g_LGA]&ICS"] * 5),
+        ("cub", "hm-s-lga-ics", {"loss.margin": 0.3}, []),
+        ("cub", "hm-s-lga", {}, ["HM[S,g_LGA]"] * 5),
+        ("cub", "hm-s-lga", {"loss.ceiling": 2.2}, ["HM[S,g_LGA] (u=2.2)"]),
+        ("cub", "hm-s-bm", {}, ["HM[S,g_B(M)] (xi=0.1)"]),
+        ("cub", "hm-s-bm", {"loss.boost": 0.2}, []),
+        ("sop", "hm-s-lga-ics", {}, ["HM[S,g_LGA]&ICS"] * 2),
+        ("sop", "hm-s-lga-ics", {"loss.structure": 0.05}, ["HM[S,g_LGA]&ICS"] * 2),
+        ("sop", "hm-s-lga-ics", {"loss.structure": 0.5}, ["HM[S,g_LGA]&ICS (lambda=0.5)"] * 2),
+        ("cub", "none-s", {}, ["HM[S,S]"]),
+        ("cub", "none-r", {}, ["N/A[R]"]),
+        ("cub", "hm-s-s", {}, []),
+    ],
+    ids=str,
+)
+def test_published_rows_of_the_same_loss_and_attack(
+    tmp_path: Path, data: str, recipe: str, loss: dict[str, float], rows: list[str]
+) -> None:
+    model = {"recipe": recipe, "backbone": "resnet18"}
+    path = trained(tmp_path, 0, model=model, training={"recipe": recipe, **loss}, data={"name": data})
+    ours, *_ = json.loads(COMPARED["published"]["json"](find([path])))
+    assert [row["defense"] for row in ours["published"]] == rows
+
+
+def test_a_result_without_its_training_had_the_defaults(tmp_path: Path) -> None:
+    model = {"recipe": "hm-s-lga", "backbone": "resnet18"}
+    path = write(tmp_path / "older.json", model=model, data={"name": "cub"})
+    ours, *_ = json.loads(COMPARED["published"]["json"](find([path])))
+    assert [row["defense"] for row in ours["published"]] == ["HM[S,g_LGA]"] * 5
 
 
 @pytest.mark.parametrize("backbone", ["resnet18", "ResNet-18", "timm:resnet18", "timm:resnet18.a1_in1k"])
@@ -254,7 +290,7 @@ def test_published_rows_of_every_data_set_stand_at_the_end_once(tmp_path: Path) 
     paths = [trained(tmp_path, 0), trained(tmp_path, 0, protocol="strict"), trained(tmp_path, 0, **cub)]
     _, rows = named([*paths, write(tmp_path / "own.json", data={"name": "folder"})])
     matched = [row["name"] for row in rows if row["data"] == "CUB"]
-    assert len(matched) == len(set(matched)) == 63
+    assert len(matched) == len(set(matched)) == 62
     assert [row["name"] for row in rows if row["data"] == "Fashion-MNIST"] == [
         *["ACT[R], C2F2, η=32"] * 2,
         *("N/A[R], C2F2", "EST[R], C2F2, η=32"),
@@ -275,6 +311,7 @@ def test_comparison_in_markdown(tmp_path: Path) -> None:
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
     assert "±" in legend
     assert "`*`" in legend
+    assert "single run and is taken as exact" in legend
 
 
 def test_comparison_as_csv(tmp_path: Path) -> None:

@@ -338,14 +338,23 @@ def test_an_evaluation_without_attacks_has_no_checks(tmp_path: Path) -> None:
     assert run.done()
 
 
-def test_a_result_of_fewer_steps_of_training_does_not_count(tmp_path: Path) -> None:
+@pytest.mark.parametrize("other", [{"steps": 1}, {"seconds": 9.5}, None])
+def test_a_result_of_another_training_does_not_count(other: dict[str, float] | None, tmp_path: Path) -> None:
+    """Such as one that came with a checkout, of a training elsewhere."""
     (run,) = planned(tmp_path, evaluations=[STRICT])
     leave(run)
-    evaluated(run, run.evaluations[0], model={"training": {"steps": 1}})
-    assert run.missing() == list(run.evaluations)
-    evaluated(run, run.evaluations[0], model={"training": {"steps": 2}})
+    evaluated(run, run.evaluations[0])
     assert run.done()
-    evaluated(run, run.evaluations[0], model={"training": None})
+    evaluated(run, run.evaluations[0], model={"training": other and {**run.run.cost(), **other}})
+    assert run.missing() == list(run.evaluations)
+
+
+def test_a_collapsed_model_that_could_not_be_attacked_is_done(tmp_path: Path) -> None:
+    (run,) = planned(tmp_path, evaluations=[{"max_queries": 4}])
+    leave(run)
+    evaluated(run, run.evaluations[0], settings={"attacks": []}, collapsed=True)
+    assert run.done()
+    evaluated(run, run.evaluations[0], settings={"attacks": []})
     assert not run.done()
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -378,11 +379,22 @@ def test_verify_refuses_unreadable_images(tmp_path: Path) -> None:
 def test_a_run_has_ended_with_its_last_step_or_a_collapse(
     place: dict[str, Any], changes: dict[str, Any], ended: bool, tmp_path: Path
 ) -> None:
-    run = Run(tmp_path)
-    run.begin(settings(**{"warmup__epochs": 1, "optim__epochs": 2, **changes}), resume=False)
+    run, config = Run(tmp_path), settings(**{"warmup__epochs": 1, "optim__epochs": 2, **changes})
+    run.begin(config, resume=False)
     if place:
         run.save_state(State({"model/w": torch.ones(1)}, place))
-    assert finished(run) is ended
+    assert finished(run, config) is ended
+
+
+def test_whether_a_run_has_ended_is_asked_of_the_settings_it_is_to_have(tmp_path: Path) -> None:
+    run, config = Run(tmp_path), settings(optim__epochs=3)
+    run.begin(config, resume=False)
+    run.save_state(State({"model/w": torch.ones(1)}, {"epoch": 2, "step": 250, "collapsed": 2}))
+    assert finished(run, config)
+    assert not finished(run, replace(config, stop_on_collapse=False))
+    run.save_state(State({"model/w": torch.ones(1)}, {"epochs": 2}))
+    with pytest.raises(HoldfastError, match=r"state\.safetensors is no state of this version"):
+        finished(run, config)
 
 
 def test_training_to_the_end_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -399,5 +411,5 @@ def test_training_to_the_end_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
         changes = {**small, "model__dim": 16, "optim__epochs": 3, "batch__pairs": 500}
         with pytest.raises(CollapsedError):
             train(settings(**changes), tmp_path / "collapsed", quiet=True)
-    found = {folder.name: finished(Run(folder)) for folder in sorted(tmp_path.iterdir())}
+    found = {folder.name: finished(Run(folder), Run(folder).config()) for folder in sorted(tmp_path.iterdir())}
     assert found == {"collapsed": True, "cut": False, "epochs": True, "steps": True}

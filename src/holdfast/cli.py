@@ -290,11 +290,13 @@ def sweep(
         from holdfast.estimate import Estimator  # noqa: PLC0415
 
         name = device[0].partition("+")[0] if device else None
-        display.planned(runs, Estimator(name).seconds(runs), len(slots))
+        at_once = 1 if name in (None, "cpu") else len(slots)  # runs on the CPU share the cores that are timed
+        display.planned(runs, Estimator(name).seconds(runs), at_once)
         return
     board = dispatch(runs, slots)
     display.swept(board)
-    print(f"now: holdfast report {out} --compare published")
+    if any(run.evaluations for run in board.done):
+        print(f"now: holdfast report {out} --compare published")
     if board.failed:
         raise typer.Exit(1)
 

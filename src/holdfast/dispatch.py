@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from queue import Queue
 
+import torch
+
 from holdfast.errors import HoldfastError
 from holdfast.progress import Progress
 from holdfast.sweep import START, Planned
@@ -25,7 +27,9 @@ LOG = "log.txt"
 LOCK = "lock"
 TRAIN = "train"
 SECONDS_BETWEEN_LOOKS = 1.0
-LINES_KEPT = 12
+LINES_KEPT = 60
+SAYS = "holdfast: "
+"""What the command line says goes wrong begins so; torchrun adds much after it."""
 DEVICE = re.compile(r"cpu|mps|cuda(:\d+)?")
 
 
@@ -55,15 +59,16 @@ class Slot:
         changed = dict(os.environ)
         if gpus := [name.partition(":")[2] or "0" for name in self.devices if name.startswith("cuda")]:
             seen = _visible()
-            changed["CUDA_VISIBLE_DEVICES"] = ",".join(seen[int(gpu)] if seen else gpu for gpu in gpus)
+            changed["CUDA_VISIBLE_DEVICES"] = ",".join(gpu if seen is None else seen[int(gpu)] for gpu in gpus)
         if self.threads is not None:
             changed.setdefault("OMP_NUM_THREADS", str(self.threads))
         return changed
 
 
-def _visible() -> list[str]:
-    """The GPUs that the environment lets be seen; empty where it says nothing."""
-    return [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
+def _visible() -> list[str] | None:
+    """The GPUs that the environment lets be seen; None where it says nothing."""
+    names = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if names is None else [name for name in names.split(",") if name]
 
 
 def slots_of(devices: Sequence[str]) -> list[Slot]:
@@ -76,12 +81,10 @@ def slots_of(devices: Sequence[str]) -> list[Slot]:
     gpus = [name.partition(":")[2] or "0" for names in named for name in names if name.startswith("cuda")]
     if twice := {gpu for gpu in gpus if gpus.count(gpu) > 1}:
         raise HoldfastError(f"device 'cuda:{twice.pop()}' is named twice; a GPU takes one run at a time")
-    seen = _visible()
     for gpu in gpus:
-        if seen and int(gpu) >= len(seen):
-            raise HoldfastError(
-                f"device 'cuda:{gpu}' is hidden: CUDA_VISIBLE_DEVICES shows {len(seen)} of the GPUs only"
-            )
+        if int(gpu) >= torch.cuda.device_count():
+            hidden = " (CUDA_VISIBLE_DEVICES is set)" if "CUDA_VISIBLE_DEVICES" in os.environ else ""
+            raise HoldfastError(f"device 'cuda:{gpu}': torch finds {torch.cuda.device_count()} GPUs{hidden}")
     processes = sum(len(names) for names in named if names[0] == "cpu")
     threads = max(1, (os.cpu_count() or 1) // processes) if processes > 1 else None
     return [Slot(names, threads if names[0] == "cpu" else None) for names in named] or [Slot()]
@@ -172,8 +175,8 @@ def _work(run: Planned, free: "Queue[Slot]", board: Board) -> None:
     try:
         if not board.stop.is_set():
             job.work()
-    except (HoldfastError, OSError) as error:
-        job.fail("plan", str(error))
+    except Exception as error:
+        job.fail("plan", str(error) or type(error).__name__)
     finally:
         board.doing.pop(run.folder, None)
         free.put(slot)
@@ -231,7 +234,7 @@ class _Job:
             return 1
         self.board.doing[self.run.folder] = what
         with (self.run.folder / LOG).open("ab") as log:
-            log.write(f"$ holdfast {shlex.join(words[words.index('holdfast') + 1 :])}\n".encode())
+            log.write(f"$ {shlex.join(['python', *words[1:]])}\n".encode())
             log.flush()
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=slot.environment(), pass_fds=(lock,)
@@ -254,7 +257,8 @@ class _Job:
         if self.board.stop.is_set():
             return
         lines = message.strip().splitlines()
-        self.board.failed[self.run.folder] = f"{what}: {lines[-1] if lines else f'exit status {code}'}"
+        said = [line.removeprefix(SAYS) for line in lines if line.startswith(SAYS)] or lines
+        self.board.failed[self.run.folder] = f"{what}: {said[-1] if said else f'exit status {code}'}"
         with suppress(HoldfastError), replacing(self.run.folder / FAILURE) as path:
             path.write_text(json.dumps({"what": what, "status": code, "message": message}, indent=2) + "\n")
 

@@ -1,6 +1,7 @@
 """What the command line prints: tables and results, as text that also reads well in a file."""
 
 from collections.abc import Sequence
+from math import isnan
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -89,32 +90,34 @@ def comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> None:
-    """Print what a sweep has to do, and how long it takes."""
+    """Print what a sweep has to do, and how long it takes where so many runs are at work at a time."""
     rows = []
     for run, left in zip(runs, seconds, strict=True):
         step, total = int(run.run.progress().get("step", 0)), run.steps()
         evaluations = ", ".join(one.protocol for one in run.missing())
         training = "trained" if run.trained() else f"{step} of {total} steps" if step else f"{total} steps"
         rows.append([run.sweep, run.name, training, evaluations or "–", duration(left)])
-    table("plan", ["sweep", "run", "training", "evaluations to make", "about"], rows)
+    table("what is to be done", ["sweep", "run", "training", "evaluations to make", "time left"], rows)
     ways = f", {slots} at a time" if slots > 1 else ""
-    print(f"{len(runs)} runs, about {duration(sum(seconds) / slots)}{ways}, checks of evaluations not counted")
+    total_time = duration(sum(left for left in seconds if not isnan(left)) / slots)
+    print(f"runs: {len(runs)}; about {total_time}{ways}; start-up, validations and checks of evaluations not counted")
 
 
 def swept(board: "Board") -> None:
     """Print what came of a sweep."""
     rows = [["done", run.sweep, run.name, ""] for run in board.done]
     rows += [["left", run.sweep, run.name, "another process is at work on it, or on its start"] for run in board.left]
-    rows += [
-        ["FAILED", run.sweep, run.name, f"{board.failed[run.folder]} ({run.folder / 'log.txt'})"]
-        for run in board.runs
-        if run.folder in board.failed
-    ]
+    for run in board.runs:
+        if reason := board.failed.get(run.folder):
+            log = run.folder / "log.txt"
+            rows.append(["FAILED", run.sweep, run.name, f"{reason} ({log})" if log.exists() else reason])
     table("sweep", ["", "sweep", "run", ""], rows)
 
 
 def duration(seconds: float) -> str:
-    """``2 h 05 min``, ``12 min``, ``40 s``."""
+    """``2 h 05 min``, ``12 min``, ``40 s``; ``?`` for NaN."""
+    if isnan(seconds):
+        return "?"
     if seconds < 90:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
+from math import nan
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from holdfast.assemble import embedder_of, pixels_of, table_of
 from holdfast.audit import evaluate
 from holdfast.budget import resolve_budget
 from holdfast.config import Config, ValidationConfig, WarmupConfig, decisive
+from holdfast.errors import HoldfastError
 from holdfast.progress import Progress
 from holdfast.recipes import Recipe
 from holdfast.run import Run
@@ -34,12 +36,19 @@ class Estimator:
         self.known: dict[str, float] = {}
 
     def seconds(self, runs: Sequence[Planned], *, quiet: bool = False) -> list[float]:
-        """What is left to do of each run, checks of an evaluation not counted."""
+        """What is left to do of each run; NaN for one that fails while it is timed.
+
+        Not counted: start-up, validations, and the checks of evaluations.
+        """
+        found = []
         with Progress("timing", len(runs), quiet=quiet) as progress:
-            found = []
             for run in runs:
+                try:
+                    found.append(self._training(run) + sum(self._evaluation(run.config, one) for one in run.missing()))
+                except (HoldfastError, RuntimeError) as error:
+                    progress.say(f"{run.sweep}, {run.name} cannot be timed: {str(error).splitlines()[0]}")
+                    found.append(nan)
                 progress.advance(run.name)
-                found.append(self._training(run) + sum(self._evaluation(run.config, one) for one in run.missing()))
         return found
 
     def _training(self, run: Planned) -> float:
@@ -69,7 +78,7 @@ class Estimator:
         if key not in self.known:
             with TemporaryDirectory() as folder:
                 train(timed, folder, device=self.device, quiet=True)
-                self.known[key] = median(line["seconds"] for line in Run(folder).steps()[1:])
+                self.known[key] = median(line["seconds"] + line["waited"] for line in Run(folder).steps()[1:])
         return self.known[key]
 
     def _evaluation(self, config: Config, evaluation: Evaluation) -> float:

@@ -18,7 +18,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -90,21 +91,23 @@ class Run:
 
     def load_state(self) -> State:
         """The last saved state."""
-        try:
-            with safe_open(self.state_file, "pt") as file:
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-                return State(tensors, json.loads(file.metadata()["progress"]))
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise HoldfastError(f"{self.state_file} cannot be resumed from: {error}") from error
+        with self._state() as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return State(tensors, json.loads(file.metadata()["progress"]))
 
     def progress(self) -> dict[str, Any]:
         """How far the last saved state had come, without its tensors; empty where nothing was saved."""
         if not self.state_file.exists():
             return {}
+        with self._state() as file:
+            progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+            return progress
+
+    @contextmanager
+    def _state(self) -> Iterator[Any]:
         try:
             with safe_open(self.state_file, "pt") as file:
-                progress: dict[str, Any] = json.loads(file.metadata()["progress"])
-                return progress
+                yield file
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise HoldfastError(f"{self.state_file} cannot be resumed from: {error}") from error
 
@@ -142,7 +145,10 @@ class Run:
         if not self.steps_file.exists():
             return []
         lines = self.steps_file.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
+        try:
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except ValueError as error:
+            raise HoldfastError(f"{self.steps_file} is damaged; move it away: {error}") from error
 
     def _rewind(self, step: int) -> None:
         """Drop what was logged after the state a resumed run goes on from."""

@@ -53,16 +53,21 @@ class Evaluation:
         return words if self.checks else [*words, "--no-checks"]
 
     def done(self, run: Run, config: Config) -> bool:
-        """Whether the run's folder holds its result, made after as many steps of training as the run has made."""
+        """Whether the run's folder holds its result, with these settings, of a training that cost what this one did."""
         budget = resolve_budget(config.data.size, self.protocol, **self.settings)
         wanted = {**asdict(budget), "attacks": list(budget.attacks)}
-        trained = run.cost()["steps"]
+        cost = run.cost()
         for path in sorted(run.folder.glob(f"evaluations/{self.protocol}-*/{NAME}")):
             content = read(path).content
-            model, checked = content["model"], content.get("checks") or not self.checks or not budget.attacks
-            known = (model.get("weights"), model.get("surrogate"), (model.get("training") or {}).get("steps"))
-            same = content["settings"] == wanted and content.get("protocol_version") == budget.rules.version
-            if known == ("last", None, trained) and same and checked:
+            model, settings = content["model"], content["settings"]
+            training = model.get("training") or {}
+            of_this = cost == {key: training.get(key) for key in cost}
+            whole = (model.get("weights"), model.get("surrogate")) == ("last", None)
+            checked = content.get("checks") or not self.checks or not settings.get("attacks")
+            if content["collapsed"]:
+                wanted["attacks"] = settings.get("attacks")
+            same = settings == wanted and content.get("protocol_version") == budget.rules.version
+            if of_this and whole and same and checked:
                 return True
         return False
 
@@ -91,7 +96,7 @@ class Planned:
 
     def trained(self) -> bool:
         """Whether nothing is left to train."""
-        return self.run.state_file.exists() and finished(self.run)
+        return self.run.state_file.exists() and finished(self.run, self.config)
 
     def missing(self) -> list[Evaluation]:
         """The evaluations that are still to be made."""
@@ -129,8 +134,8 @@ class Planned:
 def plan(files: Sequence[Path], out: Path, only: Sequence[str] = ()) -> list[Planned]:
     """The runs of sweep files, into ``out/STEM/NAME``; those named in ``only``, with the one they start from.
 
-    Everything that cannot work is refused here: an unknown key, a value that does not fit, a missing file of weights,
-    a folder that holds a run with other settings.
+    What cannot work is refused here: an unknown key, a value that does not fit, a missing file of weights, a folder
+    that holds a run with other settings; missing data as soon as steps are counted.
     """
     stems = [file.stem for file in files]
     if twice := {stem for stem in stems if stems.count(stem) > 1}:

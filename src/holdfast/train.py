@@ -65,10 +65,10 @@ def train(
         return training.run(resume)
 
 
-def finished(run: Run) -> bool:
-    """Whether the run in a folder has come to its end: its last step, or a collapse that stopped it."""
+def finished(run: Run, config: Config) -> bool:
+    """Whether a run with these settings has come to its end: its last step, or a collapse that stopped it."""
     try:
-        place, config = _Place(**run.progress()), run.config()
+        place = _Place(**run.progress())
     except TypeError as error:
         raise HoldfastError(f"{run.state_file} is no state of this version: {error}") from error
     collapsed = config.stop_on_collapse and place.collapsed >= PATIENCE

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from holdfast.errors import HoldfastError
@@ -39,6 +40,7 @@ seeds: how many runs a row is the mean of.
 `±`: half of the 95 % interval; of several seeds that of their mean on the same queries (Student's t), of one seed that
 over its attacked queries (bootstrap), where the spread between seeds is not in it and benign metrics have none.
 `*`: the interval of the difference, as rounded, excludes zero; one without width excludes nothing.
+A published number is that of a single run and is taken as exact: its own spread is not in the interval.
 Scores under attack are subtracted only where they were measured as published: protocol cvpr22, the same ε and steps.
 """
 
@@ -56,10 +58,10 @@ def compare(result: Result) -> tuple[Header, Rows]:
 def comparison(results: Sequence[Result]) -> tuple[Header, Rows]:
     """A table of results beside the published rows of their data sets: one row per group over seeds.
 
-    Each is followed by the published rows of its recipe and backbone, those of its steps in training first, and after
-    each of these by the differences, ours minus published, with half their interval, and ``*`` where it excludes
-    zero; those of the scores under attack only where protocol, ε and steps are the published ones. Published rows
-    without a result stand at the end.
+    Each is followed by the published rows of its recipe, loss settings and backbone, those of its steps in training
+    first, and after each of these by the differences, ours minus published, with half their interval, and ``*`` where
+    it excludes zero; those of the scores under attack only where protocol, ε and steps are the published ones.
+    Published rows without a result stand at the end.
     """
     header = ["name", "seeds", "protocol", "data", "ε", "steps", *MEASURES, *COST, "verdict", "source"]
     pairs, others = _beside(results)
@@ -130,8 +132,19 @@ def _distinct(pairs: Sequence[tuple[Group, list[Row]]]) -> list[Row]:
 def _counterparts(group: Group) -> list[Row]:
     model = group.first.content["model"]
     ours = _notation(model.get("recipe")), _family(model.get("backbone"))
-    rows = [row for row in published(group.first.dataset) if (row["defense"], _family(row["model"])) == ours]
+    rows = [row for row in published(group.first.dataset) if (row["recipe"], _family(row["model"])) == ours]
+    rows = [row for row in rows if _same_loss(group.first, row)]
     return sorted(rows, key=lambda row: (row["eta"] != model.get("training_steps"), row["eta"] or 0))
+
+
+def _same_loss(result: Result, row: Row) -> bool:
+    """Whether the loss had the row's numbers; those that a result does not tell were the defaults."""
+    from holdfast.config import resolve  # noqa: PLC0415 (imports torch)
+
+    data = {"data.name": row["dataset"].lower()}
+    usual, theirs = asdict(resolve(data).loss), asdict(resolve(data, row["training"]).loss)
+    told = result.training.get("settings") or {}
+    return all(told.get(f"loss.{name}", usual[name]) == value for name, value in theirs.items())
 
 
 def _notation(recipe: object) -> str | None:

@@ -1,6 +1,8 @@
 """The published results, as the papers print them."""
 
 import csv
+import re
+from copy import deepcopy
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -9,24 +11,29 @@ BENIGN = ("R@1", "R@2", "mAP", "NMI")
 SCORES = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT")
 FIGURES = (*BENIGN, *SCORES, "ERS")
 EPS = {"MNIST": 77 / 255, "Fashion-MNIST": 77 / 255}
+SETTING = re.compile(r"\s*\((\w+)=([\d.]+)\)$")
+SETTING_OF = {"xi": "loss.boost", "lambda": "loss.structure", "u": "loss.ceiling"}
+"""What the papers put in parentheses after a defense, as settings of training."""
 
 
 def published(dataset: str) -> list[dict[str, Any]]:
     """The published rows of a data set, named as here or in the papers (letter case aside); none is an empty list.
 
-    Each has ``source``, ``dataset``, ``model``, ``defense`` in the paper's notation, ``eta`` (steps of the attack in
-    training, None without one), ``eps`` and ``steps`` of the evaluation, and 15 numbers: R@1, R@2, mAP, NMI, the ten
-    scores and ERS. A row that stands in several tables comes once, with the first as its source.
+    Each has ``source``, ``dataset``, ``model``, ``defense`` as printed, ``eta`` (steps of the attack in training, None
+    without one), ``recipe`` (in the paper's notation) and ``training`` (settings that are not the defaults, or that the
+    paper names) of the run it stands for, ``eps`` and ``steps`` of the evaluation, and 15 numbers: R@1, R@2, mAP, NMI,
+    the ten scores and ERS. A run that stands in several tables comes once, as in the first.
     """
     found: dict[tuple[object, ...], dict[str, Any]] = {}
-    for row in _rows():
+    for row in printed():
         if row["dataset"].casefold() == dataset.casefold():
-            found.setdefault(tuple(row[key] for key in ("model", "defense", "eta")), dict(row))
+            found.setdefault((row["model"], row["recipe"], row["eta"], *row["training"].items()), deepcopy(row))
     return list(found.values())
 
 
 @cache
-def _rows() -> tuple[dict[str, Any], ...]:
+def printed() -> tuple[dict[str, Any], ...]:
+    """The rows of :func:`published` of all data sets, as often as they are printed; not to be changed."""
     text = files("holdfast.report").joinpath("published.csv").read_text(encoding="utf-8")
     return tuple(_typed(row) for row in csv.DictReader(text.splitlines()))
 
@@ -34,4 +41,12 @@ def _rows() -> tuple[dict[str, Any], ...]:
 def _typed(row: dict[str, str]) -> dict[str, Any]:
     eta = None if row["eta"] == "N/A" else int(row["eta"])
     evaluation = {"eps": EPS.get(row["dataset"], 8 / 255), "steps": 32}
-    return {**row, "eta": eta, **evaluation, **{name: float(row[name]) for name in FIGURES}}
+    return {**row, "eta": eta, **_run(row["defense"], eta), **evaluation, **{key: float(row[key]) for key in FIGURES}}
+
+
+def _run(defense: str, eta: int | None) -> dict[str, Any]:
+    """A triplet that is to become as hard as it is, without an attack, is plain training."""
+    recipe = SETTING.sub("", defense)
+    if eta is None:
+        recipe = re.sub(r"HM\[(.),\1\]", r"N/A[\1]", recipe)
+    return {"recipe": recipe, "training": {SETTING_OF[name]: float(value) for name, value in SETTING.findall(defense)}}

@@ -48,7 +48,7 @@ class Group:
         n, values = len(self.members), self._values(column)
         if n == 1 or values is None:
             return self.first.interval(column) if n == 1 else None
-        from scipy.special import stdtrit  # noqa: PLC0415 (numpy comes with it, and only means need it)
+        from scipy.special import stdtrit  # noqa: PLC0415 (imports numpy; needed for means only)
 
         half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / n**0.5
         return fmean(values) - half, fmean(values) + half
@@ -62,9 +62,9 @@ class Group:
 def grouped(results: Iterable[Result]) -> list[Group]:
     """Results by experiment, in the order of their first members.
 
-    Two belong together where data, protocol and settings of the evaluation are the same, and backbone, weights,
-    recipe and all settings of training but its seed. A result that does not tell how its model was trained stays
-    alone. A seed that comes again, as from a copy of a run, begins another group: it is no further evidence.
+    Two belong together where data, protocol, its version and settings of the evaluation are the same, and backbone,
+    weights, recipe and all settings of training but its seed. A result that does not tell how its model was trained
+    stays alone. A seed that comes again, as from a copy of a run, begins another group: it is no further evidence.
     """
     found: dict[tuple[str, int], list[Result]] = {}
     times: Counter[tuple[str, object]] = Counter()
@@ -84,7 +84,7 @@ def _experiment(result: Result) -> str | None:
     content, model = result.content, result.content["model"]
     return json.dumps(
         [
-            *(content["data"], result.protocol, content["settings"]),
+            *(content["data"], result.protocol, content.get("protocol_version"), content["settings"]),
             *(model.get(key) for key in ("backbone", "weights", "recipe", "surrogate")),
             {key: value for key, value in settings.items() if key != "seed"},
         ],
