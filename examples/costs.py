@@ -126,7 +126,7 @@ def draw(points: Sequence[Point], out: Path, paper: bool = False) -> None:
             if paper and cost == "nominal":
                 _draw_published(axes, points, score)
             axes.grid(axis="y", color="#eeeeee")
-            axes.margins(x=0.2, y=0.1)
+            axes.margins(x=0.4, y=0.1)
             axes.set(ylabel=SCORES[score] if cost == "nominal" else "")
             if score == "R@1":
                 axes.set_xlabel(COSTS[cost])
@@ -155,8 +155,9 @@ def _draw_line(axes: Any, line: Sequence[Point], cost: str, score: str, look: tu
         if len(point.group.members) > 1:
             seeds = [(point.at(cost, run), point.at(score, run)) for run in point.group.members]
             axes.plot(*zip(*seeds, strict=True), linestyle="", markersize=3, alpha=0.5, **_look(look))
-        where = (point.at(cost), point.at(score))
-        axes.annotate(point.label, where, (6, 4), textcoords="offset points", fontsize=8, color=look[0])
+        if score == "ERS":
+            where = (point.at(cost), point.at(score))
+            axes.annotate(point.label, where, (6, 4), textcoords="offset points", fontsize=7, color=look[0])
 
 
 def _draw_published(axes: Any, points: Sequence[Point], score: str) -> None:
