@@ -13,6 +13,7 @@ import torch
 
 from holdfast.assemble import embedder_of, pixels_of, table_of
 from holdfast.audit import evaluate
+from holdfast.blocks import WIDTH
 from holdfast.budget import resolve_budget
 from holdfast.config import Config, ValidationConfig, WarmupConfig, decisive
 from holdfast.errors import HoldfastError
@@ -24,7 +25,7 @@ from holdfast.train import train
 
 STEPS = 4
 ATTACK_STEPS = 2
-QUERIES = 64
+QUERIES = WIDTH
 """One block of images: fewer cost as much."""
 
 

@@ -162,7 +162,7 @@ def _runs(file: Path, out: Path) -> Iterator[Planned]:
     for key in tree:
         if key not in SECTIONS:
             raise unknown(f"section of {file}", key, SECTIONS)
-    settings = flatten(_mapping(file, "settings", tree.get("settings") or {}))
+    settings = _mapping(file, "settings", tree.get("settings") or {})
     entries = tree.get("runs")
     if not isinstance(entries, list) or not entries:
         raise HoldfastError(f"{file}: 'runs' is a list of mappings, such as - {{recipe: [act-r, hm-s-m], seed: 0}}")
