@@ -1,0 +1,57 @@
+"""The command line: verbs only. torch is imported when a verb needs it, so that ``--help`` answers at once."""
+
+import typer
+
+from holdfast.cli.about import backbones, datasets, doctor, recipes
+from holdfast.cli.attack import attack, evaluate
+from holdfast.cli.report import report
+from holdfast.cli.sweep import sweep
+from holdfast.cli.train import train
+
+VERBS = (
+    train,
+    evaluate,
+    attack,
+    report,
+    sweep,
+    recipes,
+    datasets,
+    backbones,
+    doctor,
+)
+OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory")
+
+app = typer.Typer(
+    name="holdfast",
+    help="Train image-retrieval embeddings that hold fast under attack, and measure how well they do.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for verb in VERBS:
+    app.command()(verb)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; what the user can mend comes out as one line, with exit status 2."""
+    from holdfast.errors import HoldfastError  # noqa: PLC0415
+
+    try:
+        app(args=arguments)
+    except HoldfastError as error:
+        _fail(str(error))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        _fail(f"{reason}: {error.filename}" if error.filename else reason)
+    except (MemoryError, RuntimeError) as error:
+        text = str(error).lower()
+        if not isinstance(error, MemoryError) and not any(known in text for known in OUT_OF_MEMORY):
+            raise
+        reason = str(error).partition("\n")[0]
+        _fail(f"out of memory ({reason}); try a smaller --batch (in training: batch.pairs, data.size or model.dim)")
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"holdfast: {message}", err=True)
+    raise SystemExit(2)

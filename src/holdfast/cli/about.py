@@ -1,0 +1,46 @@
+"""What there is: recipes, data sets, backbones, and this machine."""
+
+import typer
+
+
+def recipes() -> None:
+    """The training methods, by both their names."""
+    from holdfast import display  # noqa: PLC0415
+    from holdfast.recipes import RECIPES, REFERENCES  # noqa: PLC0415
+
+    rows = [[name, recipe.notation, recipe.summary, REFERENCES[recipe.method]] for name, recipe in RECIPES.items()]
+    display.table("recipes", ["name", "in the paper", "what it does", "reference"], rows)
+    print("Any source R M S D H goes with any destination; a number in [-2, 2] is a destination too: HM[S,-0.15]&ICS.")
+
+
+def datasets() -> None:
+    """The data sets and layouts that can be read."""
+    from holdfast import display  # noqa: PLC0415
+    from holdfast.data import DATASETS  # noqa: PLC0415
+
+    rows = [[name, f"{dataset.family}-pixel", dataset.summary] for name, dataset in DATASETS.items()]
+    display.table("data sets", ["name", "default settings", "layout"], rows)
+
+
+def backbones() -> None:
+    """The networks."""
+    from holdfast import display  # noqa: PLC0415
+    from holdfast.backbones import BACKBONES  # noqa: PLC0415
+
+    rows = [[name, backbone.summary] for name, backbone in BACKBONES.items()]
+    display.table(
+        "backbones", ["name", ""], [*rows, ["timm:NAME", "any timm model, where timm is installed (extra: timm)"]]
+    )
+
+
+def doctor() -> None:
+    """What this machine has: versions, devices, extras, and whether a training step works."""
+    from holdfast import display  # noqa: PLC0415
+    from holdfast.doctor import examine  # noqa: PLC0415
+
+    findings = examine()
+    display.table(
+        "doctor", ["", "", ""], [[finding.what, "ok" if finding.ok else "no", finding.detail] for finding in findings]
+    )
+    if any(finding.needed and not finding.ok for finding in findings):
+        raise typer.Exit(1)

@@ -1,0 +1,46 @@
+"""``holdfast train``."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.options import Device, Set
+
+
+def train(  # noqa: PLR0917
+    recipe: Annotated[str | None, typer.Option(help="hm-s-lga-ics or HM[S,g_LGA]&ICS; see 'holdfast recipes'.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data set; see 'holdfast datasets'.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Where the data set lies.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Network; see 'holdfast backbones'.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Pretrained weights, .safetensors or .pth.")] = None,
+    config: Annotated[Path | None, typer.Option(help="Settings as YAML.")] = None,
+    changes: Set = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/DATA-RECIPE-SEED.")] = None,
+    resume: Annotated[str, typer.Option(help="auto: go on with the run in the folder; never: refuse.")] = "never",
+    device: Device = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Decode every image before training starts.")] = False,
+) -> None:
+    """Train an embedder with any defense. Later settings win: the paper's, --config, options, --set."""
+    from holdfast.config import read_yaml, resolve  # noqa: PLC0415
+    from holdfast.errors import unknown  # noqa: PLC0415
+    from holdfast.recipes import parse  # noqa: PLC0415
+    from holdfast.train import train as run  # noqa: PLC0415
+
+    if resume not in ("auto", "never"):
+        raise unknown("value of --resume", resume, ("auto", "never"))
+    options = {
+        "recipe": recipe,
+        "data.name": data,
+        "data.root": root and str(root.absolute()),
+        "model.backbone": backbone,
+        "model.weights": weights and str(weights),
+    }
+    given = {key: value for key, value in options.items() if value is not None}
+    settings = resolve(read_yaml(config) if config else {}, given, assignments=changes or ())
+    name = parse(settings.recipe).name
+    folder = out or Path("runs") / f"{settings.data.name}-{name}-{settings.seed}"
+    run(settings, folder, resume=resume == "auto", device=device, verify=verify)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"the run is in {folder}; now: holdfast evaluate {folder}")
