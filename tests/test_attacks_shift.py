@@ -176,16 +176,29 @@ def test_the_published_distance_is_that_before_the_last_step(steps: int) -> None
 
 
 def test_the_published_es_moves_without_a_random_start() -> None:
-    """Off the origin by at most 1e-7 in every coordinate; strict has no gradient there and starts off the image."""
+    """Strict has no gradient at the origin and starts off the image."""
     embed, images = network(), uniform(5, 1, 4, 4, low=0.3, high=0.7)
     system, none = system_of(embed, images), torch.empty(5, 0, dtype=torch.long)
     published, strict = (protocol.attacks["es"] for protocol in (CVPR22, STRICT))
     assert (published.start, strict.start) == (0, 0.1)
-    offset = published.plan(system.queries, system, none).objective.origin - system.queries.embeddings  # type: ignore[attr-defined]
-    assert 0 < offset.abs().max() < 2e-7
     for attack, moves in ((published, True), (strict, False)):
         plan = attack.plan(system.queries, system, none)
         got = PGD(LInf(EPS), EPS / 4, 4)(embed, images[:, None], plan.objective)
         assert (got[:, 0] != images).flatten(1).any(1).tolist() == [moves] * 5
     started = PGD(LInf(EPS), EPS / 4, 4, start=strict.start * EPS)(embed, images[:, None], plan.objective)
     assert (plan.outcome(embed(started[:, 0]))["ES:D"] > 0.02).all()
+
+
+def test_the_published_es_sets_out_as_the_distance_of_torch_does() -> None:
+    """The evaluator takes ``F.pairwise_distance``, which adds 1e-6, to the clean embedding, to which it adds 1e-7."""
+    embed, images = network(), uniform(5, 1, 4, 4, low=0.3, high=0.7)
+    system, none = system_of(embed, images), torch.empty(5, 0, dtype=torch.long)
+    origin = system.queries.embeddings
+    plan = CVPR22.attacks["es"].plan(system.queries, system, none)
+    got = PGD(LInf(EPS), EPS / 4, 1)(embed, images[:, None], plan.objective)[:, 0]
+
+    pixels = images.clone().requires_grad_()
+    torch.nn.functional.pairwise_distance(embed(pixels), origin + 1e-7).sum().backward()
+    assert pixels.grad is not None
+    torch.testing.assert_close(got, (images + EPS / 4 * pixels.grad.sign()).clamp(0, 1), rtol=0, atol=1e-6)
+    assert (embed(got).sum(1) > origin.sum(1)).all()

@@ -77,7 +77,7 @@ STRICT = Protocol("strict", 1, "every attack's intent carried out; the default",
 
 CVPR22 = Protocol(
     "cvpr22",
-    1,
+    2,
     "what the authors' released evaluator computes, to stand beside published numbers",
     {
         "ca+": CA("+", excluded=nothing),
