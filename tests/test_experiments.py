@@ -16,7 +16,7 @@ from holdfast.sweep import START, Planned, plan
 
 ROOT = Path(__file__).parents[1]
 FILES = {file.stem: file for file in sorted((ROOT / "experiments").glob("*.yaml"))}
-REDUCED = {"fashion-quarter", "digits-table2", "cub-64px", "cars-64px"}
+REDUCED = {"fashion-quarter", "fashion-whole", "fashion-tried", "digits-table2", "cub-64px", "cars-64px"}
 FULL = sorted(FILES.keys() - REDUCED)
 CUB = [stem for stem in FULL if stem.startswith("cub-")]
 WEIGHTS = "weights/resnet18.safetensors"
