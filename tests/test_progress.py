@@ -100,9 +100,11 @@ def test_a_finished_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_what_was_lost_to_a_kill_says_nothing_of_the_time_left(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("holdfast.progress.SECONDS_BETWEEN_LINES", 0.0)
     with Progress("training", 100, done=50) as progress:
+        clock.now += 40
         progress(40, 100)
-    assert capsys.readouterr().out == "training: 40/100.\n"
+        clock.now += 40
+        progress(51, 100)
+    assert capsys.readouterr().out == "training: 40/100.\ntraining: 51/100, 178 s left.\n"

@@ -37,7 +37,7 @@ class Progress:
             self.bar.stop()
 
     def advance(self, note: str = "", by: int = 1) -> None:
-        """So much more is done."""
+        """So much more is done; less where work was lost to a kill, and the speed is measured from there."""
         self.done += by
         if self.quiet:
             return
@@ -45,6 +45,8 @@ class Progress:
             self.bar.update(self.task, completed=self.done, note=note)
             return
         now = time.monotonic()
+        if self.done < self.begun_at:
+            self.begun_at, self.began = self.done, now
         if now - self.spoke >= SECONDS_BETWEEN_LINES or (by and self.done == self.total):
             self.spoke = now
             made = self.done - self.begun_at
