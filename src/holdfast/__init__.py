@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from holdfast.defense import Defense, Step
     from holdfast.embedder import Embedder, EmbedderConfig
     from holdfast.errors import HoldfastError
+    from holdfast.index import Index
     from holdfast.models import load_model
     from holdfast.perturb import L2, PGD, LInf
     from holdfast.protocols import PROTOCOLS, ers
@@ -34,6 +35,7 @@ HOMES = {
     "defense": ("Defense", "Step"),
     "embedder": ("Embedder", "EmbedderConfig"),
     "errors": ("HoldfastError",),
+    "index": ("Index",),
     "models": ("load_model",),
     "perturb": ("L2", "PGD", "LInf"),
     "protocols": ("PROTOCOLS", "ers"),
@@ -60,6 +62,7 @@ __all__ = [
     "EmbedderConfig",
     "Gallery",
     "HoldfastError",
+    "Index",
     "LInf",
     "Loader",
     "PairBatches",

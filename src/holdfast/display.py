@@ -1,6 +1,7 @@
 """What the command line prints: tables and results, as text that also reads well in a file."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from math import isnan
 from typing import TYPE_CHECKING
 
@@ -9,10 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.errors import plain
 from holdfast.report.tables import radius
 
 if TYPE_CHECKING:
     from holdfast.dispatch import Board
+    from holdfast.lookup import Answer
     from holdfast.report import Result
     from holdfast.sweep import Planned
 
@@ -87,6 +90,13 @@ def comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table("beside the published rows", shorter[0], shorter[1:])
     for source in dict.fromkeys(row[place] for row in rows if "published" in row):
         print(f"published in: {source}")
+
+
+def answers(found: "Sequence[Answer]") -> None:
+    """Print what was found for queries, a table for each."""
+    for query, group in groupby(found, key=lambda one: one.query):
+        rows = [[str(one.rank), f"{one.distance:.4f}", plain(one.label), plain(one.path)] for one in group]
+        table(plain(query), ["rank", "distance", "label", "path"], rows)
 
 
 def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> None:

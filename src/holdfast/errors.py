@@ -16,6 +16,11 @@ def brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
+def plain(name: str) -> str:
+    """A name in one line that can be printed, whatever characters it has."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
+
+
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> HoldfastError:
     """The error for a ``name`` that is none of the ``allowed`` ones of its ``kind``."""
     names = list(allowed)

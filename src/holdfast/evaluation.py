@@ -49,23 +49,40 @@ def embed_test(
     embed: Embed, pixels: Pixels, device: torch.device, progress: Callable[[int, int], None] | None = None
 ) -> Embedded:
     """Embed the readable images of a test table, a module in evaluation mode. Raises HoldfastError on NaN."""
-    parts, found = [], []
-    with frozen(embed) if isinstance(embed, nn.Module) else nullcontext(), torch.no_grad():
-        for indices, images in stream(pixels, BATCH, progress=progress):
-            parts.append(embed(images.to(device)))
-            found.append(indices)
-    if not parts:
+    z, ids = embed_rows(embed, pixels, device, progress=progress)
+    if not len(ids):
         first = pixels.table.name_of(0)
         raise HoldfastError(f"none of the {len(pixels)} test images can be read; the first is {first}")
-    z, ids = torch.cat(parts), torch.cat(found)
-    if not z.isfinite().all():
-        first = pixels.table.name_of(int(ids[(~z.isfinite().all(dim=1)).cpu().nonzero()[0, 0]]))
-        raise HoldfastError(f"the model gives NaN or infinite embeddings; first for {first}")
     table = pixels.table
     labels, is_query, is_gallery = (
         torch.from_numpy(column)[ids].to(device) for column in (table.labels, table.is_query, table.is_gallery)
     )
     return Embedded(z, ids.to(device), labels, is_query, is_gallery, len(torch.unique(labels)))
+
+
+def embed_rows(
+    embed: Embed,
+    pixels: Pixels,
+    device: torch.device,
+    *,
+    rows: Tensor | None = None,
+    batch: int = BATCH,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Embeddings (n, D) of the readable images among those at ``rows`` (all of them by default), and their rows (n,).
+
+    ``batch`` images are decoded at once. A module is in evaluation mode meanwhile. Raises HoldfastError on NaN.
+    """
+    parts, found = [torch.empty(0, 0, device=device)], [torch.empty(0, dtype=torch.long)]
+    with frozen(embed) if isinstance(embed, nn.Module) else nullcontext(), torch.no_grad():
+        for indices, images in stream(pixels, batch, rows, progress):
+            parts.append(embed(images.to(device)))
+            found.append(indices)
+    z, ids = torch.cat(parts[1:] or parts), torch.cat(found)
+    if not z.isfinite().all():
+        first = pixels.table.name_of(int(ids[(~z.isfinite().all(dim=1)).cpu().nonzero()[0, 0]]))
+        raise HoldfastError(f"the model gives NaN or infinite embeddings; first for {first}")
+    return z, ids
 
 
 def benign(embedded: Embedded) -> dict[str, float]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from holdfast.campaign import Target
 from holdfast.data import Pixels
+from holdfast.perturb import Embed
 
 DIRECTIONS = 4
 
@@ -35,14 +36,20 @@ def of_data(pixels: Pixels) -> dict[str, Any]:
 
 def of_model(target: Target) -> str:
     """Eight hex digits that stand for a module's state, and for what any model makes of the test set."""
-    digest, embed = hashlib.sha256(), target.subject.embed
+    sides = (target.system.queries, target.system.gallery)
+    return of_network(target.subject.embed, *(side.embeddings for side in sides))
+
+
+def of_network(embed: Embed, *embeddings: Tensor) -> str:
+    """Eight hex digits that stand for a module's state, and for ``embeddings`` (N, D) that any model made."""
+    digest = hashlib.sha256()
     state = embed.state_dict() if isinstance(embed, nn.Module) else {}
     for name, value in state.items():
         if isinstance(value, Tensor):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    for side in (target.system.queries, target.system.gallery):
-        digest.update(_projected(side.embeddings))
+    for z in embeddings:
+        digest.update(_projected(z))
     return digest.hexdigest()[:8]
 
 

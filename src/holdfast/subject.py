@@ -25,14 +25,16 @@ class Subject:
     """``embed``, a callable from images (n, C, H, W) in [0, 1] to vectors (n, D), as attacks and metrics use it.
 
     precision: ``float32``, or ``bfloat16`` for networks run under autocast. Vectors are float32 or wider either way.
+    width: images that the model is given at once.
 
     ``forward`` and ``backward`` count the images passed through it so far, those that fill up a block included.
     :meth:`examine` decides ``normalises`` (true until then), and writes ``remarks``, what the user should know, and
     ``faults``, why the results of this model cannot be trusted.
     """
 
-    def __init__(self, embed: Embed, precision: str = "float32") -> None:
+    def __init__(self, embed: Embed, precision: str = "float32", width: int = WIDTH) -> None:
         self.embed = self.network = embed
+        self.width = width
         self.precision = PRECISIONS[precision]
         self.normalises = True
         self.forward = self.backward = 0
@@ -46,14 +48,14 @@ class Subject:
 
         float32, or float64 where the model gives that.
 
-        The model is always given :data:`.blocks.WIDTH` images, so that a result does not depend on n. A zero vector
+        The model is always given ``width`` images at once, so that a result does not depend on n. A zero vector
         stays zero. Raises HoldfastError where the model returns anything but floating-point vectors (n, D).
         """
         z = self._raw(images)
         return F.normalize(z, dim=1) if self.normalises else z
 
     def _raw(self, images: Tensor) -> Tensor:
-        return steady(self._block, images)
+        return steady(self._block, images, width=self.width)
 
     def _block(self, images: Tensor) -> Tensor:
         self.forward += len(images)
@@ -109,10 +111,10 @@ class Subject:
         its batch, as dropout and BatchNorm in training mode make it.
         """
         _check_pixels(images)
-        images = images.detach()[:WIDTH]
+        images = images.detach()[: self.width]
         with self.frozen():
             with torch.no_grad():
-                first = self._first(images)
+                first = self.tried(images)
                 self._check_repeatable(images, first)
                 scale = self._scale(images)
             unit = _of_unit_length(first)
@@ -129,7 +131,11 @@ class Subject:
         )
         self.faults = _faults(*scale) if scale else []
 
-    def _first(self, images: Tensor) -> Tensor:
+    def tried(self, images: Tensor) -> Tensor:
+        """The outputs (n, D) for images (n, C, H, W), not normalised; the first ones that are asked of the model.
+
+        Raises HoldfastError where it fails on them, returns no finite vectors, or has layers in training mode.
+        """
         try:
             with _watch():
                 return checked(self._raw(images))
@@ -137,9 +143,9 @@ class Subject:
             raise
         except Exception as error:
             raise HoldfastError(
-                f"the model fails on {images.dtype} images of shape {(WIDTH, *images.shape[1:])} ({brief(error)}); "
-                "give it images of the size, channels and device that it takes, or wrap it in a function that converts "
-                "them"
+                f"the model fails on {images.dtype} images of shape {(self.width, *images.shape[1:])} "
+                f"({brief(error)}); give it images of the size, channels and device that it takes, or wrap it in a "
+                "function that converts them"
             ) from error
 
     def _check_repeatable(self, images: Tensor, first: Tensor) -> None:
@@ -148,7 +154,7 @@ class Subject:
                 f"the same images have other embeddings when embedded again (by up to {apart:.2g}), as if dropout were "
                 "active: call .eval() on the model, and draw no random numbers in it"
             )
-        alone = self._raw(images[:1].expand(WIDTH, *images.shape[1:]))
+        alone = self._raw(images[:1].expand(self.width, *images.shape[1:]))
         if not (apart := _apart(first[:1], alone[:1])) <= TOLERANCE:
             raise HoldfastError(
                 f"the embedding of an image depends on the other images of its batch (by up to {apart:.2g}), as if "

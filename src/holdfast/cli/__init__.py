@@ -5,6 +5,7 @@ import typer
 from holdfast.cli.about import backbones, datasets, doctor, recipes
 from holdfast.cli.attack import attack, evaluate
 from holdfast.cli.report import report
+from holdfast.cli.search import embed, search
 from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
 
@@ -14,6 +15,8 @@ VERBS = (
     attack,
     report,
     sweep,
+    embed,
+    search,
     recipes,
     datasets,
     backbones,

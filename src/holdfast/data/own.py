@@ -114,6 +114,7 @@ def csv_table(path: Path, rows: list[Row]) -> Table:
 
 def read_rows(path: Path, needed: Sequence[str], layout: str) -> list[Row]:
     """At least one row, each with the number of its line; the ``needed`` columns are there, label and path filled."""
+    filled = [name for name in ("label", "path") if name in needed]
     reader = csv.DictReader(lines(path, layout), skipinitialspace=True)
     try:
         columns = [name.strip() for name in reader.fieldnames or ()]
@@ -128,8 +129,8 @@ def read_rows(path: Path, needed: Sequence[str], layout: str) -> list[Row]:
             header = ",".join(columns)
             raise HoldfastError(f"{path} has no column {name!r}; its header is {header!r}{hint} (expected {layout})")
     for number, row in found:
-        if not row["label"] or not row["path"]:
-            raise HoldfastError(f"{path}, line {number}: label and path must be given")
+        if not all(row[name] for name in filled):
+            raise HoldfastError(f"{path}, line {number}: {' and '.join(filled)} must be given")
     if not found:
         raise HoldfastError(f"{path} has no rows (expected {layout})")
     return found

@@ -1,0 +1,31 @@
+"""Named arrays in one ``.npz`` file: replaced whole, read without running code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import numpy.typing as npt
+
+from holdfast.errors import HoldfastError, brief
+from holdfast.weights import replacing
+
+Arrays = Mapping[str, npt.NDArray[Any]]
+
+
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    """The whole file, or none of it and a HoldfastError; the same arrays give the same bytes."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+
+
+def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:
+    """The arrays of these names. Raises HoldfastError where the file is absent, damaged or another one."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in names}
+    except FileNotFoundError:
+        raise HoldfastError(f"there is no file {path}") from None
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, BadZipFile) as error:
+        raise HoldfastError(f"{path} does not hold the arrays {', '.join(names)} ({brief(error)})") from error

@@ -1,0 +1,93 @@
+"""``holdfast embed`` and ``holdfast search``."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.options import Channels, Device, Precision, Resize, Size, Weights
+
+SHOWN = 20
+
+
+def embed(  # noqa: PLR0917
+    source: Annotated[Path, typer.Argument(help="A folder of images, searched whole, or a CSV: path and label.")],
+    model: Annotated[
+        str, typer.Option(help="A run folder, a saved embedder, package.module:name, file.py:name or timm:NAME.")
+    ],
+    out: Annotated[Path, typer.Option(help="The index to write, .npz.")] = Path("embeddings.npz"),
+    weights: Weights = None,
+    size: Size = None,
+    resize: Resize = None,
+    channels: Channels = None,
+    batch: Annotated[int, typer.Option(help="Images decoded at once.")] = 64,
+    precision: Precision = None,
+    device: Device = None,
+) -> None:
+    """Embed all images below a folder into an index to search. Killed, it goes on where it was."""
+    from holdfast.errors import plain  # noqa: PLC0415
+    from holdfast.lookup import embed_files  # noqa: PLC0415
+
+    index = embed_files(
+        source,
+        model,
+        out,
+        weights=weights,
+        size=size,
+        resize=resize,
+        channels=channels,
+        batch=batch,
+        precision=precision or "float32",
+        device=device,
+    )
+    for fault in index.about["faults"]:
+        print(f"note: {fault}")
+    broken = index.about["broken"]
+    if broken:
+        print(f"left out, because they cannot be read ({len(broken):,}):")
+        for path, reason in broken[:SHOWN]:
+            print(f"  {plain(path)}: {plain(reason)}")
+        if len(broken) > SHOWN:
+            print(f"  and {len(broken) - SHOWN:,} more, which the index names")
+    print(f"{len(index):,} images in {out}; now: holdfast search --index {out} --query IMAGE")
+
+
+def search(  # noqa: PLR0917
+    index: Annotated[Path, typer.Option(help="What 'holdfast embed' wrote.")],
+    query: Annotated[list[Path], typer.Option(help="An image, or a folder of some; repeatable.")],
+    more: Annotated[list[Path] | None, typer.Argument(help="More queries.")] = None,
+    k: Annotated[int, typer.Option(help="Results for each query.")] = 10,
+    style: Annotated[
+        str | None, typer.Option("--format", help="table, lines, csv or json; by default a table in a terminal.")
+    ] = None,
+    save: Annotated[Path | None, typer.Option(help="A picture of the queries and their results, .png.")] = None,
+    backend: Annotated[str, typer.Option(help="torch, or faiss where it is installed; both are exact.")] = "torch",
+    model: Annotated[str | None, typer.Option(help="Where the index's model lies now.")] = None,
+    weights: Weights = None,
+    device: Device = None,
+) -> None:
+    """Find the images of an index that are nearest to a query."""
+    from holdfast import display  # noqa: PLC0415
+    from holdfast.errors import HoldfastError, pick, plain, unknown  # noqa: PLC0415
+    from holdfast.index import Index  # noqa: PLC0415
+    from holdfast.lookup import STYLES, answer, asked, model_of  # noqa: PLC0415
+    from holdfast.montage import save_montage  # noqa: PLC0415
+    from holdfast.nearest import BACKENDS  # noqa: PLC0415
+
+    style = style or ("table" if sys.stdout.isatty() else "lines")
+    if style not in (styles := ("table", *STYLES)):
+        raise unknown("format", style, styles)
+    pick("backend", backend, BACKENDS)
+    known, queries = Index.load(index), asked([*query, *(more or ())])
+    found, broken = answer(known, model_of(known, model, weights), queries, k, backend=backend, device=device)
+    if style == "table":
+        display.answers(found)
+    else:
+        print(STYLES[style](found).encode(errors="backslashreplace").decode(), end="")
+    if save is not None and found:
+        save_montage(found, known.about["root"], save)
+    if broken:
+        named = "; ".join(f"{plain(path)} ({plain(reason)})" for path, reason in list(broken.items())[:3])
+        more_of_them = "; …" if len(broken) > 3 else ""
+        raise HoldfastError(f"{len(broken):,} of {len(queries):,} queries cannot be read: {named}{more_of_them}")
