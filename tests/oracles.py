@@ -15,6 +15,11 @@ def distance(x: Vector, y: Vector) -> float:
     return math.sqrt(sum((float(a) - float(b)) ** 2 for a, b in zip(x, y, strict=True)))
 
 
+def nearest(query: Vector, items: Sequence[Vector], k: int) -> list[int]:
+    """The ``k`` nearest items, nearest first; of items equally far the earlier one."""
+    return sorted(range(len(items)), key=lambda i: (distance(query, items[i]), i))[:k]
+
+
 def hardness(a: Vector, p: Vector, n: Vector) -> float:
     return distance(a, p) - distance(a, n)
 

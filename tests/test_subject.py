@@ -66,6 +66,9 @@ def test_the_model_always_sees_full_blocks() -> None:
 
     Subject(embed)(images(2 * WIDTH + 1))
     assert widths == [WIDTH] * 3
+    widths.clear()
+    Subject(embed, width=5)(images(11))
+    assert widths == [5] * 3
 
 
 def test_gradients_of_the_pixels_are_those_of_the_model() -> None:

@@ -1,7 +1,6 @@
 """What the command line prints: tables and results, as text that also reads well in a file."""
 
 from collections.abc import Sequence
-from itertools import groupby
 from math import isnan
 from typing import TYPE_CHECKING
 
@@ -92,11 +91,11 @@ def comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         print(f"published in: {source}")
 
 
-def answers(found: "Sequence[Answer]") -> None:
+def answers(found: "Sequence[Sequence[Answer]]") -> None:
     """Print what was found for queries, a table for each."""
-    for query, group in groupby(found, key=lambda one: one.query):
+    for group in found:
         rows = [[str(one.rank), f"{one.distance:.4f}", plain(one.label), plain(one.path)] for one in group]
-        table(plain(query), ["rank", "distance", "label", "path"], rows)
+        table(plain(group[0].query), ["rank", "distance", "label", "path"], rows)
 
 
 def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> None:

@@ -19,7 +19,7 @@ from holdfast.progress import Progress
 from holdfast.replica import PRECISIONS
 from holdfast.subject import Subject
 
-BLOCK = 256
+BLOCK = 512
 """Images that are kept together once they are embedded."""
 
 REFERENCES = 8
@@ -36,10 +36,12 @@ def references(size: int, channels: int) -> Tensor:
 
 
 @contextmanager
-def examined(embed: Embed, pixels: Pixels, precision: str, device: torch.device) -> Iterator[tuple[Subject, Tensor]]:
+def examined(
+    embed: Embed, pixels: Pixels, device: torch.device, *, precision: str, width: int
+) -> Iterator[tuple[Subject, Tensor]]:
     """A model that was looked at, fixed for the time being, and its embeddings (8, D) of the reference images."""
     pick("precision", precision, PRECISIONS)
-    subject = Subject(embed.to(device) if isinstance(embed, nn.Module) else embed, precision)
+    subject = Subject(embed.to(device) if isinstance(embed, nn.Module) else embed, precision, width)
     images = references(pixels.size, pixels.channels).to(device)
     subject.examine(images)
     with subject.frozen():

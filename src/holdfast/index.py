@@ -26,9 +26,9 @@ from holdfast.arrays import read_arrays, write_arrays
 from holdfast.blocks import WIDTH, checked
 from holdfast.data import Pixels
 from holdfast.distance import pairs
-from holdfast.embedding import REFERENCES, Blocks, examined, hashed, references
+from holdfast.embedding import BLOCK, REFERENCES, Blocks, examined, hashed, references
 from holdfast.errors import HoldfastError, brief, pick
-from holdfast.evaluation import BATCH, embed_rows
+from holdfast.evaluation import embed_rows
 from holdfast.identity import of_network
 from holdfast.nearest import BACKENDS, Found
 from holdfast.perturb import Embed
@@ -40,7 +40,7 @@ ARRAYS = ("embeddings", "paths", "labels", "references", "about")
 FACTS = {"hash", "size", "resize", "channels", "root", "broken"}
 """What is read of ``about``."""
 
-ALIKE = 0.05
+ALIKE = 0.02
 """How far apart one model may embed an image on two machines or in two precisions; other models are farther apart."""
 
 
@@ -66,7 +66,7 @@ class Index:
         *,
         root: str | Path | None = None,
         about: Mapping[str, Any] | None = None,
-        batch: int = BATCH,
+        batch: int = WIDTH,
         device: torch.device | str | None = None,
         precision: str = "float32",
         quiet: bool = False,
@@ -80,19 +80,19 @@ class Index:
                 there. An index of the same images by the same model that is there already is returned as it is.
             root: the folder that paths are to be relative to.
             about: what else to remember, as plain data.
-            batch: images decoded at once; changes no result.
+            batch: images embedded at once, 1 to 512; another one changes the embeddings by rounding.
             device: by default the GPU where there is one.
             precision: ``float32``, or ``bfloat16`` for networks run under autocast.
 
         Raises HoldfastError, before anything is embedded, where ``out`` is anything else or cannot be written and where
         the model cannot be used; and where no image can be read.
         """
-        if batch < 1:
-            raise HoldfastError(f"batch is at least 1 image, not {batch}")
+        if not 1 <= batch <= BLOCK:
+            raise HoldfastError(f"batch is 1 to {BLOCK} images, not {batch}")
         file = None if out is None else Path(out)
         known = cls.load(file) if file is not None and file.exists() else None
         where = distributed.device(device)
-        with examined(embed, pixels, precision, where) as (subject, seen):
+        with examined(embed, pixels, where, precision=precision, width=batch) as (subject, seen):
             model = of_network(embed, seen)
             blocks = Blocks(pixels, f"{model} {precision}", file and file.with_name(f"{file.name}.part"))
             paths, labels = _paths(pixels, root), [pixels.table.classes[label] for label in pixels.table.labels]
@@ -122,15 +122,18 @@ class Index:
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The index that :meth:`save` wrote. Raises HoldfastError where the file holds none."""
-        arrays = read_arrays(Path(path), ARRAYS)
+        path = Path(path)
+        if not path.is_file():
+            raise HoldfastError(f"no index at {path}: it {'is not a file' if path.exists() else 'does not exist'}")
         try:
+            arrays = read_arrays(path, ARRAYS)
             about = json.loads(str(arrays.pop("about")))
             z, seen = (checked(torch.from_numpy(arrays[name])).float() for name in ("embeddings", "references"))
             paths, labels = (tuple(map(str, arrays[name].tolist())) for name in ("paths", "labels"))
             whole = about["format"] == FORMAT and about.keys() >= FACTS
             whole = whole and len(z) == len(paths) == len(labels) and z.shape[1] == seen.shape[1]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise HoldfastError(f"{path} is no index: {brief(error)}") from error
+            raise HoldfastError(f"{path} is no index of 'holdfast embed', or damaged ({brief(error)})") from error
         if not whole:
             raise HoldfastError(f"{path} is no index of format {FORMAT}, or its arrays do not fit each other")
         return cls(z, paths, labels, seen, about)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, astuple, dataclass, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,12 @@ def answer(
             for rank, (distance, i) in enumerate(zip(near, there, strict=True), start=1):
                 found.append(Answer(queries.name_of(row), rank, distance, index.labels[i], index.paths[i]))
     return found, {queries.name_of(row): reason for row, reason in sorted(pixels.broken.items())}
+
+
+def by_query(answers: Sequence[Answer]) -> list[list[Answer]]:
+    """The results of each query together."""
+    starts = [i for i, one in enumerate(answers) if one.rank == 1]
+    return [list(answers[start:end]) for start, end in pairwise([*starts, len(answers)])]
 
 
 def lines(answers: Sequence[Answer]) -> str:

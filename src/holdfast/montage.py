@@ -1,7 +1,6 @@
 """Queries and what was found for them, as one picture."""
 
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from holdfast.data import Pixels
 from holdfast.data.listing import gallery_only
 from holdfast.errors import HoldfastError, plain
-from holdfast.lookup import Answer
+from holdfast.lookup import Answer, by_query
 from holdfast.weights import replacing
 
 TILE, GAP, LINE, LINES = 128, 8, 14, 2
@@ -25,7 +24,7 @@ def save_montage(answers: Sequence[Answer], root: str | None, out: Path) -> None
     root: where the paths of the answers start from. An image that is no longer there is left black. Raises
     HoldfastError for more than a thousand tiles.
     """
-    rows = [list(group) for _, group in groupby(answers, key=lambda one: one.query)]
+    rows = by_query(answers)
     tiles = [
         tile
         for row in rows

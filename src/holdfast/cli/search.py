@@ -21,7 +21,7 @@ def embed(  # noqa: PLR0917
     size: Size = None,
     resize: Resize = None,
     channels: Channels = None,
-    batch: Annotated[int, typer.Option(help="Images decoded at once.")] = 64,
+    batch: Annotated[int, typer.Option(help="Images embedded at once.")] = 64,
     precision: Precision = None,
     device: Device = None,
 ) -> None:
@@ -71,7 +71,7 @@ def search(  # noqa: PLR0917
     from holdfast import display  # noqa: PLC0415
     from holdfast.errors import HoldfastError, pick, plain, unknown  # noqa: PLC0415
     from holdfast.index import Index  # noqa: PLC0415
-    from holdfast.lookup import STYLES, answer, asked, model_of  # noqa: PLC0415
+    from holdfast.lookup import STYLES, answer, asked, by_query, model_of  # noqa: PLC0415
     from holdfast.montage import save_montage  # noqa: PLC0415
     from holdfast.nearest import BACKENDS  # noqa: PLC0415
 
@@ -82,7 +82,7 @@ def search(  # noqa: PLR0917
     known, queries = Index.load(index), asked([*query, *(more or ())])
     found, broken = answer(known, model_of(known, model, weights), queries, k, backend=backend, device=device)
     if style == "table":
-        display.answers(found)
+        display.answers(by_query(found))
     else:
         print(STYLES[style](found).encode(errors="backslashreplace").decode(), end="")
     if save is not None and found:

@@ -1,5 +1,6 @@
 """Images that are only to be embedded: all below a folder, those of a CSV, or one file."""
 
+from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -45,13 +46,20 @@ def gallery_only(name: str, images: Sequence[Path], labels: Sequence[str]) -> Ta
 
 
 def images_below(root: Path) -> list[Path]:
-    """The images in a folder and in all folders below, sorted; a folder that links lead to again is listed once."""
+    """The images in a folder and in all folders below, sorted.
+
+    Links are followed, but lead to no folder a second time, and not to one that ``root`` lies in.
+    """
     found: list[Path] = []
-    ahead, seen = [root], set()
+    ahead, seen = deque([root]), set(root.resolve().parents)
     while ahead:
         place = ahead.pop()
         if (real := place.resolve()) not in seen:
             seen.add(real)
             found += image_files(place)
-            ahead += sorted(subfolders(place), key=Path.is_symlink, reverse=True)
+            for below in subfolders(place):
+                if below.is_symlink():  # after all that is no link
+                    ahead.appendleft(below)
+                else:
+                    ahead.append(below)
     return sorted(found)
