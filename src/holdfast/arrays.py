@@ -10,13 +10,14 @@ import numpy.typing as npt
 from holdfast.errors import HoldfastError
 from holdfast.weights import replacing
 
-Arrays = Mapping[str, npt.NDArray[Any]]
+Arrays = Mapping[str, Any]
+"""Arrays by name."""
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """The whole file, or none of it and a HoldfastError; the same arrays give the same bytes."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
+        np.savez(file, **arrays)
 
 
 def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any]]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from holdfast.arrays import read_arrays, write_arrays
 from holdfast.data import Pixels
-from holdfast.errors import HoldfastError, pick
+from holdfast.errors import HoldfastError, pick, plain
 from holdfast.perturb import Embed
 from holdfast.progress import Progress
 from holdfast.replica import PRECISIONS
@@ -87,7 +87,7 @@ class Blocks:
         readable = [block.z for block in found if len(block.z)]
         if not readable:
             self.remove()
-            first = f"{self.pixels.table.name_of(0)} ({found[0].reasons[0]})"
+            first = plain(f"{self.pixels.table.name_of(0)} ({found[0].reasons[0]})")
             raise HoldfastError(f"none of the {len(self.pixels):,} images can be read; the first is {first}")
         return Block(torch.cat(readable), tuple(reason for block in found for reason in block.reasons))
 
@@ -128,7 +128,7 @@ def _stamp(pixels: Pixels, i: int) -> str:
     images = pixels.table.images
     if isinstance(images, np.ndarray):
         return hashlib.sha256(images[i].tobytes()).hexdigest()
-    file = images[i].resolve()
+    file = images[i].absolute()
     try:
         found = file.stat()
     except OSError:

@@ -166,7 +166,8 @@ class Index:
             seen = F.normalize(subject.tried(references(self.view.size, self.view.channels).to(where)), dim=1).cpu()
             if seen.shape != self.references.shape:
                 raise HoldfastError(
-                    f"the model gives {seen.shape[1]} dimensions, the index was made by one of {self.about['dim']}"
+                    f"the model gives {seen.shape[1]} dimensions, the index was made by one of "
+                    f"{self.references.shape[1]}"
                 )
             if (far := pairs(seen, self.references).max().item()) > ALIKE:
                 raise HoldfastError(
@@ -183,7 +184,7 @@ class Index:
         search = pick("backend", backend, BACKENDS)
         if k < 1:
             raise HoldfastError(f"k is at least 1 result, not {k}")
-        queries = F.normalize(checked(z), dim=1)
+        queries = F.normalize(checked(z), dim=1).float()
         if queries.shape[1] != self.embeddings.shape[1]:
             raise HoldfastError(f"the queries have {queries.shape[1]} dimensions, the index {self.embeddings.shape[1]}")
         return search(self.embeddings.to(queries.device), queries, min(k, len(self)))

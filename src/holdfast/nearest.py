@@ -5,13 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from holdfast.attacks.base import nearest
+from holdfast.attacks.base import ITEM, nearest
 from holdfast.blocks import rows_per_block
 from holdfast.distance import apart
 from holdfast.extras import require
-
-ITEM = 64
-"""Bytes that an item takes for each query, intermediate results included."""
 
 Found = tuple[Tensor, Tensor]
 """Distances and rows of the nearest items, (Q, k) each."""

@@ -111,7 +111,7 @@ class Subject:
         its batch, as dropout and BatchNorm in training mode make it.
         """
         _check_pixels(images)
-        images = images.detach()[: self.width]
+        images = images.detach()[:WIDTH]
         with self.frozen():
             with torch.no_grad():
                 first = self.tried(images)

@@ -6,21 +6,24 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.options import Channels, Device, Precision, Resize, Size, Weights
+from holdfast.cli.options import Device, Precision, Resize, Weights
 
 SHOWN = 20
 
 
 def embed(  # noqa: PLR0917
-    source: Annotated[Path, typer.Argument(help="A folder of images, searched whole, or a CSV: path and label.")],
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="Images, and folders of images; or a CSV: path and, if known, label."),
+    ],
     model: Annotated[
         str, typer.Option(help="A run folder, a saved embedder, package.module:name, file.py:name or timm:NAME.")
     ],
     out: Annotated[Path, typer.Option(help="The index to write, .npz.")] = Path("embeddings.npz"),
     weights: Weights = None,
-    size: Size = None,
+    size: Annotated[int | None, typer.Option(help="Side of the images --model takes; its own, or 224.")] = None,
     resize: Resize = None,
-    channels: Channels = None,
+    channels: Annotated[int | None, typer.Option(help="1 (grey) or 3 (colour), for --model; its own, or 3.")] = None,
     batch: Annotated[int, typer.Option(help="Images embedded at once.")] = 64,
     precision: Precision = None,
     device: Device = None,
