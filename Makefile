@@ -6,7 +6,7 @@ JOBS ?= 2
 OUT ?= results
 PAPER := paper-fashion paper-cub paper-cars paper-sop
 
-.PHONY: demo test test-timm bench check format clean $(PAPER)
+.PHONY: demo test test-timm bench check docs format clean $(PAPER)
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -38,18 +38,22 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+# The site, into site/; a warning is an error.
+docs: $(READY)
+	$(BIN)/python docs/build.py
+
 format: $(READY)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-timm .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-timm build site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'holdfast needs Python 3.11 or newer; name it: make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
 	touch $(READY)
 
 .venv-timm/ready: pyproject.toml constraints.txt

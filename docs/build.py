@@ -1,0 +1,56 @@
+"""Build the documentation site into site/; a warning is an error. ``make docs`` runs it.
+
+The pages are those of docs/, and experiments/README.md. They link to each other as the files lie in the checkout, so they
+are gathered in build/pages first, where links between the two places are changed to what they are on the site.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+DOCS, PAGES, SITE = ROOT / "docs", ROOT / "build" / "pages", ROOT / "site"
+PICTURES = (".svg", ".png")
+EXPERIMENTS = "experiments.md"
+COLOUR = re.compile(r"\x1b\[[\d;]*m")
+
+
+def gathered() -> dict[str, str]:
+    """The pages, by their place on the site."""
+    pages = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
+    elsewhere = re.compile(r"\]\(((?:\.\./)*)\.\./experiments/README\.md")
+    pages = {name: elsewhere.sub(rf"](\1{EXPERIMENTS}", text) for name, text in pages.items()}
+    experiments = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    return {**pages, EXPERIMENTS: experiments.replace("](../docs/", "](")}
+
+
+def listed() -> set[str]:
+    """The pages in the nav of mkdocs.yml."""
+    return set(re.findall(r"^ +- .+: (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+def main() -> None:
+    """Gather the pages and build the site; leave with a message and status 1 where something is wrong."""
+    pages, nav = gathered(), listed()
+    for problem, names in {"pages that are not in its nav": pages.keys() - nav, "no such page": nav - pages.keys()}.items():
+        if names:
+            sys.exit(f"mkdocs.yml: {problem}: {', '.join(sorted(names))}")
+    for folder in (PAGES, SITE):
+        shutil.rmtree(folder, ignore_errors=True)
+    for name, text in pages.items():
+        place = PAGES / name
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text, encoding="utf-8")
+    for picture in DOCS.rglob("*"):
+        if picture.suffix in PICTURES:
+            shutil.copy(picture, PAGES / picture.relative_to(DOCS))
+    command = [Path(sys.executable).with_name("zensical"), "build", "--clean", "--strict"]
+    built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    print(COLOUR.sub("", built.stdout + built.stderr))
+    sys.exit(built.returncode)
+
+
+if __name__ == "__main__":
+    main()
