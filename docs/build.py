@@ -34,7 +34,10 @@ def listed() -> set[str]:
 def main() -> None:
     """Gather the pages and build the site; leave with a message and status 1 where something is wrong."""
     pages, nav = gathered(), listed()
-    for problem, names in {"pages that are not in its nav": pages.keys() - nav, "no such page": nav - pages.keys()}.items():
+    for problem, names in {
+        "pages that are not in its nav": pages.keys() - nav,
+        "no such page": nav - pages.keys(),
+    }.items():
         if names:
             sys.exit(f"mkdocs.yml: {problem}: {', '.join(sorted(names))}")
     for folder in (PAGES, SITE):

@@ -21,7 +21,9 @@ from holdfast.recipes import parse
 from tests.pages import DOCS, PAGES, ROOT, TUTORIALS, anchors, blocks, commands, lines, links, words
 
 SHOWN = sorted({(page, command) for page in PAGES for command in commands(page.read_text(encoding="utf-8"))})
-CODED = [page for page in PAGES if page not in TUTORIALS and any(b.language == "python" for b in blocks(page.read_text()))]
+CODED = [
+    page for page in PAGES if page not in TUTORIALS and any(b.language == "python" for b in blocks(page.read_text()))
+]
 
 
 def name(value: object) -> str:
@@ -33,7 +35,9 @@ def run(code: str, page: Path, names: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("page", CODED, ids=name)
-def test_examples_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+def test_examples_run(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.chdir(tmp_path)
     found = [block.code for block in blocks(page.read_text(encoding="utf-8")) if block.language == "python"]
     if any('"data/' in code for code in found):

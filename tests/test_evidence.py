@@ -1,4 +1,4 @@
-"""docs/evidence.md: its tables are what the result files in the repository say."""
+"""The tables of results in the docs are what the result files in the repository say."""
 
 import re
 import shlex
@@ -9,8 +9,9 @@ import pytest
 from holdfast.cli import main
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs" / "evidence.md"
-TABLE = re.compile(r"^    (holdfast report .+)\n\n((?:\|.*\n)+)", re.MULTILINE)
+PAGES = [ROOT / "docs" / "evidence.md", ROOT / "docs" / "concepts" / "score.md"]
+SHOWN = re.compile(r"^    (holdfast report .+)\n\n((?:\|.*\n)+)", re.MULTILINE)
+TABLES = [table for page in PAGES for table in SHOWN.findall(page.read_text(encoding="utf-8"))]
 
 
 def expanded(command: str) -> list[str]:
@@ -19,7 +20,7 @@ def expanded(command: str) -> list[str]:
     return [place for word in words for place in sorted(map(str, Path().glob(word))) or [word]]
 
 
-@pytest.mark.parametrize(("command", "shown"), TABLE.findall(PAGE.read_text(encoding="utf-8")))
+@pytest.mark.parametrize(("command", "shown"), TABLES)
 def test_a_table_is_what_its_command_prints(
     command: str, shown: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -30,5 +31,5 @@ def test_a_table_is_what_its_command_prints(
     assert printed == shown
 
 
-def test_the_page_has_tables() -> None:
-    assert len(TABLE.findall(PAGE.read_text(encoding="utf-8"))) >= 3
+def test_the_pages_have_tables() -> None:
+    assert len(TABLES) >= 4
