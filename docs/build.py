@@ -1,7 +1,7 @@
 """Build the documentation site into site/; a warning is an error. ``make docs`` runs it.
 
-The pages are those of docs/, and experiments/README.md. They link to each other as the files lie in the checkout, so they
-are gathered in build/pages first, where links between the two places are changed to what they are on the site.
+The pages are those of docs/, and experiments/README.md. They link to each other as the files lie in the checkout, so
+they are gathered in build/pages first, where links between the two places are changed to what they are on the site.
 """
 
 import re
@@ -12,8 +12,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DOCS, PAGES, SITE = ROOT / "docs", ROOT / "build" / "pages", ROOT / "site"
-PICTURES = (".svg", ".png")
+BESIDE = (".svg", ".png", ".css")
 EXPERIMENTS = "experiments.md"
+FOREIGN = re.compile(r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=[\"']?(?:https?:)?//[^>]*>")
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
 
@@ -46,13 +47,17 @@ def main() -> None:
         place = PAGES / name
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(text, encoding="utf-8")
-    for picture in DOCS.rglob("*"):
-        if picture.suffix in PICTURES:
-            shutil.copy(picture, PAGES / picture.relative_to(DOCS))
+    for file in DOCS.rglob("*"):
+        if file.suffix in BESIDE:
+            shutil.copy(file, PAGES / file.relative_to(DOCS))
     command = [Path(sys.executable).with_name("zensical"), "build", "--clean", "--strict"]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(COLOUR.sub("", built.stdout + built.stderr))
-    sys.exit(built.returncode)
+    if built.returncode:
+        sys.exit(built.returncode)
+    for page in sorted(SITE.rglob("*.html")):
+        if found := FOREIGN.search(page.read_text(encoding="utf-8")):
+            sys.exit(f"{page.relative_to(ROOT)} loads something from elsewhere: {found[0]}")
 
 
 if __name__ == "__main__":

@@ -156,7 +156,8 @@ def test_every_public_name_is_in_the_reference() -> None:
 
 
 def test_faults_of_a_page_are_found() -> None:
-    page = 'text [a](b.md#c) `[no](link.md)`\n```python title="x.py"\n[no](link.md)\n```\n    holdfast train \\\n        --x 1  # y\n'
+    fenced = '```python title="x.py"\n[no](link.md)\n```\n'
+    page = f"text [a](b.md#c) `[no](link.md)`\n{fenced}    holdfast train \\\n        --x 1  # y\n"
     assert list(links(page)) == [("b.md", "c")]
     assert commands(page) == ["holdfast train --x 1"]
     (block,) = blocks(page)
