@@ -82,7 +82,7 @@ def main() -> None:
     command = [Path(sys.executable).with_name("zensical"), "build", "--clean", "--strict"]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(COLOUR.sub("", built.stdout + built.stderr))
-    sys.exit(built.returncode or "\n".join(faults()))
+    sys.exit(built.returncode or "\n".join(faults()) or None)
 
 
 if __name__ == "__main__":
