@@ -47,18 +47,19 @@ class References(HTMLParser):
         self.found += [(tag, value) for name, value in attrs if name in ("src", "href") and value]
 
 
-def faults() -> Iterator[str]:
+def faults(site: Path) -> Iterator[str]:
     """What zensical does not look for: files that are missing, and what a page loads from elsewhere."""
-    for page in sorted(SITE.rglob("*.html")):
+    for page in sorted(site.rglob("*.html")):
         for tag, address in References(page.read_text(encoding="utf-8")).found:
             parts = urlsplit(address)
             if parts.netloc:
                 if tag != "a":
-                    yield f"{page.relative_to(SITE)} loads {address}"
+                    yield f"{page.relative_to(site)} loads {address}"
             elif parts.path and not parts.scheme:
-                place = SITE if parts.path.startswith("/") else page.parent
-                if not (place / unquote(parts.path).lstrip("/")).exists():
-                    yield f"{page.relative_to(SITE)} leads to {address}, which is not there"
+                place = site if parts.path.startswith("/") else page.parent
+                target = (place / unquote(parts.path).lstrip("/")).resolve()
+                if not (target.exists() and target.is_relative_to(site)):
+                    yield f"{page.relative_to(site)} leads to {address}, which is not there"
 
 
 def main() -> None:
@@ -82,7 +83,7 @@ def main() -> None:
     command = [Path(sys.executable).with_name("zensical"), "build", "--clean", "--strict"]
     built = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     print(COLOUR.sub("", built.stdout + built.stderr))
-    sys.exit(built.returncode or "\n".join(faults()) or None)
+    sys.exit(built.returncode or "\n".join(faults(SITE)) or None)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "experiments" / "README.md", *sorted(DOCS.rglob("*.md"))]
-TUTORIALS = [page for page in PAGES if page.parent == DOCS / "tutorials"]
+FILES = [ROOT / "README.md", ROOT / "experiments" / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = {file: file.read_text(encoding="utf-8") for file in FILES}
+TUTORIALS = {page for page in PAGES if page.parent == DOCS / "tutorials"}
 
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SHOWN = re.compile(r"^    (holdfast .+)", re.MULTILINE)

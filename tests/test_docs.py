@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +17,26 @@ from holdfast.budget import attack_named, radii, radius
 from holdfast.cli import app, main
 from holdfast.config import resolve
 from holdfast.data import DATASETS
+from holdfast.errors import pick
 from holdfast.protocols import PROTOCOLS
 from holdfast.recipes import parse
 from tests.pages import DOCS, PAGES, ROOT, TUTORIALS, anchors, blocks, commands, lines, links, words
 
-SHOWN = sorted({(page, command) for page in PAGES for command in commands(page.read_text(encoding="utf-8"))})
-CODED = [
-    page for page in PAGES if page not in TUTORIALS and any(b.language == "python" for b in blocks(page.read_text()))
-]
+SHOWN = [(page, command) for page, text in PAGES.items() for command in sorted(set(commands(text)))]
+CODED = [page for page in PAGES.keys() - TUTORIALS if any(one.language == "python" for one in blocks(PAGES[page]))]
+
+LOOKED_UP: dict[str, Callable[[Any], Any]] = {
+    "recipe": parse,
+    "protocol": lambda value: pick("protocol", value, PROTOCOLS),
+    "attack": lambda value: attack_named(value, ATTACKS),
+    "data": lambda value: pick("data set", value, DATASETS),
+    "backbone": find_backbone,
+    "eps": radius,
+    "eps_curve": radii,
+    "step": lambda value: radius(value, "step"),
+    "files": lambda value: value.name == "NAME.yaml" or (ROOT / value).stat(),
+}
+"""What an argument of the command line is looked up by, to see whether it exists."""
 
 
 def name(value: object) -> str:
@@ -34,23 +47,23 @@ def run(code: str, page: Path, names: dict[str, Any]) -> None:
     exec(compile(code, str(page), "exec"), names)
 
 
-@pytest.mark.parametrize("page", CODED, ids=name)
+@pytest.mark.parametrize("page", sorted(CODED), ids=name)
 def test_examples_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    found = [block.code for block in blocks(page.read_text(encoding="utf-8")) if block.language == "python"]
+    found = [block.code for block in blocks(PAGES[page]) if block.language == "python"]
     if any('"data/' in code for code in found):
         (tmp_path / "data").symlink_to(request.getfixturevalue("real_data"))
     for code in found:
         run(code, page, {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("page", TUTORIALS, ids=name)
+@pytest.mark.parametrize("page", sorted(TUTORIALS), ids=name)
 def test_a_tutorial_works_as_typed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     session: dict[str, Any] = {"__name__": "__main__"}
-    for block in blocks(page.read_text(encoding="utf-8")):
+    for block in blocks(PAGES[page]):
         if block.file:
             Path(block.file).write_text(block.code, encoding="utf-8")
         elif block.language == "python":
@@ -61,7 +74,7 @@ def test_a_tutorial_works_as_typed(page: Path, tmp_path: Path, monkeypatch: pyte
 
 
 def type_in(line: str) -> None:
-    """Carry out a line of a shell block."""
+    """Carry out a line of a shell block, in this process."""
     program, *arguments = shlex.split(line)
     if program == "python":
         runpy.run_path(arguments[0], run_name="__main__")
@@ -72,90 +85,81 @@ def type_in(line: str) -> None:
     assert not stop.value.code, line
 
 
-@pytest.mark.parametrize(("page", "command"), SHOWN, ids=name)
-def test_a_command_parses_and_names_what_exists(page: Path, command: str) -> None:
+def look_up(command: str) -> None:
+    """Parse a command without carrying it out, and look up what it names."""
     given = parsed(words(command))
-    for option, look in LOOKED_UP.items():
-        values = given.get(option)
+    for argument, look in LOOKED_UP.items():
+        values = given.get(argument) or []
         for value in values if isinstance(values, list | tuple) else [values]:
-            if value is not None:
-                look(value)
-    if "files" in given:
-        assert all(file.name == "NAME.yaml" or (ROOT / file).is_file() for file in given["files"])
+            look(value)
     if given.get("changes"):
         resolve({"data.name": given["data"] or "digits"}, assignments=given["changes"])
 
 
 def parsed(arguments: list[str]) -> dict[str, Any]:
-    """What the command line makes of the words, by the names of its functions' arguments; nothing is carried out."""
-    program: Any = typer.main.get_command(app)
+    """What the command line makes of the words, by the arguments of the verb's function."""
     verb, *rest = arguments
     if verb == "--help":
         return {}
-    command = program.commands[verb]
-    if rest and rest[-1].startswith("--"):  # an option that is only named
-        assert any(rest[-1] in option.opts for option in command.params), rest[-1]
-        rest.pop()
+    command = pick("verb", verb, typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+    options = {spelling: option for option in command.params for spelling in option.opts}
+    if rest and rest[-1].startswith("--") and not pick("option", rest[-1], options).is_flag:
+        rest.pop()  # an option that is only named
     return dict(command.make_context(verb, rest).params) if rest else {}
 
 
-LOOKED_UP: dict[str, Any] = {
-    "recipe": parse,
-    "protocol": PROTOCOLS.__getitem__,
-    "attack": lambda value: attack_named(value, ATTACKS),
-    "data": DATASETS.__getitem__,
-    "backbone": find_backbone,
-    "eps": radius,
-    "eps_curve": radii,
-    "step": lambda value: radius(value, "step"),
-}
+@pytest.mark.parametrize(("page", "command"), SHOWN, ids=name)
+def test_a_command_parses_and_names_what_exists(page: Path, command: str) -> None:
+    look_up(command)
 
 
 @pytest.mark.parametrize(
-    "command",
+    ("command", "fault"),
     [
-        "holdfast hardn",
-        "holdfast train --recipee none-r",
-        "holdfast evaluate runs/x --protocol strictest",
-        "holdfast evaluate runs/x --attack qz",
-        "holdfast train --set pgd.epss=1",
-        "holdfast train --recipe hm-s-lga-ics --data nosuch",
-        "holdfast sweep experiments/nosuch.yaml",
+        ("holdfast hardn", "hardn"),
+        ("holdfast train --recipee none-r", "recipee"),
+        ("holdfast train --recipes", "recipes"),
+        ("holdfast train --recipe hm-s-lgaa", "lgaa"),
+        ("holdfast train --recipe none-r --data nosuch", "nosuch"),
+        ("holdfast train --set pgd.epss=1", "epss"),
+        ("holdfast evaluate runs/x --protocol strictest", "strictest"),
+        ("holdfast evaluate runs/x --attack qz", "qz"),
+        ("holdfast evaluate runs/x --eps 8:255", "8:255"),
+        ("holdfast sweep experiments/nosuch.yaml", "nosuch.yaml"),
     ],
 )
-def test_a_command_that_would_not_work_is_found(command: str) -> None:
-    with pytest.raises(Exception):  # noqa: B017, PT011
-        test_a_command_parses_and_names_what_exists(ROOT, command)
+def test_a_command_that_would_not_work_is_found(command: str, fault: str) -> None:
+    with pytest.raises(Exception, match=fault):
+        look_up(command)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_links_lead_somewhere(page: Path) -> None:
-    for file, anchor in links(page.read_text(encoding="utf-8")):
-        target = page.parent / file if file else page
+    for file, anchor in links(PAGES[page]):
+        target = (page.parent / file if file else page).resolve()
         assert target.exists(), file
         if anchor:
-            assert anchor in anchors(target.read_text(encoding="utf-8")), f"{file}#{anchor}"
+            assert anchor in anchors(PAGES[target]), f"{file}#{anchor}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
 def test_scripts_and_targets_exist(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    makefile = (ROOT / "Makefile").read_text() + (ROOT / "Makefile").read_text().replace("$(PAPER)", "")
-    for target in re.findall(r"(?:^    |`)make ([a-z][\w-]*)", text, re.MULTILINE):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"(?:^    |`)make ([a-z][\w-]*)", PAGES[page], re.MULTILINE):
         assert re.search(rf"\b{target}\b", makefile), target
-    for script in re.findall(r"python (examples/\w+\.py)", text):
+    for script in re.findall(r"python (examples/\w+\.py)", PAGES[page]):
         assert (ROOT / script).is_file(), script
-    for module in re.findall(r"python -m (benchmarks(?:\.\w+)?)", text):
+    for module in re.findall(r"python -m (benchmarks(?:\.\w+)?)", PAGES[page]):
         place = ROOT / module.replace(".", "/")
         assert place.is_dir() or place.with_suffix(".py").is_file(), module
 
 
 def test_every_public_name_is_in_the_reference() -> None:
-    shown = re.findall(r"^::: holdfast\.(\w+)$", (DOCS / "api" / "names.md").read_text(), re.MULTILINE)
+    shown = re.findall(r"^::: holdfast\.(\w+)$", PAGES[DOCS / "api" / "names.md"], re.MULTILINE)
     assert sorted(shown) == sorted(holdfast.__all__)
 
 
-def test_faults_of_a_page_are_found() -> None:
+def test_a_page_is_read_as_a_reader_would() -> None:
     fenced = '```python title="x.py"\n[no](link.md)\n```\n'
     page = f"text [a](b.md#c) `[no](link.md)`\n{fenced}    holdfast train \\\n        --x 1  # y\n"
     assert list(links(page)) == [("b.md", "c")]
@@ -163,3 +167,5 @@ def test_faults_of_a_page_are_found() -> None:
     (block,) = blocks(page)
     assert (block.language, block.file, block.code) == ("python", "x.py", "[no](link.md)\n")
     assert anchors("# A `b`: C & d?\n::: holdfast.PGD\n") == {"a-b-c-d", "holdfast.PGD"}
+    with pytest.raises(NameError):
+        run("undefined_name", ROOT, {})

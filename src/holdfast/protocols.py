@@ -96,3 +96,4 @@ CVPR22 = Protocol(
 BENIGN = Protocol("benign", 1, "no attack: retrieval metrics, NMI and collapse gauges only", {})
 
 PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (STRICT, CVPR22, BENIGN)}
+"""By name: ``strict``, ``cvpr22`` and ``benign``."""

@@ -208,3 +208,4 @@ LISTED = tuple(
     )
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in LISTED}
+"""The recipes that ``holdfast recipes`` lists, by short name; :func:`parse` knows every combination."""

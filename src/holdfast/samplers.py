@@ -123,6 +123,7 @@ SAMPLERS: dict[str, Sampler] = {
     "D": distance_weighted,
     "H": hardest,
 }
+"""By the letter that stands for it in a recipe: random, semihard, softhard, distance-weighted, hardest."""
 
 
 def _prefer(wanted: Tensor, fallback: Tensor) -> Tensor:

@@ -38,6 +38,7 @@ DATASETS: dict[str, Dataset] = {
     "csv": Dataset(csv_file, "224", 3, "your images: a CSV label,path,split[,is_query,is_gallery]"),
     "digits": Dataset(lambda _: digits(), "28", 1, "scikit-learn's digits: 1,000 + 797, 8x8, bundled", bundled=True),
 }
+"""What ``holdfast datasets`` lists, by the name of ``--data``."""
 
 
 def load(name: str, root: Path | str | None = None) -> Table:
