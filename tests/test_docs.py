@@ -61,6 +61,8 @@ def test_examples_run(
 
 @pytest.mark.parametrize("page", sorted(TUTORIALS), ids=name)
 def test_a_tutorial_works_as_typed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "pytorch_metric_learning" in PAGES[page]:
+        pytest.importorskip("pytorch_metric_learning")
     monkeypatch.chdir(tmp_path)
     session: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(PAGES[page]):
