@@ -144,14 +144,25 @@ def attack(
     """Attack images of a test set by one attack and save them; see :func:`.saving.save`, and :func:`evaluate`."""
     pixels = as_pixels(data)
     budget = resolve_budget(pixels.size, attacks=(name,), **settings)
+    with prepared(embed, pixels, budget, device, quiet) as target:
+        identity = budget.hash({"model": of_model(target)}, of_data(pixels))
+        return save(campaigns_of(target, budget, batch)[0], target, Path(folder), identity, quiet)
+
+
+@contextmanager
+def prepared(
+    embed: Embed, pixels: Pixels, budget: Budget, device: torch.device | str | None = None, quiet: bool = False
+) -> Iterator[Target]:
+    """A model, looked at and fixed inside, as the target of a budget's attacks.
+
+    Raises HoldfastError where they need gradients and none reach the pixels.
+    """
     where = distributed.device(device)
     white = budget.gradient == "white-box"
     with _examined(embed, pixels, where, budget, white) as subject:
         if white:
             subject.require_gradients()
-        target, _ = _target(subject, pixels, where, quiet)
-        identity = budget.hash({"model": of_model(target)}, of_data(pixels))
-        return save(campaigns_of(target, budget, batch)[0], target, Path(folder), identity, quiet)
+        yield _target(subject, pixels, where, quiet)[0]
 
 
 def as_pixels(data: Data) -> Pixels:

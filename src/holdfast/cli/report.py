@@ -1,27 +1,55 @@
 """``holdfast report``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from holdfast.cli.options import Root
 
-def report(
+OF_ONE_FORMAT = {"columns": "markdown", "root": "html", "pictures": "html"}
+"""Options, and the format they go with."""
+FILES = {"html": Path("report.html")}
+"""Formats that are written to a file where --out names none."""
+
+
+def report(  # noqa: PLR0917
     paths: Annotated[list[Path], typer.Argument(help="Result files, or folders that hold some.")],
-    style: Annotated[str, typer.Option("--format", help="markdown, csv or json.")] = "markdown",
+    style: Annotated[str, typer.Option("--format", help="markdown, csv, json or html.")] = "markdown",
     compare: Annotated[
         str | None,
         typer.Option(metavar="published", help="Means over seeds beside the published rows, and the differences."),
     ] = None,
     columns: Annotated[str | None, typer.Option(help="Of the Markdown table, these only: R@1,ERS,passes.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write here; html by default to report.html.")] = None,
+    pictures: Annotated[
+        int | None, typer.Option(help="Of the page: queries shown with what they find, 4 unless said; 0: none.")
+    ] = None,
+    root: Root = None,
 ) -> None:
-    """One table over many results."""
+    """One table over many results, or one page with figures and pictures."""
     from holdfast.errors import HoldfastError, pick  # noqa: PLC0415
     from holdfast.report import COMPARED, STYLES, find  # noqa: PLC0415
 
     styles = STYLES if compare is None else pick("value of --compare", compare, COMPARED)
     write = pick("format", style, styles)
-    if columns is not None and style != "markdown":
-        raise HoldfastError("--columns goes with --format markdown; the other formats hold everything")
-    chosen = {} if columns is None else {"columns": [column.strip() for column in columns.split(",")]}
-    print(write(find(paths), **chosen))
+    given: dict[str, Any] = {"columns": columns, "root": root, "pictures": pictures}
+    chosen = {name: value for name, value in given.items() if value is not None}
+    for name in chosen:
+        if OF_ONE_FORMAT[name] != style:
+            more = "; the other formats hold everything" if name == "columns" else ""
+            raise HoldfastError(f"--{name} goes with --format {OF_ONE_FORMAT[name]}{more}")
+    if columns is not None:
+        chosen["columns"] = [column.strip() for column in columns.split(",")]
+    place = out or FILES.get(style)
+    if place is None:
+        print(write(find(paths), **chosen))
+        return
+    if place.is_dir():
+        raise HoldfastError(f"--out is a file to write, and {place} is a folder; try {place / 'report'}.{style}")
+    results = find(paths)
+    from holdfast.weights import replacing  # noqa: PLC0415 (imports torch)
+
+    with replacing(place) as path:
+        path.write_text(write(results, **chosen), encoding="utf-8")
+    print(f"written to {place}")

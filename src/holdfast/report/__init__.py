@@ -1,4 +1,7 @@
-"""Results as tables: what evaluations left on disk, beside the published figures. Reads files only."""
+"""Results as tables and as a page: what evaluations left on disk, beside the published figures.
+
+Tables read files only; the page also asks models for what they find, where it is to show that.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -6,6 +9,7 @@ from holdfast.report.comparison import compare, compared_csv, compared_json, com
 from holdfast.report.figures import published
 from holdfast.report.files import Result, find
 from holdfast.report.groups import Group, grouped
+from holdfast.report.html import html_text
 from holdfast.report.tables import csv_text, json_text, markdown, markdown_text, table
 
 Style = Callable[..., str]
@@ -14,12 +18,13 @@ STYLES: Mapping[str, Style] = {
     "markdown": markdown_text,
     "csv": csv_text,
     "json": json_text,
+    "html": html_text,
 }
-"""From results to text; Markdown takes ``columns`` too."""
+"""From results to text; Markdown takes ``columns`` too, HTML ``root`` and ``pictures``."""
 COMPARED: Mapping[str, Mapping[str, Style]] = {
-    "published": {"markdown": compared_markdown, "csv": compared_csv, "json": compared_json},
+    "published": {"markdown": compared_markdown, "csv": compared_csv, "json": compared_json, "html": html_text},
 }
-"""The same beside what they are compared with."""
+"""The same beside what they are compared with, which the page always does."""
 
 __all__ = [
     "COMPARED",
@@ -31,6 +36,7 @@ __all__ = [
     "csv_text",
     "find",
     "grouped",
+    "html_text",
     "json_text",
     "markdown",
     "published",

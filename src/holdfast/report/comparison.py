@@ -131,8 +131,8 @@ def _distinct(pairs: Sequence[tuple[Group, list[Row]]]) -> list[Row]:
 
 def _counterparts(group: Group) -> list[Row]:
     model = group.first.content["model"]
-    ours = _notation(model.get("recipe")), _family(model.get("backbone"))
-    rows = [row for row in published(group.first.dataset) if (row["recipe"], _family(row["model"])) == ours]
+    ours = notation(model.get("recipe")), family(model.get("backbone"))
+    rows = [row for row in published(group.first.dataset) if (row["recipe"], family(row["model"])) == ours]
     rows = [row for row in rows if _same_loss(group.first, row)]
     return sorted(rows, key=lambda row: (row["eta"] != model.get("training_steps"), row["eta"] or 0))
 
@@ -147,7 +147,7 @@ def _same_loss(result: Result, row: Row) -> bool:
     return all(told.get(f"loss.{name}", usual[name]) == value for name, value in theirs.items())
 
 
-def _notation(recipe: object) -> str | None:
+def notation(recipe: object) -> str | None:
     from holdfast.recipes import parse  # noqa: PLC0415
 
     try:
@@ -156,7 +156,7 @@ def _notation(recipe: object) -> str | None:
         return None
 
 
-def _family(backbone: object) -> str:
+def family(backbone: object) -> str:
     """``resnet18`` of ResNet-18, timm:resnet18 and timm:resnet18.a1_in1k."""
     return str(backbone).removeprefix("timm:").partition(".")[0].replace("-", "").casefold()
 

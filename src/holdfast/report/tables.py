@@ -96,7 +96,7 @@ def texts(measured: Measured, bounded: Collection[str]) -> Iterator[str]:
         yield "" if value is None else text(name, value) + ("" if bounds is None else half_width(name, *bounds))
     for name in COST:
         value = measured.number(name)
-        yield "" if value is None else _short(value) if name == "passes" else f"{value:.0f}"
+        yield "" if value is None else short(value) if name == "passes" else f"{value:.0f}"
 
 
 def text(name: str, value: float) -> str:
@@ -143,7 +143,7 @@ def json_of(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def _short(count: float) -> str:
+def short(count: float) -> str:
     """A count in three digits: ``945``, ``23.5k``, ``1.23M``."""
     suffix, unit = next(((suffix, unit) for suffix, unit in SUFFIXES.items() if count >= 0.9995 * unit), ("", 1.0))
     return f"{count / unit:.3g}{suffix}"

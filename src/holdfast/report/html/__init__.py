@@ -1,0 +1,16 @@
+"""Results as one HTML page that needs nothing else: figures, pictures and styles are inside it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from holdfast.report.files import Result
+
+PICTURES = 4
+"""Queries whose ranked lists are shown."""
+
+
+def html_text(results: Sequence[Result], root: Path | None = None, pictures: int = PICTURES) -> str:
+    """The page; see :func:`.page.page`."""
+    from holdfast.report.html.page import page  # noqa: PLC0415 (imports torch)
+
+    return page(results, root, pictures)

@@ -1,0 +1,237 @@
+"""Charts as places on a drawing: from data to what the macros in ``templates/charts.html.j2`` write as SVG.
+
+A unit is about a pixel of a phone's screen; a chart is as wide as the smallest of these.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from holdfast.report.tables import short
+
+WIDTH, HEIGHT = 344, 240
+LEFT, RIGHT, TOP, BOTTOM = 38, 12, 24, 40
+COLOURS = 7
+MARKS = (
+    "M-4.4 0a4.4 4.4 0 1 0 8.8 0a4.4 4.4 0 1 0-8.8 0z",
+    "M-4-4h8v8h-8z",
+    "M0-5.2L5 3.6H-5z",
+    "M0-5.6L5.2 0 0 5.6-5.2 0z",
+    "M0 5.2L5-3.6H-5z",
+    "M-1.8-5h3.6v3.2h3.2v3.6h-3.2v3.2h-3.6v-3.2h-3.2v-3.6h3.2z",
+    "M0-5.4L1.6-1.8 5.4-1.6 2.4.9 3.4 4.8 0 2.6-3.4 4.8-2.4.9-5.4-1.6-1.6-1.8z",
+    "M-2.2-5h4.4L5-2.2v4.4L2.2 5h-4.4L-5 2.2v-4.4z",
+)
+"""Shapes around the origin, of about the same size."""
+DASHES = ("", "6 3", "2 2", "8 3 2 3", "10 4")
+BEFORE_LINE = 16
+"""From the name of a row to its line."""
+ROW = 40
+
+
+@dataclass(frozen=True)
+class Look:
+    """What tells a series apart without its colour, and the colour; ``colour`` None is grey."""
+
+    colour: int | None
+    mark: str
+    dash: str
+
+
+GREY = Look(None, MARKS[0], "2 3")
+
+
+def look(i: int) -> Look:
+    """The look of the ``i``-th series."""
+    return Look(i % COLOURS, MARKS[i % len(MARKS)], DASHES[i % len(DASHES)])
+
+
+@dataclass(frozen=True)
+class Point:
+    """A value ``y`` at ``x``, in a sentence, and the bounds of the value where it has some."""
+
+    x: float
+    y: float
+    text: str = ""
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points of one look. hollow: marks are outlines. marked, joined, banded: marks, a line, the area of the bounds."""
+
+    name: str
+    look: Look
+    points: tuple[Point, ...]
+    hollow: bool = False
+    marked: bool = True
+    joined: bool = True
+    banded: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Values from ``low`` to ``high``, drawn from ``begin`` to ``end``."""
+
+    label: str
+    low: float
+    high: float
+    begin: float
+    end: float
+    log: bool = False
+
+    def at(self, value: float) -> float:
+        """Where a value is drawn; beyond the ends it is drawn there."""
+        low, high, value = (math.log(one) if self.log else one for one in (self.low, self.high, value))
+        share = min(1.0, max(0.0, (value - low) / (high - low)))
+        return round(self.begin + share * (self.end - self.begin), 1)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        """Places and texts of round values, three to seven of them."""
+        found = _round_powers(self.low, self.high) if self.log else _round_steps(self.low, self.high)
+        return [(self.at(value), short(value) if abs(value) >= 1e4 else f"{value:.12g}") for value in found]
+
+
+def axis(
+    label: str,
+    values: Iterable[float],
+    begin: float,
+    end: float,
+    *,
+    log: bool = False,
+    low: float | None = None,
+    high: float | None = None,
+) -> Axis:
+    """An axis on which all values have room; ``low`` and ``high`` are ends that are known, unless a value is beyond."""
+    known = list(values) or [1.0]
+    least, most = min(known), max(known)
+    if log:
+        return Axis(label, least / 1.35, most * 1.35, begin, end, log=True)
+    room = 0.07 * (most - least) or 0.1 * abs(most) or 1.0
+    first = least - room if low is None else min(low, least)
+    last = most + room if high is None else max(high, most)
+    return Axis(label, first, last if last > first else first + 1, begin, end)
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing of series over two axes. title: what it shows, in a sentence."""
+
+    title: str
+    x: Axis
+    y: Axis
+    series: tuple[Series, ...]
+    width: int = WIDTH
+    height: int = HEIGHT
+
+    def line(self, series: Series) -> str:
+        """The path through its points."""
+        return _path((self.x.at(point.x), self.y.at(point.y)) for point in series.points)
+
+    def band(self, series: Series) -> str:
+        """The outline of the area between its bounds."""
+        known = [(self.x.at(p.x), p.low, p.high) for p in series.points if p.low is not None and p.high is not None]
+        there, back = [(x, self.y.at(high)) for x, _, high in known], [(x, self.y.at(low)) for x, low, _ in known]
+        return _path([*there, *reversed(back)]) + "z" if known else ""
+
+
+def chart(
+    title: str,
+    series: Sequence[Series],
+    x: str,
+    y: str,
+    *,
+    log: bool = False,
+    low: float | None = None,
+    high: float | None = None,
+) -> Chart:
+    """A chart of ``series`` with axes that hold all of it. log: of x, which then leaves out what is not positive.
+
+    low, high: ends of the y axis.
+    """
+    shown = tuple(_positive(one) for one in series) if log else tuple(series)
+    points = [point for one in shown for point in one.points]
+    heights = [value for p in points for value in (p.y, p.low, p.high) if value is not None]
+    across = axis(x, [point.x for point in points], LEFT, WIDTH - RIGHT, log=log)
+    up = axis(y, heights, HEIGHT - BOTTOM, TOP, low=low, high=high)
+    return Chart(title, across, up, shown)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A value before and after an attack, and the bounds of the latter; what is not known is None."""
+
+    name: str
+    look: Look
+    text: str
+    before: float | None = None
+    after: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """A drawing of rows, one below the other, over one axis."""
+
+    title: str
+    x: Axis
+    rows: tuple[Row, ...]
+    width: int = WIDTH
+
+    @property
+    def height(self) -> int:
+        """That of all rows and the axis."""
+        return ROW * len(self.rows) + BOTTOM
+
+    def placed(self) -> list[tuple[int, Row]]:
+        """Each row with the height of its line."""
+        return [(ROW * i + BEFORE_LINE + 8, row) for i, row in enumerate(self.rows)]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A drawing with its heading and its caption."""
+
+    title: str
+    sentence: str
+    drawing: Chart | Ranges
+
+
+def ranges(title: str, rows: Sequence[Row], label: str, low: float, high: float) -> Ranges:
+    """Rows over an axis from ``low`` to ``high``, or wider where a value lies beyond."""
+    values = [value for row in rows for value in (row.before, row.after, row.low, row.high) if value is not None]
+    return Ranges(title, axis(label, values or [low], 10, WIDTH - 10, low=low, high=high), tuple(rows))
+
+
+def brief(text: str, most: int) -> str:
+    """A text of at most so many characters, its middle left out."""
+    keep = most - 1
+    return text if len(text) <= most else f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"
+
+
+def _positive(series: Series) -> Series:
+    return replace(series, points=tuple(point for point in series.points if point.x > 0))
+
+
+def _path(points: Iterable[tuple[float, float]]) -> str:
+    return "".join(f"{'L' if i else 'M'}{x:g} {y:g}" for i, (x, y) in enumerate(points))
+
+
+def _round_steps(low: float, high: float) -> list[float]:
+    rough = (high - low) / 4
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(size * power for size in (1, 2, 2.5, 5, 10) if size * power >= 0.999 * rough)
+    first = math.ceil(low / step - 1e-9)
+    return [round(i * step, 12) for i in range(first, math.floor(high / step + 1e-9) + 1)]
+
+
+def _round_powers(low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7)):
+        found = [digit * 10.0**power for power in powers for digit in digits if low <= digit * 10.0**power <= high]
+        if len(found) >= 3:
+            break
+    return found

@@ -1,0 +1,109 @@
+"""What the page tells apart: evaluations with a name and a look of their own, sorted by what may be compared."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from holdfast.report.files import Result
+from holdfast.report.groups import Group, grouped
+from holdfast.report.html.charts import Look, look
+from holdfast.report.tables import radius
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What evaluations must have in common to be compared."""
+
+    dataset: str
+    protocol: str
+    radius: str
+    steps: int | None
+
+    @property
+    def attack(self) -> str:
+        """Such as ``protocol strict, ε = 8/255, 32 steps``."""
+        steps = "" if self.steps is None else f"{self.steps} steps"
+        return ", ".join(filter(None, (f"protocol {self.protocol}", self.radius and f"ε = {self.radius}", steps)))
+
+    def __str__(self) -> str:
+        return f"{self.dataset}: {self.attack}"
+
+
+def setting_of(result: Result) -> Setting:
+    """The setting of an evaluation."""
+    settings = result.content["settings"]
+    reach = radius(settings.get("eps"), settings.get("norm"))
+    return Setting(result.dataset, result.protocol, reach, settings.get("steps"))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A group of evaluations, alike in all but the seed. name: no other entry of its setting has it."""
+
+    group: Group
+    name: str
+    look: Look
+
+    @property
+    def result(self) -> Result:
+        """The evaluation that stands for what all of them have in common."""
+        return self.group.first
+
+    @property
+    def eps(self) -> float | None:
+        """The radius, in the unit of its norm."""
+        eps: float | None = self.result.content["settings"].get("eps")
+        return eps
+
+    @property
+    def setting(self) -> Setting:
+        """That of all its evaluations."""
+        return setting_of(self.result)
+
+    @property
+    def title(self) -> str:
+        """The name, the number of seeds where there are several, and what speaks against the numbers."""
+        several = f" (mean of {len(self.group.members)} seeds)" if len(self.group.members) > 1 else ""
+        return self.name + several + ("" if self.group.verdict == "ok" else f": {self.group.verdict}")
+
+    @property
+    def curve(self) -> str:
+        """What evaluations of one model at several radii have in common, as text."""
+        settings = self.result.content["settings"]
+        same = {key: value for key, value in settings.items() if key not in ("eps", "step")}
+        model = self.result.content["model"].get("hash")
+        return json.dumps([self.result.dataset, self.result.protocol, self.name, model, same], sort_keys=True)
+
+
+def entries(results: Sequence[Result]) -> list[Entry]:
+    """The evaluations by group, in order; those of one name look alike, whatever the attack."""
+    groups = grouped(results)
+    looks = {name: look(i) for i, name in enumerate(dict.fromkeys(group.name for group in groups))}
+    found: list[Entry] = []
+    taken: Counter[tuple[str, Setting]] = Counter()
+    for group in groups:
+        entry = Entry(group, group.name, looks[group.name])
+        taken[entry.name, entry.setting] += 1
+        number = taken[entry.name, entry.setting]
+        found.append(entry if number == 1 else Entry(group, f"{entry.name} #{number}", entry.look))
+    return found
+
+
+def curves(found: Iterable[Entry]) -> list[list[Entry]]:
+    """The entries of each model and attack, by rising radius, each radius once."""
+    by_curve: dict[str, dict[float | None, Entry]] = {}
+    for entry in found:
+        by_curve.setdefault(entry.curve, {}).setdefault(entry.eps, entry)
+    return [sorted(one.values(), key=lambda entry: entry.eps or 0.0) for one in by_curve.values()]
+
+
+def by_setting(found: Sequence[Entry]) -> dict[Setting, list[Entry]]:
+    """One entry of each model and attack, by setting: of several radii the one that most models were attacked with,
+    the largest of those."""
+    popular = Counter(entry.setting for entry in found)
+    settings: dict[Setting, list[Entry]] = {}
+    for line in curves(found):
+        chosen = max(line, key=lambda entry: (popular[entry.setting], entry.eps or 0.0))
+        settings.setdefault(chosen.setting, []).append(chosen)
+    return settings
