@@ -6,6 +6,7 @@ A unit is about a pixel of a phone's screen; a chart is as wide as the smallest 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
 
 from holdfast.report.tables import short
 
@@ -104,15 +105,15 @@ def axis(
     low: float | None = None,
     high: float | None = None,
 ) -> Axis:
-    """An axis on which all values have room; ``low`` and ``high`` are ends that are known, unless a value is beyond."""
+    """An axis on which all values have room; ``low`` and ``high`` are its ends unless a value is beyond."""
     known = list(values) or [1.0]
     least, most = min(known), max(known)
     if log:
         return Axis(label, least / 1.35, most * 1.35, begin, end, log=True)
     room = 0.07 * (most - least) or 0.1 * abs(most) or 1.0
-    first = least - room if low is None else min(low, least)
-    last = most + room if high is None else max(high, most)
-    return Axis(label, first, last if last > first else first + 1, begin, end)
+    first = low if low is not None and low <= least else least - room
+    last = high if high is not None and high >= most else most + room
+    return Axis(label, first, last, begin, end)
 
 
 @dataclass(frozen=True)
@@ -191,13 +192,16 @@ class Ranges:
         return [(ROW * i + BEFORE_LINE + 8, row) for i, row in enumerate(self.rows)]
 
 
+Drawing = TypeVar("Drawing", Chart, Ranges)
+
+
 @dataclass(frozen=True)
-class Figure:
+class Figure(Generic[Drawing]):
     """A drawing with its heading and its caption."""
 
     title: str
     sentence: str
-    drawing: Chart | Ranges
+    drawing: Drawing
 
 
 def ranges(title: str, rows: Sequence[Row], label: str, low: float, high: float) -> Ranges:

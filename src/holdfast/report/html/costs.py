@@ -6,7 +6,7 @@ from typing import Any
 
 from holdfast.report.comparison import family, notation
 from holdfast.report.figures import published
-from holdfast.report.html.charts import GREY, Figure, Point, Series, chart
+from holdfast.report.html.charts import GREY, Chart, Figure, Point, Series, chart
 from holdfast.report.html.entries import Entry
 from holdfast.report.html.scores import value
 
@@ -34,7 +34,7 @@ def nominal(entry: Entry) -> float | None:
     return eta + 1.0 if isinstance(eta, int) else None
 
 
-def tradeoffs(found: Sequence[Entry]) -> list[Figure]:
+def tradeoffs(found: Sequence[Entry]) -> list[Figure[Chart]]:
     """Figure 1 of the paper and its relatives, of entries of one setting; one without a point is left out."""
     figures = [
         _figure(found, ERS, STEPS, nominal, lambda row: (row["eta"] or 0) + 1.0),
@@ -54,14 +54,14 @@ def counterparts(found: Sequence[Entry]) -> list[dict[str, Any]]:
 
 def _figure(
     found: Sequence[Entry], name: str, label: str, place: Place, printed: Printed | None = None
-) -> Figure | None:
+) -> Figure[Chart] | None:
     ours = [series for entry in found if (series := _ours(entry, name, place)) is not None]
     if not ours:
         return None
     log = label != RECALL
     theirs = [] if printed is None else _theirs(found, printed, joined=log)
     said = f"{name} against {label}: " + "; ".join(series.points[0].text for series in ours)
-    drawing = chart(said, [*theirs, *ours], label, HEIGHTS[name], log=log, low=0)
+    drawing = chart(said, [*theirs, *ours], label, HEIGHTS[name], log=log, low=0, high=10)
     return Figure(f"{name} against {label.partition(',')[0]}", SENTENCES[label], drawing)
 
 

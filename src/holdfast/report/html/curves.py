@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from holdfast.report.html.charts import Figure, Point, Series, chart, look
+from holdfast.report.html.charts import Chart, Figure, Point, Series, chart, look
 from holdfast.run import Run
 
 BINS = 100
@@ -17,11 +17,12 @@ BINS = 100
 
 @dataclass(frozen=True)
 class Panel:
-    """Curves that are drawn together. high: the upper end of the axis, where it is known."""
+    """Curves that are drawn together, by what they are called in the logs. high: of the axis, where it is known."""
 
     title: str
     sentence: str
     curves: Mapping[str, str]
+    unit: str = ""
     high: float | None = None
 
 
@@ -44,17 +45,23 @@ STEPS = (
 )
 VALIDATIONS = (
     Panel(
-        "R@1 at validations, %",
+        "R@1 at validations",
         "Recall of the test set, as it is and when queries are shifted by a short attack.",
         {"R@1": "as it is", "R@1 shifted": "under shift"},
+        unit="%",
         high=100,
     ),
-    Panel("mean cosine", "A gauge of collapse: above 0.999 all embeddings are alike.", {"mean_cosine": "all pairs"}, 1),
+    Panel(
+        "mean cosine",
+        "A gauge of collapse: above 0.999 all embeddings are alike.",
+        {"mean_cosine": "all pairs"},
+        high=1,
+    ),
     Panel("effective rank", "A gauge of collapse: below 1.5 all embeddings lie on a line.", {"effective_rank": "rank"}),
 )
 
 
-def panels(run: Run) -> list[Figure]:
+def panels(run: Run) -> list[Figure[Chart]]:
     """Figures of what a run logged. Raises HoldfastError where its logs are damaged."""
     steps, epochs = run.steps(), run.epochs()
     found = [*((panel, steps) for panel in STEPS), *((panel, epochs) for panel in VALIDATIONS)]
@@ -77,18 +84,18 @@ def known(lines: Iterable[Mapping[str, Any]], name: str) -> list[tuple[float, fl
     return [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
 
 
-def _figure(panel: Panel, lines: Sequence[Mapping[str, Any]]) -> Figure | None:
-    series = []
+def _figure(panel: Panel, lines: Sequence[Mapping[str, Any]]) -> Figure[Chart] | None:
+    series: list[Series] = []
     for i, (name, label) in enumerate(panel.curves.items()):
         if points := known(lines, name):
             curve, few = thinned(points), len(points) <= BINS // 4
             series.append(Series(label, look(i), curve, marked=few, banded=len(points) > len(curve)))
+    series = [one for i, one in enumerate(series) if one.points not in [before.points for before in series[:i]]]
     if not series:
         return None
     ends = "; ".join(f"{one.name} from {one.points[0].y:.3g} to {one.points[-1].y:.3g}" for one in series)
-    low = 0 if panel.high is not None else None
-    said = f"{panel.title} over training: {ends}"
-    return Figure(panel.title, panel.sentence, chart(said, series, "step", panel.title, low=low, high=panel.high))
+    low, said = None if panel.high is None else 0, f"{panel.title} over training: {ends}"
+    return Figure(panel.title, panel.sentence, chart(said, series, "step", panel.unit, low=low, high=panel.high))
 
 
 def _number(value: object) -> float:

@@ -10,6 +10,8 @@ from holdfast.report.groups import Group, grouped
 from holdfast.report.html.charts import Look, look
 from holdfast.report.tables import radius
 
+DOUBTS = ("COLLAPSED", "UNTRUSTED")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -62,10 +64,16 @@ class Entry:
         return setting_of(self.result)
 
     @property
+    def flag(self) -> str:
+        """What speaks against the numbers, after a space; empty where nothing was found."""
+        doubts = [doubt for doubt in DOUBTS if doubt in self.group.verdict]
+        return f" ⚠ {', '.join(doubts)}" if doubts else ""
+
+    @property
     def title(self) -> str:
-        """The name, the number of seeds where there are several, and what speaks against the numbers."""
-        several = f" (mean of {len(self.group.members)} seeds)" if len(self.group.members) > 1 else ""
-        return self.name + several + ("" if self.group.verdict == "ok" else f": {self.group.verdict}")
+        """The name, the number of seeds where there are several, and the flag."""
+        count = len(self.group.members)
+        return self.name + (f" (mean of {count} seeds)" if count > 1 else "") + self.flag
 
     @property
     def curve(self) -> str:
@@ -77,16 +85,35 @@ class Entry:
 
 
 def entries(results: Sequence[Result]) -> list[Entry]:
-    """The evaluations by group, in order; those of one name look alike, whatever the attack."""
+    """The evaluations by group, in order; those of one name look alike, whatever the attack.
+
+    What the names of all models of a data set have in common, such as ``seed=0`` in ``act-r,seed=0``, is left out.
+    """
     groups = grouped(results)
     looks = {name: look(i) for i, name in enumerate(dict.fromkeys(group.name for group in groups))}
+    names = {dataset: shortened(group.name for group in alike) for dataset, alike in _by_dataset(groups).items()}
     found: list[Entry] = []
     taken: Counter[tuple[str, Setting]] = Counter()
     for group in groups:
-        entry = Entry(group, group.name, looks[group.name])
-        taken[entry.name, entry.setting] += 1
-        number = taken[entry.name, entry.setting]
-        found.append(entry if number == 1 else Entry(group, f"{entry.name} #{number}", entry.look))
+        name = names[group.first.dataset][group.name]
+        place = name, setting_of(group.first)
+        taken[place] += 1
+        found.append(Entry(group, name if taken[place] == 1 else f"{name} #{taken[place]}", looks[group.name]))
+    return found
+
+
+def shortened(names: Iterable[str]) -> dict[str, str]:
+    """Each name without the parts, between commas, that all have; whole where nothing would be left of one."""
+    parts = {name: name.split(",") for name in names}
+    common = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
+    short = {name: ",".join(part for part in own if part not in common) for name, own in parts.items()}
+    return short if all(short.values()) and len(set(short.values())) == len(short) else {name: name for name in parts}
+
+
+def _by_dataset(groups: Iterable[Group]) -> dict[str, list[Group]]:
+    found: dict[str, list[Group]] = {}
+    for group in groups:
+        found.setdefault(group.first.dataset, []).append(group)
     return found
 
 

@@ -7,34 +7,50 @@ from typing import Any
 
 from holdfast.report.files import Result
 from holdfast.report.html.entries import setting_of
-from holdfast.report.html.runs import sources
+from holdfast.report.html.runs import folder_of, sources
 
 VERSIONS = ("python", "platform", "libraries", "git", "cuda", "devices", "threads", "processes")
 
 
 def repeated(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """For each result its commands, its file, and tables of settings and versions."""
-    return [_origin(result) for result in results]
+    """For each model its name, how it was trained, and for each of its evaluations how that was made."""
+    by_model: dict[tuple[Any, ...], list[Result]] = {}
+    for result in results:
+        by_model.setdefault((result.name, folder_of(result), str(result.content["model"].get("hash"))), []).append(
+            result
+        )
+    return [
+        {"title": name, "training": _training(known[0]), "evaluations": [_evaluation(result) for result in known]}
+        for (name, *_), known in by_model.items()
+    ]
 
 
-def _origin(result: Result) -> dict[str, Any]:
-    training = next(iter(sources([result])), None)
-    trained_by = {} if training is None else training.environment()
-    content = result.content
-    measured_by = content.get("environment") or {}
-    commands = {"Trained by": command(trained_by), "Evaluated by": command(measured_by)}
+def _training(result: Result) -> dict[str, Any]:
+    source = next(iter(sources([result])), None)
+    environment = {} if source is None else source.environment()
+    settings = flat(result.training) if source is None else [("config.yaml", source.settings())]
     return {
-        "title": f"{result.name}, {setting_of(result).attack}",
+        "command": command(environment),
+        "tables": [("Settings of the training", settings), ("Versions in training", flat(_versions(environment)))],
+    }
+
+
+def _evaluation(result: Result) -> dict[str, Any]:
+    content, environment = result.content, result.content.get("environment")
+    environment = environment if isinstance(environment, dict) else {}
+    model = {name: value for name, value in content["model"].items() if name != "training"}
+    return {
+        "title": str(setting_of(result)),
         "file": "" if result.path is None else str(result.path),
-        "commands": [(what, said) for what, said in commands.items() if said],
+        "command": command(environment),
         "tables": [
-            ("Settings of the evaluation", flat(content["settings"] | {"hash": content.get("hash")})),
-            ("Model", flat({key: value for key, value in content["model"].items() if key != "training"})),
-            ("Settings of the training", flat(result.training)),
-            ("config.yaml", [] if training is None else [("", training.settings())]),
-            ("Data", flat(content["data"])),
-            ("Versions in training", flat(_versions(trained_by))),
-            ("Versions in evaluation", flat(_versions(measured_by))),
+            (
+                "Settings, model, data and versions",
+                [
+                    *flat({"settings": content["settings"], "model": model, "data": content["data"]}),
+                    *flat(_versions(environment)),
+                ],
+            )
         ],
     }
 

@@ -13,12 +13,12 @@ from holdfast.report.comparison import comparison
 from holdfast.report.files import Result
 from holdfast.report.html import costs, curves, scores
 from holdfast.report.html.charts import GREY
-from holdfast.report.html.entries import Entry, by_setting, entries
+from holdfast.report.html.entries import Entry, Setting, by_setting, entries
 from holdfast.report.html.origins import repeated
 from holdfast.report.html.radii import radii
 from holdfast.report.html.runs import Source, sources
-from holdfast.report.html.trust import checked, tried
-from holdfast.report.tables import radius
+from holdfast.report.html.trust import checked, doubtful, tried
+from holdfast.report.tables import radius, table
 
 SECTIONS = {
     "glance": "At a glance",
@@ -44,11 +44,12 @@ def page(results: Sequence[Result], root: str | Path | None = None, pictures: in
     if pictures < 0:
         raise HoldfastError(f"--pictures is how many queries are shown, at least 0, not {pictures}")
     found = entries(results)
+    settings = by_setting(found)
     runs = _named(sources([entry.result for entry in found]))
     context = {
         **_overview(results, found),
-        "settings": [_setting(str(setting), alike) for setting, alike in by_setting(found).items()],
-        "table": _table(results),
+        "settings": [_setting(str(setting), alike) for setting, alike in settings.items()],
+        "table": _table(settings, found),
         "several_seeds": any(len(entry.group.members) > 1 for entry in found),
         "radii": [{"title": title, "entries": models, "figures": figures} for title, models, figures in radii(found)],
         "training": [_training(name, source) for name, source in runs],
@@ -89,26 +90,29 @@ def _overview(results: Sequence[Result], found: Sequence[Entry]) -> dict[str, An
         "lead": f"{_count(len(results), 'evaluation')} of {_count(len(models), 'model')}: what they find in images as "
         "they are, what is left of it when an attacker changes these a little, and whether the numbers can be trusted.",
         "verdicts": ", ".join(f"{verdict} ×{count}" for verdict, count in verdicts.items()),
-        "doubtful": any("UNTRUSTED" in verdict or "COLLAPSED" in verdict for verdict in verdicts),
+        "doubtful": any(map(doubtful, results)),
     }
 
 
 def _setting(title: str, alike: Sequence[Entry]) -> dict[str, Any]:
-    theirs = costs.counterparts(alike)
+    theirs, read = costs.counterparts(alike), scores.panels(alike)
     return {
         "title": title,
         "entries": alike,
+        "unchecked": [entry.name for entry in alike if "unchecked" in entry.group.verdict],
         "glance": scores.glance(alike),
-        "scores": scores.panels(alike),
-        "records": any(scores.before(entry.result) for entry in alike),
+        "scores": read,
+        "records": any(row.before is not None for figure in read for row in figure.drawing.rows),
         "costs": costs.tradeoffs(alike),
         "published": f"{radius(theirs[0]['eps'], 'linf')}, {theirs[0]['steps']} steps" if theirs else "",
     }
 
 
-def _table(results: Sequence[Result]) -> dict[str, Any]:
-    """The comparison: rows of results with theirs, other published rows, and where they were published."""
-    header, rows = comparison(results)
+def _table(settings: Mapping[Setting, Sequence[Entry]], found: Sequence[Entry]) -> dict[str, Any]:
+    """The comparison: rows of results with theirs, other published rows, where they were published, other radii."""
+    chosen = [entry for alike in settings.values() for entry in alike]
+    others = [entry.group for entry in found if entry not in chosen]
+    header, rows = comparison([result for entry in chosen for result in entry.group.members])
     place, kind = header.index("source"), header.index("protocol")
     last = max(i for i, row in enumerate(rows) if row[kind] != "published")
     kept = [i for i in range(len(header)) if i != place and any(row[i] for row in rows)]
@@ -119,6 +123,7 @@ def _table(results: Sequence[Result]) -> dict[str, Any]:
         "ours": lines[: last + 1],
         "others": lines[last + 1 :],
         "published": list(dict.fromkeys(row[place] for row in rows if row[kind] == "published")),
+        "radii": table([result for group in others for result in group.members]) if others else None,
     }
 
 

@@ -93,10 +93,10 @@ def albums(
     """
     made: list[Album] = []
     remarks: list[str] = []
-    by_data: dict[tuple[Any, ...], list[tuple[str, Source]]] = {}
+    by_data: dict[tuple[str, str], list[tuple[str, Source]]] = {}
     for name, source in sources:
         data = source.results[0].content["data"]
-        by_data.setdefault((data["name"], data.get("hash")), []).append((name, source))
+        by_data.setdefault((data["name"], str(data.get("hash"))), []).append((name, source))
     room = ROOM
     for (dataset, _), known in by_data.items():
         chosen = usual([result for _, source in known for result in source.results])

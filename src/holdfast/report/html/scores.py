@@ -9,12 +9,12 @@ from holdfast.errors import HoldfastError
 from holdfast.records import lines
 from holdfast.report.files import Result
 from holdfast.report.groups import Group
-from holdfast.report.html.charts import Figure, Row, brief, ranges
+from holdfast.report.html.charts import Figure, Ranges, Row, brief, ranges
 from holdfast.report.html.entries import Entry
 from holdfast.report.html.words import HIGH, PERCENT, SCORES
 from holdfast.report.tables import text
 
-LENGTH = 54
+LENGTH = 48
 """Characters that a row of a drawing has room for."""
 RECALL = (
     "Hollow: how often the first result is of the query's class. Solid: robust R@1, how often it still is when each "
@@ -42,7 +42,7 @@ def before(result: Result) -> dict[str, float]:
     return {name: fmean(known) for name, known in values.items()}
 
 
-def panels(found: Sequence[Entry]) -> list[Figure]:
+def panels(found: Sequence[Entry]) -> list[Figure[Ranges]]:
     """A figure for each score that was measured, with a row for each entry."""
     earlier = {entry.name: _mean([before(member) for member in entry.group.members]) for entry in found}
     drawn = []
@@ -55,7 +55,7 @@ def panels(found: Sequence[Entry]) -> list[Figure]:
     return drawn
 
 
-def glance(found: Sequence[Entry]) -> list[Figure]:
+def glance(found: Sequence[Entry]) -> list[Figure[Ranges]]:
     """R@1 as it is and under the worst attack, and ERS: figures with a row for each entry."""
     recalls = [_row(one, "robust R@1", one.group.number("R@1"), one.group.number("robust R@1")) for one in found]
     scores = [_row(one, "ERS", None, one.group.number("ERS")) for one in found]
@@ -83,7 +83,8 @@ def _row(entry: Entry, name: str, first: float | None, last: float | None) -> Ro
     ends = [text(name, one) for one in (first, last) if one is not None]
     bounds = "" if low is None or high is None else f" ({text(name, low)} to {text(name, high)})"
     shown = " → ".join(ends) + bounds
-    return Row(brief(entry.title, LENGTH - len(shown)), entry.look, shown, first, last, low, high)
+    name = brief(entry.name, max(8, LENGTH - len(shown) - len(entry.flag))) + entry.flag
+    return Row(name, entry.look, shown, first, last, low, high)
 
 
 def _said(title: str, rows: Sequence[Row]) -> str:

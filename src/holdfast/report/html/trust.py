@@ -15,6 +15,7 @@ def checked(results: Sequence[Result]) -> list[dict[str, Any]]:
             "name": result.name,
             "setting": str(setting_of(result)),
             "verdict": result.verdict,
+            "kind": "good" if result.verdict == "ok" else "bad" if doubtful(result) else "",
             "cosine": _gauge(result, "mean_cosine", 4),
             "rank": _gauge(result, "effective_rank", 1),
             "remarks": _listed(result.content["model"].get("remarks")),
@@ -38,6 +39,11 @@ def tried(results: Sequence[Result]) -> list[dict[str, Any]]:
                 }
                 by_check.setdefault(str(check.get("name")), []).append(seen)
     return [{"name": name, "words": CHECKS.get(name), "seen": seen} for name, seen in by_check.items()]
+
+
+def doubtful(result: Result) -> bool:
+    """Whether something speaks against the numbers."""
+    return result.content["collapsed"] or result.content.get("trusted") is False
 
 
 def _gauge(result: Result, name: str, digits: int) -> str:

@@ -21,7 +21,7 @@ SCORES: dict[str, Score] = {
     "CA+": Score(
         "CA+, a random image raised",
         "A gallery image is changed so that a query it has nothing to do with finds it early. Where it then stands.",
-        *("place in % of the gallery", 0, 50, HIGH),
+        *("place in % of the gallery", 0, 60, HIGH),
     ),
     "CA-": Score(
         "CA-, a good answer sunk",
@@ -31,7 +31,7 @@ SCORES: dict[str, Score] = {
     "QA+": Score(
         "QA+, a query that raises a random image",
         "A query is changed so that it finds an image that was drawn at random early. Where that then stands.",
-        *("place in % of the gallery", 0, 50, HIGH),
+        *("place in % of the gallery", 0, 60, HIGH),
     ),
     "QA-": Score(
         "QA-, a query that sinks a good answer",
