@@ -146,7 +146,10 @@ class Run:
             return []
         lines = self.steps_file.read_text().splitlines(keepends=True)
         try:
-            return [json.loads(line) for line in lines if line.endswith("\n")]
+            found = [json.loads(line) for line in lines if line.endswith("\n")]
+            if not all(isinstance(line, dict) for line in found):
+                raise ValueError("a line is no object of JSON")
+            return found
         except ValueError as error:
             raise HoldfastError(f"{self.steps_file} is damaged; move it away: {error}") from error
 

@@ -69,7 +69,7 @@ def _ours(entry: Entry, name: str, place: Place) -> Series | None:
     x, y, bounds = place(entry), entry.group.number(name), entry.group.interval(name) or (None, None)
     if x is None or y is None:
         return None
-    said = f"{entry.title}: {name} {value(entry.group, name)} at {round(x, 1):,g}"
+    said = f"{entry.title}: {name} {value(entry.group, name)} at {x:,.{0 if x >= 1000 else 1}f}"
     return Series(entry.name, entry.look, (Point(x, y, said, *bounds),))
 
 

@@ -141,7 +141,7 @@ def _named(found: Sequence[Source]) -> list[tuple[str, Source]]:
 def _training(name: str, source: Source) -> dict[str, Any]:
     try:
         figures, cost = curves.panels(source.run), source.run.cost()
-    except (HoldfastError, OSError, ValueError, TypeError, AttributeError) as error:
+    except (HoldfastError, OSError, TypeError) as error:
         return {"name": name, "figures": [], "said": f"What it logged cannot be read: {error}"}
     steps, passes, seconds = (cost[key] for key in ("steps", "passes", "seconds"))
     said = (

@@ -104,7 +104,7 @@ def albums(
         for name, source in known:
             try:
                 answers[name] = ask(source, count, root, chosen)
-            except (HoldfastError, OSError, RuntimeError) as error:
+            except (HoldfastError, OSError, RuntimeError, TypeError) as error:
                 remarks.append(f"{name}: no ranked lists; {' '.join(str(error).split())}")
                 continue
             hashes = {result.content["model"].get("hash") for result in source.results} - {None}
