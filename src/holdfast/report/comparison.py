@@ -148,6 +148,7 @@ def _same_loss(result: Result, row: Row) -> bool:
 
 
 def notation(recipe: object) -> str | None:
+    """A recipe in the paper's notation; None for what is none."""
     from holdfast.recipes import parse  # noqa: PLC0415
 
     try:
