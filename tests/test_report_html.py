@@ -124,7 +124,7 @@ def test_one_result_and_nothing_beside_it(tmp_path: Path) -> None:
     assert page.sections == ["glance", "table", "scores", "costs", "checks", "repeat"]
     assert "1 evaluation of 1 model:" in page.text
     assert "there are no records beside these results" in page.text
-    assert "The result does not say which command made it." in page.text
+    assert "The results below do not say which command made them." in page.text
     for i, name in enumerate(SCORES, start=1):
         digits = 3 if name in ("TMA", "ES:D") else 1
         assert f"{i:.{digits}f} ({i - 0.5:.{digits}f} to {i + 0.25:.{digits}f})" in page.inside("text"), name

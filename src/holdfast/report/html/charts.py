@@ -145,17 +145,18 @@ def chart(
     y: str,
     *,
     log: bool = False,
+    left: float | None = None,
     low: float | None = None,
     high: float | None = None,
 ) -> Chart:
     """A chart of ``series`` with axes that hold all of it. log: of x, which then leaves out what is not positive.
 
-    low, high: ends of the y axis.
+    left: beginning of the x axis. low, high: ends of the y axis.
     """
     shown = tuple(_positive(one) for one in series) if log else tuple(series)
     points = [point for one in shown for point in one.points]
     heights = [value for p in points for value in (p.y, p.low, p.high) if value is not None]
-    across = axis(x, [point.x for point in points], LEFT, WIDTH - RIGHT, log=log)
+    across = axis(x, [point.x for point in points], LEFT, WIDTH - RIGHT, log=log, low=left)
     up = axis(y, heights, HEIGHT - BOTTOM, TOP, low=low, high=high)
     return Chart(title, across, up, shown)
 

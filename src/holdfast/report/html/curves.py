@@ -38,7 +38,7 @@ STEPS = (
         {
             "source_hardness": "H_S, as drawn",
             "destination_hardness": "H_D, asked for",
-            "hardness": "H̃_S, reached by the attack",
+            "hardness": "H̃_S, learnt from",
         },
     ),
     Panel("share of triplets moved", "How many triplets the attack had to change.", {"moved": "moved"}, high=1),
@@ -95,7 +95,9 @@ def _figure(panel: Panel, lines: Sequence[Mapping[str, Any]]) -> Figure[Chart] |
         return None
     ends = "; ".join(f"{one.name} from {one.points[0].y:.3g} to {one.points[-1].y:.3g}" for one in series)
     low, said = None if panel.high is None else 0, f"{panel.title} over training: {ends}"
-    return Figure(panel.title, panel.sentence, chart(said, series, "step", panel.unit, low=low, high=panel.high))
+    return Figure(
+        panel.title, panel.sentence, chart(said, series, "step", panel.unit, left=0, low=low, high=panel.high)
+    )
 
 
 def _number(value: object) -> float:

@@ -117,7 +117,7 @@ def _by_dataset(groups: Iterable[Group]) -> dict[str, list[Group]]:
     return found
 
 
-def curves(found: Iterable[Entry]) -> list[list[Entry]]:
+def by_radius(found: Iterable[Entry]) -> list[list[Entry]]:
     """The entries of each model and attack, by rising radius, each radius once."""
     by_curve: dict[str, dict[float | None, Entry]] = {}
     for entry in found:
@@ -130,7 +130,7 @@ def by_setting(found: Sequence[Entry]) -> dict[Setting, list[Entry]]:
     the largest of those."""
     popular = Counter(entry.setting for entry in found)
     settings: dict[Setting, list[Entry]] = {}
-    for line in curves(found):
+    for line in by_radius(found):
         chosen = max(line, key=lambda entry: (popular[entry.setting], entry.eps or 0.0))
         settings.setdefault(chosen.setting, []).append(chosen)
     return settings

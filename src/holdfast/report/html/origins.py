@@ -13,16 +13,23 @@ VERSIONS = ("python", "platform", "libraries", "git", "cuda", "devices", "thread
 
 
 def repeated(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """For each model its name, how it was trained, and for each of its evaluations how that was made."""
+    """For each model its name, how it was trained, and by command the evaluations that were made of it."""
     by_model: dict[tuple[Any, ...], list[Result]] = {}
     for result in results:
         by_model.setdefault((result.name, folder_of(result), str(result.content["model"].get("hash"))), []).append(
             result
         )
     return [
-        {"title": name, "training": _training(known[0]), "evaluations": [_evaluation(result) for result in known]}
+        {"title": name, "training": _training(known[0]), "commands": _by_command(known)}
         for (name, *_), known in by_model.items()
     ]
+
+
+def _by_command(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        found.setdefault(command(_environment(result)), []).append(_evaluation(result))
+    return found
 
 
 def _training(result: Result) -> dict[str, Any]:
@@ -36,23 +43,19 @@ def _training(result: Result) -> dict[str, Any]:
 
 
 def _evaluation(result: Result) -> dict[str, Any]:
-    content, environment = result.content, result.content.get("environment")
-    environment = environment if isinstance(environment, dict) else {}
+    content = result.content
     model = {name: value for name, value in content["model"].items() if name != "training"}
+    used = flat({"settings": content["settings"], "model": model, "data": content["data"]})
     return {
         "title": str(setting_of(result)),
         "file": "" if result.path is None else str(result.path),
-        "command": command(environment),
-        "tables": [
-            (
-                "Settings, model, data and versions",
-                [
-                    *flat({"settings": content["settings"], "model": model, "data": content["data"]}),
-                    *flat(_versions(environment)),
-                ],
-            )
-        ],
+        "tables": [("Settings, model, data and versions", used + flat(_versions(_environment(result))))],
     }
+
+
+def _environment(result: Result) -> dict[str, Any]:
+    environment = result.content.get("environment")
+    return environment if isinstance(environment, dict) else {}
 
 
 def command(environment: Mapping[str, Any]) -> str:

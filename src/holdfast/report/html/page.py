@@ -13,7 +13,7 @@ from holdfast.report.comparison import comparison
 from holdfast.report.files import Result
 from holdfast.report.html import costs, curves, scores
 from holdfast.report.html.charts import GREY
-from holdfast.report.html.entries import Entry, Setting, by_setting, entries
+from holdfast.report.html.entries import Entry, Setting, by_radius, by_setting, entries
 from holdfast.report.html.origins import repeated
 from holdfast.report.html.radii import radii
 from holdfast.report.html.runs import Source, sources
@@ -111,7 +111,7 @@ def _setting(title: str, alike: Sequence[Entry]) -> dict[str, Any]:
 def _table(settings: Mapping[Setting, Sequence[Entry]], found: Sequence[Entry]) -> dict[str, Any]:
     """The comparison: rows of results with theirs, other published rows, where they were published, other radii."""
     chosen = [entry for alike in settings.values() for entry in alike]
-    others = [entry.group for entry in found if entry not in chosen]
+    others = [entry.group for line in by_radius(found) for entry in line if entry not in chosen]
     header, rows = comparison([result for entry in chosen for result in entry.group.members])
     place, kind = header.index("source"), header.index("protocol")
     last = max(i for i, row in enumerate(rows) if row[kind] != "published")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from holdfast.report.html.charts import Chart, Figure, Point, Series, chart
-from holdfast.report.html.entries import Entry, curves
+from holdfast.report.html.entries import Entry, by_radius
 from holdfast.report.html.scores import value
 from holdfast.report.tables import radius
 
@@ -20,7 +20,7 @@ MEASURES = {
 
 def radii(found: Sequence[Entry]) -> list[tuple[str, list[Entry], list[Figure[Chart]]]]:
     """For each attack with several radii its title, the models that met it, each by one entry, and its figures."""
-    several = [line for line in curves(found) if len(line) > 1 and line[0].eps is not None]
+    several = [line for line in by_radius(found) if len(line) > 1 and line[0].eps is not None]
     drawn = []
     for attack, lines in groupby(sorted(several, key=_attack), key=_attack):
         models = list(lines)
