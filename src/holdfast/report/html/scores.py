@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
@@ -39,7 +40,8 @@ def before(result: Result) -> dict[str, float]:
                     values[name].append(float(value))
     except (HoldfastError, OSError, KeyError, TypeError, ValueError, AttributeError):
         return {}
-    return {name: fmean(known) for name, known in values.items()}
+    means = {name: fmean(known) for name, known in values.items()}
+    return {name: mean for name, mean in means.items() if isfinite(mean)}
 
 
 def panels(found: Sequence[Entry]) -> list[Figure[Ranges]]:
