@@ -1,12 +1,13 @@
 """EST trained as the authors' code trains it: every shift sets out in the same direction.
 
-    python experiments/est_headstart.py --out results/fashion-est/headstart
+    python experiments/est_headstart.py --out results/est-headstart
 
 Their attack maximises the distance of torch, which adds 1e-6 to a difference and so has, where an embedding is still at
 its origin, the gradient that raises all of its coordinates. ``est-r`` of holdfast starts from random noise instead.
-The run is otherwise ``est-r,pgd.steps=8,pgd.step=12of255,seed=0`` of fashion-quarter.yaml; evaluate it like any other:
+The run is otherwise ``est-r,pgd.steps=8,pgd.step=12of255,seed=0`` of fashion-quarter.yaml, and with ``--epochs 8``
+``est-r,seed=0`` of fashion-whole.yaml. Evaluate it like any other:
 
-    holdfast evaluate results/fashion-est/headstart --protocol cvpr22 --max-queries 256 --precision bfloat16 --no-checks
+    holdfast evaluate results/est-headstart --protocol cvpr22 --max-queries 256 --precision bfloat16 --no-checks
 """
 
 import argparse
@@ -25,8 +26,6 @@ SETTINGS = {
     "data": {"name": "fashion-mnist", "root": "data/fashion-mnist"},
     "precision": "bfloat16",
     "pgd": {"steps": 8, "step": "12/255"},
-    "optim.epochs": 2,
-    "validation.every": 2,
 }
 
 
@@ -40,10 +39,12 @@ class Ahead(ShiftEmbedding):
 def main() -> None:
     """Train with the recipe's attack replaced for the time being."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     arguments = parser.parse_args()
+    settings = SETTINGS | {"optim.epochs": arguments.epochs, "validation.every": arguments.epochs}
     with patch.object(defense, "ShiftEmbedding", Ahead), patch.object(defense, "_off_origin", lambda pgd: pgd):
-        train(resolve(SETTINGS), arguments.out, resume=True, device="cpu")
+        train(resolve(settings), arguments.out, resume=True, device="cpu")
 
 
 if __name__ == "__main__":
