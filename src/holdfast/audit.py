@@ -83,11 +83,11 @@ def evaluate(
     where = distributed.device(device)
     white = bool(budget.attacks) and budget.gradient == "white-box"
     with (
-        _examined(embed, pixels, where, budget, white and surrogate is None) as subject,
-        _examined(surrogate, pixels, where, budget, white) as other,
+        examined(embed, pixels, where, budget, white and surrogate is None) as subject,
+        examined(surrogate, pixels, where, budget, white) as other,
     ):
-        target, embedded = _target(subject, pixels, where, quiet)
-        transfer = None if other is None else _target(other, pixels, where, quiet)[0]
+        target, embedded = target_of(subject, pixels, where, quiet)
+        transfer = None if other is None else target_of(other, pixels, where, quiet)[0]
         hashes = {"hash": of_model(target), "surrogate": transfer and of_model(transfer)}
         identity = budget.hash(hashes, of_data(pixels))
         place = None if folder is None else Path(folder) / f"{protocol}-{identity}"
@@ -159,10 +159,10 @@ def prepared(
     """
     where = distributed.device(device)
     white = budget.gradient == "white-box"
-    with _examined(embed, pixels, where, budget, white) as subject:
+    with examined(embed, pixels, where, budget, white) as subject:
         if white:
             subject.require_gradients()
-        yield _target(subject, pixels, where, quiet)[0]
+        yield target_of(subject, pixels, where, quiet)[0]
 
 
 def as_pixels(data: Data) -> Pixels:
@@ -224,7 +224,7 @@ def _attacked(side: str, target: Target, budget: Budget) -> Tensor:
 
 
 @contextmanager
-def _examined(embed: Embed | None, pixels: Pixels, device: torch.device, budget: Budget, white: bool) -> Iterator[Any]:
+def examined(embed: Embed | None, pixels: Pixels, device: torch.device, budget: Budget, white: bool) -> Iterator[Any]:
     """The model as a subject that was looked at, fixed for the time being; None for None.
 
     white: gradients are needed. A model that looks collapsed is passed even without: it may need no attack.
@@ -251,7 +251,7 @@ def _first(pixels: Pixels) -> str:
     return pixels.table.name_of(min(pixels.broken, default=0))
 
 
-def _target(subject: Subject, pixels: Pixels, device: torch.device, quiet: bool) -> tuple[Target, Embedded]:
+def target_of(subject: Subject, pixels: Pixels, device: torch.device, quiet: bool) -> tuple[Target, Embedded]:
     """The system that a model makes of a test set."""
     with Progress("embedding", len(pixels), quiet=quiet) as progress:
         embedded = embed_test(subject, pixels, device, progress)

@@ -80,23 +80,43 @@ def carry_out(
         raise HoldfastError(f"{target.pixels.table.name_of(int(perturbed.ids[~readable][0]))} can no longer be read")
     images = images.to(perturbed.embeddings.device)
     chosen = attack.choose(perturbed, target.system, draws)
+    seen = None if surrogate is None else (surrogate, take(side_of(attack, surrogate.system), rows))
+    with _finite(target, perturbed):
+        return push(attack, target, perturbed, images, chosen, pgd, draws=draws, seen=seen)
+
+
+def push(
+    attack: RankingAttack,
+    target: Target,
+    perturbed: Queries,
+    images: Tensor,
+    chosen: Tensor,
+    pgd: PGD,
+    *,
+    draws: list[Generator],
+    seen: tuple[Target, Queries] | None = None,
+) -> Attacked:
+    """Attack images (B, C, H, W), embedded clean in ``perturbed``, about what was ``chosen`` (B, k).
+
+    The images need not be of the test set. seen: the model that the descent sees, with its embeddings of the images;
+    by default the target. Raises FloatingPointError where an embedding is not finite.
+    """
     plan = attack.plan(perturbed, target.system, chosen)
     with torch.no_grad():
         before = plan.outcome(perturbed.embeddings)
-    seen, known, objective = target.subject, perturbed, plan.objective
-    if surrogate is not None:
-        known = take(side_of(attack, surrogate.system), rows)
-        seen, objective = surrogate.subject, attack.plan(known, surrogate.system, chosen).objective
+    subject, known, objective = target.subject, perturbed, plan.objective
+    if seen is not None:
+        surrogate, known = seen
+        subject, objective = surrogate.subject, attack.plan(known, surrogate.system, chosen).objective
     start = max(pgd.start, attack.start * pgd.ball.eps)
-    with _finite(target, perturbed):
-        adversarial = replace(pgd, start=start)(
-            seen, images[:, None], objective, clean=known.embeddings[:, None], generator=draws
-        ).squeeze(1)
-        with torch.no_grad():
-            z = target.subject(adversarial)
-            if not z.isfinite().all():
-                raise FloatingPointError
-            after = plan.outcome(z)
+    adversarial = replace(pgd, start=start)(
+        subject, images[:, None], objective, clean=known.embeddings[:, None], generator=draws
+    ).squeeze(1)
+    with torch.no_grad():
+        z = target.subject(adversarial)
+        if not z.isfinite().all():
+            raise FloatingPointError("an embedding is not finite")
+        after = plan.outcome(z)
     return Attacked(images, adversarial, chosen, before, after, plan.outcome)
 
 
@@ -152,11 +172,8 @@ class Campaign:
         self.attack.choose(perturbed, target.system, self.draws(target, rows))
 
     def draws(self, target: Target, rows: Tensor) -> list[Generator]:
-        """A generator per image, from the seed, the attack's name and the image's id alone."""
-        ids = side_of(self.attack, target.system).ids[rows].tolist()
-        key = zlib.crc32(self.name.encode())
-        seeds = [np.random.SeedSequence((self.seed, key, i)).generate_state(1, np.uint64)[0] for i in ids]
-        return [Generator().manual_seed(int(seed)) for seed in seeds]
+        """A generator per image; see :func:`draws_of`."""
+        return draws_of(self.name, self.seed, side_of(self.attack, target.system).ids[rows].tolist())
 
     def records(self, target: Target, rows: Tensor, attacked: Attacked) -> list[Record]:
         """One record per image of a batch."""
@@ -173,6 +190,13 @@ class Campaign:
             }
             for i in range(len(rows))
         ]
+
+
+def draws_of(name: str, seed: int, ids: list[int]) -> list[Generator]:
+    """A generator per image, from the seed, the attack's name and the image's id alone."""
+    key = zlib.crc32(name.encode())
+    seeds = [np.random.SeedSequence((seed, key, i)).generate_state(1, np.uint64)[0] for i in ids]
+    return [Generator().manual_seed(int(one)) for one in seeds]
 
 
 def _passes(subjects: list[Subject]) -> dict[str, int]:

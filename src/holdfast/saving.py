@@ -68,8 +68,8 @@ def _save_batch(
     entries = []
     for i, identity in enumerate(ids.tolist()):
         names = {"file": f"{identity}.png", "clean": f"{identity}-clean.png"}
-        _png(folder / names["file"], images[i])
-        _png(folder / names["clean"], attacked.clean[i])
+        picture(images[i]).save(folder / names["file"])
+        picture(attacked.clean[i]).save(folder / names["clean"])
         entries.append(
             {
                 **names,
@@ -84,6 +84,7 @@ def _save_batch(
     return entries
 
 
-def _png(path: Path, image: Tensor) -> None:
+def picture(image: Tensor) -> Image.Image:
+    """An image (C, H, W) in [0, 1], one channel or three, in 8 bits."""
     pixels = (image.cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(path)
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

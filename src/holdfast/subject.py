@@ -25,7 +25,7 @@ class Subject:
     """``embed``, a callable from images (n, C, H, W) in [0, 1] to vectors (n, D), as attacks and metrics use it.
 
     precision: ``float32``, or ``bfloat16`` for networks run under autocast. Vectors are float32 or wider either way.
-    width: images that the model is given at once.
+    width: images that the model is given at once; see :func:`.steady`. Fewer than by default suit who passes few.
 
     ``forward`` and ``backward`` count the images passed through it so far, those that fill up a block included.
     :meth:`examine` decides ``normalises`` (true until then), and writes ``remarks``, what the user should know, and
