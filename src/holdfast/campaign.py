@@ -82,7 +82,7 @@ def carry_out(
     chosen = attack.choose(perturbed, target.system, draws)
     seen = None if surrogate is None else (surrogate, take(side_of(attack, surrogate.system), rows))
     with _finite(target, perturbed):
-        return push(attack, target, perturbed, images, chosen, pgd, draws=draws, seen=seen)
+        return push(attack, target, perturbed, images, chosen=chosen, pgd=pgd, draws=draws, seen=seen)
 
 
 def push(
@@ -90,9 +90,9 @@ def push(
     target: Target,
     perturbed: Queries,
     images: Tensor,
+    *,
     chosen: Tensor,
     pgd: PGD,
-    *,
     draws: list[Generator],
     seen: tuple[Target, Queries] | None = None,
 ) -> Attacked:

@@ -4,6 +4,7 @@ import typer
 
 from holdfast.cli.about import backbones, datasets, doctor, recipes
 from holdfast.cli.attack import attack, evaluate
+from holdfast.cli.explore import explore
 from holdfast.cli.report import report
 from holdfast.cli.search import embed, search
 from holdfast.cli.sweep import sweep
@@ -14,6 +15,7 @@ VERBS = (
     evaluate,
     attack,
     report,
+    explore,
     sweep,
     embed,
     search,

@@ -1,0 +1,1 @@
+"""The explorer: a local page on which one image is attacked, and the ranking of each model watched. Extra: serve."""

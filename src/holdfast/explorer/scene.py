@@ -1,0 +1,204 @@
+"""Models and the test set they share: embedded once, searched, and asked."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast import distributed
+from holdfast.attacks import System
+from holdfast.audit import examined, target_of
+from holdfast.budget import resolve_budget
+from holdfast.campaign import Target
+from holdfast.data import Pixels
+from holdfast.errors import HoldfastError
+from holdfast.identity import of_data
+from holdfast.recipes import RECIPES
+from holdfast.results import of_run
+from holdfast.retrieval import Queries
+
+SHARED = ("name", "size", "resize", "channels", "hash")
+"""What must be the same of the test sets of models that stand side by side."""
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A model under its name, with what it makes of the test set. about: one line on how it was trained."""
+
+    name: str
+    about: str
+    target: Target
+
+
+@dataclass(frozen=True, eq=False)
+class Query:
+    """An image that asks.
+
+    image: (1, C, H, W) in [0, 1]. label: the class it counts as. id: its row of the test table; of an upload one that
+    the table has not. embeddings: (1, D) for each model.
+    """
+
+    image: Tensor
+    label: int
+    id: int
+    embeddings: tuple[Tensor, ...]
+
+    def seen_by(self, model: int) -> Queries:
+        """The query as a model has it."""
+        z = self.embeddings[model]
+        return Queries(z, torch.tensor([self.label], device=z.device), torch.tensor([self.id], device=z.device))
+
+
+class Scene:
+    """Models side by side on one test set."""
+
+    def __init__(self, models: Sequence[Model]) -> None:
+        self.models = tuple(models)
+        self.pixels = self.models[0].target.pixels
+        self.table = self.pixels.table
+        if len(torch.unique(self._system.gallery.labels)) < 2:
+            raise HoldfastError(
+                "all gallery images are of one class: there is no wrong answer that an attack could bring"
+            )
+
+    @property
+    def _system(self) -> System:
+        return self.models[0].target.system
+
+    @cached_property
+    def rows(self) -> dict[int, int]:
+        """The rows of the test table that may ask, and where each stands among the queries."""
+        return {row: place for place, row in enumerate(self._system.queries.ids.tolist())}
+
+    @cached_property
+    def labels(self) -> dict[int, str]:
+        """The classes of the gallery."""
+        present = torch.unique(self._system.gallery.labels).tolist()
+        return {label: self.table.classes[label] for label in present}
+
+    @cached_property
+    def _words(self) -> list[str]:
+        """What each image is found by, beside its number."""
+        classes = [self.table.classes[label] for label in self.table.labels]
+        if isinstance(self.table.images, np.ndarray):
+            return [name.lower() for name in classes]
+        return [f"{name} {self.name_of(row)}".lower() for row, name in enumerate(classes)]
+
+    def name_of(self, row: int) -> str:
+        """An image's file with its folder, or its number in the test split."""
+        if isinstance(self.table.images, np.ndarray):
+            return f"no. {self.table.numbers[row]}"
+        path = self.table.images[row]
+        return f"{path.parent.name}/{path.name}"
+
+    def class_of(self, row: int) -> str:
+        """The name of an image's class."""
+        return self.table.classes[int(self.table.labels[row])]
+
+    def search(self, text: str) -> list[int]:
+        """The rows that may ask and whose class, file or number ``text`` names; all of them for an empty text.
+
+        An image of just that number comes first; several words must all be found.
+        """
+        words = text.lower().split()
+        number = (
+            int(words[0])
+            if len(words) == 1 and words[0].isascii() and len(words[0]) < 10 and words[0].isdigit()
+            else -1
+        )
+        numbered = [row for row in self.rows if self.table.numbers[row] == number]
+        named = [row for row in self.rows if all(word in self._words[row] for word in words)]
+        return list(dict.fromkeys([*numbered, *named]))
+
+    def read(self, row: int) -> Tensor:
+        """The image of a row of the table, (1, C, H, W) in [0, 1]. Raises HoldfastError where there is none."""
+        if not 0 <= row < len(self.table):
+            raise HoldfastError(f"there is no image {row}")
+        images, readable = self.pixels.read(torch.tensor([row]))
+        if not readable.all():
+            raise HoldfastError(f"{self.name_of(row)} can no longer be read")
+        return images
+
+    def ask(self, row: int) -> Query:
+        """A query of the test set."""
+        if row not in self.rows:
+            raise HoldfastError(f"image {row} is no query of this test set")
+        place = self.rows[row]
+        embeddings = tuple(model.target.system.queries.embeddings[place][None] for model in self.models)
+        return Query(self.read(row).to(embeddings[0].device), int(self.table.labels[row]), row, embeddings)
+
+    def ask_with(self, image: Tensor) -> tuple[Query, int]:
+        """A query that is not in the gallery, (1, C, H, W), and the gallery image nearest to it for the first model,
+        whose class it counts as."""
+        image = image.to(self._system.gallery.embeddings.device)
+        with torch.no_grad():
+            embeddings = tuple(model.target.subject(image) for model in self.models)
+        if not all(z.isfinite().all() for z in embeddings):
+            raise HoldfastError("a model gives NaN or infinite embeddings for this image")
+        nearest = self._system.items.distances(embeddings[0])[0].argmin()
+        label = int(self._system.gallery.labels[nearest])
+        return Query(image, label, len(self.table), embeddings), int(self._system.gallery.ids[nearest])
+
+
+@contextmanager
+def opened(
+    specs: Sequence[str],
+    *,
+    root: str | Path | None = None,
+    images: int | None = None,
+    device: str | None = None,
+    quiet: bool = False,
+) -> Iterator[Scene]:
+    """The scene of some runs, which must be of one test set; their networks are fixed inside.
+
+    root: where the data set lies now. images: so many of the test set only, evenly taken.
+    Raises HoldfastError for what cannot be shown, as far as possible before anything is embedded.
+    """
+    if not specs:
+        raise HoldfastError("name at least one run folder")
+    if images is not None and images < 2:
+        raise HoldfastError(f"--images is at least 2, not {images}")
+    runs = [of_run(spec, root=root) for spec in specs]
+    facts = [of_data(run.pixels) for run in runs]
+    for run, fact in zip(runs, facts, strict=True):
+        if any(fact[key] != facts[0][key] for key in SHARED):
+            one, other = (
+                f"{r.name} has {f['name']} at {f['size']} pixels" for r, f in ((runs[0], facts[0]), (run, fact))
+            )
+            same = " (other images or other classes)" if facts[0]["name"] == fact["name"] else ""
+            raise HoldfastError(f"models side by side need one test set: {one}, {other}{same}")
+    pixels, where = _fewer(runs[0].pixels, images), distributed.device(device)
+    budget, names = resolve_budget(pixels.size), _distinct([run.name for run in runs])
+    with ExitStack() as stack:
+        models = []
+        for run, name in zip(runs, names, strict=True):
+            subject = stack.enter_context(examined(run.embed, pixels, where, budget, white=True))
+            subject.require_gradients()
+            target, _ = target_of(subject, pixels, where, quiet)
+            subject.width = 1
+            models.append(Model(name, _about(run.about), target))
+        yield Scene(models)
+
+
+def _fewer(pixels: Pixels, images: int | None) -> Pixels:
+    count = len(pixels)
+    if images is None or images >= count:
+        return pixels
+    mask = np.zeros(count, np.bool_)
+    mask[np.linspace(0, count - 1, images).round().astype(int)] = True
+    return Pixels(pixels.table.select(mask), pixels.size, pixels.side, channels=pixels.channels)
+
+
+def _distinct(names: Sequence[str]) -> list[str]:
+    return [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
+
+
+def _about(facts: dict[str, Any]) -> str:
+    recipe = RECIPES.get(facts["recipe"])
+    return f"{facts['recipe']}: {recipe.summary}" if recipe else str(facts["recipe"] or facts["backbone"])

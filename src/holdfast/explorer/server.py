@@ -1,0 +1,272 @@
+"""The page and what it asks for, as a Starlette application."""
+
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict, replace
+from importlib.resources import files
+from pathlib import Path
+from secrets import token_urlsafe
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp
+
+from holdfast.budget import Budget, resolve_budget
+from holdfast.errors import HoldfastError, pick
+from holdfast.explorer import uploads
+from holdfast.explorer.attacking import Outcome, attack, clean, png
+from holdfast.explorer.guard import Guard
+from holdfast.explorer.jobs import BusyError, Job, Jobs
+from holdfast.explorer.scene import Query, Scene
+from holdfast.explorer.words import WORDS
+
+STATIC = Path(str(files("holdfast.explorer"))) / "static"
+PAGE = 48
+"""Images on one page of the gallery."""
+
+STEPS = 1000
+"""Of one attack, at most."""
+
+SMALL = 2**14
+"""Bytes of a request that is no upload."""
+
+CLIENT = "x-holdfast-client"
+DAY = {"Cache-Control": "private, max-age=86400"}
+
+
+class Site:
+    """The answers to what the page asks for."""
+
+    def __init__(self, scene: Scene, jobs: Jobs) -> None:
+        self.scene, self.jobs = scene, jobs
+        self.uploads: uploads.Shelf[Query] = uploads.Shelf()
+        self.key = token_urlsafe(6)  # in the addresses of images, so that a browser keeps none of another scene
+        self.defaults = resolve_budget(scene.pixels.size)
+
+    async def page(self, request: Request) -> Response:
+        """The page itself."""
+        return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
+
+    async def about(self, request: Request) -> Response:
+        """What there is to choose from."""
+        scene, budget = self.scene, self.defaults
+        return JSONResponse(
+            {
+                "key": self.key,
+                "data": scene.table.name,
+                "size": scene.pixels.size,
+                "queries": len(scene.rows),
+                "gallery": len(scene.models[0].target.system.gallery.ids),
+                "classes": list(scene.labels.items()),
+                "models": [{"name": model.name, "about": model.about} for model in scene.models],
+                "attacks": [{"name": name, **asdict(words)} for name, words in WORDS.items()],
+                "defaults": {
+                    "eps": 255 * budget.eps,
+                    "step": 255 * budget.step,
+                    "steps": budget.steps,
+                    "seed": budget.seed,
+                },
+                "limits": {"bytes": uploads.BYTES, "steps": STEPS},
+            }
+        )
+
+    async def images(self, request: Request) -> Response:
+        """One page of the images that a search finds."""
+        page = _whole(request.query_params.get("page", "0"), "page")
+        rows = await run_in_threadpool(self.scene.search, request.query_params.get("search", "")[:200])
+        shown = [
+            {"id": row, "name": self.scene.name_of(row), "class": self.scene.class_of(row)}
+            for row in rows[PAGE * page : PAGE * (page + 1)]
+        ]
+        return JSONResponse({"images": shown, "total": len(rows), "page": page, "pages": -(-len(rows) // PAGE)})
+
+    async def image(self, request: Request) -> Response:
+        """An image of the test set, as the models see it."""
+        content = await run_in_threadpool(lambda: png(self.scene.read(request.path_params["row"])))
+        return Response(content, media_type="image/png", headers=DAY)
+
+    async def query(self, request: Request) -> Response:
+        """What each model finds for an image as it is."""
+        query = await run_in_threadpool(self._query, request.path_params["key"], request.query_params.get("label"))
+        found = await run_in_threadpool(clean, self.scene, query)
+        return JSONResponse({"label": query.label, "class": self.scene.table.classes[query.label], "models": found})
+
+    async def upload(self, request: Request) -> Response:
+        """Take an image that is not in the gallery."""
+        data = await uploads.body(request.stream())
+        return JSONResponse(await run_in_threadpool(self._take, data))
+
+    async def uploaded(self, request: Request) -> Response:
+        """An uploaded image, as the models see it."""
+        query = self.uploads.get(request.path_params["name"])
+        if query is None:
+            raise HTTPException(404, "this upload is no longer kept: upload it again")
+        return Response(png(query.image), media_type="image/png", headers=DAY)
+
+    async def attack(self, request: Request) -> Response:
+        """Put an attack into the queue."""
+        asked = _object(await uploads.body(request.stream(), SMALL))
+        budget = self._budget(asked)
+        query = await run_in_threadpool(self._query, str(asked.get("query", "")), asked.get("label"))
+        scene = self.scene
+        job = self.jobs.submit(_client(request), lambda tell: attack(scene, query, budget, tell))
+        return JSONResponse(self._described(job), 202)
+
+    async def job(self, request: Request) -> Response:
+        """How far an attack is, and what came of it."""
+        return JSONResponse(self._described(self._job(request)))
+
+    async def cancel(self, request: Request) -> Response:
+        """Stop an attack."""
+        job = self._job(request)
+        if job.client != _client(request):
+            raise HTTPException(403, "this attack is another page's")
+        self.jobs.cancel(job)
+        return JSONResponse(self._described(job))
+
+    async def leave(self, request: Request) -> Response:
+        """The page is closed."""
+        self.jobs.leave(_client(request))
+        return JSONResponse({})
+
+    async def result(self, request: Request) -> Response:
+        """An image that an attack made."""
+        job, name = self._job(request), request.path_params["name"]
+        outcome = job.result if isinstance(job.result, Outcome) else None
+        if outcome is None or name not in outcome.files:
+            raise HTTPException(404, "there is no such image")
+        return Response(outcome.files[name], media_type="image/png", headers=DAY)
+
+    def _take(self, data: bytes) -> dict[str, Any]:
+        image, remarks = uploads.decode(data)
+        query, nearest = self.scene.ask_with(uploads.as_the_models_see(image, self.scene.pixels))
+        return {
+            "key": f"upload-{self.uploads.add(query)}",
+            "label": query.label,
+            "class": self.scene.table.classes[query.label],
+            "nearest": {"id": nearest, "name": self.scene.name_of(nearest)},
+            "remarks": remarks,
+            "pixels": list(image.size),
+        }
+
+    def _query(self, key: str, label: Any) -> Query:
+        if not key.startswith("upload-"):
+            return self.scene.ask(_whole(key, "image"))
+        query = self.uploads.get(key.removeprefix("upload-"))
+        if query is None:
+            raise HoldfastError("this upload is no longer kept: upload it again")
+        if label is None:
+            return query
+        chosen = _whole(label, "class")
+        if chosen not in self.scene.labels:
+            raise HoldfastError(f"the gallery has no class {chosen}")
+        return replace(query, label=chosen)
+
+    def _budget(self, asked: dict[str, Any]) -> Budget:
+        name = str(asked.get("attack", ""))
+        pick("attack", name, WORDS)
+        given: dict[str, Any] = {"attacks": (name,)}
+        given |= {key: _levels(asked[key], key) for key in ("eps", "step") if key in asked}
+        given |= {key: _whole(asked[key], key) for key in ("steps", "seed") if key in asked}
+        budget = resolve_budget(self.scene.pixels.size, **given)
+        if budget.steps > STEPS:
+            raise HoldfastError(f"steps is at most {STEPS} here, not {budget.steps}")
+        return budget
+
+    def _job(self, request: Request) -> Job:
+        job = self.jobs.find(request.path_params["job"])
+        if job is None:
+            raise HTTPException(404, "this attack is no longer kept: attack again")
+        return job
+
+    def _described(self, job: Job) -> dict[str, Any]:
+        return {
+            "id": job.id,
+            "state": job.state,
+            "position": self.jobs.position(job),
+            "progress": job.progress,
+            "message": job.message,
+            "result": job.result.report if isinstance(job.result, Outcome) else None,
+        }
+
+
+def application(scene: Scene, jobs: Jobs, *, loopback: bool = True) -> ASGIApp:
+    """The application that serves a scene. loopback: it listens on this machine only."""
+    site = Site(scene, jobs)
+    routes = [
+        Route("/", site.page),
+        Route("/api/scene", site.about),
+        Route("/api/images", site.images),
+        Route("/api/queries/{key}", site.query),
+        Route("/api/uploads", site.upload, methods=["POST"]),
+        Route("/api/attacks", site.attack, methods=["POST"]),
+        Route("/api/jobs/{job}", site.job),
+        Route("/api/jobs/{job}/cancel", site.cancel, methods=["POST"]),
+        Route("/api/leave", site.leave, methods=["POST"]),
+        Route("/images/{row:int}.png", site.image),
+        Route("/uploads/{name}.png", site.uploaded),
+        Route("/results/{job}/{name}.png", site.result),
+        Mount("/static", StaticFiles(directory=STATIC)),
+    ]
+    handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
+        HoldfastError: _refused,
+        HTTPException: _failed,
+        ClientDisconnect: _gone,
+        Exception: _broken,
+    }
+    return Guard(Starlette(routes=routes, exception_handlers=handlers), loopback)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    status = 409 if isinstance(error, BusyError) else 413 if isinstance(error, uploads.TooLargeError) else 400
+    return JSONResponse({"error": str(error)}, status)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return JSONResponse({"error": error.detail}, error.status_code)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=400)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    return JSONResponse({"error": "something broke here; the terminal that serves this page says more"}, 500)
+
+
+def _client(request: Request) -> str:
+    name = request.headers.get(CLIENT, "")
+    if not 8 <= len(name) <= 64:
+        raise HoldfastError(f"the header {CLIENT} names the page that asks, in 8 to 64 characters")
+    return name
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(data)
+    except ValueError as error:
+        raise HoldfastError("the request is no JSON") from error
+    if not isinstance(content, dict):
+        raise HoldfastError("the request is no JSON object")
+    return content
+
+
+def _levels(value: Any, what: str) -> float:
+    """A size in units of 1/255 as one in units of the pixel range."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 255:
+        raise HoldfastError(f"{what} is a number from 0 to 255, in units of 1/255")
+    return value / 255
+
+
+def _whole(value: Any, what: str) -> int:
+    text = str(value)
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise HoldfastError(f"{what} is a whole number, not {text[:40]!r}")
+    return int(text)

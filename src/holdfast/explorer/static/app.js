@@ -1,0 +1,240 @@
+// The page: what is chosen, what is under way, and what came of it.
+
+import * as api from "./api.js";
+import { board, count, el, model } from "./view.js";
+
+const EVERY = 200; // milliseconds between two questions about an attack
+
+const $ = (id) => document.getElementById(id);
+const state = { scene: null, search: "", page: 0, pages: 1, total: 0, query: null, clean: null, asking: null, job: null };
+const address = (id) => `images/${id}.png?of=${state.scene.key}`;
+
+function complain(error) {
+  if (error.name === "AbortError") return;
+  if (!(error instanceof api.Refused)) console.error(error);
+  $("alert").textContent = error.message;
+  $("alert").hidden = false;
+}
+
+const settle = () => ($("alert").hidden = true);
+
+// --- choosing
+
+async function gallery(search, page) {
+  const found = await api.images(search, page);
+  Object.assign(state, { search, page, pages: found.pages, total: found.total });
+  $("gallery").replaceChildren(...found.images.map((image) =>
+    el("li", {}, el("button", { type: "button", "data-id": image.id, "aria-pressed": "false", title: `${image.class}, ${image.name}`, onclick: () => choose({ ...image, key: String(image.id) }) },
+      el("img", { class: "image", src: address(image.id), alt: `${image.class}, ${image.name}`, loading: "lazy" })))));
+  $("page").textContent = found.total ? `${page + 1} of ${count(found.pages)}, ${count(found.total)} images` : "nothing is found";
+  $("previous").disabled = page <= 0;
+  $("next").disabled = page >= found.pages - 1;
+  $("any").disabled = !found.total;
+  mark();
+  return found.images;
+}
+
+function mark() {
+  for (const button of $("gallery").querySelectorAll("button")) {
+    button.setAttribute("aria-pressed", String(state.query?.key === button.dataset.id));
+  }
+}
+
+async function choose(query) {
+  settle();
+  if (state.job) await stop();
+  state.query = query;
+  if (!query.upload) {
+    $("upload-note").textContent = "";
+    $("counts-as").hidden = true;
+  }
+  mark();
+  await look();
+}
+
+// What each model finds for the chosen image as it is.
+async function look() {
+  state.asking?.abort();
+  const asking = (state.asking = new AbortController());
+  const { query } = state;
+  try {
+    const found = await api.found(query.key, query.label ?? null, asking.signal);
+    if (asking !== state.asking) return;
+    Object.assign(query, { label: query.upload ? found.label : null, class: found.class });
+    state.clean = found.models;
+    $("query").src = query.upload ? `uploads/${query.key.slice(7)}.png` : address(query.id);
+    $("query").alt = query.class;
+    $("query").hidden = false;
+    $("asked").replaceChildren(el("b", {}, query.class), query.upload ? ", uploaded: not in the gallery" : `, ${query.name}`);
+    show();
+    $("status").textContent = "";
+  } catch (error) {
+    complain(error);
+  }
+}
+
+async function any() {
+  const n = Math.floor(Math.random() * state.total);
+  const size = Math.ceil(state.total / state.pages);
+  const images = await gallery(state.search, Math.min(state.pages - 1, Math.floor(n / size)));
+  if (images.length) await choose(pick(images));
+}
+
+const pick = (images) => {
+  const image = images[Math.floor(Math.random() * images.length)];
+  return { ...image, key: String(image.id) };
+};
+
+async function upload(file) {
+  settle();
+  const { bytes } = state.scene.limits;
+  try {
+    if (file.size > bytes) throw new api.Refused(`${file.name} is larger than ${bytes / 2 ** 20} MB, the most that is taken.`);
+    $("upload-note").textContent = "Uploading …";
+    const taken = await api.upload(file);
+    const remarks = taken.remarks.map((remark) => ` (${remark})`).join("");
+    $("upload-note").textContent = `${file.name}${remarks}: it counts as ${taken.class}, the class of the nearest gallery image, ${taken.nearest.name}, for ${state.scene.models[0].name}. Change that if it is wrong.`;
+    $("label").value = String(taken.label);
+    $("counts-as").hidden = false;
+    await choose({ key: taken.key, upload: true, label: taken.label, class: taken.class });
+  } catch (error) {
+    $("upload-note").textContent = "";
+    complain(new api.Refused(`${file.name}: ${error.message}`));
+  }
+  $("file").value = "";
+}
+
+// --- attacking
+
+const attackNamed = (name) => state.scene.attacks.find((one) => one.name === name);
+
+function describe() {
+  $("aim").textContent = attackNamed($("attack").value).aim;
+}
+
+async function start() {
+  if (!state.query || state.job) return;
+  settle();
+  const settings = { query: state.query.key, attack: $("attack").value };
+  for (const name of ["eps", "steps", "step", "seed"]) settings[name] = $(name).valueAsNumber;
+  if (state.query.upload) settings.label = state.query.label;
+  busy(true);
+  try {
+    state.job = await api.attack(settings);
+    await follow(state.job.id);
+  } catch (error) {
+    complain(error);
+    $("status").textContent = "";
+    if (state.clean) show();
+  }
+  state.job = null;
+  busy(false);
+}
+
+async function follow(id) {
+  for (let job = state.job; ; job = await api.job(id)) {
+    progress(job);
+    if (job.state === "done") return done(job);
+    if (job.state === "failed") throw new api.Refused(job.message);
+    if (job.state === "cancelled") {
+      $("status").textContent = "Cancelled.";
+      return show();
+    }
+    await new Promise((resolve) => setTimeout(resolve, EVERY));
+  }
+}
+
+function progress(job) {
+  const { models } = state.scene;
+  if (job.state === "queued") $("status").textContent = `Waiting: ${job.position} before this one.`;
+  if (job.state !== "running" || !job.progress) return;
+  const { model: at, step, steps, traces } = job.progress;
+  $("progress").value = (at + step / Math.max(1, steps)) / models.length;
+  $("status").textContent = `${models[at].name}: step ${step} of ${steps}`;
+  show(null, traces, steps);
+}
+
+function done(job) {
+  $("status").textContent = "Done.";
+  show(job, job.result.models.map((one) => one.trace), job.result.steps);
+}
+
+async function stop() {
+  const { job } = state;
+  if (!job) return;
+  $("cancel").disabled = true;
+  try {
+    await api.cancel(job.id);
+  } catch (error) {
+    complain(error);
+  }
+  while (state.job === job) await new Promise((resolve) => setTimeout(resolve, 30));
+}
+
+function busy(running) {
+  $("go").disabled = running;
+  $("cancel").disabled = !running;
+  $("progress").hidden = !running;
+  $("progress").value = 0;
+  $("status").textContent = running ? "Starting …" : $("status").textContent;
+}
+
+// --- showing
+
+function show(job = null, traces = [], steps = 1) {
+  const { models } = state.scene;
+  const results = job?.result.models;
+  const lines = state.clean.map((one, i) => ({ before: one.found, after: results?.[i].after.found, trace: traces[i] }));
+  $("board").replaceChildren(board(models, state.query.class, lines, steps));
+  if (traces.length && !job) return;
+  $("models").replaceChildren(...models.map((about, i) =>
+    model(about, state.clean[i], results?.[i], job?.result, job && attackNamed(job.result.attack), address,
+      (name) => `results/${job.id}/${name === "clean" ? name : `${i}-${name}`}.png`)));
+}
+
+function fill(scene) {
+  state.scene = scene;
+  const { data, size, queries, gallery: items, models, defaults } = scene;
+  const many = queries === items ? `${count(items)} images` : `${count(queries)} queries, ${count(items)} gallery images`;
+  $("subject").textContent = `${data}, ${many} of ${size} pixels. ${models.length === 1 ? "One model" : `${models.length} models`}.`;
+  $("classes").replaceChildren(...scene.classes.slice(0, 300).map(([, name]) => el("option", { value: name })));
+  $("label").replaceChildren(...scene.classes.map(([label, name]) => el("option", { value: label }, name)));
+  $("attack").replaceChildren(...scene.attacks.map(({ name, title }) => el("option", { value: name }, title)));
+  for (const name of ["eps", "steps", "step", "seed"]) $(name).value = String(Number(defaults[name].toFixed(3)));
+  $("eps-range").value = $("eps").value;
+  $("steps").max = String(scene.limits.steps);
+  document.documentElement.classList.toggle("tiny", size <= 64);
+  describe();
+}
+
+const guarded = (action) => (...given) => action(...given).catch(complain);
+
+$("search-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  settle();
+  guarded(gallery)($("search").value, 0);
+});
+$("search").addEventListener("search", () => guarded(gallery)($("search").value, 0));
+$("previous").addEventListener("click", () => guarded(gallery)(state.search, state.page - 1));
+$("next").addEventListener("click", () => guarded(gallery)(state.search, state.page + 1));
+$("any").addEventListener("click", guarded(any));
+$("file").addEventListener("change", () => $("file").files[0] && upload($("file").files[0]));
+$("label").addEventListener("change", () => guarded(choose)({ ...state.query, label: Number($("label").value) }));
+$("attack").addEventListener("change", describe);
+$("eps-range").addEventListener("input", () => ($("eps").value = $("eps-range").value));
+$("eps").addEventListener("input", () => ($("eps-range").value = $("eps").value));
+$("attack-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  start();
+});
+$("cancel").addEventListener("click", stop);
+addEventListener("pagehide", api.leave);
+
+try {
+  fill(await api.scene());
+  const images = await gallery("", 0);
+  if (images.length) await choose({ ...images[0], key: String(images[0].id) });
+} catch (error) {
+  $("subject").textContent = "";
+  complain(error);
+}

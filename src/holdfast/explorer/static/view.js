@@ -1,0 +1,128 @@
+// From plain data to elements; nothing here asks the server or keeps a state.
+
+export const count = (n) => n.toLocaleString("en");
+const trim = (value, digits) => String(Number(value.toFixed(digits)));
+
+export function el(name, attributes = {}, ...children) {
+  const node = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (key.startsWith("on")) node.addEventListener(key.slice(2), value);
+    else if (value === true) node.setAttribute(key, "");
+    else if (value !== false && value !== null) node.setAttribute(key, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+function svg(name, attributes, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+  node.append(...children);
+  return node;
+}
+
+const hits = (found) => found.filter(Boolean).length;
+
+function dots(found, words) {
+  const marks = found.map((match) => el("span", { class: `dot ${match ? "match" : "other"}` }));
+  return el("span", { class: "dots", role: "img", "aria-label": `${words}: ${hits(found)} of ${found.length}` }, ...marks);
+}
+
+const sorted = (n, total) => Array.from({ length: total }, (_, i) => i < n);
+
+// How many of the first results are of the query's class, step by step.
+function curve(trace, steps, total) {
+  const [width, height, pad] = [150, 34, 3];
+  const x = (i) => pad + ((width - 2 * pad) * i) / Math.max(1, steps);
+  const y = (n) => height - pad - ((height - 2 * pad) * n) / Math.max(1, total);
+  const points = trace.map((n, i) => `${x(Math.min(i, steps)).toFixed(1)},${y(n).toFixed(1)}`).join(" ");
+  const label = `from ${trace[0]} to ${trace.at(-1)} of ${total} in the course of the attack`;
+  return svg(
+    "svg",
+    { class: "curve", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
+    svg("line", { x1: pad, x2: width - pad, y1: y(0), y2: y(0), class: "floor" }),
+    svg("polyline", { points, class: "line" }),
+  );
+}
+
+const first = (found) => (found[0] ? "right" : "wrong");
+
+// One line per model: what it found before, what it finds now. `after` may be missing, or still on its way.
+export function board(models, className, results, steps) {
+  const rows = models.map((model, i) => {
+    const { before, after, trace } = results[i];
+    const total = before.length;
+    const running = after === undefined && trace !== undefined;
+    const live = running ? sorted(trace.at(-1), total) : after;
+    const words = [el("span", {}, "finds ", el("b", {}, className), ` ${hits(before)} of ${total} times`)];
+    if (live) words[0].append(running ? ` before, ${hits(live)} now` : ` before, ${hits(live)} of ${total} after`);
+    if (after) {
+      words.push(el("span", { class: `first ${before[0] && !after[0] ? "lost" : "kept"}` },
+        before[0] === after[0] ? `first answer ${after[0] ? "still right" : "wrong, as before"}` : `first answer ${first(before)} → ${first(after)}`));
+    }
+    return el("li", { class: after ? "over" : "" },
+      el("div", { class: "who" }, el("b", {}, model.name), el("span", { class: "note" }, model.about)),
+      el("div", { class: "flip" }, dots(before, "before"), el("span", { class: "arrow", "aria-hidden": "true" }, live ? "→" : ""),
+        live ? dots(live, running ? "now" : "after") : ""),
+      el("p", { class: "verdict" }, ...words),
+      trace?.length ? curve(trace, steps, total) : "");
+  });
+  return el("ol", { class: "board" }, ...rows);
+}
+
+function results(title, list, when, address) {
+  const items = list.map((item, i) => {
+    const move = when && (item.other === i + 1 ? "stays" : `${when} no. ${count(item.other)}`);
+    const mark = item.match ? "✓" : "✕";
+    return el("li", { class: item.match ? "match" : "other" },
+      el("img", { class: "image", src: address(item.id), alt: "", loading: "lazy" }),
+      el("span", { class: "place" }, String(i + 1)),
+      el("span", { class: "name", title: `${item.class}, ${item.name}` }, `${mark} ${item.class}`),
+      move ? el("span", { class: "move" }, move) : "");
+  });
+  return el("div", { class: "list" }, el("h4", {}, title), el("ol", {}, ...items));
+}
+
+function readings(words, values) {
+  const shown = (value, unit) => {
+    if (value === null) return "–";
+    if (unit === "yes") return value >= 100 ? "yes" : value <= 0 ? "no" : `${trim(value, 1)} %`;
+    return unit ? `${trim(value, 2)} ${unit}` : value.toFixed(3);
+  };
+  const rows = words.map(({ words: text, unit }, i) =>
+    el("tr", {}, el("th", { scope: "row" }, text), el("td", {}, shown(values[i].before, unit)), el("td", {}, shown(values[i].after, unit))));
+  const head = el("tr", {}, el("td", {}), el("th", { scope: "col" }, "before"), el("th", { scope: "col" }, "after"));
+  return el("table", { class: "readings" }, el("thead", {}, head), el("tbody", {}, ...rows));
+}
+
+function targets(words, chosen, places, address) {
+  if (!chosen.length) return "";
+  const items = chosen.map((one, i) =>
+    el("figure", {}, el("img", { class: "image", src: address(one.id), alt: `${one.class}, ${one.name}` }),
+      el("figcaption", {}, one.class, el("br"), `no. ${count(places[i][0])} → ${count(places[i][1])}`)));
+  return el("div", { class: "targets" }, el("h4", {}, `Target: ${words}`), el("div", { class: "figures" }, ...items));
+}
+
+// A model's lists, and the attacked image where there is one.
+export function model(about, clean, after, report, attack, address, file) {
+  const parts = [el("h3", {}, about.name)];
+  if (after) {
+    const figure = (src, alt, ...caption) => el("figure", {}, el("img", { class: "image", src, alt }), el("figcaption", {}, ...caption));
+    const adversarial = file("adversarial");
+    parts.push(
+      el("div", { class: "attacked" },
+        figure(file("clean"), "the image as it is", "as it is"),
+        figure(adversarial, "the attacked image", "attacked: ", el("a", { href: adversarial, download: `${about.name}-${report.attack}.png` }, "PNG")),
+        figure(file("perturbation"), "the change, around grey", `the change, ${trim(report.amplified, 1)} times amplified`),
+        el("div", { class: "facts" },
+          readings(attack.readings, after.readings),
+          el("p", { class: "note" },
+            `${trim(after.changed, 1)} % of the values changed, by ${trim(after.mean, 1)}/255 on average and ${trim(after.largest, 0)}/255 at most.`))),
+      targets(attack.target, report.targets, after.targets, address));
+  }
+  const lists = after
+    ? [results("Before", after.before.list, "now", address), results("After", after.after.list, "was", address)]
+    : [results("As it is", clean.list, "", address)];
+  parts.push(el("div", { class: "lists" }, ...lists));
+  return el("article", {}, ...parts);
+}

@@ -1,0 +1,122 @@
+"""Images from strangers: bounded in bytes and in pixels before they are decoded, and never written to a file."""
+
+import warnings
+from collections import OrderedDict
+from collections.abc import AsyncIterable
+from io import BytesIO
+from secrets import token_urlsafe
+from threading import Lock
+from typing import Generic, TypeVar
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor, arange
+
+from holdfast.data import Pixels, Table
+from holdfast.errors import HoldfastError
+
+BYTES = 10 * 2**20
+"""Of an uploaded file."""
+
+PIXELS = 40_000_000
+"""Of an uploaded image."""
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
+
+TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
+
+KEPT = 32
+"""Uploads that are remembered; the one longest unused goes first."""
+
+_ONE_AT_A_TIME = Lock()
+"""A decoded image may take several hundred megabytes."""
+
+Item = TypeVar("Item")
+
+
+class TooLargeError(HoldfastError):
+    """More bytes than are taken."""
+
+
+async def body(stream: AsyncIterable[bytes], most: int = BYTES) -> bytes:
+    """What is sent, in memory; raises :class:`TooLargeError` as soon as it is more than ``most`` bytes."""
+    received = bytearray()
+    async for chunk in stream:
+        received += chunk
+        if len(received) > most:
+            raise TooLargeError(f"more than {most / 2**20:.3g} MB were sent, the most that is taken")
+    return bytes(received)
+
+
+def decode(data: bytes) -> tuple[Image.Image, list[str]]:
+    """An upright RGB image from the bytes of a file, and remarks on what was done to it.
+
+    Transparent parts become white; of an animation the first frame is taken. Raises HoldfastError for what is no
+    image of :data:`FORMATS`, is damaged, too large, or has more than 8 bits per channel.
+    """
+    if not data:
+        raise HoldfastError("the file is empty")
+    with _ONE_AT_A_TIME, warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+        try:
+            with Image.open(BytesIO(data), formats=FORMATS) as opened:
+                return _upright(opened)
+        except HoldfastError:
+            raise
+        except UnidentifiedImageError as error:
+            raise HoldfastError("the file is no PNG, JPEG, WebP, BMP or GIF image") from error
+        except Image.DecompressionBombError as error:
+            raise HoldfastError(f"the image has more than the {PIXELS:,} pixels that are taken") from error
+        except Exception as error:  # a damaged file makes PIL raise nearly anything
+            raise HoldfastError("the image is damaged or cut short") from error
+
+
+def _upright(opened: Image.Image) -> tuple[Image.Image, list[str]]:
+    width, height = opened.size
+    if width * height > PIXELS:
+        raise HoldfastError(f"the image has {width} × {height} pixels, more than the {PIXELS:,} that are taken")
+    if opened.mode[0] in "IF":
+        raise HoldfastError("the image has more than 8 bits per channel: save it with 8")
+    moving = opened.format != "MPO" and getattr(opened, "is_animated", False)  # MPO: a photo with its preview
+    remarks = ["of the animation the first frame is taken"] if moving else []
+    opened.seek(0)
+    image = ImageOps.exif_transpose(opened)
+    if image.mode in TRANSPARENT or "transparency" in image.info:
+        layered = image.convert("RGBA")
+        image = Image.new("RGBA", image.size, "white")
+        image.alpha_composite(layered)
+        remarks.append("what is transparent has become white")
+    return image.convert("RGB"), remarks
+
+
+def as_the_models_see(image: Image.Image, pixels: Pixels) -> Tensor:
+    """An RGB image brought to the size and channels of a test set, as its own images are: (1, C, size, size)."""
+    alone = np.zeros(1, np.bool_)
+    table = Table.build("upload", np.asarray(image)[None], [0], ["test"], is_query=alone, is_gallery=alone)
+    images, readable = Pixels(table, pixels.size, pixels.side, channels=pixels.channels, workers=1).read(arange(1))
+    if not readable.all():
+        raise HoldfastError("the image cannot be brought to the size of the gallery's")
+    return images
+
+
+class Shelf(Generic[Item]):
+    """The last few things, by names nobody can guess."""
+
+    def __init__(self, most: int = KEPT) -> None:
+        self.most, self._items, self._lock = most, OrderedDict[str, Item](), Lock()
+
+    def add(self, item: Item) -> str:
+        """Keep something; its name."""
+        name = token_urlsafe(16)
+        with self._lock:
+            self._items[name] = item
+            while len(self._items) > self.most:
+                self._items.popitem(last=False)
+        return name
+
+    def get(self, name: str) -> Item | None:
+        """What has a name, if it is still there."""
+        with self._lock:
+            if name in self._items:
+                self._items.move_to_end(name)
+            return self._items.get(name)
