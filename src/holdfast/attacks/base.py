@@ -33,9 +33,11 @@ class Plan:
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """Embedded items that distances are measured to, N of them."""
+    """Embedded items that distances are measured to, N of them. width: from how many images at once; see
+    :func:`.steady`."""
 
     set: Queries
+    width: int = WIDTH
 
     @cached_property
     def origin(self) -> Tensor:
@@ -107,7 +109,7 @@ def by_rows(function: Callable[..., Tensor], items: Items, *tensors: Tensor) -> 
     With many items there are fewer rows at once, so that what is measured stays small.
     """
     with full_precision(tensors[0].device):
-        return steady(function, *tensors, width=max(16, min(WIDTH, rows_per_block(ITEM * len(items)))))
+        return steady(function, *tensors, width=min(items.width, max(16, rows_per_block(ITEM * len(items)))))
 
 
 def of_rows(x: Tensor, rows: Tensor) -> Tensor:
@@ -122,20 +124,24 @@ def linear(z: Tensor, values: Tensor, gradient: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class System:
-    """The retrieval system under attack: who asks, and what is retrieved; both embedded clean, once."""
+    """The retrieval system under attack: who asks, and what is retrieved; both embedded clean, once.
+
+    width: images whose distances are measured at once. Fewer than by default suit who attacks few.
+    """
 
     queries: Queries
     gallery: Gallery
+    width: int = WIDTH
 
     @cached_property
     def items(self) -> Items:
         """The gallery."""
-        return Items(self.gallery)
+        return Items(self.gallery, self.width)
 
     @cached_property
     def asking(self) -> Items:
         """The queries."""
-        return self.items if self.queries.embeddings is self.gallery.embeddings else Items(self.queries)
+        return self.items if self.queries.embeddings is self.gallery.embeddings else Items(self.queries, self.width)
 
 
 class RankingAttack(Protocol):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -181,7 +181,8 @@ def opened(
             subject = stack.enter_context(examined(run.embed, pixels, where, budget, white=True))
             subject.require_gradients()
             target, _ = target_of(subject, pixels, where, quiet)
-            subject.width = 1
+            subject.width = 1  # from here on one image is passed at a time, and not 64 for the sake of one
+            target = replace(target, system=replace(target.system, width=1))
             models.append(Model(name, _about(run.about), target))
         yield Scene(models)
 

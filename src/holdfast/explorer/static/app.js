@@ -1,7 +1,7 @@
 // The page: what is chosen, what is under way, and what came of it.
 
 import * as api from "./api.js";
-import { board, count, el, model } from "./view.js";
+import { board, count, el, hits, model } from "./view.js";
 
 const EVERY = 200; // milliseconds between two questions about an attack
 
@@ -26,7 +26,7 @@ async function gallery(search, page) {
   $("gallery").replaceChildren(...found.images.map((image) =>
     el("li", {}, el("button", { type: "button", "data-id": image.id, "aria-pressed": "false", title: `${image.class}, ${image.name}`, onclick: () => choose({ ...image, key: String(image.id) }) },
       el("img", { class: "image", src: address(image.id), alt: `${image.class}, ${image.name}`, loading: "lazy" })))));
-  $("page").textContent = found.total ? `${page + 1} of ${count(found.pages)}, ${count(found.total)} images` : "nothing is found";
+  $("page").textContent = found.total ? `${page + 1} of ${count(found.pages)}, ${count(found.total)} ${found.total === 1 ? "image" : "images"}` : "nothing is found";
   $("previous").disabled = page <= 0;
   $("next").disabled = page >= found.pages - 1;
   $("any").disabled = !found.total;
@@ -155,8 +155,10 @@ function progress(job) {
 }
 
 function done(job) {
-  $("status").textContent = "Done.";
+  const left = job.result.models.map((one, i) => `${state.scene.models[i].name} finds ${hits(one.after.found)} of ${one.after.found.length}`);
+  $("status").textContent = `Done: ${left.join(", ")}.`;
   show(job, job.result.models.map((one) => one.trace), job.result.steps);
+  if (matchMedia("(max-width: 62rem)").matches) $("results").scrollIntoView({ block: "start" });
 }
 
 async function stop() {
@@ -184,7 +186,12 @@ function busy(running) {
 function show(job = null, traces = [], steps = 1) {
   const { models } = state.scene;
   const results = job?.result.models;
-  const lines = state.clean.map((one, i) => ({ before: one.found, after: results?.[i].after.found, trace: traces[i] }));
+  const lines = state.clean.map((one, i) => ({
+    before: one.found,
+    after: results?.[i].after.found,
+    trace: traces[i],
+    target: results?.[i].targets.length === 1 ? results[i].targets[0] : null,
+  }));
   $("board").replaceChildren(board(models, state.query.class, lines, steps));
   if (traces.length && !job) return;
   $("models").replaceChildren(...models.map((about, i) =>

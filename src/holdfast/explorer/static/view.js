@@ -21,7 +21,7 @@ function svg(name, attributes, ...children) {
   return node;
 }
 
-const hits = (found) => found.filter(Boolean).length;
+export const hits = (found) => found.filter(Boolean).length;
 
 function dots(found, words) {
   const marks = found.map((match) => el("span", { class: `dot ${match ? "match" : "other"}` }));
@@ -45,37 +45,43 @@ function curve(trace, steps, total) {
   );
 }
 
-const first = (found) => (found[0] ? "right" : "wrong");
+// Of what the first answer became.
+function verdict(before, after) {
+  const word = (found) => (found[0] ? "right" : "wrong");
+  if (before[0] === after[0]) return before[0] ? "first answer still right" : "first answer wrong, as before";
+  return `first answer ${word(before)} → ${word(after)}`;
+}
+
+function line(about, className, { before, after, trace, target }, steps) {
+  const total = before.length;
+  const running = !after && trace?.length > 0;
+  const now = running ? sorted(trace.at(-1), total) : after;
+  const when = running ? "now" : "after";
+  const share = (found) => [el("b", {}, String(hits(found))), ` of ${total}`];
+  const found = el("span", {}, `finds ${className} `, ...share(before), now ? " times before, " : " times");
+  if (now) found.append(...share(now), ` ${when}`);
+  const said = [found];
+  if (after) said.push(el("span", { class: `first ${after[0] ? "kept" : "lost"}` }, `${after[0] ? "✓" : "✕"} ${verdict(before, after)}`));
+  if (target) said.push(el("span", { class: "note" }, `target: place ${count(target[0])} → ${count(target[1])}`));
+  const row = (words, marks) => [el("span", { class: "when" }, words), marks ? dots(marks, words) : el("span", { class: "note" }, "not attacked yet")];
+  return el("li", {},
+    el("div", { class: "who" }, el("b", {}, about.name), el("span", { class: "note" }, about.about)),
+    el("div", { class: "flip" }, ...row("before", before), ...row(when, now)),
+    el("p", { class: "verdict" }, ...said),
+    trace?.length ? curve(trace, steps, total) : "");
+}
 
 // One line per model: what it found before, what it finds now. `after` may be missing, or still on its way.
 export function board(models, className, results, steps) {
-  const rows = models.map((model, i) => {
-    const { before, after, trace } = results[i];
-    const total = before.length;
-    const running = after === undefined && trace !== undefined;
-    const live = running ? sorted(trace.at(-1), total) : after;
-    const words = [el("span", {}, "finds ", el("b", {}, className), ` ${hits(before)} of ${total} times`)];
-    if (live) words[0].append(running ? ` before, ${hits(live)} now` : ` before, ${hits(live)} of ${total} after`);
-    if (after) {
-      words.push(el("span", { class: `first ${before[0] && !after[0] ? "lost" : "kept"}` },
-        before[0] === after[0] ? `first answer ${after[0] ? "still right" : "wrong, as before"}` : `first answer ${first(before)} → ${first(after)}`));
-    }
-    return el("li", { class: after ? "over" : "" },
-      el("div", { class: "who" }, el("b", {}, model.name), el("span", { class: "note" }, model.about)),
-      el("div", { class: "flip" }, dots(before, "before"), el("span", { class: "arrow", "aria-hidden": "true" }, live ? "→" : ""),
-        live ? dots(live, running ? "now" : "after") : ""),
-      el("p", { class: "verdict" }, ...words),
-      trace?.length ? curve(trace, steps, total) : "");
-  });
-  return el("ol", { class: "board" }, ...rows);
+  return el("ol", { class: "board" }, ...models.map((about, i) => line(about, className, results[i], steps)));
 }
 
 function results(title, list, when, address) {
   const items = list.map((item, i) => {
-    const move = when && (item.other === i + 1 ? "stays" : `${when} no. ${count(item.other)}`);
+    const move = when && (item.other === i + 1 ? "stays" : `${when} ${count(item.other)}`);
     const mark = item.match ? "✓" : "✕";
     return el("li", { class: item.match ? "match" : "other" },
-      el("img", { class: "image", src: address(item.id), alt: "", loading: "lazy" }),
+      el("img", { class: "image", src: address(item.id), alt: "" }),
       el("span", { class: "place" }, String(i + 1)),
       el("span", { class: "name", title: `${item.class}, ${item.name}` }, `${mark} ${item.class}`),
       move ? el("span", { class: "move" }, move) : "");
@@ -99,7 +105,7 @@ function targets(words, chosen, places, address) {
   if (!chosen.length) return "";
   const items = chosen.map((one, i) =>
     el("figure", {}, el("img", { class: "image", src: address(one.id), alt: `${one.class}, ${one.name}` }),
-      el("figcaption", {}, one.class, el("br"), `no. ${count(places[i][0])} → ${count(places[i][1])}`)));
+      el("figcaption", {}, one.class, el("br"), `place ${count(places[i][0])} → ${count(places[i][1])}`)));
   return el("div", { class: "targets" }, el("h4", {}, `Target: ${words}`), el("div", { class: "figures" }, ...items));
 }
 
@@ -112,7 +118,7 @@ export function model(about, clean, after, report, attack, address, file) {
     parts.push(
       el("div", { class: "attacked" },
         figure(file("clean"), "the image as it is", "as it is"),
-        figure(adversarial, "the attacked image", "attacked: ", el("a", { href: adversarial, download: `${about.name}-${report.attack}.png` }, "PNG")),
+        figure(adversarial, "the attacked image", "attacked; ", el("a", { href: adversarial, download: `${about.name}-${report.attack}.png` }, "save as PNG")),
         figure(file("perturbation"), "the change, around grey", `the change, ${trim(report.amplified, 1)} times amplified`),
         el("div", { class: "facts" },
           readings(attack.readings, after.readings),
