@@ -6,7 +6,7 @@ JOBS ?= 2
 OUT ?= results
 PAPER := paper-fashion paper-cub paper-cars paper-sop
 
-.PHONY: demo test test-timm bench check docs format clean $(PAPER)
+.PHONY: demo explore test test-timm e2e bench check docs format clean $(PAPER)
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -17,6 +17,13 @@ test: $(READY)
 # timm needs torchvision, which the main environment must not have.
 test-timm: .venv-timm/ready
 	PYTHONPATH=src .venv-timm/bin/python -m pytest tests/test_timm.py tests/test_models_timm.py
+
+# The explorer in a browser: Chromium, from Debian's packages where they may be installed. CHROMIUM: one elsewhere.
+e2e: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,e2e]"
+	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || apt-get install -y -q chromium || \
+		echo "no browser: install Chromium, or name it by CHROMIUM=/path/to/it; the tests will be skipped"
+	$(BIN)/python -m pytest tests/e2e
 
 # DATA: a folder with fashion-mnist/ and CUB_200_2011/ in it; without it the images are digits and noise.
 bench: $(READY)

@@ -1,5 +1,7 @@
 """What the page asks for, and what nobody else may."""
 
+# ruff: noqa: E402 (what may be absent is looked for first)
+
 import json
 from collections.abc import Iterator
 from io import BytesIO

@@ -89,7 +89,7 @@ async function upload(file) {
   settle();
   const { bytes } = state.scene.limits;
   try {
-    if (file.size > bytes) throw new api.Refused(`${file.name} is larger than ${bytes / 2 ** 20} MB, the most that is taken.`);
+    if (file.size > bytes) throw new api.Refused(`the file is larger than ${bytes / 2 ** 20} MB, the most that is taken`);
     $("upload-note").textContent = "Uploading …";
     const taken = await api.upload(file);
     const remarks = taken.remarks.map((remark) => ` (${remark})`).join("");

@@ -1,0 +1,99 @@
+"""A browser, and ``holdfast explore`` as a process of its own."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from explorer_runs import run_folder
+
+from holdfast.config import resolve
+from holdfast.train import train
+
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+]
+ARTEFACTS = Path(__file__).parent / "artefacts"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium; without it, or without playwright, the tests are skipped."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'holdfast[e2e]'")
+    pytest.importorskip("uvicorn", reason="the explorer needs the extra serve")
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}; install Chromium, or name it by CHROMIUM")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Where two models are explored."""
+    root = tmp_path_factory.mktemp("runs")
+    settings = {"recipe": "none-r", "model.dim": 16, "batch.pairs": 100, "optim.epochs": 2, "validation.attacked": 0}
+    train(resolve(settings), root / "plain", device="cpu", quiet=True)
+    folders = [str(root / "plain"), str(run_folder(root / "other", seed=1))]
+    command = [
+        sys.executable,
+        "-m",
+        "holdfast",
+        "explore",
+        *folders,
+        "--port",
+        "0",
+        "--images",
+        "200",
+        "--device",
+        "cpu",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        assert server.stdout is not None
+        assert server.stderr is not None
+        found = next((m for line in server.stdout if (m := re.search(r"http://127\.0\.0\.1:\d+", line))), None)
+        assert found is not None, server.stderr.read()
+        yield found[0]
+        server.terminate()
+        assert "Traceback" not in server.stderr.read()
+        server.wait(timeout=20)
+
+
+@pytest.fixture
+def faults() -> list[str]:
+    """What the browser complains about; a test that expects it empties the list."""
+    return []
+
+
+@pytest.fixture
+def tab(browser: Any, address: str, faults: list[str], request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Opens pages; each leaves a screenshot. ``tab(width=390, color_scheme="dark")``."""
+    pages: list[Any] = []
+
+    def open_one(width: int = 1360, height: int = 900, **options: Any) -> Any:
+        page = browser.new_context(viewport={"width": width, "height": height}, **options).new_page()
+        page.set_default_timeout(15000)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
+        page.goto(address)
+        page.locator("#models li").first.wait_for()
+        pages.append(page)
+        return page
+
+    yield open_one
+    ARTEFACTS.mkdir(exist_ok=True)
+    for i, page in enumerate(pages):
+        if not page.is_closed():
+            page.screenshot(path=ARTEFACTS / f"{re.sub(r'[^a-z0-9]+', '-', request.node.name)}-{i}.png", full_page=True)
+        page.context.close()
+    assert faults == []

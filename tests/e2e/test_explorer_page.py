@@ -1,0 +1,222 @@
+"""The explorer as a person uses it, in a browser."""
+
+import re
+import struct
+import zlib
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'holdfast[e2e]'")
+
+from playwright.sync_api import expect
+
+
+def set_attack(page: Any, name: str = "es", eps: int = 70, steps: int = 20) -> None:
+    page.get_by_label("Attack", exact=True).select_option(name)
+    page.locator("#eps").fill(str(eps))
+    page.get_by_label("Steps").fill(str(steps))
+
+
+def attack(page: Any) -> None:
+    page.get_by_role("button", name="Attack").click()
+
+
+def done(page: Any) -> None:
+    expect(page.get_by_text("Done: plain finds")).to_be_visible()
+
+
+def shown(page: Any, title: str, model: int = 0) -> list[str]:
+    """The images of a list, by their addresses."""
+    images = page.locator("article").nth(model).locator(".list").filter(has_text=title).locator("li img")
+    return [str(image.get_attribute("src")) for image in images.all()]
+
+
+def test_a_query_is_chosen_and_attacked_and_what_is_found_changes(tab: Any) -> None:
+    page = tab()
+    expect(page.get_by_text("digits, 200 images of 8 pixels. 2 models.")).to_be_visible()
+    page.get_by_label("Class, file or number").fill("7")
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("#page")).to_contain_text("1 of 1")
+    page.locator("#gallery button").nth(2).click()
+    expect(page.locator("#asked")).to_contain_text("7, no.")
+    expect(page.locator("#gallery button").nth(2)).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_text("not attacked yet").first).to_be_visible()
+    clean = shown(page, "As it is")
+    set_attack(page)
+    attack(page)
+    done(page)
+    assert shown(page, "Before") == clean
+    assert len(shown(page, "After")) == 10
+    assert shown(page, "After") != clean
+    board = page.locator(".board li").first
+    found = re.search(r"finds 7 (\d+) of 10 times before, (\d+) of 10 after", board.inner_text())
+    assert found is not None
+    before, after = map(int, found.groups())
+    assert after < before
+    assert board.locator(".dot.match").count() == before + after
+    assert board.locator(".dot").count() == 20
+    expect(board.locator(".first")).to_have_text(re.compile("✕ first answer right → wrong|✓ first answer still right"))
+    most = re.search(r"(\d+)/255 at most", page.locator("article .facts .note").first.inner_text())
+    assert most is not None
+    assert 0 < int(most[1]) <= 70
+    with page.expect_download() as download:
+        page.get_by_role("link", name="save as PNG").first.click()
+    assert download.value.suggested_filename == "plain-es.png"
+    with Image.open(download.value.path()) as saved:
+        assert (saved.format, saved.size, saved.mode) == ("PNG", (8, 8), "L")
+
+
+def test_a_target_is_shown_with_its_places(tab: Any) -> None:
+    page = tab(color_scheme="dark")
+    set_attack(page, "qa+")
+    expect(page.locator("#aim")).to_have_text("Brings a random gallery image to the top.")
+    attack(page)
+    done(page)
+    places = page.locator(".targets figcaption")
+    expect(places).to_have_count(2)
+    was, now = re.search(r"place ([\d,]+) → ([\d,]+)", places.first.inner_text()).groups()  # type: ignore[union-attr]
+    assert int(now) < int(was)
+    assert page.locator(".targets img").first.get_attribute("src") == page.locator(".targets img").last.get_attribute(
+        "src"
+    )
+
+
+def test_the_keyboard_is_enough_and_a_telephone_wide_enough(tab: Any) -> None:
+    page = tab(width=390, height=844)
+    page.get_by_label("Class, file or number").focus()
+    page.keyboard.type("3")
+    page.keyboard.press("Enter")
+    expect(page.locator("#page")).to_contain_text("1 of 1")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator("#asked")).to_contain_text("3, no.")
+    page.locator("#steps").focus()
+    page.keyboard.press("Enter")
+    done(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    named = "one.labels?.length || one.ariaLabel || one.textContent.trim() || one.querySelector('img[alt]')"
+    unnamed = page.locator("input:visible, select:visible, button:visible").evaluate_all(
+        f"all => all.filter(one => !({named})).map(one => one.outerHTML)"
+    )
+    assert unnamed == []
+
+
+def png(image: Image.Image) -> bytes:
+    file = BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def promised(width: int, height: int) -> bytes:
+    """A PNG of so many black pixels."""
+    row = b"\0" + bytes(width // 8)
+    deflate = zlib.compressobj(9)
+    data = b"".join(deflate.compress(row) for _ in range(height)) + deflate.flush()
+    content = b"\x89PNG\r\n\x1a\n"
+    for kind, part in (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)),
+        (b"IDAT", data),
+        (b"IEND", b""),
+    ):
+        content += struct.pack(">I", len(part)) + kind + part + struct.pack(">I", zlib.crc32(kind + part))
+    return content
+
+
+def give(page: Any, name: str, content: bytes) -> None:
+    page.locator("#file").set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
+
+
+def test_an_image_of_ones_own_is_uploaded_and_attacked(tab: Any) -> None:
+    page = tab()
+    src = page.locator("#query").get_attribute("src")
+    give(page, "mine.png", page.request.get(f"{page.url}{src}").body())
+    expect(page.locator("#upload-note")).to_contain_text("mine.png: it counts as")
+    expect(page.locator("#asked")).to_contain_text("uploaded: not in the gallery")
+    assert shown(page, "As it is")[0] == src
+    set_attack(page, "gtm")
+    attack(page)
+    done(page)
+    label = page.get_by_label("It counts as")
+    label.select_option("4" if label.input_value() != "4" else "5")
+    expect(page.get_by_text("not attacked yet").first).to_be_visible()
+    expect(page.locator(".list .other").first).to_be_visible()
+    give(page, "clear.png", png(Image.new("RGBA", (30, 20), (0, 0, 0, 0))))
+    expect(page.locator("#upload-note")).to_contain_text("clear.png (what is transparent has become white)")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("words.png", b"no image at all", "words.png: the file is no PNG, JPEG, WebP, BMP or GIF image"),
+        ("empty.png", b"", "empty.png: the file is empty"),
+        (
+            "huge.png",
+            promised(10_000, 10_000),
+            "huge.png: the image has 10000 × 10000 pixels, more than the 40,000,000",
+        ),
+    ],
+    ids=["no image", "empty", "100 megapixels"],
+)
+def test_what_cannot_be_taken_is_refused_in_words(
+    name: str, content: bytes, said: str, tab: Any, faults: list[str]
+) -> None:
+    page = tab()
+    give(page, name, content)
+    expect(page.get_by_role("alert")).to_contain_text(said)
+    page.locator("#gallery button").nth(1).click()
+    expect(page.get_by_role("alert")).to_be_hidden()
+    faults[:] = [fault for fault in faults if "status of 400" not in fault]
+
+
+def test_a_file_that_is_too_large_is_not_even_sent(tab: Any) -> None:
+    page = tab()
+    page.locator("#file").evaluate(
+        "input => { const chosen = new DataTransfer();"
+        "chosen.items.add(new File([new Uint8Array(11 * 2 ** 20)], 'heavy.png'));"
+        "input.files = chosen.files; input.dispatchEvent(new Event('change')); }"
+    )
+    expect(page.get_by_role("alert")).to_contain_text("heavy.png: the file is larger than 10 MB")
+
+
+def test_an_attack_is_cancelled_and_another_one_made(tab: Any) -> None:
+    page = tab()
+    set_attack(page, steps=1000)
+    attack(page)
+    expect(page.get_by_text(re.compile(r"plain: step \d+ of 1000"))).to_be_visible()
+    expect(page.get_by_role("progressbar")).to_be_visible()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Cancelled.")).to_be_visible()
+    expect(page.get_by_role("progressbar")).to_be_hidden()
+    set_attack(page)
+    attack(page)
+    done(page)
+
+
+def test_two_tabs_wait_for_each_other_and_a_closed_one_makes_room(tab: Any) -> None:
+    one, other = tab(), tab()
+    set_attack(one, steps=1000)
+    attack(one)
+    expect(one.get_by_text(re.compile(r"plain: step \d+ of 1000"))).to_be_visible()
+    set_attack(other, steps=5)
+    attack(other)
+    expect(other.get_by_text("Waiting: 1 before this one.")).to_be_visible()
+    one.close(run_before_unload=False)
+    done(other)
+
+
+def test_a_server_that_is_gone_is_said_to_be(tab: Any, faults: list[str]) -> None:
+    page = tab()
+    page.route("**/api/**", lambda route: route.abort())
+    attack(page)
+    expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
+    faults.clear()
+
+
+def test_the_screenshots_lie_where_git_does_not_look() -> None:
+    ignored = (Path(__file__).parents[2] / ".gitignore").read_text().splitlines()
+    assert "tests/e2e/artefacts/" in ignored
