@@ -4,6 +4,7 @@ import errno
 import logging
 import socket
 from contextlib import suppress
+from ipaddress import ip_address
 
 import uvicorn
 
@@ -33,8 +34,20 @@ def listen(host: str, port: int) -> socket.socket:
 def address_of(listener: socket.socket) -> tuple[str, bool]:
     """Where a browser finds a socket, and whether only one on this machine does."""
     host, port = listener.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
+    shown = "localhost" if ip_address(host).is_unspecified else f"[{host}]" if ":" in host else host
     return f"http://{shown}:{port}", is_loopback(host)
+
+
+class _Announced(uvicorn.Server):
+    """A server that says where it is once it answers, and can be interrupted."""
+
+    def __init__(self, config: uvicorn.Config, url: str) -> None:
+        super().__init__(config)
+        self.url = url
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(f"explore at {self.url}  (Ctrl+C stops it)", flush=True)
 
 
 def serve(scene: Scene, listener: socket.socket) -> None:
@@ -49,9 +62,8 @@ def serve(scene: Scene, listener: socket.socket) -> None:
         limit_concurrency=256,
         server_header=False,
     )
-    print(f"explore at {url}  (Ctrl+C stops it)", flush=True)
     try:
         with suppress(KeyboardInterrupt):
-            uvicorn.Server(config).run(sockets=[listener])
+            _Announced(config, url).run(sockets=[listener])
     finally:
         jobs.close()
