@@ -14,6 +14,8 @@ pytest.importorskip("playwright.sync_api", reason="playwright is not installed: 
 
 from playwright.sync_api import expect
 
+expect.set_options(timeout=15_000)
+
 
 def set_attack(page: Any, name: str = "es", eps: int = 70, steps: int = 20) -> None:
     page.get_by_label("Attack", exact=True).select_option(name)
@@ -200,13 +202,29 @@ def test_an_attack_is_cancelled_and_another_one_made(tab: Any) -> None:
 def test_two_tabs_wait_for_each_other_and_a_closed_one_makes_room(tab: Any) -> None:
     one, other = tab(), tab()
     set_attack(one, steps=1000)
-    attack(one)
+    with one.expect_response("**/api/attacks") as begun:
+        attack(one)
+    job = begun.value.json()["id"]
     expect(one.get_by_text(re.compile(r"plain: step \d+ of 1000"))).to_be_visible()
     set_attack(other, steps=5)
     attack(other)
     expect(other.get_by_text("Waiting: 1 before this one.")).to_be_visible()
-    one.close(run_before_unload=False)
+    one.goto("about:blank")
     done(other)
+    assert other.request.get(f"{other.url}api/jobs/{job}").json().get("state") == "cancelled"
+
+
+def test_another_choice_stops_the_attack_of_the_one_before(tab: Any) -> None:
+    page = tab()
+    set_attack(page, steps=1000)
+    attack(page)
+    expect(page.get_by_text(re.compile(r"plain: step \d+ of 1000"))).to_be_visible()
+    page.locator("#gallery button").nth(3).click()
+    expect(page.get_by_role("progressbar")).to_be_hidden()
+    expect(page.get_by_text("not attacked yet")).to_have_count(2)
+    set_attack(page, steps=2)
+    attack(page)
+    done(page)
 
 
 def test_a_server_that_is_gone_is_said_to_be(tab: Any, faults: list[str]) -> None:

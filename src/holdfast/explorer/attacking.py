@@ -145,7 +145,7 @@ def _check(scene: Scene, query: Query) -> None:
     gallery = scene.models[0].target.system.gallery
     matching = (gallery.labels == query.label) & (gallery.ids != query.id)
     if not matching.any():
-        name = scene.table.classes[query.label]
+        name = scene.title(query.label)
         raise HoldfastError(f"the gallery holds no other image of class {name}: there is no right answer to lose")
 
 

@@ -80,7 +80,7 @@ class Scene:
     def labels(self) -> dict[int, str]:
         """The classes of the gallery."""
         present = torch.unique(self._system.gallery.labels).tolist()
-        return {label: self.table.classes[label] for label in present}
+        return {label: self.title(label) for label in present}
 
     @cached_property
     def _words(self) -> list[str]:
@@ -97,9 +97,13 @@ class Scene:
         path = self.table.images[row]
         return f"{path.parent.name}/{path.name}"
 
+    def title(self, label: int) -> str:
+        """The name of a class, in words that a narrow column can break."""
+        return self.table.classes[label].replace("_", " ")
+
     def class_of(self, row: int) -> str:
-        """The name of an image's class."""
-        return self.table.classes[int(self.table.labels[row])]
+        """The title of an image's class."""
+        return self.title(int(self.table.labels[row]))
 
     def search(self, text: str) -> list[int]:
         """The rows that may ask and whose class, file or number ``text`` names; all of them for an empty text.

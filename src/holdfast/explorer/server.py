@@ -95,7 +95,7 @@ class Site:
         """What each model finds for an image as it is."""
         query = await run_in_threadpool(self._query, request.path_params["key"], request.query_params.get("label"))
         found = await run_in_threadpool(clean, self.scene, query)
-        return JSONResponse({"label": query.label, "class": self.scene.table.classes[query.label], "models": found})
+        return JSONResponse({"label": query.label, "class": self.scene.title(query.label), "models": found})
 
     async def upload(self, request: Request) -> Response:
         """Take an image that is not in the gallery."""
@@ -149,7 +149,7 @@ class Site:
         return {
             "key": f"upload-{self.uploads.add(query)}",
             "label": query.label,
-            "class": self.scene.table.classes[query.label],
+            "class": self.scene.title(query.label),
             "nearest": {"id": nearest, "name": self.scene.name_of(nearest)},
             "remarks": remarks,
             "pixels": list(image.size),

@@ -42,8 +42,7 @@ function mark() {
 
 async function choose(query) {
   settle();
-  if (state.job) await stop();
-  state.query = query;
+  state.query = query; // what is under way for another one is stopped by its follower
   if (!query.upload) {
     $("upload-note").textContent = "";
     $("counts-as").hidden = true;
@@ -115,24 +114,29 @@ function describe() {
 async function start() {
   if (!state.query || state.job) return;
   settle();
-  const settings = { query: state.query.key, attack: $("attack").value };
+  const { query } = state;
+  const settings = { query: query.key, attack: $("attack").value };
   for (const name of ["eps", "steps", "step", "seed"]) settings[name] = $(name).valueAsNumber;
-  if (state.query.upload) settings.label = state.query.label;
+  if (query.upload) settings.label = query.label;
   busy(true);
   try {
     state.job = await api.attack(settings);
-    await follow(state.job.id);
+    await follow(state.job.id, query);
   } catch (error) {
     complain(error);
     $("status").textContent = "";
-    if (state.clean) show();
+    if (state.clean && state.query === query) show();
   }
   state.job = null;
   busy(false);
 }
 
-async function follow(id) {
+async function follow(id, query) {
   for (let job = state.job; ; job = await api.job(id)) {
+    if (state.query !== query) {
+      $("status").textContent = "";
+      return api.cancel(id);
+    }
     progress(job);
     if (job.state === "done") return done(job);
     if (job.state === "failed") throw new api.Refused(job.message);
@@ -170,7 +174,6 @@ async function stop() {
   } catch (error) {
     complain(error);
   }
-  while (state.job === job) await new Promise((resolve) => setTimeout(resolve, 30));
 }
 
 function busy(running) {
@@ -221,7 +224,7 @@ $("search-form").addEventListener("submit", (event) => {
   settle();
   guarded(gallery)($("search").value, 0);
 });
-$("search").addEventListener("search", () => guarded(gallery)($("search").value, 0));
+$("search").addEventListener("search", () => $("search").value || guarded(gallery)("", 0)); // its ✕ was pressed
 $("previous").addEventListener("click", () => guarded(gallery)(state.search, state.page - 1));
 $("next").addEventListener("click", () => guarded(gallery)(state.search, state.page + 1));
 $("any").addEventListener("click", guarded(any));
