@@ -21,7 +21,7 @@ test-timm: .venv-timm/ready
 # The explorer in a browser: Chromium, from Debian's packages where they may be installed. CHROMIUM: one elsewhere.
 e2e: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,e2e]"
-	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || apt-get install -y -q chromium || \
+	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || { apt-get update -q && apt-get install -y -q chromium; } || \
 		echo "no browser: install Chromium, or name it by CHROMIUM=/path/to/it; the tests will be skipped"
 	$(BIN)/python -m pytest tests/e2e
 

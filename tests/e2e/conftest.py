@@ -22,9 +22,12 @@ FLAGS = [
 ARTEFACTS = Path(__file__).parent / "artefacts"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium; without it, or without playwright, the tests are skipped."""
+    """Chromium; without it, or without playwright, the tests are skipped.
+
+    For a module: while playwright runs, so does an event loop, which other tests cannot have.
+    """
     api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'holdfast[e2e]'")
     pytest.importorskip("uvicorn", reason="the explorer needs the extra serve")
     if not CHROMIUM.exists():
@@ -35,7 +38,7 @@ def browser() -> Iterator[Any]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Where two models are explored."""
     root = tmp_path_factory.mktemp("runs")

@@ -52,7 +52,7 @@ class Guard:
         host = headers.get("host", "")
         if self.loopback and not is_loopback(_name(host)):
             return f"this server listens on this machine only and does not answer to the host {host!r}"
-        if method not in SAFE and _place(headers.get("origin", "")) != host:
+        if method not in SAFE and (not host or _place(headers.get("origin", "")) != host):
             return "only the page itself may ask for this"
         return None
 

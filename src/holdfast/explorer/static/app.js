@@ -5,6 +5,7 @@ import { board, count, el, hits, model } from "./view.js";
 
 const EVERY = 200; // milliseconds between two questions about an attack
 
+const wide = matchMedia("(min-width: 62.01rem)"); // choices and results side by side
 const $ = (id) => document.getElementById(id);
 const state = { scene: null, search: "", page: 0, pages: 1, total: 0, query: null, clean: null, asking: null, job: null };
 const address = (id) => `images/${id}.png?of=${state.scene.key}`;
@@ -112,13 +113,15 @@ function describe() {
 }
 
 async function start() {
-  if (!state.query || state.job) return;
+  if (!state.clean || state.job) return;
   settle();
   const { query } = state;
   const settings = { query: query.key, attack: $("attack").value };
   for (const name of ["eps", "steps", "step", "seed"]) settings[name] = $(name).valueAsNumber;
   if (query.upload) settings.label = query.label;
   busy(true);
+  show();
+  if (wide.matches) reveal();
   try {
     state.job = await api.attack(settings);
     await follow(state.job.id, query);
@@ -162,7 +165,13 @@ function done(job) {
   const left = job.result.models.map((one, i) => `${state.scene.models[i].name} finds ${hits(one.after.found)} of ${one.after.found.length}`);
   $("status").textContent = `Done: ${left.join(", ")}.`;
   show(job, job.result.models.map((one) => one.trace), job.result.steps);
-  if (matchMedia("(max-width: 62rem)").matches) $("results").scrollIntoView({ block: "start" });
+  reveal();
+}
+
+// Bring the verdicts into view.
+function reveal() {
+  const { top, bottom } = $("board").getBoundingClientRect();
+  if (top < 0 || bottom > innerHeight) $("results").scrollIntoView({ block: "start" });
 }
 
 async function stop() {

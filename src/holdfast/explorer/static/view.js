@@ -40,6 +40,7 @@ function curve(trace, steps, total) {
   return svg(
     "svg",
     { class: "curve", viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": label },
+    svg("title", {}, label),
     svg("line", { x1: pad, x2: width - pad, y1: y(0), y2: y(0), class: "floor" }),
     svg("polyline", { points, class: "line" }),
   );
