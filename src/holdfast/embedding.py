@@ -36,7 +36,7 @@ def references(size: int, channels: int) -> Tensor:
 
 
 @contextmanager
-def examined(
+def acquainted(
     embed: Embed, pixels: Pixels, device: torch.device, *, precision: str, width: int
 ) -> Iterator[tuple[Subject, Tensor]]:
     """A model that was looked at, fixed for the time being, and its embeddings (8, D) of the reference images."""

@@ -26,7 +26,7 @@ from holdfast.arrays import read_arrays, write_arrays
 from holdfast.blocks import WIDTH, checked
 from holdfast.data import Pixels
 from holdfast.distance import pairs
-from holdfast.embedding import BLOCK, REFERENCES, Blocks, examined, hashed, references
+from holdfast.embedding import BLOCK, REFERENCES, Blocks, acquainted, hashed, references
 from holdfast.errors import HoldfastError, brief, pick
 from holdfast.evaluation import embed_rows
 from holdfast.identity import of_network
@@ -92,7 +92,7 @@ class Index:
         file = None if out is None else Path(out)
         known = cls.load(file) if file is not None and file.exists() else None
         where = distributed.device(device)
-        with examined(embed, pixels, where, precision=precision, width=batch) as (subject, seen):
+        with acquainted(embed, pixels, where, precision=precision, width=batch) as (subject, seen):
             model = of_network(embed, seen)
             blocks = Blocks(pixels, f"{model} {precision}", file and file.with_name(f"{file.name}.part"))
             paths, labels = _paths(pixels, root), [pixels.table.classes[label] for label in pixels.table.labels]

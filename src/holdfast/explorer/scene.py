@@ -13,7 +13,7 @@ from torch import Tensor
 
 from holdfast import distributed
 from holdfast.attacks import System
-from holdfast.audit import examined, target_of
+from holdfast.audit import prepared
 from holdfast.budget import resolve_budget
 from holdfast.campaign import Target
 from holdfast.data import Pixels
@@ -182,10 +182,8 @@ def opened(
     with ExitStack() as stack:
         models = []
         for run, name in zip(runs, names, strict=True):
-            subject = stack.enter_context(examined(run.embed, pixels, where, budget, white=True))
-            subject.require_gradients()
-            target, _ = target_of(subject, pixels, where, quiet)
-            subject.width = 1  # from here on one image is passed at a time, and not 64 for the sake of one
+            target = stack.enter_context(prepared(run.embed, pixels, budget, where, quiet))
+            target.subject.width = 1  # from here on one image is passed at a time, and not 64 for the sake of one
             target = replace(target, system=replace(target.system, width=1))
             models.append(Model(name, _about(run.about), target))
         yield Scene(models)
