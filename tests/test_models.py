@@ -58,23 +58,23 @@ IMAGES = torch.rand(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
 
 @pytest.fixture(autouse=True)
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with a package ``zoo`` and files, and a search path that is as before afterwards."""
-    (tmp_path / "zoo").mkdir()
-    for name in ("zoo/__init__.py", "zoo/sub.py", "lone.py", "files/mine.py"):
+    """A working directory with a package ``nets`` and files, and a search path that is as before afterwards."""
+    (tmp_path / "nets").mkdir()
+    for name in ("nets/__init__.py", "nets/sub.py", "lone.py", "files/mine.py"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(SOURCE)
     (tmp_path / "files" / "random.py").write_text("from sibling import VALUE\nembed = lambda x: x * VALUE\n")
     (tmp_path / "files" / "sibling.py").write_text("VALUE = 7\n")
-    (tmp_path / "zoo" / "broken.py").write_text("import torch.no_such_part\n")
-    (tmp_path / "zoo" / "unfinished.py").write_text("def build(:\n")
+    (tmp_path / "nets" / "broken.py").write_text("import torch.no_such_part\n")
+    (tmp_path / "nets" / "unfinished.py").write_text("def build(:\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("zoo", "lone", "sibling")]:
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("nets", "lone", "sibling")]:
         monkeypatch.delitem(sys.modules, name)
     return tmp_path
 
 
-@pytest.mark.parametrize("where", ["zoo", "zoo.sub", "lone", "lone.py", "files/mine.py"])
+@pytest.mark.parametrize("where", ["nets", "nets.sub", "lone", "lone.py", "files/mine.py"])
 @pytest.mark.parametrize(
     ("name", "dim"), [("net", 4), ("Net", 3), ("build", 5), ("pair", 2), ("embed", 12), ("Doubler", 12)]
 )
@@ -90,8 +90,8 @@ def test_an_absolute_path_and_its_siblings(project: Path) -> None:
 
 
 def test_an_instance_is_itself_and_keeps_its_mode() -> None:
-    model = load_model("zoo:net")
-    assert model is sys.modules["zoo"].net
+    model = load_model("nets:net")
+    assert model is sys.modules["nets"].net
     assert isinstance(model, nn.Module)
     assert model.training
 
@@ -105,28 +105,32 @@ def test_a_file_is_read_anew(project: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("zoo", "names no model; allowed: package.module:attribute, path/to/file.py:attribute, timm:NAME, or a folder"),
+        (
+            "nets",
+            "names no model; allowed: package.module:attribute, path/to/file.py:attribute, timm:NAME, zoo:NAME, "
+            "or a folder",
+        ),
         ("lone.py", "names no model; allowed: package.module:attribute"),
         ("files/mine:net", "names no model"),
         (":net", "names no model"),
-        ("zoo:", "names no model"),
+        ("nets:", "names no model"),
         ("", "names no model"),
         ("https://example.org/net", "names no model"),
-        ("zoo.subb:net", r"no module 'zoo.subb'.*did you mean zoo/sub.py\?"),
-        ("zooo.sub:net", r"no module 'zooo.sub'.*did you mean zoo\?"),
+        ("nets.subb:net", r"no module 'nets.subb'.*did you mean nets/sub.py\?"),
+        ("netso.sub:net", r"no module 'netso.sub'.*did you mean nets\?"),
         ("loan:net", r"no module 'loan'.*did you mean lone.py\?"),
         ("quite_another:net", "no module 'quite_another' here or installed; allowed: package.module"),
         ("files/mien.py:net", r"no file files/mien.py; did you mean files/mine.py\?"),
         ("flies/mine.py:net", r"no file flies/mine.py; did you mean files\?"),
-        ("zoo.broken:net", "zoo.broken cannot be imported: it raises ModuleNotFoundError: .*no_such_part"),
-        ("zoo/broken.py:net", "zoo/broken.py cannot be imported: it raises ModuleNotFoundError: .*no_such_part"),
-        ("zoo.unfinished:net", "zoo.unfinished cannot be imported: it raises SyntaxError"),
-        ("zoo:biuld", r"unknown attribute of zoo 'biuld'; did you mean 'build'\? \(allowed: .*Net"),
-        ("zoo:number", "gives a int, not a callable"),
-        ("zoo:give_number", "gives a int, not a callable"),
-        ("zoo:Wide", "needs dim: name a function"),
-        ("zoo:fail", r"zoo:fail\(\) raises KeyError: .*weights"),
-        ("zoo:leave", r"zoo:leave\(\) raises SystemExit: 2"),
+        ("nets.broken:net", "nets.broken cannot be imported: it raises ModuleNotFoundError: .*no_such_part"),
+        ("nets/broken.py:net", "nets/broken.py cannot be imported: it raises ModuleNotFoundError: .*no_such_part"),
+        ("nets.unfinished:net", "nets.unfinished cannot be imported: it raises SyntaxError"),
+        ("nets:biuld", r"unknown attribute of nets 'biuld'; did you mean 'build'\? \(allowed: .*Net"),
+        ("nets:number", "gives a int, not a callable"),
+        ("nets:give_number", "gives a int, not a callable"),
+        ("nets:Wide", "needs dim: name a function"),
+        ("nets:fail", r"nets:fail\(\) raises KeyError: .*weights"),
+        ("nets:leave", r"nets:leave\(\) raises SystemExit: 2"),
     ],
 )
 def test_what_is_not_a_model(spec: str, message: str) -> None:
@@ -155,7 +159,7 @@ def state(dim: int = 3, prefix: str = "") -> dict[str, Tensor]:
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_weights_are_loaded(tmp_path: Path, suffix: str, prefix: str) -> None:
-    model = load_model("zoo:Net", write(tmp_path / f"w{suffix}", state(prefix=prefix)))
+    model = load_model("nets:Net", write(tmp_path / f"w{suffix}", state(prefix=prefix)))
     torch.testing.assert_close(model(IMAGES), IMAGES.flatten(1) @ state()["fc.weight"].T + state()["fc.bias"])
 
 
@@ -173,14 +177,14 @@ def test_weights_that_do_not_fit(
     tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
 ) -> None:
     with pytest.raises(HoldfastError, match=message):
-        load_model("zoo:Net", write(tmp_path / "w.safetensors", change(state())))
+        load_model("nets:Net", write(tmp_path / "w.safetensors", change(state())))
 
 
 def test_weights_without_a_module_or_a_file(tmp_path: Path) -> None:
-    with pytest.raises(HoldfastError, match="zoo:embed is a function, not a torch module"):
-        load_model("zoo:embed", write(tmp_path / "w.pth", state()))
+    with pytest.raises(HoldfastError, match="nets:embed is a function, not a torch module"):
+        load_model("nets:embed", write(tmp_path / "w.pth", state()))
     with pytest.raises(HoldfastError, match=r"no weights at absent\.pth"):
-        load_model("zoo:Net", Path("absent.pth"))
+        load_model("nets:Net", Path("absent.pth"))
 
 
 # --- folders and timm

@@ -167,7 +167,7 @@ def test_what_is_no_run_is_refused(damage: Any, message: str, trained: Path, tmp
 def test_a_run_without_best_weights_says_so(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("evaluations", "best"))
-    with pytest.raises(HoldfastError, match=r"has no best/.*evaluate it without --best"):
+    with pytest.raises(HoldfastError, match=r"has no best/.*leave out --best"):
         evaluate_run(folder, best=True, **QUICK)
 
 

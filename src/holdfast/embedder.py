@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Self
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from holdfast import hub
 from holdfast.backbones import build_backbone, find_backbone
 from holdfast.errors import HoldfastError, unknown
 from holdfast.frozen import frozen
@@ -110,20 +112,29 @@ class Embedder(nn.Module):
         """Start the backbone from a ``.pth`` or ``.safetensors`` file; see :func:`.weights.load_weights`."""
         return load_weights(self.backbone, path)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically."""
-        folder = Path(folder)
-        save_safetensors(folder / "model.safetensors", self.state_dict(), {"format": "pt"})
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.
+
+        dtype: what the weights are stored in, such as ``torch.bfloat16`` for half the size; None: as they are.
+        """
+        if dtype is not None and not dtype.is_floating_point:
+            raise HoldfastError(f"weights are stored in a floating-point dtype, not {dtype}")
+        folder, state = Path(folder), self.state_dict()
+        if dtype is not None:
+            state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+        save_safetensors(folder / "model.safetensors", state, {"format": "pt"})
         with replacing(folder / "config.json") as path:
             path.write_text(json.dumps({"format": FORMAT, **asdict(self.config)}, indent=2) + "\n")
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """The embedder that :meth:`save_pretrained` wrote into ``folder``, on the CPU, in training mode.
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:
+        """The embedder that :meth:`save_pretrained` wrote, on the CPU, in training mode, with float32 parameters.
 
-        Raises HoldfastError where the folder holds none, or its two files do not fit each other.
+        source: a folder; ``zoo:NAME``; or ``owner/name`` or ``owner/name@revision`` on the Hugging Face Hub (extra
+        ``hub``), where no folder is called so. revision: the same as after the @. Parameters are float64 where they
+        were stored so. Raises HoldfastError where there is no embedder, or its two files do not fit each other.
         """
-        folder = Path(folder)
+        folder = hub.located(source, revision)
         embedder = cls(_read_config(folder / "config.json"))
         state, wanted = read_state(folder / "model.safetensors"), embedder.state_dict()
         differing = sorted(
@@ -136,8 +147,30 @@ class Embedder(nn.Module):
                 f"{folder / 'model.safetensors'} does not fit its config.json: {len(differing)} tensors "
                 f"are missing, left over or of another shape, such as {', '.join(differing[:4])}"
             )
+        if any(tensor.dtype == torch.float64 for tensor in state.values()):
+            embedder.double()
         embedder.load_state_dict(state)
         return embedder
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        card: str | Path | None = None,
+        dtype: torch.dtype | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload what :meth:`save_pretrained` writes to ``owner/name`` on the Hub (extra ``hub``); its address.
+
+        card: a file that becomes the repository's README.md, as ``holdfast export RUN --format hub`` writes one.
+        private, token: see :func:`.hub.push`.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, dtype=dtype)
+            if card is not None:
+                (Path(folder) / "README.md").write_bytes(Path(card).read_bytes())
+            return hub.push(Path(folder), repository, private=private, token=token)
 
 
 def _per_channel(what: str, given: tuple[float, ...] | None, default: tuple[float, ...], channels: int) -> Tensor:

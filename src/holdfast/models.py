@@ -19,9 +19,10 @@ from holdfast.embedder import Embedder
 from holdfast.errors import HoldfastError, brief, unknown
 from holdfast.extras import require
 from holdfast.weights import PREFIXES, load_weights
+from holdfast.zoo import located
 
 FORMS = (
-    "package.module:attribute, path/to/file.py:attribute, timm:NAME, "
+    "package.module:attribute, path/to/file.py:attribute, timm:NAME, zoo:NAME, "
     "or a folder that holds config.json and model.safetensors"
 )
 
@@ -30,8 +31,8 @@ def load_model(spec: str, weights: Path | None = None) -> Callable[[Tensor], Ten
     """The model that ``spec`` names, from images (n, C, H, W) to vectors (n, D), with the tensors of ``weights``.
 
     ``spec`` is ``package.module:attribute`` (the working directory is searched first), ``path/to/file.py:attribute``,
-    ``timm:NAME``, or a folder that :meth:`.Embedder.save_pretrained` wrote. A class or function without required
-    arguments is called and gives the model; any other callable is the model. ``weights`` is a ``.pth`` or
+    ``timm:NAME``, ``zoo:NAME``, or a folder that :meth:`.Embedder.save_pretrained` wrote. A class or function without
+    required arguments is called and gives the model; any other callable is the model. ``weights`` is a ``.pth`` or
     ``.safetensors`` file that fits the module by name and shape; for timm, whose own pretrained weights are the
     default, the classifier's may differ. Code that ``spec`` names is run.
 
@@ -40,10 +41,10 @@ def load_model(spec: str, weights: Path | None = None) -> Callable[[Tensor], Ten
     """
     if spec.startswith("timm:"):
         return _timm(spec, weights)
-    if (Path(spec) / "config.json").is_file():
+    if ((folder := located(spec)) / "config.json").is_file():
         if weights is not None:
             raise HoldfastError(f"{spec} brings its own weights; leave out {weights}")
-        return Embedder.from_pretrained(spec).eval()
+        return Embedder.from_pretrained(folder).eval()
     where, _, name = spec.rpartition(":")
     parts = [name] if where.endswith(".py") else [name, *where.split(".")]
     if not all(part.isidentifier() for part in parts):

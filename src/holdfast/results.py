@@ -14,6 +14,7 @@ from holdfast.models import load_model
 from holdfast.perturb import Embed
 from holdfast.report import Result
 from holdfast.run import Run
+from holdfast.zoo import is_entry, located
 
 SIDE = 224
 """Side of the images that a model takes, in pixels, where nothing else is said."""
@@ -40,14 +41,15 @@ class Subjected:
 
 
 def of_run(folder: str | Path, *, root: str | Path | None = None, best: bool = False) -> Subjected:
-    """A run's embedder on its test set. root: where the data set lies now. best: the weights of the best validation."""
-    run = Run(folder)
+    """A run's embedder on its test set. root: where the data set lies now. best: the weights of the best validation.
+
+    Results go into the run folder; those of an entry of the zoo into ``evaluations/NAME`` here.
+    """
+    run = Run(located(folder))
     config = run.config()
     if root is not None:
         config = replace(config, data=replace(config.data, root=str(root)))
-    weights = run.best if best else run.folder
-    if not weights.is_dir():
-        raise HoldfastError(f"{run.folder} has no best/: no validation after the warm-up; evaluate it without --best")
+    weights = run.weights(best)
     about = {
         "recipe": config.recipe,
         "backbone": config.model.backbone,
@@ -58,7 +60,8 @@ def of_run(folder: str | Path, *, root: str | Path | None = None, best: bool = F
     }
     pixels = pixels_of(config, table_of(config).test())
     name = run.folder.resolve().name + ("/best" if best else "")
-    return Subjected(Embedder.from_pretrained(weights).eval(), pixels, name, about, run.folder / "evaluations")
+    results = Path("evaluations") / name if is_entry(folder) else run.folder / "evaluations"
+    return Subjected(Embedder.from_pretrained(weights).eval(), pixels, name, about, results)
 
 
 def of_model(spec: str, pixels: Pixels, *, weights: str | Path | None = None) -> Subjected:
@@ -115,8 +118,8 @@ def subject(
 
 def another(spec: str) -> Embed:
     """A model for a transfer attack: a run folder, or a model by name."""
-    if (Path(spec) / "config.yaml").exists():
-        return Embedder.from_pretrained(spec)
+    if (located(spec) / "config.yaml").exists():
+        return Embedder.from_pretrained(located(spec))
     return load_model(spec)
 
 

@@ -111,8 +111,19 @@ class Run:
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise HoldfastError(f"{self.state_file} cannot be resumed from: {error}") from error
 
+    def weights(self, best: bool) -> Path:
+        """The folder of the embedder as it is now, or of that at the best validation."""
+        if best and not self.best.is_dir():
+            raise HoldfastError(f"{self.folder} has no best/: no validation after the warm-up; leave out --best")
+        return self.best if best else self.folder
+
     def cost(self) -> dict[str, float]:
-        """What training took so far: ``steps``, ``passes`` (images passed forward), ``seconds`` in its steps."""
+        """What training took so far: ``steps``, ``passes`` (images passed forward), ``seconds`` in its steps.
+
+        Empty where that is not known: an exported folder has no log.
+        """
+        if not self.steps_file.exists():
+            return {}
         lines = self.steps()
         return {
             "steps": len(lines),

@@ -8,8 +8,10 @@ import typer
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; repeatable.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, ... By default the GPU where there is one.")]
 
-RunFolder = Annotated[Path | None, typer.Argument(help="A run folder; or give --model.")]
-Model = Annotated[str | None, typer.Option(help="package.module:name, file.py:name, timm:NAME, or a saved embedder.")]
+RunFolder = Annotated[Path | None, typer.Argument(help="A run folder or zoo:NAME; or give --model.")]
+Model = Annotated[
+    str | None, typer.Option(help="package.module:name, file.py:name, timm:NAME, zoo:NAME, or a saved embedder.")
+]
 Weights = Annotated[Path | None, typer.Option(help="Weights for --model, .safetensors or .pth.")]
 DataName = Annotated[str | None, typer.Option(help="Test set for --model; see 'holdfast datasets'.")]
 Root = Annotated[Path | None, typer.Option(help="Where the data set lies; for a run: where it lies now.")]
