@@ -14,6 +14,7 @@ from holdfast.report.tables import radius
 
 if TYPE_CHECKING:
     from holdfast.dispatch import Board
+    from holdfast.export.verify import Compared
     from holdfast.lookup import Answer
     from holdfast.report import Result
     from holdfast.sweep import Planned
@@ -96,6 +97,21 @@ def answers(found: "Sequence[Sequence[Answer]]") -> None:
     for group in found:
         rows = [[str(one.rank), f"{one.distance:.4f}", plain(one.label), plain(one.path)] for one in group]
         table(plain(group[0].query), ["rank", "distance", "label", "path"], rows)
+
+
+def compared(found: "Sequence[Compared]") -> None:
+    """Print how far an exported model is from the run it is of."""
+    rows = [
+        [
+            "as in the run" if one.ok else "DIFFERS",
+            one.what,
+            *("" if value is None else f"{value:.2f}" for value in (one.before, one.after)),
+            f"{one.difference:.1e}",
+            f"{one.allowed:g}",
+        ]
+        for one in found
+    ]
+    table("the exported model beside the run", ["", "", "run", "exported", "difference", "allowed"], rows)
 
 
 def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> None:

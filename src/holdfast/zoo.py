@@ -29,7 +29,7 @@ def home() -> Path:
 
 def names() -> list[str]:
     """The entries, by name."""
-    return sorted(path.parent.name for path in home().glob("*/config.json"))
+    return sorted(path.parent.name for path in home().glob("*/config.yaml"))
 
 
 def find(name: str) -> Path:

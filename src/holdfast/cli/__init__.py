@@ -5,10 +5,12 @@ import typer
 from holdfast.cli.about import backbones, datasets, doctor, recipes
 from holdfast.cli.attack import attack, evaluate
 from holdfast.cli.explore import explore
+from holdfast.cli.export import export
 from holdfast.cli.report import report
 from holdfast.cli.search import embed, search
 from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
+from holdfast.cli.zoo import zoo
 
 VERBS = (
     train,
@@ -19,6 +21,8 @@ VERBS = (
     sweep,
     embed,
     search,
+    export,
+    zoo,
     recipes,
     datasets,
     backbones,

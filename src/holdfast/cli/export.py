@@ -1,0 +1,44 @@
+"""``holdfast export``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.options import Best, Root
+
+
+def export(  # noqa: PLR0917
+    run: Annotated[Path, typer.Argument(help="A run folder, an exported folder, or zoo:NAME.")],
+    form: Annotated[
+        str, typer.Option("--format", help="onnx, torch (a .pt2 file), or hub (a folder with a model card).")
+    ] = "onnx",
+    out: Annotated[Path | None, typer.Option(help="By default exports/RUN, with the ending of the format.")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Keep it only if embeddings and scores under attack are those of the run.")
+    ] = False,
+    queries: Annotated[int, typer.Option(help="Attacked by --verify.")] = 64,
+    precision: Annotated[
+        str, typer.Option(help="Of the weights in a hub folder: float32, or bfloat16 for half the size.")
+    ] = "float32",
+    best: Best = False,
+    root: Root = None,
+) -> None:
+    """Write an embedder for deployment, with mean, std and unit length inside; compare it with the run first."""
+    from holdfast import display  # noqa: PLC0415
+    from holdfast.export import DifferenceError  # noqa: PLC0415
+    from holdfast.export import export as write  # noqa: PLC0415
+
+    try:
+        place, found, reason = write(
+            run, form, out, best=best, precision=precision, verify=verify, queries=queries, root=root
+        )
+    except DifferenceError as error:
+        display.compared(error.found)
+        typer.echo(f"holdfast: {error}", err=True)
+        raise typer.Exit(1) from error
+    if verify:
+        display.compared(found)
+    if reason:
+        print(f"note: {reason}")
+    print(f"written to {place}")

@@ -1,0 +1,127 @@
+"""An embedder leaves the house: as ONNX, as a torch program, or as a folder for the Hub; compared first, if asked."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+from holdfast.assemble import pixels_of, table_of
+from holdfast.budget import resolve_budget
+from holdfast.config import Config
+from holdfast.data import Pixels
+from holdfast.embedder import FORMAT
+from holdfast.errors import HoldfastError, pick
+from holdfast.export import folder, onnx, program
+from holdfast.export.source import Source, opened
+from holdfast.export.verify import Compared, compared
+from holdfast.perturb import Embed
+from holdfast.replica import PRECISIONS
+from holdfast.weights import replacing
+
+HOME = Path("exports")
+"""Where exports go that are given no other place."""
+
+
+@dataclass(frozen=True)
+class Format:
+    """A way out: the ending of its file (a folder has none), how it is written, read back, and put into its place."""
+
+    ending: str
+    write: Callable[[Source, Path], None]
+    load: Callable[[Path], Embed]
+    placing: Callable[[Path], AbstractContextManager[Path]] = replacing
+
+
+FORMATS = {
+    "onnx": Format(".onnx", onnx.write, onnx.load),
+    "torch": Format(".pt2", program.write, program.load),
+    "hub": Format("", folder.write, folder.load, folder.merging),
+}
+
+
+class DifferenceError(HoldfastError):
+    """What was exported is not what was trained; ``found`` says where."""
+
+    def __init__(self, found: list[Compared]) -> None:
+        wrong = "; ".join(f"{one.what}: {one.difference:.2g}, allowed {one.allowed:g}" for one in found if not one.ok)
+        super().__init__(f"what was exported differs from the run, and was not kept ({wrong})")
+        self.found = found
+
+
+def export(
+    run: str | Path,
+    form: str,
+    out: str | Path | None = None,
+    *,
+    best: bool = False,
+    precision: str = "float32",
+    verify: bool = False,
+    queries: int = 64,
+    root: str | Path | None = None,
+    quiet: bool = False,
+) -> tuple[Path, list[Compared], str]:
+    """Export the embedder of a run; where it lies now, what was compared, and why not more was, or ``""``.
+
+    Args:
+        run: a run folder, an exported folder, or ``zoo:NAME``.
+        form: ``onnx``, ``torch`` or ``hub``.
+        out: by default in ``exports/``, under the name of the run.
+        best: the weights of the best validation.
+        precision: of the weights in a folder for the Hub, ``float32`` or ``bfloat16``.
+        verify: compare before it takes its place; see :func:`.verify.compared`.
+        queries: attacked for that.
+        root: where the data set lies now.
+
+    Raises HoldfastError, before any work, for what cannot be exported, and DifferenceError for what came out otherwise.
+    """
+    way = pick("format", form, FORMATS)
+    pick("precision", precision, PRECISIONS)
+    if precision != "float32" and form != "hub":
+        raise HoldfastError(f"precision {precision!r} goes with format 'hub'; {form} holds float32")
+    source = opened(run, best)
+    place = HOME / f"{source.name}{way.ending}" if out is None else Path(out)
+    _check(place, form, way)
+    source = replace(source, name=place.resolve().name.removesuffix(way.ending))
+    resolve_budget(source.config.data.size, max_queries=queries)
+    pixels, reason = _pixels(source.config, root) if verify else (None, "")
+    write = partial(folder.write, precision=precision) if form == "hub" else way.write
+    with way.placing(place) as temporary:
+        write(source, temporary)
+        found = []
+        if verify:
+            found = compared(
+                source.embedder, way.load(temporary), pixels, precision=precision, queries=queries, quiet=quiet
+            )
+            if not all(one.ok for one in found):
+                raise DifferenceError(found)
+    return place, found, reason
+
+
+def _check(place: Path, form: str, way: Format) -> None:
+    """Refuse what is something else than an earlier export."""
+    if way.ending:
+        if place.suffix != way.ending:
+            raise HoldfastError(f"format {form} is a file that ends in {way.ending}, not {place}")
+        if place.is_dir():
+            raise HoldfastError(f"{place} is a folder; format {form} is a file")
+    elif place.exists() and not place.is_dir():
+        raise HoldfastError(f"{place} is a file; format {form} is a folder")
+    elif place.is_dir() and any(place.iterdir()):
+        config = place / "config.json"
+        ours = config.is_file() and FORMAT in config.read_text(errors="replace")
+        if not ours or (place / "environment.json").exists():
+            what = "a run folder" if ours else "not empty and no earlier export"
+            raise HoldfastError(f"{place} is {what}; give another --out")
+
+
+def _pixels(config: Config, root: str | Path | None) -> tuple[Pixels | None, str]:
+    """The run's test set, or why there is none; where it is said to lie it has to lie."""
+    if root is not None:
+        config = replace(config, data=replace(config.data, root=str(root)))
+    try:
+        return pixels_of(config, table_of(config).test()), ""
+    except HoldfastError as error:
+        if root is not None:
+            raise
+        return None, f"only made images were compared, and no attack was made: {error}"

@@ -1,0 +1,179 @@
+"""The model card: what an embedder is, what was measured, what that does not say, and how to load and repeat it."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from holdfast import __version__
+from holdfast.budget import radius as read_radius
+from holdfast.budget import resolve_budget
+from holdfast.config import Config
+from holdfast.data import DATASETS
+from holdfast.display import duration
+from holdfast.export.source import Source
+from holdfast.recipes import parse
+from holdfast.report import Result
+from holdfast.report.tables import MEASURES, markdown, radius, short, text
+
+TAGS = ["holdfast", "image-retrieval", "deep-metric-learning", "adversarial-robustness"]
+DECIMALS = 4
+"""Of the figures in the front matter."""
+MARKS = {True: "passed", False: "FAILED", None: "not done"}
+NORMS = {"linf": "each pixel by up to {}", "l2": "all pixels together by up to {} (Euclidean norm)"}
+SIGHT = {
+    "white-box": "knows the network and its gradients",
+    "nes": "asks for embeddings only (NES)",
+    "square": "asks for embeddings only (Square)",
+}
+
+
+def card(source: Source, precision: str = "float32") -> str:
+    """The card in Markdown, with YAML front matter as the Hub reads it. precision: of the weights beside it."""
+    template = Environment(
+        loader=PackageLoader("holdfast.export", ""),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    ).get_template("card.md.jinja")
+    model, recipe, config = source.embedder.config, parse(source.config.recipe), source.config
+    return template.render(
+        front=yaml.safe_dump(front(source), sort_keys=False, allow_unicode=True).strip(),
+        name=source.name,
+        version=__version__,
+        model=model,
+        colours={1: "gray", 3: "colour"}.get(model.channels, f"{model.channels}-channel"),
+        fixed=source.embedder.fixed_size,
+        recipe=recipe,
+        data=config.data.name,
+        layout=DATASETS[config.data.name].summary,
+        bundled=DATASETS[config.data.name].bundled,
+        start=config.model.weights is not None,
+        weights=source.weights,
+        precision=precision,
+        results=source.results,
+        figures=figures(source.results),
+        threats=[threat(result) for result in source.results],
+        checks=[checks(result) for result in source.results],
+        settings=markdown(["setting", "value"], list(settings(config))),
+        cost=cost(source.cost),
+        ended=source.ended,
+        evaluations=[command(result, source.name, config) for result in source.results],
+    )
+
+
+def front(source: Source) -> dict[str, Any]:
+    """The front matter: what the Hub files the model under, and every figure measured."""
+    content = {"library_name": "holdfast", "pipeline_tag": "image-feature-extraction", "tags": TAGS}
+    if not source.results:
+        return content
+    task = {"type": "image-feature-extraction", "name": "image retrieval"}
+    results = [
+        {
+            "task": task.copy(),
+            "dataset": {"type": result.dataset, "name": result.dataset},
+            "metrics": [
+                {"type": name, "value": round(value, DECIMALS), "name": f"{name} ({way(result)})"}
+                for name in MEASURES
+                if (value := result.number(name)) is not None
+            ],
+        }
+        for result in source.results
+    ]
+    return {**content, "model-index": [{"name": source.name, "results": results}]}
+
+
+def way(result: Result) -> str:
+    """How a result was measured, in few words: ``strict, ε = 77/255, 32 steps``."""
+    settings = result.content["settings"]
+    if not settings["attacks"]:
+        return result.protocol
+    return f"{result.protocol}, ε = {radius(settings['eps'], settings['norm'])}, {settings['steps']} steps"
+
+
+def figures(results: tuple[Result, ...]) -> str:
+    """One row per measure, one column per evaluation, with 95 % intervals where there are some."""
+    rows = [
+        [name, *(_figure(result, name) for result in results)]
+        for name in MEASURES
+        if any(result.number(name) is not None for result in results)
+    ]
+    return markdown(["", *map(way, results)], [*rows, ["verdict", *(result.verdict for result in results)]])
+
+
+def _figure(result: Result, name: str) -> str:
+    value, bounds = result.number(name), result.interval(name)
+    if value is None:
+        return ""
+    return text(name, value) + ("" if bounds is None else f" ({text(name, bounds[0])} to {text(name, bounds[1])})")
+
+
+def threat(result: Result) -> str:
+    """What the attacker of an evaluation may do and knows, and on how much it was tried."""
+    settings, data = result.content["settings"], result.content["data"]
+    if not settings["attacks"]:
+        return f"**{way(result)}**: no attack."
+    reach, step = (radius(settings[key], settings["norm"]).removesuffix(" (l2)") for key in ("eps", "step"))
+    knows = "sees another network only" if result.content["model"].get("surrogate") else SIGHT[settings["gradient"]]
+    restarts = f", {settings['restarts']} restarts" if settings["restarts"] else ""
+    return (
+        f"**{way(result)}**: the attacker may change {NORMS[settings['norm']].format(reach)}, pixels being in [0, 1], "
+        f"in {settings['steps']} steps of {step}{restarts}, and {knows}. {data['attacked']:,} of {data['queries']:,} "
+        f"queries were attacked, in a gallery of {data['gallery']:,} images of {data['classes']:,} classes that the "
+        "attacker knows."
+    )
+
+
+def checks(result: Result) -> str:
+    """A table of what was done to find out whether the scores can be trusted; empty where nothing was."""
+    found = result.content.get("checks") or []
+    return markdown(
+        [way(result), "", ""], [[one["name"], MARKS[one["passed"]], one["detail"]] for one in found]
+    ) * bool(found)
+
+
+def settings(config: Config) -> Iterator[list[str]]:
+    """What training was like, in a few rows; config.yaml has all of it."""
+    yield ["recipe", f"`{config.recipe}`"]
+    yield ["begun from", "random weights" if config.model.weights is None else "pretrained weights"]
+    if parse(config.recipe).perturbs:
+        eps, step = (radius(value, config.pgd.norm) for value in (config.pgd.eps, config.pgd.step))
+        yield ["adversary in training", f"ε = {eps}, {config.pgd.steps} steps of {step}"]
+    warm = f"{config.warmup.epochs} plain, then " if config.warmup.epochs else ""
+    most = "" if config.steps is None else f", at most {config.steps:,} steps"
+    yield ["epochs", f"{warm}{config.optim.epochs}{most}"]
+    yield ["batch", f"{config.batch.pairs} × {config.batch.per_class} images"]
+    yield ["optimiser", f"{config.optim.name}, learning rate {config.optim.lr:g}, {config.optim.schedule}"]
+    yield ["precision", config.precision]
+    yield ["seed", f"{config.seed}"]
+
+
+def cost(known: dict[str, float]) -> str:
+    """What training took, in words; empty where that is not known."""
+    words: dict[str, Callable[[float], str]] = {
+        "steps": lambda value: f"{value:,.0f} steps",
+        "passes": lambda value: f"{short(value)} images passed through the network",
+        "seconds": lambda value: f"{duration(value)} in these steps",
+    }
+    return ", ".join(say(known[key]) for key, say in words.items() if known.get(key) is not None)
+
+
+def command(result: Result, name: str, config: Config) -> str:
+    """The command that repeats an evaluation of a run ``runs/NAME``."""
+    settings, protocol = result.content["settings"], result.content["protocol"]
+    usual = asdict(resolve_budget(config.data.size, protocol))
+    words = [f"holdfast evaluate runs/{name}", f"--protocol {protocol}"]
+    for key, value in settings.items():
+        if key in ("protocol", "attacks") or value in (None, usual.get(key)):
+            continue
+        shown = f"{value}"
+        if key in ("eps", "step") and read_radius(fraction := radius(value, "linf")) == value:
+            shown = fraction
+        words.append(f"--{key.replace('_', '-')} {shown}")
+    if list(usual["attacks"]) != list(settings["attacks"]):
+        words += [f"--attack {attack}" for attack in settings["attacks"]]
+    words += ["--best"] if result.content["model"].get("weights") == "best" else []
+    return " ".join(words)

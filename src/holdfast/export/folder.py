@@ -1,0 +1,92 @@
+"""An embedder as a folder for the Hugging Face Hub, which is also one that ``holdfast evaluate`` takes.
+
+::
+
+    config.json, model.safetensors   the embedder, for ``Embedder.from_pretrained``
+    config.yaml                      the settings of training, without where files lay
+    README.md                        the model card
+    evaluations/*/result.json        what the card is made from
+"""
+
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from holdfast.config import Config
+from holdfast.embedder import Embedder
+from holdfast.errors import HoldfastError
+from holdfast.export.card import card
+from holdfast.export.source import Source
+from holdfast.perturb import Embed
+from holdfast.replica import PRECISIONS
+from holdfast.report.files import NAME
+
+PLACE = re.compile(r"(^|=)/(?:.*/)?")
+"""What comes before the name of a file in an absolute path, alone or after ``--option=``."""
+
+
+def write(source: Source, folder: Path, precision: str = "float32") -> None:
+    """The files of the folder; precision: ``float32``, or ``bfloat16`` for half the size, which rounds the weights."""
+    source.embedder.save_pretrained(folder, dtype=PRECISIONS[precision])
+    (folder / "config.yaml").write_text(portable(source.config).to_yaml())
+    (folder / "README.md").write_text(card(source, precision), encoding="utf-8")
+    for result in source.results:
+        assert result.path is not None
+        place = folder / "evaluations" / result.path.parent.name / NAME
+        place.parent.mkdir(parents=True)
+        place.write_text(json.dumps(_placeless(result.content), indent=2) + "\n")
+
+
+def load(folder: Path) -> Embed:
+    """The embedder in the folder, as a function from images to embeddings."""
+    embedder = Embedder.from_pretrained(folder).eval().requires_grad_(False)
+
+    def embed(images: Tensor) -> Tensor:
+        z: Tensor = embedder(images)
+        return z
+
+    return embed
+
+
+def portable(config: Config) -> Config:
+    """Settings that do not tell where the data and the first weights lay."""
+    weights = config.model.weights and Path(config.model.weights).name
+    return replace(config, data=replace(config.data, root=None), model=replace(config.model, weights=weights))
+
+
+def _placeless(content: Any) -> Any:
+    """A result with the names of files in place of absolute paths."""
+    if isinstance(content, dict):
+        return {key: _placeless(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_placeless(value) for value in content]
+    return PLACE.sub(r"\1", content) if isinstance(content, str) else content
+
+
+@contextmanager
+def merging(folder: Path) -> Iterator[Path]:
+    """A temporary folder whose files take their places in ``folder`` when the block ends well; other files stay there.
+
+    After an error ``folder`` is as it was. Errors of the file system become HoldfastError.
+    """
+    folder = folder.resolve()
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+            place = folder / file.relative_to(temporary)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
+    except OSError as error:
+        raise HoldfastError(f"cannot write {folder}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,55 @@
+"""An embedder as ONNX: one file for any runtime that reads the format. Extra ``onnx``."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from holdfast.errors import HoldfastError, brief
+from holdfast.export.program import program, quiet
+from holdfast.export.source import Source
+from holdfast.extras import require
+from holdfast.perturb import Embed
+
+INPUT, OUTPUT = "images", "embeddings"
+
+
+def write(source: Source, path: Path) -> None:
+    """An ``.onnx`` file: ``images`` (batch, channels, size, size) float32 -> ``embeddings`` (batch, dim).
+
+    It passes ``onnx.checker``. Raises HoldfastError where the backbone uses what ONNX has no word for.
+    """
+    onnx = require("onnx", "onnx")
+    require("onnxscript", "onnx")
+    traced = program(source.embedder)
+    try:
+        with quiet():
+            found = torch.onnx.export(
+                traced, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False, external_data=False
+            )
+            assert found is not None
+            model = found.model_proto
+    except Exception as error:
+        backbone = source.embedder.config.backbone
+        raise HoldfastError(f"{backbone} cannot be exported as ONNX ({brief(error)})") from error
+    graph = model.graph
+    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer, graph, model):
+        part.ClearField("metadata_props")  # it tells where the code lies on this machine
+    onnx.helper.set_model_props(model, source.facts)
+    model.producer_name, model.producer_version = "holdfast", source.facts["holdfast"]
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path, format="protobuf")
+
+
+def load(path: Path) -> Embed:
+    """What :func:`write` wrote, in onnxruntime on the CPU, as a function from images to embeddings."""
+    runtime = require("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+    def embed(images: Tensor) -> Tensor:
+        (z,) = session.run([OUTPUT], {INPUT: images.detach().numpy()})
+        return torch.from_numpy(z)
+
+    return embed

@@ -1,0 +1,97 @@
+"""What is exported: an embedder, and what is known of the run that trained it."""
+
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+
+from holdfast import __version__
+from holdfast.config import Config
+from holdfast.embedder import Embedder
+from holdfast.report import Result
+from holdfast.report.files import NAME, read
+from holdfast.run import Run
+from holdfast.train import finished
+from holdfast.zoo import located
+
+
+@dataclass(frozen=True)
+class Source:
+    """An embedder on the CPU, in evaluation mode and float32, as a run left it.
+
+    weights: ``last`` or ``best``. results: evaluations of these weights, the first to be quoted first. cost: ``steps``,
+    ``passes`` and ``seconds`` of training, as far as they are known. ended: not known to be still in training.
+    """
+
+    embedder: Embedder
+    name: str
+    config: Config
+    weights: str
+    results: tuple[Result, ...]
+    cost: dict[str, float]
+    ended: bool
+
+    @property
+    def facts(self) -> dict[str, str]:
+        """What an exported file says of itself."""
+        model = self.embedder.config
+        return {
+            "holdfast": __version__,
+            "recipe": self.config.recipe,
+            "data": self.config.data.name,
+            "backbone": model.backbone,
+            "size": str(model.size),
+            "channels": str(model.channels),
+            "dim": str(model.dim),
+            "images": "pixels in [0, 1]; mean and std are inside",
+            "embeddings": "unit length",
+        }
+
+
+def opened(folder: str | Path, best: bool = False) -> Source:
+    """A run folder, an exported folder or ``zoo:NAME``, to be exported. best: the weights of the best validation.
+
+    Raises HoldfastError where it is none of them.
+    """
+    run = Run(located(folder))
+    config = run.config()
+    embedder = Embedder.from_pretrained(run.weights(best)).eval()
+    weights = "best" if best else "last"
+    results = results_of(run, weights)
+    cost = run.cost() or next((_cost(result) for result in results), {})
+    ended = not run.state_file.exists() or finished(run, config)
+    return Source(standing(embedder), run.folder.resolve().name, config, weights, results, cost, ended)
+
+
+def standing(embedder: Embedder) -> Embedder:
+    """A copy to be exported: on the CPU, in evaluation mode, in float32, without parameter gradients."""
+    return deepcopy(embedder).cpu().float().eval().requires_grad_(False)
+
+
+def results_of(run: Run, weights: str) -> tuple[Result, ...]:
+    """The evaluations of a run's weights in its folder: of the present ones, as far as the cost of training tells.
+
+    Those with an ERS come first, of these protocol strict, white-box before the rest, with the most images attacked.
+    """
+    cost = run.cost()
+    found = [read(path) for path in sorted(run.folder.glob(f"evaluations/*/{NAME}"))]
+    return tuple(
+        sorted(
+            (
+                result
+                for result in found
+                if cost.items() <= result.training.items()
+                and (not run.best.is_dir() or result.content["model"].get("weights") == weights)
+            ),
+            key=_rank,
+        )
+    )
+
+
+def _cost(result: Result) -> dict[str, float]:
+    return {key: value for key, value in result.training.items() if key in ("steps", "passes", "seconds")}
+
+
+def _rank(result: Result) -> tuple[bool, bool, bool, int]:
+    whole, protocol = result.number("ERS") is not None, result.content["protocol"]
+    attacked = result.content["data"].get("attacked") or 0
+    return not whole, protocol != "strict", result.protocol != protocol, -attacked
