@@ -3,6 +3,7 @@
 import copy
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -242,6 +243,63 @@ def test_saved_embedder_comes_back_exactly(tmp_path: Path, config: EmbedderConfi
     for name, tensor in model.state_dict().items():
         assert torch.equal(back.state_dict()[name], tensor)
     assert torch.equal(back.eval()(x), model.eval()(x))
+
+
+CONFIGS = st.builds(
+    EmbedderConfig,
+    st.sampled_from(["c2f2", "resnet18"]),
+    dim=st.integers(1, 9),
+    channels=st.integers(1, 4),
+    size=st.integers(4, 12),
+    freeze_batchnorm=st.booleans(),
+)
+
+
+@given(CONFIGS, st.sampled_from([torch.float32, torch.float64]), st.booleans(), st.integers(0, 99))
+@settings(max_examples=8, deadline=None)
+def test_what_is_saved_comes_back_bit_for_bit(config: EmbedderConfig, dtype: torch.dtype, own: bool, seed: int) -> None:
+    if own:
+        given = {name: tuple(0.1 * (i + 1) for i in range(config.channels)) for name in ("mean", "std")}
+        config = EmbedderConfig(**{**vars(config), **given})
+    model = embedder(config, seed).to(dtype)
+    for buffer in model.backbone.buffers():
+        buffer.add_(1)
+    with TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        back = Embedder.from_pretrained(folder)
+    assert back.config == model.config
+    assert snapshot(back) == snapshot(model)
+    for mine, theirs in (
+        (model.state_dict(), back.state_dict()),
+        (dict(model.named_buffers()), dict(back.named_buffers())),
+    ):
+        assert mine.keys() == theirs.keys()
+        for name, tensor in mine.items():
+            assert theirs[name].dtype == tensor.dtype
+            assert torch.equal(theirs[name], tensor)
+    x = images(config=config).to(dtype)
+    assert torch.equal(back.eval()(x), model.eval()(x))
+
+
+@pytest.mark.parametrize("config", [SMALL, RESNET])
+def test_half_precision_on_disk_is_float32_again(tmp_path: Path, config: EmbedderConfig) -> None:
+    model = embedder(config)
+    model.save_pretrained(tmp_path / "whole")
+    model.save_pretrained(tmp_path / "half", dtype=torch.bfloat16)
+    whole, half = ((tmp_path / name / "model.safetensors").stat().st_size for name in ("whole", "half"))
+    assert 0.4 < half / whole < 0.6
+    back = Embedder.from_pretrained(tmp_path / "half")
+    for name, tensor in model.state_dict().items():
+        wanted = tensor.bfloat16().float() if tensor.is_floating_point() else tensor
+        assert back.state_dict()[name].dtype == tensor.dtype
+        assert torch.equal(back.state_dict()[name], wanted)
+    back.save_pretrained(tmp_path / "again", dtype=torch.bfloat16)
+    assert (tmp_path / "again" / "model.safetensors").read_bytes() == (
+        tmp_path / "half" / "model.safetensors"
+    ).read_bytes()
+    with pytest.raises(HoldfastError, match=r"floating-point dtype, not torch\.int8"):
+        model.save_pretrained(tmp_path / "none", dtype=torch.int8)
+    assert not (tmp_path / "none").exists()
 
 
 def test_saving_again_replaces_the_weights(tmp_path: Path) -> None:

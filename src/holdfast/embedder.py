@@ -166,6 +166,8 @@ class Embedder(nn.Module):
         card: a file that becomes the repository's README.md, as ``holdfast export RUN --format hub`` writes one.
         private, token: see :func:`.hub.push`.
         """
+        if card is not None and not Path(card).is_file():
+            raise HoldfastError(f"there is no card {card}")
         with TemporaryDirectory() as folder:
             self.save_pretrained(folder, dtype=dtype)
             if card is not None:
