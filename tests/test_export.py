@@ -19,7 +19,7 @@ from holdfast.audit import evaluate
 from holdfast.config import resolve
 from holdfast.embedder import Embedder, EmbedderConfig
 from holdfast.errors import HoldfastError
-from holdfast.export import FORMATS, DifferenceError, export, onnx, program
+from holdfast.export import FORMATS, Format, export, onnx, program
 from holdfast.export.folder import merging
 from holdfast.export.source import Source, opened, standing
 from holdfast.export.verify import apart, compared, made, score
@@ -137,16 +137,16 @@ def test_a_backbone_that_cannot_be_exported_is_named(
 
 
 @pytest.mark.parametrize(("form", "name"), [("onnx", "digits.onnx"), ("torch", "digits.pt2"), ("hub", "digits")])
-def test_a_run_is_exported_and_verified(
+def test_a_run_is_exported_and_verified(  # noqa: PLR0917
     form: str, name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = snapshot(run)
-    status, out, _ = call("export", run, "--format", form, "--verify", "--queries", "4")
+    status, out, _ = call("export", run, "--format", form, "--verify", "--queries", "2")
     assert status == 0
     assert f"written to exports/{name}" in out
     assert out.count("as in the run") == 3
-    assert "ERS, 4 queries" in out
+    assert "ERS, 2 queries" in out
     images = digits().read(torch.arange(9))[0]
     wanted = Embedder.from_pretrained(run).eval()(images)
     torch.testing.assert_close(FORMATS[form].load(Path("exports") / name)(images), wanted, rtol=0, atol=1e-5)
@@ -177,20 +177,19 @@ def test_a_folder_is_evaluated_as_a_run_is(run: Path, tmp_path: Path, call: Call
     assert {path.name for path in out.iterdir()} == files | {"evaluations"}
     (copied,), (original,) = opened(out).results, opened(run).results
     assert {**copied.content, "environment": None} == {**original.content, "environment": None}
-    mine = evaluate_run(out, **QUICK)
-    theirs = original.content
-    assert mine.path is not None
-    assert mine.path.parent.parent == out / "evaluations"
-    for part in ("columns", "ERS", "benign", "hash"):
-        assert mine.content[part] == theirs[part]
-    training = mine.content["model"]["training"]
-    assert training["settings"] == theirs["model"]["training"]["settings"]
-    assert training.keys() == {"settings"}, "what training cost is unknown there, not 0"
+    known = evaluate_run(out, **QUICK)
+    assert known.content == copied.content, "the result that came along is the result"
+    fresh = evaluate_run(out, "benign", quiet=True, device="cpu")
+    assert fresh.path is not None
+    assert fresh.path.parent.parent == out / "evaluations"
+    assert fresh.content["benign"] == original.content["benign"]
+    training = fresh.content["model"]["training"]
+    assert training == {"settings": original.training["settings"]}, "what training cost is unknown there, not 0"
 
 
 def test_an_exported_folder_is_exported_again_and_keeps_what_lies_there(run: Path, tmp_path: Path) -> None:
     place, _, _ = export(run, "hub", tmp_path / "hub", precision="bfloat16")
-    evaluate_run(place, seed=1, **QUICK)
+    evaluate_run(place, "benign", quiet=True, device="cpu")
     whole = snapshot(place)
     export(place, "hub", place, precision="bfloat16")
     again = snapshot(place)
@@ -220,7 +219,7 @@ def test_nothing_tells_where_it_was_made(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     export(run, "hub", tmp_path / "hub")
-    text = "".join(path.read_text() for path in (tmp_path / "hub").rglob("*") if path.suffix != ".safetensors")
+    text = "".join(path.read_text() for path in (tmp_path / "hub").rglob("*.*") if path.suffix != ".safetensors")
     assert str(tmp_path) not in text
     assert "secret" not in text
     assert "--root=photos" in text
@@ -253,29 +252,29 @@ class Off(nn.Module):
 
 def test_the_score_of_the_same_model_is_the_score_of_an_evaluation() -> None:
     model = standing(embedder())
-    found = score(model, lambda images: model(images), digits(), 10, quiet=True)
+    found = score(model, model, digits(), 6, quiet=True)
     assert found.difference == 0
-    assert found.what == "ERS, 10 queries"
-    whole = evaluate(model, digits(), max_queries=10, checks=False, quiet=True, device="cpu")
+    assert found.what == "ERS, 6 queries"
+    whole = evaluate(model, digits(), max_queries=6, checks=False, quiet=True, device="cpu")
     assert found.before == found.after == whole.content["ERS"]["value"]
 
 
 def test_the_score_is_read_on_the_exported_model() -> None:
     """What an attack through one model does to another is what a transfer attack finds."""
     model, other = standing(embedder()), standing(embedder(seed=1))
-    found = score(model, lambda images: other(images), digits(), 10, quiet=True)
+    found = score(model, other, digits(), 6, quiet=True)
     assert found.after is not None
     assert found.before is not None
     assert found.after > found.before + 5
     assert not found.ok
-    moved = evaluate(other, digits(), surrogate=model, max_queries=10, checks=False, quiet=True, device="cpu")
+    moved = evaluate(other, digits(), surrogate=model, max_queries=6, checks=False, quiet=True, device="cpu")
     assert abs(found.after - moved.content["ERS"]["value"]) < 10, "the targets are those of the first model"
 
 
 @pytest.mark.parametrize(("by", "fine"), [(0.0, True), (1e-6, True), (1e-2, False), (float("nan"), False)])
 def test_a_mistake_is_found(by: float, fine: bool) -> None:
     model = standing(embedder())
-    (found,) = compared(model, lambda images: Off(model, by)(images), None)
+    (found,) = compared(model, Off(model, by), None)
     assert found.ok == fine
 
 
@@ -288,22 +287,18 @@ def test_what_differs_is_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest
         embed = program.load(path)
         return lambda images: -embed(images)
 
-    broken = FORMATS["torch"].__class__(".pt2", program.write, wrong)
+    broken = Format(".pt2", program.write, wrong)
     monkeypatch.setitem(FORMATS, "torch", broken)
-    for place in (old, tmp_path / "new.pt2"):
-        status, out, err = call("export", run, "--format", "torch", "--verify", "--queries", "4", "--out", place)
+    for place, queries in ((old, "2"), (tmp_path / "new.pt2", "1")):
+        status, out, err = call("export", run, "--format", "torch", "--verify", "--queries", queries, "--out", place)
         assert status == 1
         assert "DIFFERS" in out
-        assert err.splitlines()[-1].startswith(
-            "holdfast: what was exported differs from the run, and was not kept (emb"
-        )
+        assert "holdfast: what was exported differs from the run, and was not kept (embeddings" in err
     assert snapshot(tmp_path) == {"old.pt2": b"old"}
-    with pytest.raises(DifferenceError):
-        export(run, "torch", old, verify=True, queries=4, quiet=True)
 
 
 def test_rounded_weights_have_the_same_score(run: Path, tmp_path: Path) -> None:
-    _, found, _ = export(run, "hub", tmp_path / "hub", precision="bfloat16", verify=True, queries=8, quiet=True)
+    _, found, _ = export(run, "hub", tmp_path / "hub", precision="bfloat16", verify=True, queries=4, quiet=True)
     assert all(one.ok for one in found)
     assert found[0].difference > 1e-5
 
@@ -348,7 +343,7 @@ def test_a_missing_extra_says_what_to_install(
         with monkeypatch.context() as without:
             without.setitem(sys.modules, module, None)
             assert "pip install 'holdfast[onnx]'" in refused("export", run)
-    assert not Path("exports").exists()
+    assert not list(tmp_path.rglob("*.onnx"))
 
 
 def test_a_folder_is_merged_whole_or_not_at_all(tmp_path: Path) -> None:
@@ -356,9 +351,14 @@ def test_a_folder_is_merged_whole_or_not_at_all(tmp_path: Path) -> None:
     (place / "deep").mkdir(parents=True)
     (place / "deep" / "kept").write_text("kept")
     (place / "old").write_text("old")
-    with pytest.raises(KeyError), merging(place) as new:
-        (new / "old").write_text("new")
-        raise KeyError
+
+    def half(folder: Path) -> None:
+        with merging(folder) as new:
+            (new / "old").write_text("new")
+            (new / "no" / "such" / "folder").touch()
+
+    with pytest.raises(HoldfastError, match=r"cannot write .*place"):
+        half(place)
     assert snapshot(place) == {"deep/kept": b"kept", "old": b"old"}
     with merging(place) as new:
         (new / "old").write_text("new")

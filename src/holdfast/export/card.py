@@ -117,8 +117,10 @@ def threat(result: Result) -> str:
     if not settings["attacks"]:
         return f"**{way(result)}**: no attack."
     reach, step = (radius(settings[key], settings["norm"]).removesuffix(" (l2)") for key in ("eps", "step"))
-    knows = "sees another network only" if result.content["model"].get("surrogate") else SIGHT[settings["gradient"]]
-    restarts = f", {settings['restarts']} restarts" if settings["restarts"] else ""
+    knows = SIGHT[settings.get("gradient", "white-box")]
+    if result.content["model"].get("surrogate"):
+        knows = "sees another network only (transfer)"
+    restarts = f", {settings['restarts']} restarts" if settings.get("restarts") else ""
     return (
         f"**{way(result)}**: the attacker may change {NORMS[settings['norm']].format(reach)}, pixels being in [0, 1], "
         f"in {settings['steps']} steps of {step}{restarts}, and {knows}. {data['attacked']:,} of {data['queries']:,} "
@@ -164,13 +166,14 @@ def cost(known: dict[str, float]) -> str:
 def command(result: Result, name: str, config: Config) -> str:
     """The command that repeats an evaluation of a run ``runs/NAME``."""
     settings, protocol = result.content["settings"], result.content["protocol"]
+    in_pixels = settings.get("norm", "linf") == "linf"
     usual = asdict(resolve_budget(config.data.size, protocol))
     words = [f"holdfast evaluate runs/{name}", f"--protocol {protocol}"]
     for key, value in settings.items():
         if key in ("protocol", "attacks") or value in (None, usual.get(key)):
             continue
         shown = f"{value}"
-        if key in ("eps", "step") and read_radius(fraction := radius(value, "linf")) == value:
+        if key in ("eps", "step") and in_pixels and read_radius(fraction := radius(value, "linf")) == value:
             shown = fraction
         words.append(f"--{key.replace('_', '-')} {shown}")
     if list(usual["attacks"]) != list(settings["attacks"]):

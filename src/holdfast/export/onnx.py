@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from holdfast.errors import HoldfastError, brief
-from holdfast.export.program import program, quiet
+from holdfast.export.program import DYNAMIC, program, quiet
 from holdfast.export.source import Source
 from holdfast.extras import require
 from holdfast.perturb import Embed
@@ -25,7 +25,7 @@ def write(source: Source, path: Path) -> None:
     try:
         with quiet():
             found = torch.onnx.export(
-                traced, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], verbose=False, external_data=False
+                traced, dynamo=True, input_names=[INPUT], output_names=[OUTPUT], dynamic_shapes=DYNAMIC, verbose=False
             )
             assert found is not None
             model = found.model_proto

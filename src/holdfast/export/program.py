@@ -5,7 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -16,6 +16,9 @@ from holdfast.embedder import Embedder
 from holdfast.errors import HoldfastError, brief
 from holdfast.export.source import Source
 from holdfast.perturb import Embed
+
+DYNAMIC = {"images": {0: Dim("batch", min=1)}}
+"""What is free in the shape of the input."""
 
 FACTS = "holdfast.json"
 """The file in a ``.pt2`` that holds :attr:`.Source.facts`."""
@@ -30,7 +33,7 @@ def program(embedder: Embedder) -> ExportedProgram:
     images = torch.rand(2, config.channels, config.size, config.size)
     try:
         with quiet():
-            found = torch.export.export(embedder, (images,), dynamic_shapes={"images": {0: Dim("batch", min=1)}})
+            found = torch.export.export(embedder, (images,), dynamic_shapes=DYNAMIC)
     except Exception as error:
         raise HoldfastError(f"{config.backbone} cannot be exported ({brief(error)})") from error
     for node in found.graph.nodes:
@@ -60,11 +63,11 @@ def load(path: Path) -> Embed:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings and no log lines inside: exporters tell much that the user can do nothing about."""
-    before = logging.root.manager.disable
+    """Nothing is printed, warned of or logged inside: exporters tell much that the user can do nothing about."""
+    before, nowhere = logging.root.manager.disable, io.StringIO()
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             yield
     finally:
