@@ -26,8 +26,8 @@ from holdfast.export.verify import apart, compared, made, score
 from holdfast.results import evaluate_run
 from holdfast.train import train
 
-GRAY, COLOUR = EmbedderConfig("c2f2", 6, 1, 8), EmbedderConfig("c2f2", 5, 3, 12, mean=(0.1, 0.2, 0.3))
-RESNET = EmbedderConfig("resnet18", 6, 3, 16)
+GRAY = EmbedderConfig("c2f2", 6, 1, 8)
+RESNET = EmbedderConfig("resnet18", 6, 3, 16, mean=(0.1, 0.2, 0.3))
 
 
 def source(config: EmbedderConfig = GRAY) -> Source:
@@ -50,7 +50,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("form", ["onnx", "torch"])
-@pytest.mark.parametrize("config", [GRAY, COLOUR, RESNET], ids=["gray", "colour", "resnet"])
+@pytest.mark.parametrize("config", [GRAY, RESNET], ids=["gray c2f2", "colour resnet"])
 def test_a_file_embeds_as_the_embedder(form: str, config: EmbedderConfig, tmp_path: Path) -> None:
     """For images one, three and seventeen at a time."""
     given, path = source(config), tmp_path / f"model{FORMATS[form].ending}"
@@ -66,16 +66,16 @@ def test_a_file_embeds_as_the_embedder(form: str, config: EmbedderConfig, tmp_pa
 def test_onnx_is_sound_and_says_what_it_is(tmp_path: Path) -> None:
     import onnx as format
 
-    given = source(RESNET)
+    given = source()
     onnx.write(given, tmp_path / "model.onnx")
     model = format.load(tmp_path / "model.onnx")
     format.checker.check_model(model, full_check=True)
     (images,), (embeddings,) = model.graph.input, model.graph.output
     shape = [size.dim_param or size.dim_value for size in images.type.tensor_type.shape.dim]
     assert (images.name, embeddings.name) == ("images", "embeddings")
-    assert shape == ["batch", 3, 16, 16]
+    assert shape == ["batch", 1, 8, 8]
     assert {one.key: one.value for one in model.metadata_props} == given.facts
-    assert given.facts.items() >= {"recipe": "hm-s-lga-ics", "data": "digits", "size": "16", "channels": "3"}.items()
+    assert given.facts.items() >= {"recipe": "hm-s-lga-ics", "data": "digits", "size": "8", "channels": "1"}.items()
     assert {weight.data_type for weight in model.graph.initializer} <= {
         format.TensorProto.FLOAT,
         format.TensorProto.INT64,
@@ -136,7 +136,7 @@ def test_a_backbone_that_cannot_be_exported_is_named(
 # --- the command
 
 
-@pytest.mark.parametrize(("form", "name"), [("onnx", "digits.onnx"), ("torch", "digits.pt2"), ("hub", "digits")])
+@pytest.mark.parametrize(("form", "name"), [("torch", "digits.pt2"), ("hub", "digits")])
 def test_a_run_is_exported_and_verified(  # noqa: PLR0917
     form: str, name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
@@ -154,12 +154,21 @@ def test_a_run_is_exported_and_verified(  # noqa: PLR0917
     assert snapshot(run) == before
 
 
-def test_the_command_prints_nothing_of_the_exporter(run: Path, tmp_path: Path) -> None:
+def test_nothing_is_heard_of_the_exporter(run: Path, tmp_path: Path) -> None:
+    """In a process of its own, whose loggers no test has touched."""
+    words = ["export", str(run), "--verify", "--queries", "2"]
     done = subprocess.run(
-        [sys.executable, "-m", "holdfast", "export", str(run)], cwd=tmp_path, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "holdfast", *words], cwd=tmp_path, capture_output=True, text=True, check=True
     )
-    assert done.stdout == "written to exports/digits.onnx\n"
     assert done.stderr == ""
+    progress, _, table = done.stdout.partition("the exported model beside the run\n")
+    assert {line.partition(":")[0] for line in progress.splitlines()} <= {"embedding", "attacking"}
+    assert table.count("as in the run") == 3
+    assert done.stdout.endswith("written to exports/digits.onnx\n")
+    images = digits().read(torch.arange(9))[0]
+    wanted = Embedder.from_pretrained(run).eval()(images)
+    found = onnx.load(tmp_path / "exports" / "digits.onnx")(images)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
 
 def test_the_best_weights_are_exported(run: Path, tmp_path: Path) -> None:
@@ -201,7 +210,7 @@ def test_an_exported_folder_is_exported_again_and_keeps_what_lies_there(run: Pat
     assert opened(place).cost == cost, "known from the results"
 
 
-def test_nothing_tells_where_it_was_made(tmp_path: Path) -> None:
+def test_nothing_tells_where_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
     root = photos(tmp_path / "secret" / "photos", each=6)
     weights = tmp_path / "secret" / "start.safetensors"
     Embedder(EmbedderConfig("c2f2", 4, 3, 8)).save_pretrained(tmp_path / "secret")
@@ -210,14 +219,9 @@ def test_nothing_tells_where_it_was_made(tmp_path: Path) -> None:
     given |= {"recipe": "none-r", "model.backbone": "c2f2", "model.weights": str(weights), "batch.pairs": 2, "steps": 1}
     run = tmp_path / "run"
     train(resolve(given, {"validation.every": 0}), run, quiet=True)
-    done = subprocess.run(
-        [sys.executable, "-m", "holdfast", "evaluate", str(run), f"--root={root}", "--max-queries", "2", "--no-checks"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["evaluate", str(run), f"--root={root}", "--steps", "1", "--max-queries", "2", "--no-checks"]
+    monkeypatch.setattr(sys, "argv", ["holdfast", *words])
+    assert call(*words)[0] == 0
     export(run, "hub", tmp_path / "hub")
     text = "".join(path.read_text() for path in (tmp_path / "hub").rglob("*.*") if path.suffix != ".safetensors")
     assert str(tmp_path) not in text
@@ -267,8 +271,6 @@ def test_the_score_is_read_on_the_exported_model() -> None:
     assert found.before is not None
     assert found.after > found.before + 5
     assert not found.ok
-    moved = evaluate(other, digits(), surrogate=model, max_queries=6, checks=False, quiet=True, device="cpu")
-    assert abs(found.after - moved.content["ERS"]["value"]) < 10, "the targets are those of the first model"
 
 
 @pytest.mark.parametrize(("by", "fine"), [(0.0, True), (1e-6, True), (1e-2, False), (float("nan"), False)])
@@ -279,7 +281,7 @@ def test_a_mistake_is_found(by: float, fine: bool) -> None:
 
 
 def test_what_differs_is_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
-    """Neither a new file nor in place of an old one; exit status 1, with the table."""
+    """What was there stays; exit status 1, with the table."""
     old = tmp_path / "old.pt2"
     old.write_bytes(b"old")
 
@@ -289,11 +291,11 @@ def test_what_differs_is_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest
 
     broken = Format(".pt2", program.write, wrong)
     monkeypatch.setitem(FORMATS, "torch", broken)
-    for place, queries in ((old, "2"), (tmp_path / "new.pt2", "1")):
-        status, out, err = call("export", run, "--format", "torch", "--verify", "--queries", queries, "--out", place)
-        assert status == 1
-        assert "DIFFERS" in out
-        assert "holdfast: what was exported differs from the run, and was not kept (embeddings" in err
+    words = ("export", run, "--format", "torch", "--verify", "--queries", "2", "--out", old)
+    status, out, err = call(*words)
+    assert status == 1
+    assert "DIFFERS" in out
+    assert "holdfast: what was exported differs from the run, and was not kept (embeddings" in err
     assert snapshot(tmp_path) == {"old.pt2": b"old"}
 
 
