@@ -322,6 +322,7 @@ def test_what_cannot_be_exported_is_refused(run: Path, tmp_path: Path, refused: 
     assert "file is a file; format hub is a folder" in refused(*hub, tmp_path / "file")
     assert "full is not empty and no earlier export; give another --out" in refused(*hub, tmp_path / "full")
     assert "digits is a run folder; give another --out" in refused(*hub, run)
+    assert "best is not empty and no earlier export" in refused(*hub, run / "best")
     assert "goes with format 'hub'; onnx holds float32" in refused("export", run, "--precision", "bfloat16")
     assert "unknown precision 'half'" in refused("export", run, "--format", "hub", "--precision", "half")
     assert "max_queries is a number of at least 1" in refused("export", run, "--verify", "--queries", "0")

@@ -10,7 +10,6 @@ from holdfast.assemble import pixels_of, table_of
 from holdfast.budget import resolve_budget
 from holdfast.config import Config
 from holdfast.data import Pixels
-from holdfast.embedder import FORMAT
 from holdfast.errors import HoldfastError, pick
 from holdfast.export import folder, onnx, program
 from holdfast.export.source import Source, opened
@@ -108,11 +107,10 @@ def _check(place: Path, form: str, way: Format) -> None:
     elif place.exists() and not place.is_dir():
         raise HoldfastError(f"{place} is a file; format {form} is a folder")
     elif place.is_dir() and any(place.iterdir()):
-        config = place / "config.json"
-        ours = config.is_file() and FORMAT in config.read_text(errors="replace")
-        if not ours or (place / "environment.json").exists():
-            what = "a run folder" if ours else "not empty and no earlier export"
-            raise HoldfastError(f"{place} is {what}; give another --out")
+        if (place / "environment.json").exists():
+            raise HoldfastError(f"{place} is a run folder; give another --out")
+        if not all((place / name).is_file() for name in ("config.json", "config.yaml")):
+            raise HoldfastError(f"{place} is not empty and no earlier export; give another --out")
 
 
 def _pixels(config: Config, root: str | Path | None) -> tuple[Pixels | None, str]:

@@ -131,10 +131,8 @@ def threat(result: Result) -> str:
 
 def checks(result: Result) -> str:
     """A table of what was done to find out whether the scores can be trusted; empty where nothing was."""
-    found = result.content.get("checks") or []
-    return markdown(
-        [way(result), "", ""], [[one["name"], MARKS[one["passed"]], one["detail"]] for one in found]
-    ) * bool(found)
+    rows = [[one["name"], MARKS[one["passed"]], one["detail"]] for one in result.content.get("checks") or []]
+    return markdown([way(result), "", "what was seen"], rows) if rows else ""
 
 
 def settings(config: Config) -> Iterator[list[str]]:
