@@ -4,12 +4,18 @@ BIN := .venv/bin
 READY := .venv/ready
 JOBS ?= 2
 OUT ?= results
+FASHION := zoo:fashion-none-r zoo:fashion-act-r zoo:fashion-hm-s-lga-ics
+DIGITS := zoo:digits-none-r zoo:digits-hm-s-lga-ics
 PAPER := paper-fashion paper-cub paper-cars paper-sop
 
 .PHONY: demo explore test test-timm e2e bench check docs format clean $(PAPER)
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
+
+# The explorer. DATA: the folder of Fashion-MNIST's four files; without it the images are digits.
+explore: $(READY)
+	$(BIN)/holdfast explore $(if $(DATA),--root $(DATA) $(FASHION),$(DIGITS))
 
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS)
