@@ -20,7 +20,7 @@ from holdfast.config import resolve
 from holdfast.embedder import Embedder, EmbedderConfig
 from holdfast.errors import HoldfastError
 from holdfast.export import FORMATS, Format, export, onnx, program
-from holdfast.export.folder import merging
+from holdfast.export.folder import merging, portable
 from holdfast.export.source import Source, opened, standing
 from holdfast.export.verify import apart, compared, made, score
 from holdfast.results import evaluate_run
@@ -208,6 +208,14 @@ def test_an_exported_folder_is_exported_again_and_keeps_what_lies_there(run: Pat
     cost = opened(run).cost
     assert cost.keys() == {"steps", "passes", "seconds"}
     assert opened(place).cost == cost, "known from the results"
+
+
+@pytest.mark.parametrize(
+    ("root", "told"),
+    [("data/photos", "data/photos"), ("/data/photos", None), ("data/../../photos", None), (None, None)],
+)
+def test_settings_keep_only_a_path_below_the_working_folder(root: str | None, told: str | None) -> None:
+    assert portable(resolve({"data": {"name": "folder", "root": root}})).data.root == told
 
 
 def test_nothing_tells_where_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:

@@ -136,7 +136,7 @@ def faults(entry: Path) -> list[str]:
     images = source.embedder.config.channels, source.embedder.config.size
     if source.config.data.name not in ("digits", "mnist", "fashion-mnist"):
         found.append(f"trained on {source.config.data.name}, whose images are not free")
-    if source.config.data.root is not None:
+    if Path(source.config.data.root or "data").is_absolute():
         found.append("tells where the data lay")
     if not source.results:
         found.append("has no results")

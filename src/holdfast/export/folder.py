@@ -3,7 +3,7 @@
 ::
 
     config.json, model.safetensors   the embedder, for ``Embedder.from_pretrained``
-    config.yaml                      the settings of training, without where files lay
+    config.yaml                      the settings of training, without places of one machine
     README.md                        the model card
     evaluations/*/result.json        what the card is made from
 """
@@ -57,9 +57,11 @@ def load(folder: Path) -> Embed:
 
 
 def portable(config: Config) -> Config:
-    """Settings that do not tell where the data and the first weights lay."""
-    weights = config.model.weights and Path(config.model.weights).name
-    return replace(config, data=replace(config.data, root=None), model=replace(config.model, weights=weights))
+    """Settings that do not tell where the first weights lay, nor the data, but for a path below the working folder."""
+    weights, root = config.model.weights and Path(config.model.weights).name, config.data.root
+    if root is not None and (Path(root).is_absolute() or ".." in Path(root).parts):
+        root = None
+    return replace(config, data=replace(config.data, root=root), model=replace(config.model, weights=weights))
 
 
 def _placeless(content: Any) -> Any:
