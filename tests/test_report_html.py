@@ -25,7 +25,7 @@ from holdfast.report.figures import SCORES
 from holdfast.report.html import words
 from holdfast.report.html.charts import Axis, axis, brief, chart
 from holdfast.report.html.curves import BINS, thinned
-from holdfast.report.html.entries import by_setting, entries, shortened
+from holdfast.report.html.entries import by_radius, by_setting, entries, shortened
 from holdfast.results import evaluate_run
 from holdfast.train import train
 
@@ -255,7 +255,19 @@ def test_radii_of_one_model_are_a_curve_and_one_of_them_stands_for_it(tmp_path: 
     for eps in (0, 8, 77):
         assert f"a, ε = {eps}/255: {90 - eps:.1f} ({89 - eps:.1f} to {91 - eps:.1f})" in page.inside("title")
     assert not any(text.startswith("c, ε") for text in page.inside("title"))
-    assert "4 evaluations of the same models at other radii" in page.text
+    assert "4 evaluations of the same models at other radii or with fewer attacks" in page.text
+
+
+def test_radii_with_fewer_attacks_join_the_curve_of_all_ten(tmp_path: Path) -> None:
+    for folder, eps, kept in (("a8", 8, ("ES:R",)), ("a77", 77, ("ES:R",)), ("whole", 77, ("ES:R", "LTM"))):
+        file = write(
+            tmp_path / folder / "result.json", settings={"eps": eps / 255, "attacks": [*kept]}, model={"hash": "1a"}
+        )
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps({**content, "columns": {name: content["columns"][name] for name in kept}}))
+    (line,) = by_radius(entries(find([tmp_path])))
+    assert [(entry.eps, len(entry.result.content["columns"])) for entry in line] == [(8 / 255, 1), (77 / 255, 2)]
+    assert "2 evaluations of the same models at other radii or with fewer attacks" in page_of(tmp_path).text
 
 
 def test_what_an_attack_can_reach_is_said_where_it_is_less_than_the_radius(tmp_path: Path) -> None:

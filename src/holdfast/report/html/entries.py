@@ -77,11 +77,11 @@ class Entry:
 
     @property
     def curve(self) -> str:
-        """What evaluations of one model at several radii have in common, as text."""
+        """What evaluations of one model at several radii have in common, as text; some may lack some attacks."""
         settings = self.result.content["settings"]
-        same = {key: value for key, value in settings.items() if key not in ("eps", "step")}
-        model = self.result.content["model"].get("hash")
-        return json.dumps([self.result.dataset, self.result.protocol, self.name, model, same], sort_keys=True)
+        same = {key: value for key, value in settings.items() if key not in ("eps", "step", "attacks")}
+        model = self.result.content["model"].get("hash") or self.name
+        return json.dumps([self.result.dataset, self.result.protocol, self.group.name, model, same], sort_keys=True)
 
 
 def entries(results: Sequence[Result]) -> list[Entry]:
@@ -118,9 +118,9 @@ def _by_dataset(groups: Iterable[Group]) -> dict[str, list[Group]]:
 
 
 def by_radius(found: Iterable[Entry]) -> list[list[Entry]]:
-    """The entries of each model and attack, by rising radius, each radius once."""
+    """The entries of each model and attack, by rising radius, each radius once: by the entry with the most scores."""
     by_curve: dict[str, dict[float | None, Entry]] = {}
-    for entry in found:
+    for entry in sorted(found, key=lambda entry: -len(entry.result.content["columns"])):
         by_curve.setdefault(entry.curve, {}).setdefault(entry.eps, entry)
     return [sorted(one.values(), key=lambda entry: entry.eps or 0.0) for one in by_curve.values()]
 

@@ -13,7 +13,7 @@ from holdfast.report.comparison import comparison
 from holdfast.report.files import Result
 from holdfast.report.html import costs, curves, scores
 from holdfast.report.html.charts import GREY
-from holdfast.report.html.entries import Entry, Setting, by_radius, by_setting, entries
+from holdfast.report.html.entries import Entry, Setting, by_setting, entries
 from holdfast.report.html.origins import repeated
 from holdfast.report.html.radii import radii
 from holdfast.report.html.runs import Source, sources
@@ -111,7 +111,7 @@ def _setting(title: str, alike: Sequence[Entry]) -> dict[str, Any]:
 def _table(settings: Mapping[Setting, Sequence[Entry]], found: Sequence[Entry]) -> dict[str, Any]:
     """The comparison: rows of results with theirs, other published rows, where they were published, other radii."""
     chosen = [entry for alike in settings.values() for entry in alike]
-    others = [entry.group for line in by_radius(found) for entry in line if entry not in chosen]
+    others = [entry.group for entry in found if entry not in chosen]
     header, rows = comparison([result for entry in chosen for result in entry.group.members])
     place, kind = header.index("source"), header.index("protocol")
     last = max(i for i, row in enumerate(rows) if row[kind] != "published")
@@ -143,12 +143,9 @@ def _training(name: str, source: Source) -> dict[str, Any]:
         figures, cost = curves.panels(source.run), source.run.cost()
     except (HoldfastError, OSError, TypeError) as error:
         return {"name": name, "figures": [], "said": f"What it logged cannot be read: {error}"}
-    steps, passes, seconds = (cost[key] for key in ("steps", "passes", "seconds"))
-    said = (
-        f"{steps:,.0f} steps, {passes:,.0f} image passes, {seconds:,.0f} seconds in them."
-        if steps
-        else "No steps logged."
-    )
+    said = "No steps logged."
+    if cost.get("steps"):
+        said = "{steps:,.0f} steps, {passes:,.0f} image passes, {seconds:,.0f} seconds in them.".format(**cost)
     return {"name": name, "figures": figures, "said": said}
 
 

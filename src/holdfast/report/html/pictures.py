@@ -107,7 +107,8 @@ def albums(
             except (HoldfastError, OSError, RuntimeError, TypeError) as error:
                 remarks.append(f"{name}: no ranked lists; {' '.join(str(error).split())}")
                 continue
-            hashes = {result.content["model"].get("hash") for result in source.results} - {None}
+            exact = [result for result in source.results if "bfloat16" not in result.protocol]
+            hashes = {result.content["model"].get("hash") for result in exact} - {None}
             if hashes and of_model(answers[name].target) not in hashes:
                 remarks.append(f"{name}: its weights or its data are no longer those that were evaluated")
         if answers:
