@@ -35,11 +35,11 @@ def saved(image: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
     return file.getvalue()
 
 
-def png_of_size(width: int, height: int) -> bytes:
+def png_of_size(width: int, height: int, depth: int = 8, colour: int = 2) -> bytes:
     """A PNG whose header promises so many pixels, and holds none."""
     chunks = b"\x89PNG\r\n\x1a\n"
     parts = (
-        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)),
         (b"IDAT", zlib.compress(b"")),
         (b"IEND", b""),
     )
@@ -105,6 +105,7 @@ def test_the_first_frame_of_an_animation_is_taken(kind: str) -> None:
         (saved(photo(99, 99))[:300], "damaged or cut short"),
         (saved(photo(99, 99), "JPEG")[:-900], "damaged or cut short"),
         (saved(Image.new("I;16", (9, 9))), "more than 8 bits"),
+        *((png_of_size(9, 9, depth=16, colour=colour), "more than 8 bits") for colour in (0, 2, 4, 6)),
         (png_of_size(10_000, 10_000), "10000 × 10000 pixels, more than the 40,000,000"),
         (png_of_size(100_000, 100_000), "more than the 40,000,000 pixels"),
         (png_of_size(2**31 - 1, 2**31 - 1), "pixels"),
@@ -193,6 +194,9 @@ def test_images_are_decoded_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> No
         return found
 
     monkeypatch.setattr(uploads, "_upright", counted)
+    images = np.zeros((2, 8, 8), np.uint8)
+    gallery = Pixels(Table.build("small", images, [0, 0], ["test"] * 2), 8, channels=1)
     with ThreadPoolExecutor(8) as pool:
-        assert len(list(pool.map(decode, [saved(photo(200, 200))] * 16))) == 16
+        files = [saved(photo(200, 200))] * 16
+        assert len(list(pool.map(lambda data: uploads.taken(data, gallery), files))) == 16
     assert most[0] == 1

@@ -74,10 +74,13 @@ class Blocks:
     def embed(self, make: Make, quiet: bool = False) -> Block:
         """All images, those embedded that are not kept already.
 
-        Raises HoldfastError where none can be read, and OSError where nothing can be kept in the folder.
+        Raises HoldfastError where none can be read, and where nothing can be kept in the folder.
         """
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise HoldfastError(f"cannot write {self.folder}: {error.strerror}") from error
         blocks = {name: self._kept(name) for name in self.names}
         done = sum(len(block.reasons) for block in blocks.values() if block)
         with Progress("embedding", len(self.pixels), done, quiet=quiet) as progress:

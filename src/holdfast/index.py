@@ -27,10 +27,10 @@ from holdfast.blocks import WIDTH, checked
 from holdfast.data import Pixels
 from holdfast.distance import pairs
 from holdfast.embedding import BLOCK, REFERENCES, Blocks, acquainted, hashed, references
-from holdfast.errors import HoldfastError, brief, pick
+from holdfast.errors import HoldfastError, brief
 from holdfast.evaluation import embed_rows
 from holdfast.identity import of_network
-from holdfast.nearest import BACKENDS, Found
+from holdfast.nearest import Found, search_by
 from holdfast.perturb import Embed
 from holdfast.subject import Subject
 from holdfast.view import View
@@ -181,9 +181,7 @@ class Index:
         z: (Q, D) embeddings by the same model. Distances are Euclidean, of unit vectors, 0 to 2; the nearest comes
         first, and of images equally far the earlier one. backend: of :data:`.nearest.BACKENDS`; both are exact.
         """
-        search = pick("backend", backend, BACKENDS)
-        if k < 1:
-            raise HoldfastError(f"k is at least 1 result, not {k}")
+        search = search_by(backend, k)
         queries = F.normalize(checked(z), dim=1).float()
         if queries.shape[1] != self.embeddings.shape[1]:
             raise HoldfastError(f"the queries have {queries.shape[1]} dimensions, the index {self.embeddings.shape[1]}")

@@ -8,6 +8,7 @@ from torch import Tensor
 from holdfast.attacks.base import ITEM, nearest
 from holdfast.blocks import rows_per_block
 from holdfast.distance import apart
+from holdfast.errors import HoldfastError, pick
 from holdfast.extras import require
 
 Found = tuple[Tensor, Tensor]
@@ -53,3 +54,13 @@ def _joined(blocks: list[Found]) -> Found:
 
 
 BACKENDS: dict[str, Search] = {"torch": by_torch, "faiss": by_faiss}
+
+
+def search_by(backend: str, k: int) -> Search:
+    """The search of a backend. Raises HoldfastError for an unknown or absent one, and for no results."""
+    search = pick("backend", backend, BACKENDS)
+    if backend == "faiss":
+        require("faiss", "faiss")
+    if k < 1:
+        raise HoldfastError(f"k is at least 1 result, not {k}")
+    return search

@@ -14,10 +14,8 @@ from holdfast.models import load_model
 from holdfast.perturb import Embed
 from holdfast.report import Result
 from holdfast.run import Run
+from holdfast.view import SIDE
 from holdfast.zoo import is_entry, located
-
-SIDE = 224
-"""Side of the images that a model takes, in pixels, where nothing else is said."""
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ from holdfast.data import DATASETS, Pixels, Table
 from holdfast.embedder import Embedder
 from holdfast.errors import HoldfastError
 from holdfast.perturb import Embed
-from holdfast.results import SIDE
 from holdfast.run import Run
+from holdfast.zoo import located
+
+SIDE = 224
+"""Side of the images that a model takes, in pixels, where nothing else is said."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def view_of(
     """
     given = {"size": size, "resize": resize, "channels": channels}
     said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    folder = Path(spec)
+    folder = located(spec)
     run = Run(folder.parent if folder.name == "best" else folder)
     if run.config_file.exists():
         for name in said:

@@ -72,16 +72,16 @@ def search(  # noqa: PLR0917
 ) -> None:
     """Find the images of an index that are nearest to a query."""
     from holdfast import display  # noqa: PLC0415
-    from holdfast.errors import HoldfastError, pick, plain, unknown  # noqa: PLC0415
+    from holdfast.errors import HoldfastError, plain, unknown  # noqa: PLC0415
     from holdfast.index import Index  # noqa: PLC0415
     from holdfast.lookup import STYLES, answer, asked, by_query, model_of  # noqa: PLC0415
     from holdfast.montage import save_montage  # noqa: PLC0415
-    from holdfast.nearest import BACKENDS  # noqa: PLC0415
+    from holdfast.nearest import search_by  # noqa: PLC0415
 
     style = style or ("table" if sys.stdout.isatty() else "lines")
     if style not in (styles := ("table", *STYLES)):
         raise unknown("format", style, styles)
-    pick("backend", backend, BACKENDS)
+    search_by(backend, k)
     known, queries = Index.load(index), asked([*query, *(more or ())])
     found, broken = answer(known, model_of(known, model, weights), queries, k, backend=backend, device=device)
     if style == "table":

@@ -151,7 +151,7 @@ class Jobs:
         while (job := self._next()) is not None:
             state, result, message = _carried_out(job, self._gone)
             with self._changed:
-                job.state, job.result, job.message = state, result, message
+                job.result, job.message, job.state = result, message, state  # the state last: it is read without a lock
 
 
 def _carried_out(job: Job, gone: Callable[[Job], bool]) -> tuple[str, Any, str]:

@@ -72,7 +72,7 @@ class Site:
                     "steps": budget.steps,
                     "seed": budget.seed,
                 },
-                "limits": {"bytes": uploads.BYTES, "steps": STEPS},
+                "limits": {"bytes": uploads.BYTES, "steps": STEPS, "page": PAGE},
             }
         )
 
@@ -144,15 +144,15 @@ class Site:
         return Response(outcome.files[name], media_type="image/png", headers=DAY)
 
     def _take(self, data: bytes) -> dict[str, Any]:
-        image, remarks = uploads.decode(data)
-        query, nearest = self.scene.ask_with(uploads.as_the_models_see(image, self.scene.pixels))
+        seen, size, remarks = uploads.taken(data, self.scene.pixels)
+        query, nearest = self.scene.ask_with(seen)
         return {
             "key": f"upload-{self.uploads.add(query)}",
             "label": query.label,
             "class": self.scene.title(query.label),
             "nearest": {"id": nearest, "name": self.scene.name_of(nearest)},
             "remarks": remarks,
-            "pixels": list(image.size),
+            "pixels": list(size),
         }
 
     def _query(self, key: str, label: Any) -> Query:
@@ -251,7 +251,7 @@ def _client(request: Request) -> str:
 def _object(data: bytes) -> dict[str, Any]:
     try:
         content = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise HoldfastError("the request is no JSON") from error
     if not isinstance(content, dict):
         raise HoldfastError("the request is no JSON object")

@@ -28,6 +28,9 @@ TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
 KEPT = 32
 """Uploads that are remembered; the one longest unused goes first."""
 
+PNG, BIT_DEPTH = b"\x89PNG\r\n\x1a\n", 24
+"""How a PNG begins, and which of its bytes tells the bits of a channel: decoded it no longer does."""
+
 _ONE_AT_A_TIME = Lock()
 """A decoded image may take several hundred megabytes."""
 
@@ -48,6 +51,16 @@ async def body(stream: AsyncIterable[bytes], most: int = BYTES) -> bytes:
     return bytes(received)
 
 
+def taken(data: bytes, pixels: Pixels) -> tuple[Tensor, tuple[int, int], list[str]]:
+    """A file as the models of a test set see it, (1, C, size, size), its own width and height, and remarks.
+
+    One at a time, since a large image takes much memory. Raises HoldfastError, see :func:`decode`.
+    """
+    with _ONE_AT_A_TIME:
+        image, remarks = decode(data)
+        return as_the_models_see(image, pixels), image.size, remarks
+
+
 def decode(data: bytes) -> tuple[Image.Image, list[str]]:
     """An upright RGB image from the bytes of a file, and remarks on what was done to it.
 
@@ -56,7 +69,9 @@ def decode(data: bytes) -> tuple[Image.Image, list[str]]:
     """
     if not data:
         raise HoldfastError("the file is empty")
-    with _ONE_AT_A_TIME, warnings.catch_warnings():
+    if data.startswith(PNG) and data[BIT_DEPTH : BIT_DEPTH + 1] == b"\x10":
+        raise HoldfastError("the image has more than 8 bits per channel: save it with 8")
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
         try:
             with Image.open(BytesIO(data), formats=FORMATS) as opened:
@@ -75,8 +90,6 @@ def _upright(opened: Image.Image) -> tuple[Image.Image, list[str]]:
     width, height = opened.size
     if width * height > PIXELS:
         raise HoldfastError(f"the image has {width} × {height} pixels, more than the {PIXELS:,} that are taken")
-    if opened.mode[0] in "IF":
-        raise HoldfastError("the image has more than 8 bits per channel: save it with 8")
     moving = opened.format != "MPO" and getattr(opened, "is_animated", False)  # MPO: a photo with its preview
     remarks = ["of the animation the first frame is taken"] if moving else []
     opened.seek(0)

@@ -44,6 +44,7 @@ function mark() {
 async function choose(query) {
   settle();
   state.query = query; // what is under way for another one is stopped by its follower
+  state.clean = null;
   if (!query.upload) {
     $("upload-note").textContent = "";
     $("counts-as").hidden = true;
@@ -75,15 +76,10 @@ async function look() {
 
 async function any() {
   const n = Math.floor(Math.random() * state.total);
-  const size = Math.ceil(state.total / state.pages);
-  const images = await gallery(state.search, Math.min(state.pages - 1, Math.floor(n / size)));
-  if (images.length) await choose(pick(images));
+  const size = state.scene.limits.page;
+  const image = (await gallery(state.search, Math.floor(n / size)))[n % size];
+  if (image) await choose({ ...image, key: String(image.id) });
 }
-
-const pick = (images) => {
-  const image = images[Math.floor(Math.random() * images.length)];
-  return { ...image, key: String(image.id) };
-};
 
 async function upload(file) {
   settle();
