@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).parents[1]
 DOCS, PAGES, SITE = ROOT / "docs", ROOT / "build" / "pages", ROOT / "site"
-BESIDE = (".svg", ".png", ".css")
+BESIDE = (".svg", ".png", ".css", ".html")
 EXPERIMENTS = "experiments.md"
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 
