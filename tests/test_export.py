@@ -377,3 +377,14 @@ def test_a_folder_is_merged_whole_or_not_at_all(tmp_path: Path) -> None:
         (new / "deep" / "more").write_text("more")
     assert snapshot(place) == {"deep/kept": b"kept", "deep/more": b"more", "old": b"new"}
     assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+def test_a_folder_with_evaluations_of_other_weights_is_refused(run: Path, tmp_path: Path) -> None:
+    place, _, _ = export(run, "hub", tmp_path / "hub")
+    foreign = place / "evaluations" / "strict-00000000" / "result.json"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("{}")
+    before = snapshot(place)
+    with pytest.raises(HoldfastError, match="evaluations of other weights, such as strict-00000000"):
+        export(run, "hub", place)
+    assert snapshot(place) == before

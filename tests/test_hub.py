@@ -180,3 +180,11 @@ def test_a_path_is_never_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(HoldfastError, match=r"own/x holds no saved embedder"):
         Embedder.from_pretrained(Path("own/x"))
+
+
+def test_a_folder_has_no_revision(tmp_path: Path) -> None:
+    from holdfast.embedder import Embedder, EmbedderConfig
+
+    Embedder(EmbedderConfig("c2f2", 4, 1, 8)).save_pretrained(tmp_path)
+    with pytest.raises(HoldfastError, match="no repository on the Hub: leave out revision 'v1'"):
+        Embedder.from_pretrained(str(tmp_path), revision="v1")

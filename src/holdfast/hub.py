@@ -33,10 +33,11 @@ def located(source: str | Path, revision: str | None = None) -> Path:
 
     A local folder wins, and a Path is always local. Raises HoldfastError where nothing can be fetched.
     """
-    if isinstance(source, Path) or zoo.is_entry(source) or Path(source).is_dir():
+    local = isinstance(source, Path) or zoo.is_entry(source) or Path(source).is_dir()
+    if local or not (parts := ID.fullmatch(str(source))):
+        if revision is not None:
+            raise HoldfastError(f"{source} is no repository on the Hub: leave out revision {revision!r}")
         return zoo.located(source)
-    if not (parts := ID.fullmatch(source)):
-        return Path(source)
     if revision is not None and parts[2] is not None:
         raise HoldfastError(f"{source} names a revision already; leave out {revision!r}")
     return fetch(parts[1], revision or parts[2])

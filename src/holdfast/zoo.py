@@ -29,7 +29,8 @@ def home() -> Path:
 
 def names() -> list[str]:
     """The entries, by name."""
-    return sorted(path.parent.name for path in home().glob("*/config.yaml"))
+    folders = (path.parent.name for path in home().glob("*/config.yaml"))
+    return sorted(name for name in folders if not name.startswith("."))
 
 
 def find(name: str) -> Path:

@@ -16,6 +16,7 @@ from holdfast.export.source import Source, opened
 from holdfast.export.verify import Compared, compared
 from holdfast.perturb import Embed
 from holdfast.replica import PRECISIONS
+from holdfast.report.files import NAME
 from holdfast.weights import replacing
 
 HOME = Path("exports")
@@ -79,8 +80,8 @@ def export(
     if precision != "float32" and form != "hub":
         raise HoldfastError(f"precision {precision!r} goes with format 'hub'; {form} holds float32")
     source = opened(run, best)
-    place = HOME / f"{source.name}{way.ending}" if out is None else Path(out)
-    _check(place, form, way)
+    place = HOME / f"{source.name}{'-best' if best else ''}{way.ending}" if out is None else Path(out)
+    _check(place, form, way, source)
     source = replace(source, name=place.resolve().name.removesuffix(way.ending))
     resolve_budget(source.config.data.size, max_queries=queries)
     pixels, reason = _pixels(source.config, root) if verify else (None, "")
@@ -97,7 +98,7 @@ def export(
     return place, found, reason
 
 
-def _check(place: Path, form: str, way: Format) -> None:
+def _check(place: Path, form: str, way: Format, source: Source) -> None:
     """Refuse what is something else than an earlier export."""
     if way.ending:
         if place.suffix != way.ending:
@@ -111,6 +112,9 @@ def _check(place: Path, form: str, way: Format) -> None:
             raise HoldfastError(f"{place} is a run folder; give another --out")
         if not all((place / name).is_file() for name in ("config.json", "config.yaml")):
             raise HoldfastError(f"{place} is not empty and no earlier export; give another --out")
+        carried = {result.path.parent.name for result in source.results if result.path is not None}
+        if left := {path.parent.name for path in place.glob(f"evaluations/*/{NAME}")} - carried:
+            raise HoldfastError(f"{place} holds evaluations of other weights, such as {min(left)}; give another --out")
 
 
 def _pixels(config: Config, root: str | Path | None) -> tuple[Pixels | None, str]:

@@ -176,5 +176,7 @@ def command(result: Result, name: str, config: Config) -> str:
         words.append(f"--{key.replace('_', '-')} {shown}")
     if list(usual["attacks"]) != list(settings["attacks"]):
         words += [f"--attack {attack}" for attack in settings["attacks"]]
+    words += ["--transfer MODEL"] if result.content["model"].get("surrogate") else []
+    words += ["--no-checks"] if settings["attacks"] and not result.content.get("checks") else []
     words += ["--best"] if result.content["model"].get("weights") == "best" else []
     return " ".join(words)

@@ -77,14 +77,15 @@ def _placeless(content: Any) -> Any:
 def merging(folder: Path) -> Iterator[Path]:
     """A temporary folder whose files take their places in ``folder`` when the block ends well; other files stay there.
 
-    After an error ``folder`` is as it was. Errors of the file system become HoldfastError.
+    After an error inside ``folder`` is as it was; the card comes last. Errors of the file system become HoldfastError.
     """
     folder = folder.resolve()
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        for file in sorted(path for path in temporary.rglob("*") if path.is_file()):
+        files = (path for path in temporary.rglob("*") if path.is_file())
+        for file in sorted(files, key=lambda path: (path.name == "README.md", path)):
             place = folder / file.relative_to(temporary)
             place.parent.mkdir(parents=True, exist_ok=True)
             file.replace(place)

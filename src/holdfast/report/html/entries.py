@@ -79,7 +79,8 @@ class Entry:
     def curve(self) -> str:
         """What evaluations of one model at several radii have in common, as text; some may lack some attacks."""
         settings = self.result.content["settings"]
-        same = {key: value for key, value in settings.items() if key not in ("eps", "step", "attacks")}
+        loose = ("eps", "attacks") if settings.get("norm", "linf") == "linf" else ("eps", "step", "attacks")
+        same = {key: value for key, value in settings.items() if key not in loose}
         model = self.result.content["model"].get("hash") or self.name
         return json.dumps([self.result.dataset, self.result.protocol, self.group.name, model, same], sort_keys=True)
 
@@ -90,7 +91,7 @@ def entries(results: Sequence[Result]) -> list[Entry]:
     What the names of all models of a data set have in common, such as ``seed=0`` in ``act-r,seed=0``, is left out.
     """
     groups = grouped(results)
-    looks = {name: look(i) for i, name in enumerate(dict.fromkeys(group.name for group in groups))}
+    looks: dict[tuple[str, int], Look] = {}
     names = {dataset: shortened(group.name for group in alike) for dataset, alike in _by_dataset(groups).items()}
     found: list[Entry] = []
     taken: Counter[tuple[str, Setting]] = Counter()
@@ -98,7 +99,8 @@ def entries(results: Sequence[Result]) -> list[Entry]:
         name = names[group.first.dataset][group.name]
         place = name, setting_of(group.first)
         taken[place] += 1
-        found.append(Entry(group, name if taken[place] == 1 else f"{name} #{taken[place]}", looks[group.name]))
+        own = looks.setdefault((group.name, taken[place]), look(len(looks)))
+        found.append(Entry(group, name if taken[place] == 1 else f"{name} #{taken[place]}", own))
     return found
 
 

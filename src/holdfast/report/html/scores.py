@@ -18,8 +18,8 @@ from holdfast.report.tables import text
 LENGTH = 48
 """Characters that a row of a drawing has room for."""
 RECALL = (
-    "Hollow: how often the first result is of the query's class. Solid: robust R@1, how often it still is when each "
-    "query meets its worst attack. The bar is the 95 % interval."
+    "Hollow: how often the first result is of the query's class, of all queries. Solid: robust R@1, how often it is "
+    "also when each of the attacked queries meets its worst attack. The bar is the 95 % interval."
 )
 SCORE = (
     "The mean of what the ten scores add to it, with its 95 % interval. A model that gives every image the same "
