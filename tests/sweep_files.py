@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from holdfast.budget import resolve_budget
+from holdfast.protocols import PROTOCOLS
 from holdfast.run import State
 from holdfast.sweep import Evaluation, Planned, plan
 
@@ -52,9 +53,14 @@ def leave(run: Planned, step: int | None = None, collapsed: int = 0) -> None:
 
 def evaluated(run: Planned, evaluation: Evaluation, **changes: Any) -> Path:
     """The result of an evaluation in the folder of a run."""
+    rules = PROTOCOLS[evaluation.protocol]
     budget = asdict(resolve_budget(run.config.data.size, evaluation.protocol, **evaluation.settings))
     given: dict[str, Any] = {"settings": {**budget, "attacks": list(budget["attacks"])}, "checks": []}
-    given |= {"protocol": evaluation.protocol, "model": {"weights": "last", "surrogate": None}}
+    given |= {
+        "protocol": rules.name,
+        "protocol_version": rules.version,
+        "model": {"weights": "last", "surrogate": None},
+    }
     given["model"]["training"] = run.run.cost()
     for key, value in changes.items():
         given[key] = {**given[key], **value} if isinstance(given.get(key), dict) else value
