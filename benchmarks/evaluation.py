@@ -22,19 +22,19 @@ from benchmarks.naive_step import NaiveEmbedder
 from benchmarks.noise import fresh, noise
 from benchmarks.passes import Pass, replay
 from benchmarks.side_by_side import Bar, interleaved, row
-from holdfast import distributed
 from holdfast.attacks import System
-from holdfast.audit import campaigns_of
-from holdfast.budget import Budget, resolve_budget
-from holdfast.campaign import Campaign, Target, side_of, take
-from holdfast.config import resolve
 from holdfast.data import Pixels, held_out
-from holdfast.embedder import Embedder
-from holdfast.evaluation import embed_test
-from holdfast.progress import Progress
-from holdfast.records import Records
-from holdfast.subject import Subject
-from holdfast.train import train
+from holdfast.evaluation.evaluate import campaigns_of
+from holdfast.evaluation.records import Records
+from holdfast.evaluation.runner import Campaign, Target, side_of, take
+from holdfast.evaluation.settings import Budget, resolve_budget
+from holdfast.metrics.benign import embed_test
+from holdfast.models.embedder import Embedder
+from holdfast.models.wrapped import Subject
+from holdfast.runs.config import resolve
+from holdfast.training.loop import train
+from holdfast.util import distributed
+from holdfast.util.progress import Progress
 
 BATCH = 128
 CLASSES = 10

@@ -30,21 +30,21 @@ from benchmarks.evaluation import BATCH, OVERHEAD, fast, passes
 from benchmarks.passes import recorded, replay
 from benchmarks.side_by_side import REPEATS, Bar, interleaved, row, settle, tell
 from benchmarks.step import AFTER, DTYPES, NAIVE, SHORT, WARMUP, Work, midway
-from holdfast import distributed
-from holdfast.assemble import optimizer_of
 from holdfast.attacks import System
-from holdfast.audit import campaigns_of
-from holdfast.budget import resolve_budget
-from holdfast.campaign import Target
-from holdfast.config import resolve
+from holdfast.core.frozen import frozen
+from holdfast.core.fused import Replica
 from holdfast.data import PairBatches, Pixels, Table, load
-from holdfast.defense import Perturbing, Step
-from holdfast.embedder import Embedder
-from holdfast.errors import HoldfastError
-from holdfast.frozen import frozen
-from holdfast.replica import Replica
-from holdfast.retrieval import Gallery, Queries
-from holdfast.subject import Subject
+from holdfast.defense.base import Perturbing, Step
+from holdfast.evaluation.evaluate import campaigns_of
+from holdfast.evaluation.runner import Target
+from holdfast.evaluation.settings import resolve_budget
+from holdfast.metrics.retrieval import Gallery, Queries
+from holdfast.models.embedder import Embedder
+from holdfast.models.wrapped import Subject
+from holdfast.runs.config import resolve
+from holdfast.training.build import optimizer_of
+from holdfast.util import distributed
+from holdfast.util.errors import HoldfastError
 
 CUB_IMAGES, CUB_CLASSES, GALLERY = 5_864, 100, 5_924
 """Of CUB-200-2011: images and classes that train, images that test."""

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 
 from benchmarks.side_by_side import Bar, row
-from holdfast.assemble import table_of
-from holdfast.config import Config, resolve
 from holdfast.data import Loader, PairBatches, Pixels
-from holdfast.run import Run
-from holdfast.train import train
+from holdfast.runs.config import Config, resolve
+from holdfast.runs.folder import Run
+from holdfast.training.build import table_of
+from holdfast.training.loop import train
 
 CLASSES = 4
 WIDTH, HEIGHT = 500, 375

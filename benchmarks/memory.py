@@ -15,15 +15,15 @@ import torch
 from benchmarks.noise import SIZE, noise, untrained
 from benchmarks.side_by_side import Bar, row
 from holdfast.attacks import System
-from holdfast.audit import campaigns_of
-from holdfast.budget import resolve_budget
-from holdfast.campaign import Target, take
-from holdfast.clustering import kmeans
-from holdfast.evaluation import embed_test
-from holdfast.gauges import gauges
-from holdfast.progress import Progress
-from holdfast.records import Records
-from holdfast.retrieval import evaluate
+from holdfast.evaluation.evaluate import campaigns_of
+from holdfast.evaluation.records import Records
+from holdfast.evaluation.runner import Target, take
+from holdfast.evaluation.settings import resolve_budget
+from holdfast.metrics.benign import embed_test
+from holdfast.metrics.clustering import kmeans
+from holdfast.metrics.collapse import gauges
+from holdfast.metrics.retrieval import evaluate
+from holdfast.util.progress import Progress
 
 ITEMS, CLASSES = 60_502, 11_316
 """Of the test split of Stanford Online Products."""

@@ -13,8 +13,8 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from holdfast.attacks import System
-from holdfast.perturb import random
-from holdfast.retrieval import Gallery, Queries
+from holdfast.core.pgd import random
+from holdfast.metrics.retrieval import Gallery, Queries
 
 
 def d(a: Tensor, b: Tensor) -> Tensor:

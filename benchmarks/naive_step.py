@@ -10,10 +10,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from holdfast.backbones import C2F2
-from holdfast.defense import Learning
-from holdfast.embedder import Embedder
-from holdfast.perturb import PGD
+from holdfast.core.pgd import PGD
+from holdfast.defense.base import Learning
+from holdfast.models.backbones import C2F2
+from holdfast.models.embedder import Embedder
 
 
 class NaiveEmbedder(Embedder):

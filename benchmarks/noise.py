@@ -4,8 +4,8 @@ import numpy as np
 import torch
 
 from holdfast.data import Pixels, Table
-from holdfast.embedder import Embedder, EmbedderConfig
-from holdfast.subject import Subject
+from holdfast.models.embedder import Embedder, EmbedderConfig
+from holdfast.models.wrapped import Subject
 
 SIZE = 28
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
-from holdfast.embedder import Embedder
+from holdfast.models.embedder import Embedder
 
 Kind = Literal["forward", "pixels", "training"]
 

@@ -18,13 +18,13 @@ from torch.nn.functional import normalize
 from benchmarks.noise import noise, untrained
 from benchmarks.side_by_side import Bar, interleaved, row
 from holdfast.attacks import Plan, System
-from holdfast.budget import Budget, resolve_budget
-from holdfast.campaign import Target, carry_out
 from holdfast.data import Pixels, Table
-from holdfast.embedder import Embedder, EmbedderConfig
-from holdfast.evaluation import embed_test
-from holdfast.retrieval import Gallery, Queries
-from holdfast.subject import Subject
+from holdfast.evaluation.runner import Target, carry_out
+from holdfast.evaluation.settings import Budget, resolve_budget
+from holdfast.metrics.benign import embed_test
+from holdfast.metrics.retrieval import Gallery, Queries
+from holdfast.models.embedder import Embedder, EmbedderConfig
+from holdfast.models.wrapped import Subject
 
 QUERIES, IMAGES = 128, 64
 """Attacked at once, in the second part; and passed through the network to time it."""

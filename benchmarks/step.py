@@ -17,15 +17,15 @@ from torch import Generator, Tensor, nn
 from benchmarks.naive_step import NaiveEmbedder, NaiveStep, embed_groups, hardness, naive_step, raise_hardness
 from benchmarks.passes import Pass, recorded, replay
 from benchmarks.side_by_side import REPEATS, Bar, interleaved, row
-from holdfast import distributed
-from holdfast.assemble import embedder_of, optimizer_of, pgd_of, pixels_of, table_of
-from holdfast.config import Config, resolve
+from holdfast.core.fused import PRECISIONS, Replica, under
+from holdfast.core.triplets import Triplets
 from holdfast.data import Batch, Loader, PairBatches
-from holdfast.defense import Defense, Perturbing, Step
-from holdfast.embedder import Embedder
-from holdfast.recipes import Recipe, parse
-from holdfast.replica import PRECISIONS, Replica, under
-from holdfast.triplets import Triplets
+from holdfast.defense.base import Defense, Perturbing, Step
+from holdfast.defense.recipes import Recipe, parse
+from holdfast.models.embedder import Embedder
+from holdfast.runs.config import Config, resolve
+from holdfast.training.build import embedder_of, optimizer_of, pgd_of, pixels_of, table_of
+from holdfast.util import distributed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 WARMUP = {"c2f2": 0, "resnet18": 20}

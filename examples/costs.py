@@ -12,12 +12,12 @@ from math import isclose, nan
 from pathlib import Path
 from typing import Any
 
-from holdfast.config import resolve
-from holdfast.errors import HoldfastError
-from holdfast.extras import require
-from holdfast.recipes import parse
+from holdfast.defense.recipes import parse
 from holdfast.report import Group, Result, find, grouped, markdown, published
 from holdfast.report.tables import radius
+from holdfast.runs.config import resolve
+from holdfast.util.errors import HoldfastError
+from holdfast.util.extras import require
 
 COSTS = {
     "nominal": "nominal cost, η + 1 passes per step",

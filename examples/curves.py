@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from holdfast.extras import require
-from holdfast.run import Run
+from holdfast.runs.folder import Run
+from holdfast.util.extras import require
 
 CURVES = {
     "triplet_loss": ("triplet loss", "#000000", "-"),

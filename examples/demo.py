@@ -9,11 +9,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as Grid
 
-from holdfast.config import resolve
-from holdfast.protocols import COLUMNS
+from holdfast.evaluation.opened import evaluate_run
+from holdfast.evaluation.protocols import COLUMNS
 from holdfast.report import Result
-from holdfast.results import evaluate_run
-from holdfast.train import train
+from holdfast.runs.config import resolve
+from holdfast.training.loop import train
 
 MODELS = {"plain": "none-r", "hardened": "hm-s-lga-ics"}
 EPS = 0.2

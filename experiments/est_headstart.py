@@ -16,10 +16,11 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from holdfast import defense, resolve
+from holdfast import resolve
 from holdfast.attacks.shift import HEADSTART
-from holdfast.goals import ShiftEmbedding
-from holdfast.train import train
+from holdfast.core.objectives import ShiftEmbedding
+from holdfast.defense import base as defense
+from holdfast.training.loop import train
 
 SETTINGS = {
     "recipe": "est-r",

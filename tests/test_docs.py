@@ -12,15 +12,15 @@ import typer
 
 import holdfast
 from holdfast.attacks import ATTACKS
-from holdfast.backbones import find_backbone
-from holdfast.budget import attack_named, radii, radius
 from holdfast.cli import app, main
-from holdfast.config import resolve
 from holdfast.data import DATASETS
-from holdfast.errors import pick
-from holdfast.protocols import PROTOCOLS
-from holdfast.recipes import parse
-from tests.pages import DOCS, PAGES, ROOT, TUTORIALS, anchors, blocks, commands, lines, links, words
+from holdfast.defense.recipes import parse
+from holdfast.evaluation.protocols import PROTOCOLS
+from holdfast.evaluation.settings import attack_named, radii, radius
+from holdfast.models.backbones import find_backbone
+from holdfast.runs.config import resolve
+from holdfast.util.errors import pick
+from tests.helpers.pages import DOCS, PAGES, ROOT, TUTORIALS, anchors, blocks, commands, lines, links, words
 
 SHOWN = [(page, command) for page, text in PAGES.items() for command in sorted(set(commands(text)))]
 CODED = [page for page in PAGES.keys() - TUTORIALS if any(one.language == "python" for one in blocks(PAGES[page]))]

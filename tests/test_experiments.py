@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.config import decisive, differences, resolve
-from holdfast.errors import HoldfastError
-from holdfast.recipes import Strength, parse
+from holdfast.defense.recipes import Strength, parse
+from holdfast.evaluation.result import read
 from holdfast.report.figures import printed
-from holdfast.report.files import read
-from holdfast.sweep import START, Planned, plan
+from holdfast.runs.config import decisive, differences, resolve
+from holdfast.sweep.plan import START, Planned, plan
+from holdfast.util.errors import HoldfastError
 
 ROOT = Path(__file__).parents[1]
 FILES = {file.stem: file for file in sorted((ROOT / "experiments").glob("*.yaml"))}

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.pages import DOCS, ROOT
+from tests.helpers.pages import DOCS, ROOT
 
 pytest.importorskip("griffe", reason="the site is built with the extra docs")
 

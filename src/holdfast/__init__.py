@@ -8,43 +8,43 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast.attacks import ATTACKS, NES, Square
-    from holdfast.audit import attack, evaluate
-    from holdfast.config import Config, resolve
+    from holdfast.core.pgd import L2, PGD, LInf
+    from holdfast.core.samplers import SAMPLERS
+    from holdfast.core.triplets import Triplets, hardness
     from holdfast.data import DATASETS, Loader, PairBatches, Pixels, Table, held_out, load, query_gallery
-    from holdfast.defense import Defense, Step
-    from holdfast.embedder import Embedder, EmbedderConfig
-    from holdfast.errors import HoldfastError
-    from holdfast.index import Index
-    from holdfast.models import load_model
-    from holdfast.perturb import L2, PGD, LInf
-    from holdfast.protocols import PROTOCOLS, ers
-    from holdfast.recipes import RECIPES, Recipe, Strength, parse
-    from holdfast.report import Result
-    from holdfast.results import evaluate_run
-    from holdfast.retrieval import Gallery, Queries
-    from holdfast.samplers import SAMPLERS
-    from holdfast.triplets import Triplets, hardness
+    from holdfast.defense.base import Defense, Step
+    from holdfast.defense.recipes import RECIPES, Recipe, Strength, parse
+    from holdfast.evaluation.evaluate import attack, evaluate
+    from holdfast.evaluation.opened import evaluate_run
+    from holdfast.evaluation.protocols import PROTOCOLS, ers
+    from holdfast.evaluation.result import Result
+    from holdfast.metrics.retrieval import Gallery, Queries
+    from holdfast.models.embedder import Embedder, EmbedderConfig
+    from holdfast.models.open import load_model
+    from holdfast.runs.config import Config, resolve
+    from holdfast.search.index import Index
+    from holdfast.util.errors import HoldfastError
 
 __version__ = "0.1.0"
 
 HOMES = {
     "attacks": ("ATTACKS", "NES", "Square"),
-    "audit": ("attack", "evaluate"),
-    "config": ("Config", "resolve"),
+    "evaluation.evaluate": ("attack", "evaluate"),
+    "runs.config": ("Config", "resolve"),
     "data": ("DATASETS", "Loader", "PairBatches", "Pixels", "Table", "held_out", "load", "query_gallery"),
-    "defense": ("Defense", "Step"),
-    "embedder": ("Embedder", "EmbedderConfig"),
-    "errors": ("HoldfastError",),
-    "index": ("Index",),
-    "models": ("load_model",),
-    "perturb": ("L2", "PGD", "LInf"),
-    "protocols": ("PROTOCOLS", "ers"),
-    "recipes": ("RECIPES", "Recipe", "Strength", "parse"),
+    "defense.base": ("Defense", "Step"),
+    "models.embedder": ("Embedder", "EmbedderConfig"),
+    "util.errors": ("HoldfastError",),
+    "search.index": ("Index",),
+    "models.open": ("load_model",),
+    "core.pgd": ("L2", "PGD", "LInf"),
+    "evaluation.protocols": ("PROTOCOLS", "ers"),
+    "defense.recipes": ("RECIPES", "Recipe", "Strength", "parse"),
     "report": ("Result",),
-    "results": ("evaluate_run",),
-    "retrieval": ("Gallery", "Queries"),
-    "samplers": ("SAMPLERS",),
-    "triplets": ("Triplets", "hardness"),
+    "evaluation.opened": ("evaluate_run",),
+    "metrics.retrieval": ("Gallery", "Queries"),
+    "core.samplers": ("SAMPLERS",),
+    "core.triplets": ("Triplets", "hardness"),
 }
 
 __all__ = [

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from explorer_runs import run_folder
 
-from holdfast.config import resolve
-from holdfast.train import train
+from holdfast.runs.config import resolve
+from holdfast.training.loop import train
+from tests.helpers.explorer_runs import run_folder
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 FLAGS = [

@@ -8,10 +8,10 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from holdfast.blocks import WIDTH, full_precision, rows_per_block, steady
-from holdfast.errors import HoldfastError
-from holdfast.perturb import Objective
-from holdfast.retrieval import Gallery, Queries
+from holdfast.core.batching import WIDTH, full_precision, rows_per_block, steady
+from holdfast.core.pgd import Objective
+from holdfast.metrics.retrieval import Gallery, Queries
+from holdfast.util.errors import HoldfastError
 
 Outcome = Callable[[Tensor], dict[str, Tensor]]
 """From embeddings ``(B, D)`` of the perturbed images to readings by name, ``(B,)`` each, in the unit of the column."""
@@ -244,8 +244,8 @@ def ahead(distances: Tensor, targets: Tensor) -> Tensor:
 
 
 def first_matches(z: Tensor, perturbed: Queries, system: System) -> Tensor:
-    """R@1 in percent of each image ``(B,)`` with embeddings ``z``, as in :func:`holdfast.retrieval.evaluate`: in a tie
-    the share of matches among the first; NaN where there is no match to find."""
+    """R@1 in percent of each image ``(B,)`` with embeddings ``z``, as benign retrieval has it: in a tie the share of
+    matches among the first; NaN where there is no match to find."""
     hidden, matching = system.items.own(perturbed.ids), perturbed.labels[:, None] == system.items.labels
     distances = system.items.distances(z).masked_fill_(hidden, torch.inf)
     first = distances == distances.amin(1, keepdim=True)

@@ -26,10 +26,10 @@ from holdfast.attacks.base import (
     pick,
     shown,
 )
-from holdfast.blocks import ascending
-from holdfast.distance import pairs
-from holdfast.errors import HoldfastError
-from holdfast.retrieval import Queries
+from holdfast.core.batching import ascending
+from holdfast.core.distance import pairs
+from holdfast.metrics.retrieval import Queries
+from holdfast.util.errors import HoldfastError
 
 Sign = Literal["+", "-"]
 """``+`` brings the target nearer to the top, ``-`` pushes it away from there."""

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from holdfast.attacks.base import Draws, Excluded, Plan, System, anywhere, first_matches, own_entries, shown
-from holdfast.distance import pairs
-from holdfast.retrieval import Queries
+from holdfast.core.distance import pairs
+from holdfast.metrics.retrieval import Queries
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from holdfast.attacks.base import Draws, Items, Plan, System, first_matches, nearest, of_rows, own_entries, shown
 from holdfast.attacks.rank import Hinge, places
-from holdfast.distance import pairs
-from holdfast.retrieval import Queries
+from holdfast.core.distance import pairs
+from holdfast.metrics.retrieval import Queries
 
 TOP = 4
 

@@ -44,7 +44,7 @@ for verb in VERBS:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; what the user can mend comes out as one line, with exit status 2."""
-    from holdfast.errors import HoldfastError  # noqa: PLC0415
+    from holdfast.util.errors import HoldfastError  # noqa: PLC0415
 
     try:
         app(args=arguments)

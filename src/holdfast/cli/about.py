@@ -5,8 +5,8 @@ import typer
 
 def recipes() -> None:
     """The training methods, by both their names."""
-    from holdfast import display  # noqa: PLC0415
-    from holdfast.recipes import RECIPES, REFERENCES  # noqa: PLC0415
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.defense.recipes import RECIPES, REFERENCES  # noqa: PLC0415
 
     rows = [[name, recipe.notation, recipe.summary, REFERENCES[recipe.method]] for name, recipe in RECIPES.items()]
     display.table("recipes", ["name", "in the paper", "what it does", "reference"], rows)
@@ -15,7 +15,7 @@ def recipes() -> None:
 
 def datasets() -> None:
     """The data sets and layouts that can be read."""
-    from holdfast import display  # noqa: PLC0415
+    from holdfast.cli import display  # noqa: PLC0415
     from holdfast.data import DATASETS  # noqa: PLC0415
 
     rows = [[name, f"{dataset.family}-pixel", dataset.summary] for name, dataset in DATASETS.items()]
@@ -24,8 +24,8 @@ def datasets() -> None:
 
 def backbones() -> None:
     """The networks."""
-    from holdfast import display  # noqa: PLC0415
-    from holdfast.backbones import BACKBONES  # noqa: PLC0415
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.models.backbones import BACKBONES  # noqa: PLC0415
 
     rows = [[name, backbone.summary] for name, backbone in BACKBONES.items()]
     display.table(
@@ -35,8 +35,8 @@ def backbones() -> None:
 
 def doctor() -> None:
     """What this machine has: versions, devices, extras, and whether a training step works."""
-    from holdfast import display  # noqa: PLC0415
-    from holdfast.doctor import examine  # noqa: PLC0415
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.cli.machine import examine  # noqa: PLC0415
 
     findings = examine()
     display.table(

@@ -65,12 +65,12 @@ def evaluate(  # noqa: PLR0917
     device: Device = None,
 ) -> None:
     """Attack a retrieval model, score it, and check whether the score can be trusted."""
-    from holdfast import display  # noqa: PLC0415
-    from holdfast.budget import radii, radius, resolve_budget  # noqa: PLC0415
-    from holdfast.errors import HoldfastError  # noqa: PLC0415
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.evaluation.opened import another, subject  # noqa: PLC0415
+    from holdfast.evaluation.settings import radii, radius, resolve_budget  # noqa: PLC0415
     from holdfast.report import compare as compared  # noqa: PLC0415
     from holdfast.report import published  # noqa: PLC0415
-    from holdfast.results import another, subject  # noqa: PLC0415
+    from holdfast.util.errors import HoldfastError  # noqa: PLC0415
 
     if eps is not None and eps_curve is not None:
         raise HoldfastError("give --eps or --eps-curve, not both")
@@ -148,9 +148,9 @@ def attack(  # noqa: PLR0917
     device: Device = None,
 ) -> None:
     """Write adversarial images as lossless PNGs that still work after rounding to 8 bits, with a manifest."""
-    from holdfast import display  # noqa: PLC0415
-    from holdfast.budget import radius  # noqa: PLC0415
-    from holdfast.results import subject  # noqa: PLC0415
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.evaluation.opened import subject  # noqa: PLC0415
+    from holdfast.evaluation.settings import radius  # noqa: PLC0415
 
     target = subject(
         run,

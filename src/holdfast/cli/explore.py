@@ -17,7 +17,7 @@ def explore(  # noqa: PLR0917
     device: Device = None,
 ) -> None:
     """Serve a page on which you pick an image, attack it, and watch what each model finds."""
-    from holdfast.extras import require  # noqa: PLC0415
+    from holdfast.util.extras import require  # noqa: PLC0415
 
     for module in ("starlette", "uvicorn"):
         require(module, "serve")

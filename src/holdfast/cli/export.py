@@ -25,7 +25,7 @@ def export(  # noqa: PLR0917
     root: Root = None,
 ) -> None:
     """Write an embedder for deployment, with mean, std and unit length inside; compare it with the run first."""
-    from holdfast import display  # noqa: PLC0415
+    from holdfast.cli import display  # noqa: PLC0415
     from holdfast.export import DifferenceError  # noqa: PLC0415
     from holdfast.export import export as write  # noqa: PLC0415
 

@@ -29,8 +29,8 @@ def embed(  # noqa: PLR0917
     device: Device = None,
 ) -> None:
     """Embed all images below a folder into an index to search. Killed, it goes on where it was."""
-    from holdfast.errors import plain  # noqa: PLC0415
-    from holdfast.lookup import embed_files  # noqa: PLC0415
+    from holdfast.search.lookup import embed_files  # noqa: PLC0415
+    from holdfast.util.errors import plain  # noqa: PLC0415
 
     index = embed_files(
         source,
@@ -71,12 +71,12 @@ def search(  # noqa: PLR0917
     device: Device = None,
 ) -> None:
     """Find the images of an index that are nearest to a query."""
-    from holdfast import display  # noqa: PLC0415
-    from holdfast.errors import HoldfastError, plain, unknown  # noqa: PLC0415
-    from holdfast.index import Index  # noqa: PLC0415
-    from holdfast.lookup import STYLES, answer, asked, by_query, model_of  # noqa: PLC0415
-    from holdfast.montage import save_montage  # noqa: PLC0415
-    from holdfast.nearest import search_by  # noqa: PLC0415
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.search.index import Index  # noqa: PLC0415
+    from holdfast.search.lookup import STYLES, answer, asked, by_query, model_of  # noqa: PLC0415
+    from holdfast.search.montage import save_montage  # noqa: PLC0415
+    from holdfast.search.nearest import search_by  # noqa: PLC0415
+    from holdfast.util.errors import HoldfastError, plain, unknown  # noqa: PLC0415
 
     style = style or ("table" if sys.stdout.isatty() else "lines")
     if style not in (styles := ("table", *STYLES)):

@@ -18,14 +18,14 @@ def sweep(
     ] = None,
 ) -> None:
     """Train and evaluate a matrix of runs; what is done is skipped, and a failure stops no other run."""
-    from holdfast import display  # noqa: PLC0415
-    from holdfast.dispatch import dispatch, slots_of  # noqa: PLC0415
-    from holdfast.sweep import plan  # noqa: PLC0415
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.sweep.dispatch import dispatch, slots_of  # noqa: PLC0415
+    from holdfast.sweep.plan import plan  # noqa: PLC0415
 
     slots = slots_of(device or ())
     runs = plan(files, out, only or ())
     if dry_run:
-        from holdfast.estimate import Estimator  # noqa: PLC0415
+        from holdfast.sweep.estimate import Estimator  # noqa: PLC0415
 
         name = device[0].partition("+")[0] if device else None
         at_once = 1 if name in (None, "cpu") else len(slots)  # runs on the CPU share the cores that are timed

@@ -23,10 +23,10 @@ def train(  # noqa: PLR0917
     verify: Annotated[bool, typer.Option("--verify", help="Decode every image before training starts.")] = False,
 ) -> None:
     """Train an embedder with any defense. Later settings win: the paper's, --config, options, --set."""
-    from holdfast.config import read_yaml, resolve  # noqa: PLC0415
-    from holdfast.errors import unknown  # noqa: PLC0415
-    from holdfast.recipes import parse  # noqa: PLC0415
-    from holdfast.train import train as run  # noqa: PLC0415
+    from holdfast.defense.recipes import parse  # noqa: PLC0415
+    from holdfast.runs.config import read_yaml, resolve  # noqa: PLC0415
+    from holdfast.training.loop import train as run  # noqa: PLC0415
+    from holdfast.util.errors import unknown  # noqa: PLC0415
 
     if resume not in ("auto", "never"):
         raise unknown("value of --resume", resume, ("auto", "never"))

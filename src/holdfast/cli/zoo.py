@@ -3,11 +3,11 @@
 
 def zoo() -> None:
     """The trained embedders that come with a checkout; zoo:NAME stands for one wherever a run or model is named."""
-    from holdfast import display  # noqa: PLC0415
+    from holdfast.cli import display  # noqa: PLC0415
     from holdfast.export.source import results_of  # noqa: PLC0415
+    from holdfast.models.zoo import find, home, names  # noqa: PLC0415
     from holdfast.report.tables import text  # noqa: PLC0415
-    from holdfast.run import Run  # noqa: PLC0415
-    from holdfast.zoo import find, home, names  # noqa: PLC0415
+    from holdfast.runs.folder import Run  # noqa: PLC0415
 
     rows = []
     for name in names():

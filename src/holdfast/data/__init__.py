@@ -1,10 +1,10 @@
 """Data: one table contract, readers per layout, pixels, batches of pairs, and the loader that joins them."""
 
-from holdfast.data.audit import held_out, query_gallery
 from holdfast.data.batches import Indices, PairBatches
+from holdfast.data.datasets import DATASETS, Dataset, load
 from holdfast.data.loader import Batch, Loader, stream
 from holdfast.data.pixels import Pixels, Progress, draw
-from holdfast.data.readers import DATASETS, Dataset, load
+from holdfast.data.readers.held_out import held_out, query_gallery
 from holdfast.data.table import Table
 
 __all__ = [

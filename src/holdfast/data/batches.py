@@ -7,7 +7,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from holdfast.errors import HoldfastError
+from holdfast.util.errors import HoldfastError
 
 Rows = npt.NDArray[np.int64]
 

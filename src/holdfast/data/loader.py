@@ -13,7 +13,7 @@ from torch import Tensor
 from holdfast.data.batches import Indices, PairBatches
 from holdfast.data.pixels import Pixels, Progress, draw
 from holdfast.data.table import Table
-from holdfast.errors import HoldfastError
+from holdfast.util.errors import HoldfastError
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

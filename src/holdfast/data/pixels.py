@@ -11,7 +11,7 @@ from torch import Tensor
 
 from holdfast.data.memory import available_memory
 from holdfast.data.table import Table
-from holdfast.errors import HoldfastError
+from holdfast.util.errors import HoldfastError
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and their total."""

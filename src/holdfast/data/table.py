@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.errors import HoldfastError, unknown
+from holdfast.util.errors import HoldfastError, unknown
 
 Images = npt.NDArray[np.uint8] | tuple[Path, ...]
 SPLITS = ("train", "test")

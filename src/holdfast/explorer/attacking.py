@@ -11,15 +11,15 @@ from torch import Tensor
 
 from holdfast.attacks import RankingAttack, System
 from holdfast.attacks.base import Draws, Plan
-from holdfast.budget import Budget
-from holdfast.campaign import Attacked, draws_of, push, reading
-from holdfast.errors import HoldfastError
+from holdfast.core.pgd import Objective
+from holdfast.evaluation.runner import Attacked, draws_of, push, reading
+from holdfast.evaluation.saving import picture, rounded
+from holdfast.evaluation.settings import Budget
 from holdfast.explorer.jobs import Tell
 from holdfast.explorer.ranking import FIRST, Ranking, ranked
 from holdfast.explorer.scene import Model, Query, Scene
-from holdfast.perturb import Objective
-from holdfast.retrieval import Queries
-from holdfast.saving import picture, rounded
+from holdfast.metrics.retrieval import Queries
+from holdfast.util.errors import HoldfastError
 
 VISIBLE = 64.0
 """How much a perturbation is amplified at most."""

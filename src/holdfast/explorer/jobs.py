@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from holdfast.errors import HoldfastError, brief
+from holdfast.util.errors import HoldfastError, brief
 
 WAITING = 32
 """Jobs that may wait."""

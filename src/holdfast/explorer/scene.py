@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast import distributed
 from holdfast.attacks import System
-from holdfast.audit import prepared
-from holdfast.budget import resolve_budget
-from holdfast.campaign import Target
 from holdfast.data import Pixels
-from holdfast.errors import HoldfastError
-from holdfast.identity import of_data
-from holdfast.recipes import RECIPES
-from holdfast.results import of_run
-from holdfast.retrieval import Queries
+from holdfast.defense.recipes import RECIPES
+from holdfast.evaluation.evaluate import prepared
+from holdfast.evaluation.fingerprint import of_data
+from holdfast.evaluation.opened import of_run
+from holdfast.evaluation.runner import Target
+from holdfast.evaluation.settings import resolve_budget
+from holdfast.metrics.retrieval import Queries
+from holdfast.util import distributed
+from holdfast.util.errors import HoldfastError
 
 SHARED = ("name", "size", "resize", "channels", "hash")
 """What must be the same of the test sets of models that stand side by side."""

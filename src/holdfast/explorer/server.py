@@ -17,14 +17,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
-from holdfast.budget import Budget, resolve_budget
-from holdfast.errors import HoldfastError, pick
+from holdfast.evaluation.settings import Budget, resolve_budget
 from holdfast.explorer import uploads
 from holdfast.explorer.attacking import Outcome, attack, clean, png
 from holdfast.explorer.guard import Guard
 from holdfast.explorer.jobs import BusyError, Job, Jobs
 from holdfast.explorer.scene import Query, Scene
 from holdfast.explorer.words import WORDS
+from holdfast.util.errors import HoldfastError, pick
 
 STATIC = Path(str(files("holdfast.explorer"))) / "static"
 PAGE = 48

@@ -8,11 +8,11 @@ from ipaddress import ip_address
 
 import uvicorn
 
-from holdfast.errors import HoldfastError
 from holdfast.explorer.guard import is_loopback
 from holdfast.explorer.jobs import Jobs
 from holdfast.explorer.scene import Scene
 from holdfast.explorer.server import application
+from holdfast.util.errors import HoldfastError
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor, arange
 
 from holdfast.data import Pixels, Table
-from holdfast.errors import HoldfastError
+from holdfast.util.errors import HoldfastError
 
 BYTES = 10 * 2**20
 """Of an uploaded file."""

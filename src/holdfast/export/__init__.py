@@ -6,18 +6,18 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from holdfast.assemble import pixels_of, table_of
-from holdfast.budget import resolve_budget
-from holdfast.config import Config
+from holdfast.core.fused import PRECISIONS
+from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
-from holdfast.errors import HoldfastError, pick
+from holdfast.evaluation.result import NAME
+from holdfast.evaluation.settings import resolve_budget
 from holdfast.export import folder, onnx, program
 from holdfast.export.source import Source, opened
 from holdfast.export.verify import Compared, compared
-from holdfast.perturb import Embed
-from holdfast.replica import PRECISIONS
-from holdfast.report.files import NAME
-from holdfast.weights import replacing
+from holdfast.models.weights import replacing
+from holdfast.runs.config import Config
+from holdfast.training.build import pixels_of, table_of
+from holdfast.util.errors import HoldfastError, pick
 
 HOME = Path("exports")
 """Where exports go that are given no other place."""

@@ -8,15 +8,15 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from holdfast import __version__
-from holdfast.budget import radius as read_radius
-from holdfast.budget import resolve_budget
-from holdfast.config import Config
+from holdfast.cli.display import duration
 from holdfast.data import DATASETS
-from holdfast.display import duration
+from holdfast.defense.recipes import parse
+from holdfast.evaluation.result import Result
+from holdfast.evaluation.settings import radius as read_radius
+from holdfast.evaluation.settings import resolve_budget
 from holdfast.export.source import Source
-from holdfast.recipes import parse
-from holdfast.report import Result
 from holdfast.report.tables import MEASURES, markdown, radius, short, text
+from holdfast.runs.config import Config
 
 TAGS = ["holdfast", "image-retrieval", "deep-metric-learning", "adversarial-robustness"]
 DECIMALS = 4

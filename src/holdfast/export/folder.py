@@ -20,14 +20,14 @@ from typing import Any
 
 from torch import Tensor
 
-from holdfast.config import Config
-from holdfast.embedder import Embedder
-from holdfast.errors import HoldfastError
+from holdfast.core.fused import PRECISIONS
+from holdfast.core.pgd import Embed
+from holdfast.evaluation.result import NAME
 from holdfast.export.card import card
 from holdfast.export.source import Source
-from holdfast.perturb import Embed
-from holdfast.replica import PRECISIONS
-from holdfast.report.files import NAME
+from holdfast.models.embedder import Embedder
+from holdfast.runs.config import Config
+from holdfast.util.errors import HoldfastError
 
 PLACE = re.compile(r"(^|=)/(?:.*/)?")
 """What comes before the name of a file in an absolute path, alone or after ``--option=``."""

@@ -5,11 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from holdfast.errors import HoldfastError, brief
+from holdfast.core.pgd import Embed
 from holdfast.export.program import DYNAMIC, program, quiet
 from holdfast.export.source import Source
-from holdfast.extras import require
-from holdfast.perturb import Embed
+from holdfast.util.errors import HoldfastError, brief
+from holdfast.util.extras import require
 
 INPUT, OUTPUT = "images", "embeddings"
 

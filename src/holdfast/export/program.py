@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from holdfast.embedder import Embedder
-from holdfast.errors import HoldfastError, brief
+from holdfast.core.pgd import Embed
 from holdfast.export.source import Source
-from holdfast.perturb import Embed
+from holdfast.models.embedder import Embedder
+from holdfast.util.errors import HoldfastError, brief
 
 DYNAMIC = {"images": {0: Dim("batch", min=1)}}
 """What is free in the shape of the input."""

@@ -5,13 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from holdfast import __version__
-from holdfast.config import Config
-from holdfast.embedder import Embedder
-from holdfast.report import Result
-from holdfast.report.files import NAME, read
-from holdfast.run import Run
-from holdfast.train import finished
-from holdfast.zoo import located
+from holdfast.evaluation.result import NAME, Result, read
+from holdfast.models.embedder import Embedder
+from holdfast.models.zoo import located
+from holdfast.runs.config import Config
+from holdfast.runs.folder import Run
+from holdfast.training.loop import finished
 
 
 @dataclass(frozen=True)

@@ -5,15 +5,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
-from holdfast.audit import campaigns_of, examined, target_of
-from holdfast.budget import resolve_budget
-from holdfast.campaign import Attacked, Campaign, Target, side_of, take
+from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
-from holdfast.embedder import Embedder
-from holdfast.perturb import Embed
-from holdfast.progress import Progress
-from holdfast.records import Record, Records
-from holdfast.scores import summarise
+from holdfast.evaluation.evaluate import campaigns_of, examined, target_of
+from holdfast.evaluation.records import Record, Records
+from holdfast.evaluation.runner import Attacked, Campaign, Target, side_of, take
+from holdfast.evaluation.scores import summarise
+from holdfast.evaluation.settings import resolve_budget
+from holdfast.models.embedder import Embedder
+from holdfast.util.progress import Progress
 
 EMBEDDINGS = {"float32": 1e-4, "bfloat16": 1e-2}
 """How far a number of an embedding may be off, by what the weights are stored in."""

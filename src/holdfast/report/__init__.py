@@ -5,9 +5,9 @@ Tables read files only; the page also asks models for what they find, where it i
 
 from collections.abc import Callable, Mapping
 
+from holdfast.evaluation.result import Result, find
 from holdfast.report.comparison import compare, compared_csv, compared_json, compared_markdown, comparison
 from holdfast.report.figures import published
-from holdfast.report.files import Result, find
 from holdfast.report.groups import Group, grouped
 from holdfast.report.html import html_text
 from holdfast.report.tables import csv_text, json_text, markdown, markdown_text, table

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from holdfast.errors import HoldfastError
-from holdfast.report.figures import BENIGN, FIGURES, published
-from holdfast.report.files import COST, Result
+from holdfast.evaluation.result import BENIGN, COST, Result
+from holdfast.report.figures import FIGURES, published
 from holdfast.report.groups import Group, grouped
 from holdfast.report.tables import (
     MEASURES,
@@ -26,6 +25,7 @@ from holdfast.report.tables import (
     text,
     texts,
 )
+from holdfast.util.errors import HoldfastError
 
 Row = Mapping[str, Any]
 
@@ -139,7 +139,7 @@ def _counterparts(group: Group) -> list[Row]:
 
 def _same_loss(result: Result, row: Row) -> bool:
     """Whether the loss had the row's numbers; those that a result does not tell were the defaults."""
-    from holdfast.config import resolve  # noqa: PLC0415 (imports torch)
+    from holdfast.runs.config import resolve  # noqa: PLC0415 (imports torch)
 
     data = {"data.name": row["dataset"].lower()}
     usual, theirs = asdict(resolve(data).loss), asdict(resolve(data, row["training"]).loss)
@@ -149,7 +149,7 @@ def _same_loss(result: Result, row: Row) -> bool:
 
 def notation(recipe: object) -> str | None:
     """A recipe in the paper's notation; None for what is none."""
-    from holdfast.recipes import parse  # noqa: PLC0415
+    from holdfast.defense.recipes import parse  # noqa: PLC0415
 
     try:
         return parse(recipe).notation if isinstance(recipe, str) else None

@@ -7,8 +7,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-BENIGN = ("R@1", "R@2", "mAP", "NMI")
-SCORES = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT")
+from holdfast.evaluation.result import BENIGN, SCORES
+
 FIGURES = (*BENIGN, *SCORES, "ERS")
 EPS = {"MNIST": 77 / 255, "Fashion-MNIST": 77 / 255}
 SETTING = re.compile(r"\s*\((\w+)=([\d.]+)\)$")

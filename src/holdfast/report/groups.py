@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean, stdev
 
-from holdfast.report.files import Result
+from holdfast.evaluation.result import Result
 
 CONFIDENCE = 0.95
 

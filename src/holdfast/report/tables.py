@@ -6,9 +6,9 @@ import json
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Protocol
 
-from holdfast.errors import unknown
-from holdfast.report.figures import FIGURES, SCORES
-from holdfast.report.files import COST, MEASURED, Result
+from holdfast.evaluation.result import COST, MEASURED, SCORES, Result
+from holdfast.report.figures import FIGURES
+from holdfast.util.errors import unknown
 
 Header = list[str]
 Rows = list[list[str]]

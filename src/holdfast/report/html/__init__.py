@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from holdfast.report.files import Result
+from holdfast.evaluation.result import Result
 
 PICTURES = 4
 """Queries whose ranked lists are shown."""

@@ -25,7 +25,7 @@ Printed = Callable[[Mapping[str, Any]], float]
 
 def nominal(entry: Entry) -> float | None:
     """The paper's cost of a training step, in passes of the network: η + 1 with η steps of attack, 1 without attack."""
-    from holdfast.recipes import parse  # noqa: PLC0415 (imports torch)
+    from holdfast.defense.recipes import parse  # noqa: PLC0415 (imports torch)
 
     model = entry.result.content["model"]
     if notation(model.get("recipe")) is None:

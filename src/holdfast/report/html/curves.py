@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from holdfast.report.html.charts import Chart, Figure, Point, Series, chart, look
-from holdfast.run import Run
+from holdfast.runs.folder import Run
 
 BINS = 100
 """Points of a thinned curve, at most."""

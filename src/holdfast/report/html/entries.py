@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from holdfast.report.files import Result
+from holdfast.evaluation.result import Result
 from holdfast.report.groups import Group, grouped
 from holdfast.report.html.charts import Look, look
 from holdfast.report.tables import radius

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from holdfast.report.files import Result
+from holdfast.evaluation.result import Result
 from holdfast.report.html.entries import setting_of
 from holdfast.report.html.runs import folder_of, sources
 

@@ -8,9 +8,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from holdfast import __version__
-from holdfast.errors import HoldfastError
+from holdfast.evaluation.result import Result
 from holdfast.report.comparison import comparison
-from holdfast.report.files import Result
 from holdfast.report.html import costs, curves, scores
 from holdfast.report.html.charts import GREY
 from holdfast.report.html.entries import Entry, Setting, by_setting, entries
@@ -19,6 +18,7 @@ from holdfast.report.html.radii import radii
 from holdfast.report.html.runs import Source, sources
 from holdfast.report.html.trust import checked, doubtful, tried
 from holdfast.report.tables import radius, table
+from holdfast.util.errors import HoldfastError
 
 SECTIONS = {
     "glance": "At a glance",

@@ -16,16 +16,16 @@ from PIL import Image
 from torch import Tensor
 
 from holdfast.attacks.base import nearest, own_entries, shown
-from holdfast.audit import campaigns_of, prepared
-from holdfast.budget import resolve_budget
-from holdfast.campaign import Target, carry_out, take
-from holdfast.errors import HoldfastError
-from holdfast.identity import of_model
-from holdfast.report.files import Result
+from holdfast.evaluation.evaluate import campaigns_of, prepared
+from holdfast.evaluation.fingerprint import of_model
+from holdfast.evaluation.opened import of_run
+from holdfast.evaluation.result import Result
+from holdfast.evaluation.runner import Target, carry_out, take
+from holdfast.evaluation.settings import resolve_budget
+from holdfast.metrics.retrieval import Queries
 from holdfast.report.html.runs import Source
 from holdfast.report.tables import radius
-from holdfast.results import of_run
-from holdfast.retrieval import Queries
+from holdfast.util.errors import HoldfastError
 
 CLEAN = "as it is"
 ATTACKS = {"ltm": "LTM", "es": "ES"}

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from holdfast.report.files import Result
-from holdfast.run import Run
+from holdfast.evaluation.result import Result
+from holdfast.runs.folder import Run
 
 
 @dataclass(frozen=True)

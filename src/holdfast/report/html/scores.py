@@ -6,14 +6,14 @@ from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
-from holdfast.errors import HoldfastError
-from holdfast.records import lines
-from holdfast.report.files import Result
+from holdfast.evaluation.records import lines
+from holdfast.evaluation.result import Result
 from holdfast.report.groups import Group
 from holdfast.report.html.charts import Figure, Ranges, Row, brief, ranges
 from holdfast.report.html.entries import Entry
 from holdfast.report.html.words import HIGH, PERCENT, SCORES
 from holdfast.report.tables import text
+from holdfast.util.errors import HoldfastError
 
 LENGTH = 48
 """Characters that a row of a drawing has room for."""

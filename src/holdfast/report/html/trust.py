@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from holdfast.report.files import Result
+from holdfast.evaluation.result import Result
 from holdfast.report.html.entries import setting_of
 from holdfast.report.html.words import CHECKS, MARKS
 

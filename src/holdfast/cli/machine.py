@@ -1,0 +1,75 @@
+"""What this machine has, and whether the library works on it."""
+
+import importlib
+import os
+import platform
+import shutil
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+
+import torch
+
+from holdfast.core.pgd import PGD, LInf
+from holdfast.defense.recipes import parse
+from holdfast.models.embedder import Embedder, EmbedderConfig
+
+CORE = ("torch", "numpy", "scikit-learn", "pillow", "safetensors", "pyyaml", "typer", "rich", "jinja2")
+EXTRAS = {"timm": "timm", "tensorboard": "tensorboard", "wandb": "wandb"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination; ``needed`` says that nothing works without it."""
+
+    what: str
+    ok: bool
+    detail: str
+    needed: bool = True
+
+
+def examine() -> list[Finding]:
+    """Python, libraries, devices, disk, extras, and one hardening step on random images."""
+    return [
+        Finding("python", sys.version_info >= (3, 11), platform.python_version()),
+        *(_library(name) for name in CORE),
+        *(_extra(extra, module) for extra, module in EXTRAS.items()),
+        Finding("processors", True, f"{os.cpu_count()}, torch uses {torch.get_num_threads()}"),
+        Finding("GPU", torch.cuda.is_available(), _gpus(), needed=False),
+        Finding("disk", True, f"{shutil.disk_usage('.').free / 1e9:.0f} GB free here"),
+        _step(),
+    ]
+
+
+def _library(name: str) -> Finding:
+    try:
+        return Finding(name, True, metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return Finding(name, False, f"pip install {name}")
+
+
+def _extra(extra: str, module: str) -> Finding:
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a broken torchvision raises RuntimeError from inside timm
+        reason = "" if isinstance(error, ModuleNotFoundError) else f" (it fails with: {error})"
+        return Finding(extra, False, f"optional: pip install 'holdfast[{extra}]'{reason}", needed=False)
+    return Finding(extra, True, "optional, installed", needed=False)
+
+
+def _gpus() -> str:
+    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return ", ".join(names) or "none; training on the CPU"
+
+
+def _step() -> Finding:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        embedder = Embedder(EmbedderConfig("c2f2", dim=16, channels=1, size=8)).to(device)
+        images, labels = torch.rand(8, 1, 8, 8, device=device), torch.arange(4, device=device).repeat_interleave(2)
+        defense = parse("hm-s-lga-ics").build(PGD(LInf(8 / 255), 1 / 255, 2)).to(device)
+        step = defense(embedder, images, labels)
+        step.loss.backward()
+    except Exception as error:
+        return Finding("a hardening step", False, f"{type(error).__name__}: {error}")
+    return Finding("a hardening step", bool(step.loss.isfinite()), f"works on {device}")

@@ -1,0 +1,1 @@
+"""Readers, one for each layout of files: each gives a table."""

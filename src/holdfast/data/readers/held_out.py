@@ -1,0 +1,123 @@
+"""Test images for a model that was not trained here: nothing is set aside for training."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from holdfast.data.datasets import load
+from holdfast.data.readers.files import folder, subfolders
+from holdfast.data.readers.own import (
+    CSV,
+    CSV_SPLITS,
+    FOLDER,
+    check_images,
+    check_splits,
+    class_keys,
+    csv_table,
+    find_csv,
+    image_files,
+    near_column,
+    read_classes,
+    read_rows,
+)
+from holdfast.data.table import Table
+from holdfast.util.errors import HoldfastError
+
+LIST = "a CSV with the columns path,label"
+
+
+def held_out(name: str, root: Path | str | None) -> Table:
+    """The test images of data set ``name`` under ``root``; the training images need not be there.
+
+    ``folder``: the classes in ``root/test``, or all images of all classes where there is no ``test/`` with class
+    folders. ``csv``: the rows whose split is ``test`` or ``validation``, or all rows where there is no split column.
+    Any other set: its test split.
+    """
+    reader = READERS.get(name)
+    if reader is None or root is None:
+        return load(name, root).test()
+    return reader(Path(root).expanduser()).test()
+
+
+def _folder(root: Path) -> Table:
+    folder(root, FOLDER)
+    inside = root / "test"
+    split = inside.is_dir() and ((root / "train").is_dir() or any(image_files(place) for place in subfolders(inside)))
+    classes = read_classes(inside if split else root)
+    paths = tuple(path for members in classes.values() for path in members)
+    keys = [name for name, members in classes.items() for _ in members]
+    return Table.build("folder", paths, keys, ["test"] * len(paths))
+
+
+def _csv(root: Path) -> Table:
+    path = find_csv(root)
+    rows = read_rows(path, ("label", "path"), CSV)
+    columns = list(rows[0][1])
+    if "split" not in columns:
+        if near := near_column("split", columns, 0.8):
+            raise HoldfastError(f"{path} has a column {near!r} but none called 'split'; rename it, or leave it out")
+        return csv_table(path, [(number, {**row, "split": "test"}) for number, row in rows])
+    check_splits(path, rows)
+    test = [(number, row) for number, row in rows if CSV_SPLITS[row["split"].lower()] == "test"]
+    if not test:
+        raise HoldfastError(f"{path} has no test rows: the split of all {len(rows)} is 'train'")
+    return csv_table(path, test)
+
+
+READERS: dict[str, Callable[[Path], Table]] = {"folder": _folder, "csv": _csv}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a list: its line, the image as the list has it, and the label."""
+
+    line: int
+    image: Path
+    label: str
+
+
+def query_gallery(queries: Path | str, gallery: Path | str) -> Table:
+    """The images of two CSVs with the columns ``path,label``, paths relative to each file's folder.
+
+    One table row per image file, links followed: a file in both lists is query and gallery, so that a query is never
+    its own answer. Queries come first, each list in its own order.
+    """
+    first, second = Path(queries).expanduser(), Path(gallery).expanduser()
+    asked, kept = _entries(first), _entries(second)
+    for file in asked:
+        if file in kept and asked[file].label != kept[file].label:
+            raise HoldfastError(
+                f"{asked[file].image} is {asked[file].label!r} in {first}, line {asked[file].line}, "
+                f"but {kept[file].label!r} in {second}, line {kept[file].line}"
+            )
+    if {entry.label for entry in asked.values()}.isdisjoint(entry.label for entry in kept.values()):
+        one, other = (next(iter(entries.values())).label for entries in (asked, kept))
+        raise HoldfastError(
+            f"no class of the queries in {first} ({one!r}, …) is in the gallery {second} ({other!r}, …); "
+            "labels must be written alike in both"
+        )
+    entries = {**asked, **kept}
+    return Table.build(
+        "query-gallery",
+        tuple(entry.image for entry in entries.values()),
+        class_keys([entry.label for entry in entries.values()]),
+        ["test"] * len(entries),
+        is_query=np.asarray([file in asked for file in entries]),
+        is_gallery=np.asarray([file in kept for file in entries]),
+    )
+
+
+def _entries(path: Path) -> dict[Path, Entry]:
+    rows = read_rows(path, ("path", "label"), LIST)
+    images = tuple(path.parent / row["path"] for _, row in rows)
+    check_images(path, images, [row["path"] for _, row in rows])
+    found: dict[Path, Entry] = {}
+    for (number, row), image in zip(rows, images, strict=True):
+        file, entry = image.resolve(), Entry(number, image, row["label"])
+        if twin := found.get(file):
+            labels = f", as {twin.label!r} and as {entry.label!r}" if twin.label != entry.label else ""
+            raise HoldfastError(f"{path}, lines {twin.line} and {number}: {image} is listed twice{labels}")
+        found[file] = entry
+    return found

@@ -1,0 +1,325 @@
+"""Defenses: draw triplets, perturb some of their images toward a goal, learn from what comes out.
+
+A defense is called as ``step = defense(embedder, images, labels)`` and followed by ``step.loss.backward()``, in the
+house's training loop or anyone else's. The embedder is any module from pixels in [0, 1] to unit vectors.
+"""
+
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from holdfast.core.fused import Replica
+from holdfast.core.objectives import CollapsePair, RaiseHardness, ShiftEmbedding
+from holdfast.core.pgd import PGD, Embed, Objective
+from holdfast.core.samplers import Batch, Sampler
+from holdfast.core.triplets import ANCHOR, NEGATIVE, POSITIVE, Triplets, hardness
+from holdfast.defense.destinations import Destination
+from holdfast.defense.losses import intra_class_structure, triplet_loss
+from holdfast.util.errors import HoldfastError
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step: the ``loss`` to call ``backward()`` on, and what to log, scalars by name."""
+
+    loss: Tensor
+    logs: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Learning:
+    """What every defense does with the triplets that come out.
+
+    margin: of the triplet loss, in units of distance.
+    structure: weight of the intra-class structure term (lambda); 0 leaves it out.
+    """
+
+    margin: float = 0.2
+    structure: float = 0.0
+
+
+class Defense(nn.Module):
+    """The base of all: ``forward(embedder, images (B, C, H, W), labels (B,), anchors (T,)) -> Step``."""
+
+    def __init__(self, source: Sampler, learning: Learning) -> None:
+        super().__init__()
+        self.source, self.learning = source, learning
+
+    @abstractmethod
+    def forward(
+        self,
+        embedder: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        anchors: Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> Step:
+        """One step on a batch; ``anchors`` are positions in it, by default every second image."""
+
+    def learn(self, z: Tensor, benign: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of embedded triplets ``(T, 3, D)``, with the intra-class term where benign ones are given."""
+        loss = triplet_loss(z, self.learning.margin)
+        self.observe(loss)
+        logs = {"triplet_loss": loss.detach(), "hardness": hardness(z.detach()).mean()}
+        if self.learning.structure:
+            assert benign is not None
+            structure = intra_class_structure(benign[:, ANCHOR], z[:, ANCHOR], benign[:, POSITIVE])
+            loss = loss + self.learning.structure * structure
+            logs["structure_loss"] = structure.detach()
+        return loss, {"loss": loss.detach(), **logs}
+
+    def observe(self, loss: Tensor) -> None:
+        """Take note of the triplet loss of this iteration."""
+
+
+class Plain(Defense):
+    """No defense: triplets drawn on, and loss of, the clean images."""
+
+    def __init__(self, source: Sampler, learning: Learning) -> None:
+        super().__init__(source, learning)
+        _check_structure(learning, roles=[])
+
+    def forward(
+        self,
+        embedder: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        anchors: Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> Step:
+        z = embedder(images)
+        triplets = self.source(Batch.of(z, labels, anchors), generator)
+        loss, logs = self.learn(triplets.take(z))
+        return Step(loss, {**logs, "passes": _count(len(images), images)})
+
+
+class Perturbing(Defense):
+    """A defense that perturbs images, with ``pgd``."""
+
+    def __init__(self, source: Sampler, learning: Learning, pgd: PGD) -> None:
+        super().__init__(source, learning)
+        self.pgd = pgd
+        self.replicas: dict[torch.dtype | None, Replica] = {}
+
+    def replica(self, embedder: nn.Module, images: Tensor) -> Replica:
+        """The embedder as it is now, the way the adversary runs it: in the precision of the autocast around it."""
+        kind = images.device.type
+        precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        replica = self.replicas.get(precision)
+        if replica is not None and replica.module is embedder:
+            replica.refresh()
+        else:
+            replica = self.replicas[precision] = Replica(embedder, images, precision)
+        return replica
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copied or pickled it leaves the network behind."""
+        return {**self.__dict__, "replicas": {}}
+
+
+class ShiftedBatch(Perturbing):
+    """Every image of the batch is shifted by itself, and triplets are drawn on what comes out (EST, Zhou 2020)."""
+
+    def __init__(self, source: Sampler, learning: Learning, pgd: PGD) -> None:
+        super().__init__(source, learning, _off_origin(pgd))
+
+    def forward(
+        self,
+        embedder: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        anchors: Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> Step:
+        replica = self.replica(embedder, images)
+        embed, attacked = Counted(embedder), Counted(replica)
+        with replica.still():
+            with torch.no_grad():
+                clean = attacked(images)
+            shift = ShiftEmbedding(clean[:, None])
+            shifted = self.pgd(attacked, images[:, None], shift, generator=generator).squeeze(1)
+        z = embed(shifted)
+        triplets = self.source(Batch.of(z, labels, anchors), generator)
+        benign = None
+        if self.learning.structure:
+            benign = _embed_groups(embed, triplets.take(images)[:, :NEGATIVE])
+        loss, logs = self.learn(triplets.take(z), benign)
+        logs["source_hardness"] = hardness(triplets.take(clean)).mean()
+        return Step(loss, {**logs, "passes": _count(embed.images + attacked.images, images)})
+
+
+class AdversarialTriplets(Perturbing):
+    """Triplets are drawn on the clean images and some of their roles are perturbed together, toward the goal."""
+
+    def __init__(self, source: Sampler, learning: Learning, pgd: PGD, goal: "Goal") -> None:
+        super().__init__(source, learning, goal.prepare(pgd))
+        self.goal = goal
+        _check_structure(learning, goal.roles)
+
+    def forward(
+        self,
+        embedder: nn.Module,
+        images: Tensor,
+        labels: Tensor,
+        anchors: Tensor | None = None,
+        generator: Generator | None = None,
+    ) -> Step:
+        replica, roles = self.replica(embedder, images), self.goal.roles
+        embed, attacked = Counted(embedder), Counted(replica)
+        # The intra-class term learns from the clean images: where each is embedded by itself, one pass serves it, the
+        # drawing of triplets, and the triplets that stay as they are.
+        shared = bool(self.learning.structure) and len(roles) == 3 and independent(embedder)
+        if shared:
+            seen = embed(images)
+        else:
+            with replica.still(), torch.no_grad():
+                seen = attacked(images)
+        batch = Batch.of(seen, labels, anchors)
+        triplets = self.source(batch, generator)
+        objective = self.goal(batch, triplets, generator)
+        originals, z_clean = triplets.take(images), triplets.take(seen)
+        targets, known = originals[:, roles], z_clean[:, roles].detach()
+        with replica.still():
+            perturbed = self.pgd(attacked, targets, objective, clean=known, generator=generator)
+        moved = (perturbed != targets).flatten(1).any(dim=1)
+
+        benign: Tensor | None = z_clean
+        if shared:
+            z = _replaced(embed, z_clean, perturbed, moved)
+        else:
+            z, benign = self._embed(embed, originals, perturbed)
+        loss, logs = self.learn(z, benign)
+
+        logs["source_hardness"] = hardness(z_clean.detach()).mean()
+        logs["moved"] = moved.float().mean()
+        if isinstance(objective, RaiseHardness):
+            logs["destination_hardness"] = objective.destination.mean()
+        return Step(loss, {**logs, "passes": _count(embed.images + attacked.images, images)})
+
+    def _embed(self, embed: "Counted", originals: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Embeddings ``(T, 3, D)`` to learn from, and what is benign of them.
+
+        Clean and adversarial images go through separately: where BatchNorm trains, each has its own statistics.
+        """
+        roles, structure = self.goal.roles, (ANCHOR, POSITIVE) if self.learning.structure else ()
+        by_role = dict(zip(roles, _embed_groups(embed, perturbed).unbind(1), strict=True))
+        others = [role for role in range(3) if role not in roles or role in structure]
+        benign = _embed_groups(embed, originals[:, others]) if others else None
+        if benign is not None:
+            by_role = {**dict(zip(others, benign.unbind(1), strict=True)), **by_role}
+        return torch.stack([by_role[role] for role in range(3)], dim=1), benign
+
+    def observe(self, loss: Tensor) -> None:
+        self.goal.observe(loss)
+
+
+class Goal(nn.Module):
+    """Makes the objective of a batch's triplets: ``goal(batch, triplets, generator) -> Objective``.
+
+    roles: which images of a triplet are perturbed, a list of ANCHOR, POSITIVE, NEGATIVE.
+    """
+
+    roles: list[int]
+
+    @abstractmethod
+    def forward(self, batch: Batch, triplets: Triplets, generator: Generator | None) -> Objective:
+        """The objective, with one value per triplet."""
+
+    def prepare(self, pgd: PGD) -> PGD:
+        """The descent as this goal needs it."""
+        return pgd
+
+    def observe(self, loss: Tensor) -> None:
+        """Take note of the triplet loss of this iteration."""
+
+
+class ReachHardness(Goal):
+    """All three images together raise the triplet's hardness to its destination (HM; min-max with ``H_D = 2``)."""
+
+    roles = [ANCHOR, POSITIVE, NEGATIVE]  # noqa: RUF012
+
+    def __init__(self, destination: Destination) -> None:
+        super().__init__()
+        self.destination = destination
+
+    def forward(self, batch: Batch, triplets: Triplets, generator: Generator | None) -> Objective:
+        return RaiseHardness(self.destination(batch, generator))
+
+    def observe(self, loss: Tensor) -> None:
+        self.destination.observe(loss)
+
+
+class Collapse(Goal):
+    """Positive and negative are pulled together, the anchor stays clean (ACT)."""
+
+    roles = [POSITIVE, NEGATIVE]  # noqa: RUF012
+
+    def forward(self, batch: Batch, triplets: Triplets, generator: Generator | None) -> Objective:
+        return CollapsePair()
+
+
+class Shift(Goal):
+    """Positive and negative each move away from where they were, the anchor stays clean (REST)."""
+
+    roles = [POSITIVE, NEGATIVE]  # noqa: RUF012
+
+    def prepare(self, pgd: PGD) -> PGD:
+        return _off_origin(pgd)
+
+    def forward(self, batch: Batch, triplets: Triplets, generator: Generator | None) -> Objective:
+        return ShiftEmbedding(triplets.take(batch.embeddings)[:, self.roles])
+
+
+class Counted:
+    """An embedder that counts the images passed through it, forward."""
+
+    def __init__(self, embed: Embed) -> None:
+        self.embed, self.images = embed, 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.images += len(images)
+        return self.embed(images)
+
+
+def _check_structure(learning: Learning, roles: list[int]) -> None:
+    if learning.structure and ANCHOR not in roles:
+        raise HoldfastError(
+            "the intra-class structure term needs a perturbed anchor, and this defense leaves the anchor clean; "
+            "use it with HM, EST or min-max"
+        )
+
+
+def _off_origin(pgd: PGD) -> PGD:
+    """A shift has no gradient where it starts: begin within one step of the image."""
+    return replace(pgd, start=pgd.start or pgd.step)
+
+
+def _embed_groups(embed: Counted, images: Tensor) -> Tensor:
+    """``(G, R, C, H, W) -> (G, R, D)``."""
+    return embed(images.flatten(0, 1)).view(*images.shape[:2], -1)
+
+
+def _replaced(embed: Counted, z: Tensor, perturbed: Tensor, moved: Tensor) -> Tensor:
+    """``z`` (T, 3, D) of clean triplets, with that of the triplets ``(T, 3, C, H, W)`` that have moved in its place."""
+    if not moved.any():
+        return z
+    return z.index_copy(0, moved.nonzero()[:, 0], _embed_groups(embed, perturbed[moved]))
+
+
+def independent(module: nn.Module) -> bool:
+    """Whether each image is embedded by itself: no BatchNorm on statistics of the batch, no torch.nn dropout at work.
+
+    Noise of other kinds, such as stochastic depth, is not noticed; one draw of it then serves all uses of an image.
+    """
+    batch = (m.training or m.running_mean is None for m in module.modules() if isinstance(m, _BatchNorm))
+    noise = (m.training and m.p > 0 for m in module.modules() if isinstance(m, _DropoutNd))
+    return not any(batch) and not any(noise)
+
+
+def _count(images: int, like: Tensor) -> Tensor:
+    return torch.tensor(float(images), device=like.device)

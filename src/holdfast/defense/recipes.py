@@ -1,0 +1,211 @@
+"""Training methods by name: ``hm-s-lga-ics`` or, in the paper's notation, ``HM[S,g_LGA]&ICS``."""
+
+import re
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import partial
+
+from holdfast.core.objectives import HARDEST
+from holdfast.core.pgd import PGD
+from holdfast.core.samplers import SAMPLERS, Sampler, semihard
+from holdfast.defense.base import (
+    AdversarialTriplets,
+    Collapse,
+    Defense,
+    Learning,
+    Plain,
+    ReachHardness,
+    Shift,
+    ShiftedBatch,
+)
+from holdfast.defense.destinations import Boosted, Constant, Destination, Gradual, Sampled
+from holdfast.util.errors import HoldfastError, unknown
+
+METHODS = {"none": "N/A", "est": "EST", "act": "ACT", "rest": "REST", "minmax": "MinMax", "hm": "HM"}
+SOURCES = {"R": "random", "M": "semihard", "S": "softhard", "D": "distance-weighted", "H": "hardest"}
+GRADUAL = {"g_LGA": 1.0, "g_2": 2.0, "g_1/2": 0.5}
+CONSTANTS = {"0": 0.0, "-gamma/2": -0.5, "-gamma": -1.0}
+SHORT = {"g_LGA": "lga", "g_2": "g2", "g_1/2": "ghalf", "-gamma/2": "halfgamma", "-gamma": "gamma"} | {
+    f"g_B({name})": f"b{name.lower()}" for name in SOURCES
+}
+DESTINATIONS = (*SOURCES, *GRADUAL, *(f"g_B({name})" for name in SOURCES), *CONSTANTS)
+
+REFERENCES = {
+    "none": "Schroff et al., CVPR 2015 (triplet loss)",
+    "est": "Zhou et al., ECCV 2020",
+    "act": "Zhou et al., arXiv 2106.03614",
+    "rest": "Zhou et al., arXiv 2106.03614",
+    "minmax": "Madry et al., ICLR 2018",
+    "hm": "Zhou & Patel, CVPR 2022",
+}
+
+
+@dataclass(frozen=True)
+class Strength:
+    """The numbers of a recipe that are not in its name.
+
+    margin: of the triplet loss (gamma). structure: weight of the intra-class term (lambda), used where the recipe
+    asks for it. boost: the most a boosted destination is raised (xi). ceiling: the loss at which a gradual
+    adversary begins to grow (u), the margin where it is None.
+    """
+
+    margin: float = 0.2
+    structure: float = 0.5
+    boost: float = 0.1
+    ceiling: float | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training method as a value: ``method`` and ``source`` always, ``destination`` for HM, ``structure`` for ICS."""
+
+    method: str
+    source: str
+    destination: str | None = None
+    structure: bool = False
+
+    @property
+    def notation(self) -> str:
+        """The paper's name, such as ``HM[S,g_LGA]&ICS``."""
+        inside = self.source if self.destination is None else f"{self.source},{self.destination}"
+        return f"{METHODS[self.method]}[{inside}]" + ("&ICS" if self.structure else "")
+
+    @property
+    def name(self) -> str:
+        """The short name, such as ``hm-s-lga-ics``."""
+        parts = [self.method, self.source.lower()]
+        if self.destination is not None:
+            parts.append(SHORT.get(self.destination, self.destination.lower()))
+        return "-".join([*parts, "ics"] if self.structure else parts)
+
+    @property
+    def summary(self) -> str:
+        """One line in plain words."""
+        triplets = f"{SOURCES[self.source]} triplets"
+        what = {
+            "none": f"plain training on {triplets}, no defense",
+            "est": f"every image shifted by itself, then {triplets}",
+            "act": f"{triplets}; positive and negative pulled together, anchor clean",
+            "rest": f"{triplets}; positive and negative shifted, anchor clean",
+            "minmax": f"{triplets} made as hard as they get",
+        }.get(self.method, f"{triplets} raised to {_describe(self.destination)}")
+        return what + (", with intra-class structure" if self.structure else "")
+
+    @property
+    def perturbs(self) -> bool:
+        """Whether the method attacks its own training images."""
+        return self.method != "none"
+
+    def build(self, pgd: PGD, strength: Strength = Strength()) -> Defense:
+        """The defense, ready to be called. ``pgd`` is not used by a recipe that perturbs nothing."""
+        samplers: dict[str, Sampler] = SAMPLERS | {"M": partial(semihard, margin=strength.margin)}
+        source = samplers[self.source]
+        learning = Learning(strength.margin, strength.structure if self.structure else 0.0)
+        match self.method:
+            case "none":
+                return Plain(source, learning)
+            case "est":
+                return ShiftedBatch(source, learning, pgd)
+            case "rest":
+                return AdversarialTriplets(source, learning, pgd, Shift())
+            case "act":
+                return AdversarialTriplets(source, learning, pgd, Collapse())
+            case "minmax":
+                return AdversarialTriplets(source, learning, pgd, ReachHardness(Constant(HARDEST)))
+        assert self.destination is not None
+        goal = ReachHardness(_destination(self.destination, samplers, strength))
+        return AdversarialTriplets(source, learning, pgd, goal)
+
+
+def parse(name: str) -> Recipe:
+    """The recipe of a short name or of the paper's notation; letter case and spaces do not matter.
+
+    Raises HoldfastError naming the part that is not understood, what is allowed there, and the nearest match.
+    """
+    text = re.sub(r"\s+", "", name)
+    written = re.fullmatch(r"(.+?)\[(.+?)(?:,(.+))?\](&ICS)?", text, re.IGNORECASE)
+    short = re.fullmatch(r"([a-z]+)-([a-z])(?:-(?!ics$)(.+?))?(-ics)?", text, re.IGNORECASE)
+    found = written or short
+    if not found:
+        raise HoldfastError(
+            f"recipe {name!r} is not understood; write it like hm-s-lga-ics or HM[S,g_LGA]&ICS{_nearest(name)}"
+        )
+    method, source, destination, structure = found.groups()
+    recipe = Recipe(
+        _match("method", method, {m: (m, paper) for m, paper in METHODS.items()}),
+        _match("sampler", source, {s: (s,) for s in SOURCES}),
+        None if destination is None else _match_destination(destination),
+        structure is not None,
+    )
+    if (recipe.method == "hm") != (recipe.destination is not None):
+        need = "needs a destination, as in hm-s-lga" if recipe.method == "hm" else "takes no destination"
+        raise HoldfastError(f"recipe {name!r}: {METHODS[recipe.method]} {need}")
+    if recipe.structure and recipe.method in ("none", "act", "rest"):
+        raise HoldfastError(
+            f"recipe {name!r}: intra-class structure needs a perturbed anchor, and {METHODS[recipe.method]} "
+            "leaves the anchor clean; it goes with hm, est and minmax"
+        )
+    return recipe
+
+
+def _destination(name: str, samplers: dict[str, Sampler], strength: Strength) -> Destination:
+    ceiling = strength.margin if strength.ceiling is None else strength.ceiling
+    if name in samplers:
+        return Sampled(samplers[name])
+    if name in GRADUAL:
+        return Gradual(strength.margin, ceiling, GRADUAL[name])
+    if name in CONSTANTS:
+        return Constant(CONSTANTS[name] * strength.margin)
+    if boosted := re.fullmatch(r"g_B\((.)\)", name):
+        return Boosted(Sampled(samplers[boosted[1]]), ceiling, strength.boost)
+    return Constant(float(name))
+
+
+def _describe(destination: str | None) -> str:
+    if destination is None:
+        return ""
+    if destination in SOURCES:
+        return f"the hardness of {SOURCES[destination]} ones"
+    if boosted := re.fullmatch(r"g_B\((.)\)", destination):
+        return f"the hardness of {SOURCES[boosted[1]]} ones, boosted as the loss falls"
+    kinds = {"g_LGA": "a linear", "g_2": "an eager", "g_1/2": "a conservative"}
+    return f"{kinds[destination]} gradual hardness" if destination in kinds else f"the hardness {destination}"
+
+
+def _match(kind: str, given: str, spellings: dict[str, tuple[str, ...]]) -> str:
+    for name, ways in spellings.items():
+        if given.lower() in {way.lower() for way in ways}:
+            return name
+    raise unknown(kind, given, dict.fromkeys(way for ways in spellings.values() for way in ways))
+
+
+def _match_destination(given: str) -> str:
+    try:
+        value = float(given)
+    except ValueError:
+        return _match("destination", given, {d: (d, SHORT.get(d, d)) for d in DESTINATIONS})
+    if value == 0:
+        return "0"
+    if not -2 <= value <= 2:
+        raise HoldfastError(f"destination {given} is no hardness: it lies in [-2, 2]")
+    return f"{value:g}"
+
+
+def _nearest(name: str) -> str:
+    near = get_close_matches(name.lower(), RECIPES, n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+LISTED = tuple(
+    parse(name)
+    for name in (
+        *(f"none-{s}" for s in "rmsdh"),
+        *("est-r", "rest-r", "act-r", "act-s", "minmax-r"),
+        *(f"hm-{s}-{d}" for s in "rmsdh" for d in "rmsdh"),
+        *("hm-s-0", "hm-s-halfgamma", "hm-s-gamma", "hm-s-bm"),
+        *("hm-r-lga", "hm-s-lga", "hm-s-g2", "hm-s-ghalf"),
+        *("hm-r-m-ics", "hm-s-m-ics", "hm-r-lga-ics", "hm-s-lga-ics"),
+    )
+)
+RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in LISTED}
+"""The recipes that ``holdfast recipes`` lists, by short name; :func:`parse` knows every combination."""

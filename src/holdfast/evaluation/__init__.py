@@ -1,0 +1,1 @@
+"""Evaluations: attack a model, score it, find out whether the score can be trusted, write it down."""

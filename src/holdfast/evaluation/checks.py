@@ -1,0 +1,204 @@
+"""Whether scores can be trusted: the strongest attack on a few queries, beside stronger, weaker and repeated ones."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks import NES
+from holdfast.core.pgd import BALLS, PGD
+from holdfast.evaluation.probe import CHANGE, Trial, attackable
+from holdfast.evaluation.runner import Target
+from holdfast.evaluation.settings import Budget
+from holdfast.util.progress import Progress
+
+RISE, CHANCE = 0.3, 0.01
+"""R@1 rises if by more points than this, and so clearly as chance alone brings about less often than this."""
+
+DEFEATED = 5.0
+"""R@1 in percent that counts as about 0."""
+
+OUTSIDE = 1e-6
+"""How far rounding may carry a pixel out of its bounds."""
+
+DRIFT = 0.05
+"""How far a distance moved may differ in a second run where kernels add up in any order, as on a GPU."""
+
+Verdict = tuple[bool | None, str]
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was tried, whether it went as it should (None: it could not be tried), and a sentence on what was seen."""
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+def check(target: Target, budget: Budget, rows: Tensor, progress: Progress) -> list[Check]:
+    """Try :data:`CHECKS` on the queries at ``rows`` (n,), in the budget's ball; last come the subject's faults.
+
+    The probe is LTM, the strongest attack on R@1, with exact gradients, or with Square where the model has none.
+    Progress advances once for each of :data:`CHECKS`.
+    """
+    trial = Trial(target, budget, attackable(target, rows))
+    found = []
+    for name, one in CHECKS.items():
+        verdict = one(trial) if len(trial.rows) else (None, "no query tried has both a match and a non-match to find")
+        found.append(Check(name, *verdict))
+        progress.advance(name)
+    faults = [Check(PREPROCESSING, False, fault) for fault in target.subject.faults]
+    return found + (faults or [Check(PREPROCESSING, True, "no normalisation or division too many was found")])
+
+
+def zero_changes_nothing(trial: Trial) -> Verdict:
+    """An attack that may change nothing leaves the benign numbers exactly as they are."""
+    runs = [trial.attack(name, trial.descent(0.0, 1)) for name in ("es", "ltm")]
+    changed = torch.stack([_differs(run.before, run.after) for run in runs]).any(0)
+    if not changed.any():
+        return True, f"attacked with ε = 0, all {len(changed)} queries score exactly as without attack"
+    return False, (
+        f"attacked with ε = 0, {int(changed.sum())} of {len(changed)} queries do not score as without attack: the "
+        "model does not embed an image twice in the same way, and no score can be repeated exactly"
+    )
+
+
+def stronger_is_stronger(trial: Trial) -> Verdict:
+    """R@1 does not rise with the radius, with steps, or with a restart."""
+    eps = trial.budget.eps
+    radii = sorted({eps / 4, eps / 2, eps, max(eps, min(2 * eps, trial.limit))})
+    runs = {radius: trial.attack("ltm", trial.descent(radius, trial.steps)) for radius in radii}
+    ladder = [runs[eps].before["LTM"], *(run.after["LTM"] for run in runs.values())]
+    ends = (runs[eps].after["LTM"], trial.strong.after["LTM"])
+    seen = f"R@1 was {_mean(ladder[0])} without attack"
+    seen += "".join(f", {_mean(left)} at ε = {radius:.3g}" for radius, left in zip(radii, ladder[1:], strict=True))
+    seen += f", {_mean(ends[1])} at ε = {eps:.3g} with twice the steps and a restart"
+    if not any(rises(*pair) for pair in [*pairwise(ladder), ends]):
+        return True, f"no stronger attack left a higher R@1: {seen}"
+    return False, f"a stronger attack left a higher R@1: {seen}; {trial.meaning}"
+
+
+def the_limit_defeats(trial: Trial) -> Verdict:
+    """Queries that may be changed at will find nothing of their class."""
+    if trial.collapsed:
+        return None, "the model is collapsed, so that there is nothing left to defeat"
+    left = trial.attack("ltm", trial.descent(trial.limit, 2 * trial.steps)).after["LTM"]
+    seen = f"changing the images at will (ε = {trial.limit:.3g}) left an R@1 of {_mean(left)}"
+    if left.mean() <= DEFEATED:
+        return True, seen
+    if not trial.differentiable:
+        return None, f"{seen}, but without gradients the attack may have been too weak to tell"
+    return False, f"{seen}, where an attack that works leaves about 0; {trial.meaning}"
+
+
+def weaker_is_weaker(trial: Trial) -> Verdict:
+    """Neither attacks without gradients nor random noise do better than the probe."""
+    eps, ball = trial.budget.eps, BALLS[trial.budget.norm](trial.budget.eps)
+    rivals = {"random noise": PGD(ball, 0, 0, start=eps, best=True, restarts=3)}
+    if trial.differentiable:
+        rivals["Square"] = trial.square(eps, trial.steps)
+        rivals["NES"] = PGD(ball, eps, 2, gradient=NES(pairs=4), best=True)
+    clean, left = trial.objective("ltm", trial.queries.embeddings), trial.strong.after["LTM"]
+    gain = clean - trial.ltm(trial.strong.images)
+    beaten = False
+    seen = f"R@1 was {_mean(left)} under the attack {'with' if trial.differentiable else 'without'} gradients"
+    for name, pgd in rivals.items():
+        rival = trial.attack("ltm", pgd)
+        ahead = int((clean - trial.ltm(rival.images) > 1.1 * gain + 1e-4).sum())
+        beaten |= rises(rival.after["LTM"], left) or ahead > len(gain) / 2
+        seen += f", {_mean(rival.after['LTM'])} under {name} (clearly ahead on {ahead} of {len(gain)} queries)"
+    if not beaten:
+        return True, f"no weaker attack did better: {seen}"
+    return False, f"a weaker attack did better: {seen}; {trial.meaning}"
+
+
+def gradients_exist(trial: Trial) -> Verdict:
+    """Every query has a direction to be attacked in."""
+    if trial.obstacle:
+        return None, trial.obstacle
+    zero = {name: int((~(slope.flatten(1).abs().amax(1) > 0)).sum()) for name, slope in trial.slopes.items()}
+    if not any(zero.values()):
+        return True, f"the gradient for the pixels is zero for none of {len(trial.rows)} queries"
+    seen = f"the gradient for the pixels is zero for {zero['es']} (ES) and {zero['ltm']} (LTM) of {len(trial.rows)}"
+    return False, f"{seen} queries, as where pixels are rounded, so that no attack can start; {trial.meaning}"
+
+
+def gradients_are_true(trial: Trial) -> Verdict:
+    """Small steps along the gradient move the embedding as it says.
+
+    Read along the direction in which the objective pulls the embedding, not from the objective: its nearest items
+    change along the way, and that is no fault of the gradient.
+    """
+    if trial.obstacle:
+        return None, trial.obstacle
+    slope = trial.slopes["ltm"]
+    direction = BALLS[trial.budget.norm](trial.radius).direction(slope)
+    stride = (CHANGE / (slope * direction).flatten(1).sum(1)).clamp(max=trial.stride).view(-1, 1, 1, 1)
+    up, down = (trial.near + sign * stride * direction for sign in (0.5, -0.5))
+    moved = ((trial.embed(up) - trial.embed(down)) * trial.pull).sum(1)
+    ratio = moved / ((up - down) * slope).flatten(1).sum(1)
+    true = int(((ratio >= 0.5) & (ratio <= 2)).sum())
+    seen = f"small steps moved the embedding as its gradient says, within a factor of 2, for {true} of {len(ratio)}"
+    if true >= 0.9 * len(ratio):
+        return True, f"{seen} queries"
+    return False, f"{seen} queries only, so that following it leads astray; {trial.meaning}"
+
+
+def repeats(trial: Trial) -> Verdict:
+    """A second run in batches of other sizes gives identical numbers."""
+    pgd, count = trial.descent(trial.budget.eps, 3), len(trial.rows)
+    once = trial.attack("es", pgd).after
+    cut = math.ceil(5 * count / 8)
+    again = [trial.attack("es", pgd, part).after for part in (slice(cut), slice(cut, None)) if len(trial.rows[part])]
+    twice = torch.cat([after["ES:D"] for after in again])
+    exact = twice.device.type == "cpu"
+    differs = (once["ES:D"] - twice).abs() > (0 if exact else DRIFT)
+    if not differs.any():
+        same = "identical" if exact else "the same"
+        return True, f"a second run, in other batches, gave {same} numbers for all {count} queries"
+    return False, (
+        f"a second run, in other batches, gave other numbers for {int(differs.sum())} of {count} queries: the model "
+        "draws random numbers, or an image's embedding depends on the images beside it"
+    )
+
+
+def within_bounds(trial: Trial) -> Verdict:
+    """Perturbed pixels stay within ε and [0, 1], in all attacks so far."""
+    worst, tried = max(trial.outside), f"in {len(trial.outside)} attacks, perturbed pixels"
+    if worst <= OUTSIDE:
+        return True, f"{tried} stayed within ε and [0, 1]"
+    return False, f"{tried} went beyond ε or [0, 1] by up to {worst:.1g}: the attacks took more than they may"
+
+
+def rises(before: Tensor, after: Tensor) -> bool:
+    """Whether paired scores (n,) in percent rise by more than :data:`RISE`, and than chance, by an exact sign test."""
+    up, down = int((after > before).sum()), int((after < before).sum())
+    tail = sum(math.comb(up + down, k) for k in range(up, up + down + 1)) / 2 ** (up + down)
+    return (after - before).mean().item() > RISE and tail < CHANCE
+
+
+PREPROCESSING = "the model's preprocessing"
+CHECKS: dict[str, Callable[[Trial], Verdict]] = {
+    "ε = 0 changes nothing": zero_changes_nothing,
+    "stronger attacks do no less": stronger_is_stronger,
+    "unlimited changes defeat the model": the_limit_defeats,
+    "weaker attacks do no better": weaker_is_weaker,
+    "gradients are not zero": gradients_exist,
+    "gradients tell the truth": gradients_are_true,
+    "a second run gives the same": repeats,
+    "perturbations stay within bounds": within_bounds,
+}
+"""By name, in the order they are tried."""
+
+
+def _differs(one: dict[str, Tensor], other: dict[str, Tensor]) -> Tensor:
+    """Which queries (n,) have a reading that is not exactly the same."""
+    return torch.stack([values != other[name] for name, values in one.items()]).any(0)
+
+
+def _mean(percent: Tensor) -> str:
+    return f"{percent.mean().item():.1f}"

@@ -1,0 +1,292 @@
+"""A whole evaluation of any model: attacked, scored, checked, and written down."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from holdfast.attacks import System
+from holdfast.core.pgd import Embed
+from holdfast.data import Pixels, Table
+from holdfast.evaluation.checks import CHECKS, Check, check
+from holdfast.evaluation.fingerprint import of_data, of_model
+from holdfast.evaluation.records import Records
+from holdfast.evaluation.result import FORMAT, NAME, Result, read
+from holdfast.evaluation.runner import Campaign, Target
+from holdfast.evaluation.saving import save
+from holdfast.evaluation.scores import summarise
+from holdfast.evaluation.settings import Budget, family_of, resolve_budget
+from holdfast.metrics.benign import Embedded, benign, clustering, embed_test, is_collapsed
+from holdfast.metrics.collapse import collapsed, gauges
+from holdfast.models.weights import replacing
+from holdfast.models.wrapped import Subject
+from holdfast.runs.folder import environment
+from holdfast.util import distributed
+from holdfast.util.errors import HoldfastError
+from holdfast.util.progress import Progress
+
+SAMPLE = 32
+CHECKED = 64
+GAUGES = ("mean_cosine", "effective_rank")
+COUNTS = ("queries", "queries_without_match")
+
+Data = Pixels | tuple[Any, Any]
+
+
+def evaluate(
+    embed: Embed,
+    data: Data,
+    protocol: str = "strict",
+    *,
+    name: str = "model",
+    about: Mapping[str, Any] | None = None,
+    folder: str | Path | None = None,
+    surrogate: Embed | None = None,
+    batch: int = 128,
+    checks: bool = True,
+    device: torch.device | str | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> Result:
+    """Attack a retrieval model and score it.
+
+    Args:
+        embed: any callable from images (n, C, H, W) in [0, 1] to vectors (n, D). A module is moved to the device, and
+            is in evaluation mode meanwhile.
+        data: a test set as :class:`Pixels`, or a pair of images, (N, H, W) or (N, H, W, 3) uint8, and labels, (N,).
+        protocol: ``strict``, ``cvpr22`` or ``benign``.
+        name: of the model, in tables.
+        about: what else the result should say of the model, as plain data.
+        folder: an evaluation is kept in ``folder/PROTOCOL-HASH``, and goes on from there after a kill; None: in memory.
+        surrogate: another model; the attacks see only its gradients (transfer).
+        batch: images attacked at once; strict results do not depend on it.
+        checks: find out whether the scores can be trusted.
+        device: by default the GPU where there is one.
+        settings: of :class:`.Budget`: eps, step, steps, norm, gradient, precision, restarts, attacks, max_queries,
+            seed.
+
+    Raises HoldfastError for what cannot be evaluated, before any attack.
+    """
+    pixels = as_pixels(data)
+    budget = resolve_budget(pixels.size, protocol, **settings)
+    if surrogate is not None and not budget.rules.best:
+        raise HoldfastError(f"protocol {protocol!r} has no transfer attacks; use protocol 'strict'")
+    if batch < 1:
+        raise HoldfastError(f"batch is at least 1 image, not {batch}")
+    where = distributed.device(device)
+    white = bool(budget.attacks) and budget.gradient == "white-box"
+    with (
+        examined(embed, pixels, where, budget, white and surrogate is None) as subject,
+        examined(surrogate, pixels, where, budget, white) as other,
+    ):
+        target, embedded = target_of(subject, pixels, where, quiet)
+        transfer = None if other is None else target_of(other, pixels, where, quiet)[0]
+        hashes = {"hash": of_model(target), "surrogate": transfer and of_model(transfer)}
+        identity = budget.hash(hashes, of_data(pixels))
+        place = None if folder is None else Path(folder) / f"{protocol}-{identity}"
+        if place is not None and (known := finished(place, checks)):
+            return known
+        measured = _benign(embedded, budget.seed, pixels)
+        remarks, seen = subject.remarks + subject.faults, other or subject
+        if white and not seen.differentiable:
+            if not measured["collapsed"]:
+                seen.require_gradients()
+            budget = replace(budget, attacks=())
+            remarks += [f"collapsed, and no gradient reaches the pixels ({seen.obstacle}): no attack was tried"]
+        campaigns = campaigns_of(target, budget, batch)
+        records = Records(place)
+        total, done = sum(len(one.images) for one in campaigns), sum(len(records.of(one.name)) for one in campaigns)
+        with Progress("attacking", total, done, quiet=quiet) as progress:
+            for campaign in campaigns:
+                for _ in campaign.run(target, records, progress, transfer):
+                    pass
+        found = [] if not (checks and budget.attacks) else _check(target, budget, quiet)
+        content = {
+            "format": FORMAT,
+            "name": name,
+            "model": {**(about or {}), **hashes, "dim": embedded.z.shape[1], "remarks": remarks},
+            "data": of_data(pixels) | {"attacked": len(_attacked("query", target, budget)) if budget.attacks else 0},
+            "protocol": protocol,
+            "protocol_version": budget.rules.version,
+            "settings": asdict(budget) | {"attacks": list(budget.attacks)},
+            "hash": identity,
+            **measured,
+            **summarise({name: records.of(name) for name in budget.attacks}, _batch(budget, pixels), budget.seed),
+            "checks": [asdict(one) for one in found],
+            "trusted": _trusted(subject, found),
+            "cost": records.cost(),
+            "environment": environment(),
+        }
+    if place is not None:
+        with replacing(place / NAME) as path:
+            path.write_text(json.dumps(content, indent=2) + "\n")
+    return Result(None if place is None else place / NAME, content)
+
+
+def attack(
+    embed: Embed,
+    data: Data,
+    name: str,
+    folder: str | Path,
+    *,
+    batch: int = 128,
+    device: torch.device | str | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Attack images of a test set by one attack and save them; see :func:`.saving.save`, and :func:`evaluate`."""
+    pixels = as_pixels(data)
+    budget = resolve_budget(pixels.size, attacks=(name,), **settings)
+    with prepared(embed, pixels, budget, device, quiet) as target:
+        identity = budget.hash({"model": of_model(target)}, of_data(pixels))
+        return save(campaigns_of(target, budget, batch)[0], target, Path(folder), identity, quiet)
+
+
+@contextmanager
+def prepared(
+    embed: Embed, pixels: Pixels, budget: Budget, device: torch.device | str | None = None, quiet: bool = False
+) -> Iterator[Target]:
+    """A model, looked at and fixed inside, as the target of a budget's attacks.
+
+    Raises HoldfastError where they need gradients and none reach the pixels.
+    """
+    where = distributed.device(device)
+    white = budget.gradient == "white-box"
+    with examined(embed, pixels, where, budget, white) as subject:
+        if white:
+            subject.require_gradients()
+        yield target_of(subject, pixels, where, quiet)[0]
+
+
+def as_pixels(data: Data) -> Pixels:
+    """A test set from what :func:`evaluate` takes."""
+    if isinstance(data, Pixels):
+        return data
+    if not isinstance(data, tuple) or len(data) != 2:
+        raise HoldfastError(f"data is a Pixels or a pair (images, labels), not {type(data).__name__}")
+    images, labels = (np.asarray(part) for part in data)
+    if images.dtype != np.uint8:
+        raise HoldfastError(
+            f"images of a pair (images, labels) are uint8 of shape (N, H, W) or (N, H, W, 3), not {images.dtype} of "
+            f"shape {images.shape}; (255 * images).round().astype('uint8') makes them from pixels in [0, 1]"
+        )
+    table = Table.build("images", images, labels, ["test"] * len(images))
+    if images.shape[1] != images.shape[2]:
+        raise HoldfastError(f"images of a pair (images, labels) are square, not {images.shape[1]}x{images.shape[2]}")
+    return Pixels(table, images.shape[1], channels=1 if images.ndim == 3 else 3)
+
+
+def finished(place: Path, checks: bool) -> Result | None:
+    """The result that lies in a folder, if it has all that is asked for."""
+    if not (place / NAME).exists():
+        return None
+    result = read(place / NAME)
+    return result if result.content.get("checks") or not checks or not result.content["settings"]["attacks"] else None
+
+
+def campaigns_of(target: Target, budget: Budget, batch: int) -> list[Campaign]:
+    """The attacks of a budget, each with the images it is tried on."""
+    if budget.attacks and len(torch.unique(target.system.gallery.labels)) < 2:
+        raise HoldfastError("all gallery images are of one class: there is no wrong answer that an attack could bring")
+    campaigns = []
+    for name in budget.attacks:
+        attack = budget.attack(name)
+        images = _attacked(attack.side, target, budget)
+        if not len(images):
+            raise HoldfastError("no readable image has another image of its class to be found: nothing to attack")
+        campaigns.append(Campaign(name, attack, budget.pgd(), images, budget.seed, batch))
+        campaigns[-1].rehearse(target)
+    return campaigns
+
+
+def _attacked(side: str, target: Target, budget: Budget) -> Tensor:
+    """The images to attack, (n,) rows in order: those with a match, or ``max_queries`` of them, drawn by their ids.
+
+    A match is another image of the class on the other side, so that where the gallery asks and is asked, the same
+    images are attacked on both sides.
+    """
+    sides = target.system.queries, target.system.gallery
+    images, others = sides if side == "query" else sides[::-1]
+    classes = others.labels.bincount(minlength=len(target.pixels.table.classes))
+    rows = (classes[images.labels] > torch.isin(images.ids, others.ids)).nonzero().squeeze(1)
+    if budget.max_queries is not None and len(rows) > budget.max_queries:
+        keys = torch.rand(len(target.pixels), generator=Generator().manual_seed(budget.seed))
+        chosen = keys[images.ids[rows].cpu()].argsort()[: budget.max_queries]
+        rows = rows[chosen.to(rows.device)].sort().values
+    return rows
+
+
+@contextmanager
+def examined(embed: Embed | None, pixels: Pixels, device: torch.device, budget: Budget, white: bool) -> Iterator[Any]:
+    """The model as a subject that was looked at, fixed for the time being; None for None.
+
+    white: gradients are needed. A model that looks collapsed is passed even without: it may need no attack.
+    """
+    if embed is None:
+        yield None
+        return
+    subject = Subject(embed.to(device) if isinstance(embed, nn.Module) else embed, budget.precision)
+    rows = torch.linspace(0, len(pixels) - 1, min(SAMPLE, len(pixels))).long()
+    images, readable = pixels.read(rows)
+    if readable.sum() < 2:
+        raise HoldfastError(f"fewer than two of {len(rows)} images tried can be read; the first is {_first(pixels)}")
+    sample = images[readable].to(device)
+    subject.examine(sample)
+    with subject.frozen():
+        if white and not subject.differentiable:
+            with torch.no_grad():
+                if not collapsed(gauges(subject(sample))):
+                    subject.require_gradients()
+        yield subject
+
+
+def _first(pixels: Pixels) -> str:
+    return pixels.table.name_of(min(pixels.broken, default=0))
+
+
+def target_of(subject: Subject, pixels: Pixels, device: torch.device, quiet: bool) -> tuple[Target, Embedded]:
+    """The system that a model makes of a test set."""
+    with Progress("embedding", len(pixels), quiet=quiet) as progress:
+        embedded = embed_test(subject, pixels, device, progress)
+    for side, images in {"queries": embedded.queries, "gallery": embedded.gallery}.items():
+        if not len(images.ids):
+            raise HoldfastError(f"{pixels.table.name}: nothing to evaluate, there is no readable image in the {side}")
+    return Target(subject, System(embedded.queries, embedded.gallery), pixels), embedded
+
+
+def _check(target: Target, budget: Budget, quiet: bool) -> list[Check]:
+    queries = _attacked("query", target, budget)
+    chosen = queries[torch.linspace(0, len(queries) - 1, min(CHECKED, len(queries))).long()]
+    with Progress("checking", len(CHECKS), quiet=quiet) as progress:
+        return check(target, budget, chosen, progress)
+
+
+def _trusted(subject: Subject, checks: list[Check]) -> bool | None:
+    """None where it was not found out."""
+    if subject.faults:
+        return False
+    return all(one.passed is not False for one in checks) if checks else None
+
+
+def _benign(embedded: Embedded, seed: int, pixels: Pixels) -> dict[str, Any]:
+    """``benign``, ``gauges`` and ``collapsed`` of a result."""
+    scores = benign(embedded)
+    gauges = {name: scores.pop(name) for name in GAUGES}
+    counts = {name: int(scores.pop(name)) for name in COUNTS}
+    scores["NMI"] = clustering(embedded, seed)
+    return {
+        "benign": {**scores, **counts, "unreadable": len(pixels.broken)},
+        "gauges": gauges,
+        "collapsed": is_collapsed(gauges, embedded),
+    }
+
+
+def _batch(budget: Budget, pixels: Pixels) -> int | None:
+    batches = budget.rules.batch
+    return None if batches is None else batches[family_of(pixels.size)]

@@ -1,0 +1,146 @@
+"""Queries on trial: attacked as the checks of an evaluation need it, each attack carried out once."""
+
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks import ATTACKS, Square
+from holdfast.core.pgd import BALLS, PGD, crossing
+from holdfast.evaluation.runner import Attacked, Campaign, Target, carry_out, take
+from holdfast.evaluation.settings import Budget
+from holdfast.metrics.collapse import collapsed, gauges
+from holdfast.metrics.retrieval import Queries
+
+STEPS = 5
+"""Steps of the probe; the strong probe takes twice as many, from two places."""
+
+CHANGE = 1e-2
+"""How much of a distance small steps change: little beside 1, much beside rounding, even that of bfloat16."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """Queries under attack, and what the checks share. ``outside``: how far each attack left its bounds."""
+
+    target: Target
+    budget: Budget
+    rows: Tensor
+    outside: list[float] = field(default_factory=list)
+
+    @cached_property
+    def queries(self) -> Queries:
+        return take(self.target.system.queries, self.rows)
+
+    @property
+    def differentiable(self) -> bool:
+        return self.target.subject.differentiable
+
+    @cached_property
+    def collapsed(self) -> bool:
+        gallery = self.target.system.gallery
+        return collapsed(gauges(gallery.embeddings), len(torch.unique(gallery.labels)))
+
+    @property
+    def obstacle(self) -> str:
+        """Why nothing can be said of the gradients; empty where something can."""
+        if not self.differentiable:
+            return "no gradient reaches the pixels of this model"
+        return "the model is collapsed, so that its embeddings hardly change" if self.collapsed else ""
+
+    @property
+    def meaning(self) -> str:
+        """What it means that the probe is beaten."""
+        cause = "the gradient is masked" if self.differentiable else "attacks without gradients are too weak here"
+        return f"{cause}: the scores overstate robustness"
+
+    @property
+    def radius(self) -> float:
+        """The ball's, or where that is zero something small."""
+        return self.budget.eps or 0.01
+
+    @property
+    def limit(self) -> float:
+        """The radius that any image can be reached with."""
+        pixels = self.target.pixels
+        return 1.0 if self.budget.norm == "linf" else math.sqrt(pixels.channels * pixels.size**2)
+
+    @property
+    def steps(self) -> int:
+        return max(1, min(self.budget.steps, STEPS))
+
+    def descent(self, eps: float, steps: int, restarts: int = 0) -> PGD:
+        """The probe's: the best iterate, in steps that lead two and a half times across the radius."""
+        if not self.differentiable:
+            return self.square(eps, steps, restarts)
+        return PGD(BALLS[self.budget.norm](eps), crossing(eps, steps), steps, best=True, restarts=restarts)
+
+    def square(self, eps: float, steps: int, restarts: int = 0) -> PGD:
+        """Square, which needs more steps than a descent with gradients."""
+        ball = BALLS[self.budget.norm](eps)
+        return PGD(ball, 2 * eps, 3 * steps, gradient=Square(), best=True, restarts=restarts)
+
+    def attack(self, name: str, pgd: PGD, part: slice = slice(None)) -> Attacked:
+        attack, rows = ATTACKS[name], self.rows[part]
+        draws = Campaign("checks", attack, pgd, rows, self.budget.seed).draws(self.target, rows)
+        attacked = carry_out(attack, self.target, rows, pgd, draws=draws)
+        moved = pgd.ball.norm(attacked.images - attacked.clean).amax()
+        low, high = attacked.images.aminmax()
+        beyond = (moved.item() - pgd.ball.eps) / max(1, pgd.ball.eps)
+        self.outside.append(max(beyond, -low.item(), high.item() - 1))
+        return attacked
+
+    @cached_property
+    def strong(self) -> Attacked:
+        """By the probe with twice the steps, and again from a random point."""
+        return self.attack("ltm", self.descent(self.budget.eps, 2 * self.steps, restarts=1))
+
+    def objective(self, name: str, z: Tensor) -> Tensor:
+        """An attack's objective for the queries with embeddings ``z`` (n, D), (n,)."""
+        plan = ATTACKS[name].plan(self.queries, self.target.system, self.rows.new_empty((len(z), 0)))
+        return plan.objective(z[:, None], torch.arange(len(z), device=z.device))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings (n, D), without gradient."""
+        with torch.no_grad():
+            return self.target.subject(images)
+
+    def ltm(self, images: Tensor) -> Tensor:
+        """LTM's objective for the queries as such images, (n,)."""
+        return self.objective("ltm", self.embed(images))
+
+    @cached_property
+    def near(self) -> Tensor:
+        """The images with noise of a tenth of the radius; steps of a twentieth stay in the pixel range."""
+        noise = PGD(BALLS[self.budget.norm](0.1 * self.radius), 0, 0, start=0.1 * self.radius)
+        return self.attack("ltm", noise).images.clamp(self.stride, 1 - self.stride)
+
+    @property
+    def stride(self) -> float:
+        return min(0.05 * self.radius, 0.1)
+
+    @cached_property
+    def slopes(self) -> dict[str, Tensor]:
+        """The gradients of the objectives of ES and LTM at :attr:`near`, like the images."""
+        pixels = self.near.clone().requires_grad_()
+        with torch.enable_grad():
+            z = self.target.subject(pixels)
+            values = {name: self.objective(name, z).sum() for name in ("es", "ltm")}
+        return {name: torch.autograd.grad(value, pixels, retain_graph=True)[0] for name, value in values.items()}
+
+    @cached_property
+    def pull(self) -> Tensor:
+        """The gradient of LTM's objective for the embeddings at :attr:`near`, (n, D)."""
+        z = self.embed(self.near).requires_grad_()
+        with torch.enable_grad():
+            value = self.objective("ltm", z).sum()
+        return torch.autograd.grad(value, z)[0]
+
+
+def attackable(target: Target, rows: Tensor) -> Tensor:
+    """The rows of queries that the gallery holds a match and a non-match of."""
+    queries, items = take(target.system.queries, rows), target.system.items
+    same = queries.labels[:, None] == items.labels
+    return rows[(same & ~items.own(queries.ids)).any(1) & ~same.all(1)]

@@ -1,0 +1,99 @@
+"""What is measured, as data: the ten scores, the two protocols that measure them, and the score made of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from holdfast.attacks import ATTACKS, CA, QA, TMA, RankingAttack
+from holdfast.attacks.base import nearest_percent_after_the_first, nothing
+from holdfast.attacks.shift import ESBeforeLastStep
+from holdfast.attacks.top1 import GTM, LTM, farthest_other_within_nearest_match, place_among_others
+from holdfast.core.pgd import even, fading
+from holdfast.util.errors import HoldfastError
+
+
+@dataclass(frozen=True)
+class Column:
+    """One of the ten scores: the mean of the reading of its name, and what it adds to the ERS, in [0, 100]."""
+
+    name: str
+    attack: str
+    unit: str
+    to_score: Callable[[float], float]
+
+
+RANK, RECALL, RETAINED = (
+    "rank in % of the gallery",
+    "R@1 in %",
+    "% of queries with their first result still in the top 4",
+)
+
+COLUMNS: tuple[Column, ...] = (
+    Column("CA+", "ca+", RANK, lambda v: 2 * v),
+    Column("CA-", "ca-", RANK, lambda v: 100 - v),
+    Column("QA+", "qa+", RANK, lambda v: 2 * v),
+    Column("QA-", "qa-", RANK, lambda v: 100 - v),
+    Column("TMA", "tma", "cosine to the target", lambda v: 100 * (1 - v)),
+    Column("ES:D", "es", "distance moved, 0 to 2", lambda v: 50 * (2 - v)),
+    Column("ES:R", "es", RECALL, lambda v: v),
+    Column("LTM", "ltm", RECALL, lambda v: v),
+    Column("GTM", "gtm", RECALL, lambda v: v),
+    Column("GTT", "gtt", RETAINED, lambda v: v),
+)
+"""The ten scores of Zhou et al., arXiv 2106.03614; a reading has the name of its column."""
+
+TOP1 = ("ES:R", "LTM", "GTM")
+"""The scores that are an R@1: a query counts for robust R@1 if it withstands all of them."""
+
+
+def ers(values: Mapping[str, float]) -> float:
+    """Empirical Robustness Score of the ten scores by name, in [0, 100], higher is better (arXiv 2106.03614)."""
+    missing = [column.name for column in COLUMNS if column.name not in values]
+    if missing:
+        raise HoldfastError(f"the ERS is made of ten scores; missing: {', '.join(missing)}")
+    return sum(column.to_score(values[column.name]) for column in COLUMNS) / len(COLUMNS)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How an evaluation is carried out.
+
+    attacks: by name. best: keep each image's best iterate, not the last. pace: of the descent's steps. batch: images
+    whose mean is taken first, by the family of the data, the score being the mean of these means; None: of all at once.
+    """
+
+    name: str
+    version: int
+    summary: str
+    attacks: Mapping[str, RankingAttack]
+    best: bool = False
+    pace: Callable[[float], float] = even
+    batch: Mapping[str, int] | None = None
+
+
+BUDGETS: dict[str, tuple[float, float, int]] = {"28": (77 / 255, 3 / 255, 32), "224": (8 / 255, 3 / 255, 32)}
+"""eps, step and steps of both protocols, by the family of the data set."""
+
+STRICT = Protocol("strict", 1, "every attack's intent carried out; the default", ATTACKS, best=True, pace=fading)
+
+CVPR22 = Protocol(
+    "cvpr22",
+    2,
+    "what the authors' released evaluator computes, to stand beside published numbers",
+    {
+        "ca+": CA("+", excluded=nothing),
+        "ca-": CA("-", excluded=nothing, pool=nearest_percent_after_the_first),
+        "qa+": QA("+", excluded=nothing),
+        "qa-": QA("-", excluded=nothing, pool=nearest_percent_after_the_first),
+        "tma": TMA(excluded=nothing),
+        "es": ESBeforeLastStep(),
+        "ltm": LTM(farthest_other_within_nearest_match, floor=0.0),
+        "gtm": GTM(place_among_others),
+        "gtt": ATTACKS["gtt"],
+    },
+    batch={"28": 128, "224": 112},
+)
+
+BENIGN = Protocol("benign", 1, "no attack: retrieval metrics, NMI and collapse gauges only", {})
+
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (STRICT, CVPR22, BENIGN)}
+"""By name: ``strict``, ``cvpr22`` and ``benign``."""

@@ -1,0 +1,102 @@
+"""What an evaluation found, image by image, on disk: appended batch by batch, so that a killed one can go on.
+
+::
+
+    records/es.jsonl    one line per attacked image: {"id", "chosen", "before", "after", "moved"}
+    costs.jsonl         one line per finished batch: {"attack", "images", "forward", "backward", "seconds"}
+
+``id`` is the image's row in the test table, ``chosen`` are the rows the attack is about, ``before`` and ``after`` hold
+its readings, ``moved`` the size of the perturbation in the ball's norm. A batch counts once its costs are written.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from holdfast.models.weights import replacing
+from holdfast.util.errors import HoldfastError
+
+Record = dict[str, Any]
+DIGITS = 6
+"""Decimals of the numbers in a record."""
+
+
+class Records:
+    """The records of one evaluation, in a folder, or in memory where there is none."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.costs: list[Record] = []
+        self.kept: dict[str, list[Record]] = {}
+        if folder is None:
+            return
+        (folder / "records").mkdir(parents=True, exist_ok=True)
+        self.costs = lines(folder / "costs.jsonl")
+        rewrite(folder / "costs.jsonl", self.costs)
+        for attack in dict.fromkeys(cost["attack"] for cost in self.costs):
+            done, records = self._done(attack), lines(self._file(attack))
+            if len(records) < done:
+                raise HoldfastError(
+                    f"{self._file(attack)} holds {len(records)} records, but {folder / 'costs.jsonl'} counts {done}; "
+                    f"remove {folder} to start over"
+                )
+            self.kept[attack] = records[:done]
+        kept = {_stem(attack): records for attack, records in self.kept.items()}
+        for file in (folder / "records").glob("*.jsonl"):
+            rewrite(file, kept.get(file.stem, []))
+
+    def of(self, attack: str) -> list[Record]:
+        """The records of an attack's finished batches."""
+        return self.kept.get(attack, [])
+
+    def add(self, attack: str, records: list[Record], cost: Mapping[str, float]) -> None:
+        """A batch is finished."""
+        self.kept.setdefault(attack, []).extend(records)
+        self.costs.append({"attack": attack, "images": len(records), **cost})
+        if self.folder is not None:
+            append(self._file(attack), records)
+            append(self.folder / "costs.jsonl", self.costs[-1:])
+
+    def cost(self) -> dict[str, float]:
+        """Images passed forward and backward, and seconds, over all batches."""
+        return {name: sum(cost[name] for cost in self.costs) for name in ("forward", "backward", "seconds")}
+
+    def _done(self, attack: str) -> int:
+        return sum(cost["images"] for cost in self.costs if cost["attack"] == attack)
+
+    def _file(self, attack: str) -> Path:
+        assert self.folder is not None
+        return self.folder / "records" / f"{_stem(attack)}.jsonl"
+
+
+def _stem(attack: str) -> str:
+    return attack.replace(":", "_")
+
+
+def lines(file: Path) -> list[Record]:
+    """The whole lines of a file; a last one cut short by a kill is left out."""
+    if not file.exists():
+        return []
+    try:
+        whole = file.read_text().splitlines(keepends=True)
+        return [json.loads(line) for line in whole if line.endswith("\n")]
+    except ValueError as error:
+        raise HoldfastError(f"{file} is damaged; remove {file.parent} to start over: {error}") from error
+
+
+def append(file: Path, records: Iterable[Record]) -> None:
+    """Add lines to a file, on the disk when this returns."""
+    with file.open("a") as stream:
+        stream.write("".join(json.dumps(record) + "\n" for record in records))
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+def rewrite(file: Path, records: list[Record]) -> None:
+    """Drop the lines of a file that was written after the last finished batch."""
+    text = "".join(json.dumps(record) + "\n" for record in records)
+    if file.exists() and file.read_text() != text:
+        with replacing(file) as path:
+            path.write_text(text)

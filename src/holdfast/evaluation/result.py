@@ -1,0 +1,165 @@
+"""Result files of evaluations: found, read, and checked to be what they say."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from holdfast.util.errors import HoldfastError
+
+BENIGN = ("R@1", "R@2", "mAP", "NMI")
+SCORES = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT")
+FORMAT = "holdfast-evaluation-1"
+NAME = "result.json"
+DEPTH = 4
+MEASURED = ("ERS", "robust R@1")
+COST = ("passes", "seconds")
+BOUNDS = ("value", "low", "high")
+SECTIONS: dict[str, type] = {
+    "name": str,
+    "model": dict,
+    "data": dict,
+    "protocol": str,
+    "settings": dict,
+    "benign": dict,
+    "collapsed": bool,
+    "columns": dict,
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """One evaluation: the file it lies in, if any, and all that stands there."""
+
+    path: Path | None
+    content: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The name of the evaluation, usually that of the run."""
+        return str(self.content["name"])
+
+    @property
+    def dataset(self) -> str:
+        """The name of the data set."""
+        return str(self.content["data"]["name"])
+
+    @property
+    def protocol(self) -> str:
+        """The name of the protocol, and where the attacks were not its own: ``strict, square, bfloat16, transfer``."""
+        settings = self.content["settings"]
+        others = [settings.get("gradient", "white-box"), settings.get("precision", "float32")]
+        others += ["transfer"] if self.content["model"].get("surrogate") else []
+        return ", ".join([self.content["protocol"], *(one for one in others if one not in ("white-box", "float32"))])
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """How the model was trained: ``settings``, ``steps``, ``passes``, ``seconds``; empty where it is not known."""
+        return self.content["model"].get("training") or {}
+
+    @property
+    def verdict(self) -> str:
+        """``ok``, or what speaks against the numbers: COLLAPSED, UNTRUSTED, unchecked."""
+        trusted = self.content.get("trusted")
+        doubts = ["COLLAPSED"] if self.content["collapsed"] else []
+        doubts += ["unchecked"] if trusted is None else [] if trusted else ["UNTRUSTED"]
+        return ", ".join(doubts) or "ok"
+
+    def number(self, column: str) -> float | None:
+        """R@1, mAP, a score, ERS, ..., image ``passes`` and ``seconds`` of training; None where it is not known."""
+        value: float | None
+        if column in BENIGN:
+            value = self.content["benign"].get(column)
+        elif column in COST:
+            value = self.training.get(column)
+        else:
+            value = self._measured(column).get("value")
+        return value
+
+    def interval(self, column: str) -> tuple[float, float] | None:
+        """The bounds of a score, of ERS or of robust R@1, where it has them."""
+        low, high = (self._measured(column).get(bound) for bound in ("low", "high"))
+        return None if low is None or high is None else (low, high)
+
+    def _measured(self, column: str) -> dict[str, float | None]:
+        home = self.content["columns"] if column in SCORES else self.content
+        return home.get(column) or {}
+
+
+def find(paths: Iterable[Path | str]) -> list[Result]:
+    """The results in the given files, and in the ``result.json`` up to four folders below the given folders.
+
+    In the order of the paths, each file once. Raises HoldfastError for a path that does not exist, for a file that
+    is no result, and where there is no result at all.
+    """
+    given = [Path(path).expanduser() for path in paths]
+    found: dict[Path, Path] = {}
+    for path in given:
+        for file in _below(path):
+            found.setdefault(file.resolve(), file)
+    if not found:
+        where = ", ".join(map(str, given[:3])) + (", …" if len(given) > 3 else "")
+        place = f"in {where}" if given else "given"
+        raise HoldfastError(f"no {NAME} {place}; make one with: holdfast evaluate RUN --protocol strict")
+    return [read(file) for file in found.values()]
+
+
+def _below(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for depth in range(DEPTH + 1) for file in path.glob("*/" * depth + NAME) if file.is_file())
+    if path.exists():
+        return [path]
+    siblings = [place.name for place in path.parent.iterdir()] if path.parent.is_dir() else []
+    near = get_close_matches(path.name, siblings, n=1)
+    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
+    raise HoldfastError(f"there is no file or folder {path}{hint} (expected a {NAME} or a folder with some in it)")
+
+
+def read(path: Path) -> Result:
+    """The result in a file. Raises HoldfastError where there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
+    except (OSError, ValueError, RecursionError) as error:
+        raise HoldfastError(f"cannot read {path}: {error}") from None
+    if fault := next(_faults(content), None):
+        raise HoldfastError(f"{path} is no result of 'holdfast evaluate': {fault}")
+    return Result(path, content)
+
+
+def _faults(content: Any) -> Iterator[str]:
+    """What is wrong, in an order in which each check relies on those before: only the first is of use."""
+    if not isinstance(content, dict) or "format" not in content:
+        yield f"it has no 'format' (expected {FORMAT!r})"
+    elif content["format"] != FORMAT:
+        yield f"its format is {content['format']!r}, and this version reads {FORMAT!r}"
+    yield from (f"it has no {key!r}" for key in SECTIONS if key not in content)
+    for key, kind in SECTIONS.items():
+        if not isinstance(content[key], kind):
+            yield f"{key!r} is no {kind.__name__}: {content[key]!r}"
+    if not isinstance(content["data"].get("name"), str):
+        yield "its data set has no name"
+    if not isinstance(content.get("trusted"), bool | None):
+        yield f"'trusted' is neither true, false nor null: {content['trusted']!r}"
+    training = content["model"].get("training")
+    if not isinstance(training, dict | None):
+        yield f"'training' of its model is no dict: {training!r}"
+    if not isinstance((training or {}).get("settings"), dict | None):
+        yield f"'settings' of its training is no dict: {training['settings']!r}"
+    measured = {name: (content["columns"] if name in SCORES else content).get(name) for name in (*SCORES, *MEASURED)}
+    for name, value in measured.items():
+        if not isinstance(value, dict | None):
+            yield f"{name} is no value with its bounds: {value!r}"
+    numbers = {name: content["benign"].get(name) for name in BENIGN}
+    numbers |= {name: (training or {}).get(name) for name in COST}
+    numbers |= {name: content["settings"].get(name) for name in ("eps", "steps")}
+    numbers |= {f"{name} {key}": (measured[name] or {}).get(key) for name in measured for key in BOUNDS}
+    yield from (f"{name} is no number: {value!r}" for name, value in numbers.items() if not _is_number(value))
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (
+        isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+    )

@@ -1,0 +1,209 @@
+"""Attacks carried out on many images: batch by batch, recorded, and resumable."""
+
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Generator, Tensor
+
+from holdfast.attacks import RankingAttack, System
+from holdfast.attacks.base import Outcome
+from holdfast.core.pgd import PGD
+from holdfast.data import Pixels
+from holdfast.evaluation.records import DIGITS, Record, Records
+from holdfast.metrics.retrieval import Queries
+from holdfast.models.wrapped import Subject
+from holdfast.util.errors import HoldfastError
+from holdfast.util.progress import Progress
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A model, the system it makes of a test set, and the images of that."""
+
+    subject: Subject
+    system: System
+    pixels: Pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """A batch after an attack.
+
+    clean, images: before and after, (B, C, H, W). chosen: what the attack was about, (B, k). before, after: readings
+    (B,) by name. outcome: what reads them off embeddings (B, D).
+    """
+
+    clean: Tensor
+    images: Tensor
+    chosen: Tensor
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    outcome: Outcome
+
+
+def side_of(attack: RankingAttack, system: System) -> Queries:
+    """The images that an attack perturbs."""
+    return system.queries if attack.side == "query" else system.gallery
+
+
+def aim_of(attack: RankingAttack, system: System) -> Queries:
+    """The images that an attack's choice is among."""
+    return system.gallery if attack.side == "query" else system.queries
+
+
+def reading(values: Mapping[str, Tensor], i: int) -> dict[str, float]:
+    """The readings of one image of a batch, as records have them."""
+    return {name: round(float(column[i]), DIGITS) for name, column in values.items()}
+
+
+def carry_out(
+    attack: RankingAttack,
+    target: Target,
+    rows: Tensor,
+    pgd: PGD,
+    *,
+    draws: list[Generator],
+    surrogate: Target | None = None,
+) -> Attacked:
+    """Attack the images at ``rows`` (B,) of the side the attack perturbs.
+
+    With a surrogate the descent sees only that model (a transfer attack); what is chosen and read is the target's.
+    """
+    perturbed = take(side_of(attack, target.system), rows)
+    images, readable = target.pixels.read(perturbed.ids.cpu())
+    if not readable.all():
+        raise HoldfastError(f"{target.pixels.table.name_of(int(perturbed.ids[~readable][0]))} can no longer be read")
+    images = images.to(perturbed.embeddings.device)
+    chosen = attack.choose(perturbed, target.system, draws)
+    seen = None if surrogate is None else (surrogate, take(side_of(attack, surrogate.system), rows))
+    with _finite(target, perturbed):
+        return push(attack, target, perturbed, images, chosen=chosen, pgd=pgd, draws=draws, seen=seen)
+
+
+def push(
+    attack: RankingAttack,
+    target: Target,
+    perturbed: Queries,
+    images: Tensor,
+    *,
+    chosen: Tensor,
+    pgd: PGD,
+    draws: list[Generator],
+    seen: tuple[Target, Queries] | None = None,
+) -> Attacked:
+    """Attack images (B, C, H, W), embedded clean in ``perturbed``, about what was ``chosen`` (B, k).
+
+    The images need not be of the test set. seen: the model that the descent sees, with its embeddings of the images;
+    by default the target. Raises FloatingPointError where an embedding is not finite.
+    """
+    plan = attack.plan(perturbed, target.system, chosen)
+    with torch.no_grad():
+        before = plan.outcome(perturbed.embeddings)
+    subject, known, objective = target.subject, perturbed, plan.objective
+    if seen is not None:
+        surrogate, known = seen
+        subject, objective = surrogate.subject, attack.plan(known, surrogate.system, chosen).objective
+    start = max(pgd.start, attack.start * pgd.ball.eps)
+    adversarial = replace(pgd, start=start)(
+        subject, images[:, None], objective, clean=known.embeddings[:, None], generator=draws
+    ).squeeze(1)
+    with torch.no_grad():
+        z = target.subject(adversarial)
+        if not z.isfinite().all():
+            raise FloatingPointError("an embedding is not finite")
+        after = plan.outcome(z)
+    return Attacked(images, adversarial, chosen, before, after, plan.outcome)
+
+
+@contextmanager
+def _finite(target: Target, perturbed: Queries) -> Iterator[None]:
+    """A FloatingPointError inside becomes an error that says what to do."""
+    try:
+        yield
+    except FloatingPointError as error:
+        first, last = (target.pixels.table.name_of(int(perturbed.ids[i])) for i in (0, -1))
+        raise HoldfastError(
+            f"the model gives NaN or infinite embeddings for perturbed images, one of those from {first} to {last}: it "
+            "must be finite for all pixels in [0, 1]"
+        ) from error
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """Which attack, on how many images at once, with what descent.
+
+    images: rows to attack, (n,), of the side the attack perturbs. seed: of all that is random.
+    """
+
+    name: str
+    attack: RankingAttack
+    pgd: PGD
+    images: Tensor
+    seed: int = 0
+    batch: int = 128
+
+    def run(
+        self, target: Target, records: Records, progress: Progress, surrogate: Target | None = None
+    ) -> Iterator[tuple[Tensor, Attacked]]:
+        """Attack what has no record yet; yields the rows of each batch and what became of it, and then records it."""
+        done = len(records.of(self.name))
+        subjects = [one.subject for one in (target, surrogate) if one is not None]
+        for first in range(done, len(self.images), self.batch):
+            rows = self.images[first : first + self.batch]
+            began, before = time.monotonic(), _passes(subjects)
+            attacked = carry_out(
+                self.attack, target, rows, self.pgd, draws=self.draws(target, rows), surrogate=surrogate
+            )
+            cost: dict[str, float] = {name: count - before[name] for name, count in _passes(subjects).items()}
+            cost["seconds"] = time.monotonic() - began
+            yield rows, attacked
+            records.add(self.name, self.records(target, rows, attacked), cost)
+            progress.advance(self.name, by=len(rows))
+
+    def rehearse(self, target: Target) -> None:
+        """Raise HoldfastError where the attack finds too little to choose from; tried with the first image."""
+        rows = self.images[:1]
+        perturbed = take(side_of(self.attack, target.system), rows)
+        self.attack.choose(perturbed, target.system, self.draws(target, rows))
+
+    def draws(self, target: Target, rows: Tensor) -> list[Generator]:
+        """A generator per image; see :func:`draws_of`."""
+        return draws_of(self.name, self.seed, side_of(self.attack, target.system).ids[rows].tolist())
+
+    def records(self, target: Target, rows: Tensor, attacked: Attacked) -> list[Record]:
+        """One record per image of a batch."""
+        ids = side_of(self.attack, target.system).ids[rows]
+        aim = aim_of(self.attack, target.system)
+        moved = self.pgd.ball.norm(attacked.images - attacked.clean)
+        return [
+            {
+                "id": int(ids[i]),
+                "chosen": aim.ids[attacked.chosen[i]].tolist(),
+                "before": reading(attacked.before, i),
+                "after": reading(attacked.after, i),
+                "moved": round(float(moved[i]), DIGITS),
+            }
+            for i in range(len(rows))
+        ]
+
+
+def draws_of(name: str, seed: int, ids: list[int]) -> list[Generator]:
+    """A generator per image, from the seed, the attack's name and the image's id alone."""
+    key = zlib.crc32(name.encode())
+    seeds = [np.random.SeedSequence((seed, key, i)).generate_state(1, np.uint64)[0] for i in ids]
+    return [Generator().manual_seed(int(one)) for one in seeds]
+
+
+def _passes(subjects: list[Subject]) -> dict[str, int]:
+    """Images passed so far."""
+    return {name: sum(getattr(subject, name) for subject in subjects) for name in ("forward", "backward")}
+
+
+def take(images: Queries, rows: Tensor) -> Queries:
+    """The images at ``rows``."""
+    return Queries(images.embeddings[rows], images.labels[rows], images.ids[rows])

@@ -1,0 +1,90 @@
+"""Adversarial images as files: lossless, and still adversarial after the rounding to 8 bits."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from holdfast.core.pgd import Ball, LInf
+from holdfast.evaluation.records import Records, append, lines, rewrite
+from holdfast.evaluation.runner import Attacked, Campaign, Target, aim_of, reading, side_of
+from holdfast.models.weights import replacing
+from holdfast.util.errors import HoldfastError
+from holdfast.util.progress import Progress
+
+MANIFEST = "manifest.jsonl"
+
+
+def rounded(images: Tensor, clean: Tensor, ball: Ball) -> Tensor:
+    """Perturbed images (B, C, H, W) on the grid of 1/255, still in the ball around images that lie on it.
+
+    Each pixel goes to the nearest value that the ball allows; under L2, where all of them together would leave it,
+    each is cut off toward the clean one instead.
+    """
+    r = (images - clean) * 255
+    near, short = r.round(), r.trunc()
+    if isinstance(ball, LInf):
+        most = math.floor(255 * ball.eps + 1e-4)
+        near = near.clamp(-most, most)
+    inside = (ball.norm(near / 255) <= ball.eps + 1e-6).view(-1, 1, 1, 1)
+    return (clean * 255 + torch.where(inside, near, short)).round().clamp(0, 255) / 255
+
+
+def save(campaign: Campaign, target: Target, folder: Path, identity: str, quiet: bool = False) -> list[dict[str, Any]]:
+    """Attack images and write each as ``ID.png``, with ``ID-clean.png`` beside it; the lines of ``manifest.jsonl``.
+
+    A killed call goes on where it was; ``identity`` stands for the settings, and a folder with other ones is refused.
+    A line holds ``file``, ``clean``, ``source`` (the image it was made from), ``label``, ``chosen`` (names), and the
+    readings ``before``, ``after`` and ``saved``: after rounding, which is what another program will find.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / "identity"
+    if mark.exists() and mark.read_text().strip() != identity:
+        raise HoldfastError(f"{folder} holds images of another attack, model or data set; give another folder")
+    with replacing(mark) as path:
+        path.write_text(identity + "\n")
+    records, manifest = Records(folder), folder / MANIFEST
+    done, entries = len(records.of(campaign.name)), lines(manifest)
+    if len(entries) < done:
+        raise HoldfastError(f"{manifest} has {len(entries)} lines for {done} images; remove {folder} to start over")
+    rewrite(manifest, entries[:done])
+    with Progress("attacking", len(campaign.images), done, quiet=quiet) as progress:
+        for rows, attacked in campaign.run(target, records, progress):
+            append(manifest, _save_batch(campaign, target, rows, attacked, folder))
+    return lines(manifest)
+
+
+def _save_batch(
+    campaign: Campaign, target: Target, rows: Tensor, attacked: Attacked, folder: Path
+) -> list[dict[str, Any]]:
+    table, attack, system = target.pixels.table, campaign.attack, target.system
+    ids, aim = side_of(attack, system).ids[rows], aim_of(attack, system)
+    images = rounded(attacked.images, attacked.clean, campaign.pgd.ball)
+    with torch.no_grad():
+        saved = attacked.outcome(target.subject(images))
+    entries = []
+    for i, identity in enumerate(ids.tolist()):
+        names = {"file": f"{identity}.png", "clean": f"{identity}-clean.png"}
+        picture(images[i]).save(folder / names["file"])
+        picture(attacked.clean[i]).save(folder / names["clean"])
+        entries.append(
+            {
+                **names,
+                "source": table.name_of(identity),
+                "label": table.classes[table.labels[identity]],
+                "chosen": [table.name_of(one) for one in aim.ids[attacked.chosen[i]].tolist()],
+                "before": reading(attacked.before, i),
+                "after": reading(attacked.after, i),
+                "saved": reading(saved, i),
+            }
+        )
+    return entries
+
+
+def picture(image: Tensor) -> Image.Image:
+    """An image (C, H, W) in [0, 1], one channel or three, in 8 bits."""
+    pixels = (image.cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

@@ -1,0 +1,175 @@
+"""How far an evaluation pushes, and on how much: checked before anything is computed."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
+from math import inf, nan
+from numbers import Real
+from typing import Any
+
+from holdfast.attacks import CA, NES, QA, SPQA, Order, RankingAttack, Square
+from holdfast.core.fused import PRECISIONS
+from holdfast.core.pgd import BALLS, PGD, BackPropagation, Gradient, crossing, even
+from holdfast.evaluation.protocols import BUDGETS, COLUMNS, PROTOCOLS, Protocol
+from holdfast.util.errors import HoldfastError, pick, unknown
+
+GRADIENTS: dict[str, Gradient] = {"white-box": BackPropagation(), "nes": NES(), "square": Square()}
+SMALL = 32
+"""Images of up to so many pixels a side have the settings of the 28-pixel sets."""
+
+
+def family_of(size: int) -> str:
+    """The family of data sets, ``"28"`` or ``"224"``, whose settings images of ``size`` pixels have."""
+    return "28" if size <= SMALL else "224"
+
+
+@dataclass(frozen=True)
+class Budget:
+    """All that the records of an evaluation depend on, beside the model and the data.
+
+    eps, step: in units of the pixel range [0, 1] (of the Euclidean norm, for ``norm="l2"``). precision: of the network,
+    ``float32`` or ``bfloat16``. restarts: further descents from random points of the ball. max_queries: images
+    attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five targets.
+    """
+
+    protocol: str
+    attacks: tuple[str, ...]
+    eps: float
+    step: float
+    steps: int
+    norm: str = "linf"
+    gradient: str = "white-box"
+    precision: str = "float32"
+    restarts: int = 0
+    max_queries: int | None = None
+    seed: int = 0
+
+    @property
+    def rules(self) -> Protocol:
+        return PROTOCOLS[self.protocol]
+
+    def attack(self, name: str) -> RankingAttack:
+        """An attack of the protocol, by name."""
+        return attack_named(name, self.rules.attacks)
+
+    def pgd(self) -> PGD:
+        """The descent."""
+        return PGD(
+            BALLS[self.norm](self.eps),
+            self.step,
+            self.steps,
+            gradient=GRADIENTS[self.gradient],
+            pace=even if self.gradient == "square" else self.rules.pace,
+            best=self.rules.best,
+            restarts=self.restarts,
+        )
+
+    def hash(self, *others: Mapping[str, Any]) -> str:
+        """Eight hex digits that stand for the budget, the protocol's version, and what else is given."""
+        content = [asdict(self), self.rules.version, *others]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def resolve_budget(size: int, protocol: str = "strict", **given: Any) -> Budget:
+    """The budget for images of ``size`` pixels: the paper's where nothing else is given.
+
+    Raises HoldfastError for what is not allowed, naming what is.
+    """
+    rules = pick("protocol", protocol, PROTOCOLS)
+    allowed = [field.name for field in fields(Budget)]
+    for key in given:
+        if key not in allowed:
+            raise unknown("setting of an evaluation", key, allowed)
+    given = {key: _number(key, value) for key, value in given.items() if value is not None}
+    eps, step, steps = BUDGETS[family_of(size)]
+    norm, gradient = given.get("norm", "linf"), given.get("gradient", "white-box")
+    pick("norm", norm, BALLS)
+    pick("gradient", gradient, GRADIENTS)
+    pick("precision", given.get("precision", "float32"), PRECISIONS)
+    if norm != "linf" and "eps" not in given:
+        raise HoldfastError(f"the paper has no radius for norm {norm!r}: give eps, in units of the Euclidean norm")
+    eps, steps = given.setdefault("eps", eps), given.setdefault("steps", steps)
+    if norm != "linf":
+        step = crossing(eps, steps)
+    given.setdefault("step", 2 * eps if gradient == "square" else step)
+    columns = tuple(dict.fromkeys(column.attack for column in COLUMNS if column.attack in rules.attacks))
+    names = given.pop("attacks", columns)
+    attacks = dict.fromkeys(str(name).lower() for name in ((names,) if isinstance(names, str) else names))
+    budget = Budget(protocol=protocol, attacks=tuple(attacks), **given)
+    _check(budget)
+    return budget
+
+
+def attack_named(name: str, attacks: Mapping[str, RankingAttack]) -> RankingAttack:
+    """``qa+``, or ``qa+:5`` for five targets (queries, for a candidate attack; items to order, for ``oa``)."""
+    base, colon, number = name.lower().partition(":")
+    attack = pick("attack", base, attacks)
+    if not colon:
+        return attack
+    if not number.isdecimal() or int(number) < 1:
+        raise HoldfastError(f"attack {name!r}: after the colon comes how many targets, as in {base}:5")
+    if isinstance(attack, CA):
+        return replace(attack, width=int(number))
+    if isinstance(attack, (QA, SPQA)):
+        return replace(attack, targets=int(number))
+    if isinstance(attack, Order):
+        return replace(attack, count=int(number))
+    raise HoldfastError(
+        f"attack {name!r}: {base} has one target only; those with more: ca+, ca-, qa+, qa-, spqa+, spqa-, oa"
+    )
+
+
+def radius(text: str | None, what: str = "eps") -> float | None:
+    """A size in pixel units from ``0.03``, ``8/255`` or ``2.5/255``; None stays None."""
+    if text is None:
+        return None
+    numerator, slash, denominator = text.partition("/")
+    try:
+        return float(Fraction(numerator) / Fraction(denominator if slash else 1))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise HoldfastError(f"{what} is a number or a fraction such as 8/255, not {text!r}") from None
+
+
+def radii(text: str) -> list[float]:
+    """Several radii, from ``0,1,2,4/255`` (one denominator for all) or ``1/255,0.03``."""
+    parts = [part.strip() for part in text.split(",")]
+    _, slash, denominator = parts[-1].partition("/")
+    if slash and not any("/" in part for part in parts[:-1]):
+        parts = [*(f"{part}/{denominator}" for part in parts[:-1]), parts[-1]]
+    return [value for part in parts if (value := radius(part)) is not None]
+
+
+SMALLEST = {"eps": 0, "step": 0, "steps": 0, "restarts": 0, "max_queries": 1, "seed": 0}
+
+
+def _number(key: str, value: Any) -> Any:
+    """A setting, as a Python float or int where it is a number."""
+    if key not in SMALLEST:
+        return value
+    size = float(value) if isinstance(value, Real) and not isinstance(value, bool) else nan
+    if not SMALLEST[key] <= size < inf:
+        raise HoldfastError(f"{key} is a number of at least {SMALLEST[key]}, not {value!r}")
+    if key in ("eps", "step"):
+        return size
+    if not size.is_integer():
+        raise HoldfastError(f"{key} is a whole number, not {value!r}")
+    return int(value)
+
+
+def _check(budget: Budget) -> None:
+    if budget.norm == "linf" and budget.eps > 1:
+        raise HoldfastError(f"eps is in units of the pixel range [0, 1], as 8/255, not {budget.eps!r}")
+    if not budget.rules.best and (budget.restarts or budget.gradient != "white-box"):
+        raise HoldfastError(
+            f"protocol {budget.protocol!r} has neither restarts nor black-box gradients, or its numbers would not "
+            "compare; use protocol 'strict'"
+        )
+    if budget.attacks and not budget.rules.attacks:
+        raise HoldfastError(f"protocol {budget.protocol!r} attacks nothing; for attacks use protocol 'strict'")
+    given: dict[str, str] = {}
+    for name in budget.attacks:
+        for reading in budget.attack(name).readings:
+            if (other := given.setdefault(reading, name)) != name:
+                raise HoldfastError(f"attacks {other!r} and {name!r} both give {reading}: leave one out")

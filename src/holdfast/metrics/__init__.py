@@ -1,0 +1,1 @@
+"""Scores of embeddings as they are: retrieval, clustering, collapse."""

@@ -1,0 +1,244 @@
+"""Benign retrieval metrics: Recall@K, mAP, mAP@R, R-Precision; exact, blockwise, memory bounded.
+
+Items at the same distance from a query have no order. Every metric is its expected value over all orders of such ties
+(McSherry & Najork, ECIR 2008), so the order of the gallery cannot matter and a collapsed embedder scores at chance.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from holdfast.core.batching import checked, full_precision, rows_per_block
+from holdfast.util.errors import HoldfastError
+
+RECALLS = (1, 2, 4, 8)
+
+CACHED = 128
+"""Rows of what takes many small steps, at once: few enough to stay in the processor's cache."""
+
+
+@dataclass(frozen=True, eq=False)
+class Queries:
+    """Embedded queries.
+
+    Attributes:
+        embeddings: (Q, D) floating point; distances are Euclidean, in float32 or wider.
+        labels: (Q,) integer classes.
+        ids: (Q,) integer positions in the test table. The gallery's entry with the same id is the query's own and is
+            left out of its ranking; a query need not have one.
+    """
+
+    embeddings: Tensor
+    labels: Tensor
+    ids: Tensor
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "ids"):
+            column: Tensor = getattr(self, name)
+            if column.shape != self.embeddings.shape[:1] or column.is_floating_point():
+                raise HoldfastError(
+                    f"{name} must hold one integer for each of the {len(self.embeddings)} embeddings; "
+                    f"got {column.dtype} of shape {tuple(column.shape)}"
+                )
+
+
+@dataclass(frozen=True, eq=False)
+class Gallery(Queries):
+    """Embedded gallery items, as :class:`Queries`; an id occurs once."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(torch.unique(self.ids)) != len(self.ids):
+            raise HoldfastError("an id occurs twice in the gallery; ids are positions in the test table")
+
+
+def same_set(embeddings: Tensor, labels: Tensor) -> tuple[Queries, Gallery]:
+    """The whole test set as queries and as gallery: ``evaluate(*same_set(embeddings, labels))``."""
+    ids = torch.arange(len(embeddings), device=embeddings.device)
+    return Queries(embeddings, labels, ids), Gallery(embeddings, labels, ids)
+
+
+def evaluate(
+    queries: Queries, gallery: Gallery, ks: Sequence[int] = RECALLS, block: int | None = None
+) -> dict[str, float]:
+    """Mean retrieval metrics over the queries, in percent.
+
+    Args:
+        queries: Q queries.
+        gallery: N items.
+        ks: the K of each Recall@K.
+        block: queries ranked at once; by default as many as fit in a bounded workspace.
+
+    Returns:
+        ``R@K`` for each K, ``mAP`` (over the full ranking), ``mAP@R`` (Musgrave et al., ECCV 2020), ``R-Precision``,
+        all in [0, 100]; then ``queries`` (how many the means are over) and ``queries_without_match`` (how many were
+        left out because the gallery holds no other item of their class).
+
+    Raises:
+        HoldfastError: unusable input, or no query with a match.
+    """
+    scores = per_query(queries, gallery, ks, block)
+    matched = ~scores["mAP"].isnan()
+    if not matched.any():
+        raise HoldfastError(
+            f"none of the {len(queries.ids)} queries has another item of its class in the gallery: nothing to retrieve"
+        )
+    means = {name: 100 * values[matched].mean().item() for name, values in scores.items()}
+    found = int(matched.sum())
+    return {**means, "queries": float(found), "queries_without_match": float(len(matched) - found)}
+
+
+def per_query(
+    queries: Queries, gallery: Gallery, ks: Sequence[int] = RECALLS, block: int | None = None
+) -> dict[str, Tensor]:
+    """The metrics of :func:`evaluate` for each query: (Q,) float64 in [0, 1], NaN for a query without a match."""
+    if not ks or min(ks) < 1:
+        raise HoldfastError(f"each K of Recall@K must be 1 or more; got {tuple(ks)}")
+    if block is not None and block < 1:
+        raise HoldfastError(f"block must be 1 or more queries; got {block}")
+    points, items = checked(queries.embeddings).to(gallery.embeddings.device), checked(gallery.embeddings)
+    if points.shape[1] != items.shape[1]:
+        raise HoldfastError(f"queries have {points.shape[1]} dimensions, the gallery {items.shape[1]}")
+
+    device = items.device
+    classes, item_class, sizes = torch.unique(gallery.labels.to(device), return_inverse=True, return_counts=True)
+    query_class, known = _find(classes, queries.labels.to(device))
+    by_class = item_class.argsort(stable=True)
+    first = sizes.cumsum(0) - sizes
+    own, has_own = _own_entries(queries, gallery, by_class)
+    relevant = torch.where(known, sizes[query_class] - has_own.long(), 0)
+
+    with full_precision(device):
+        # A shift changes no distance but keeps the products small when embeddings lie close together; a
+        # coordinate's median is one of its values, so equal distances on a grid stay exactly equal.
+        origin = items.median(dim=0).values
+        items = items[by_class].sub_(origin)
+        half_norms = torch.cat([rows.square().sum(1) for rows in torch.split(items, CACHED)]) / 2
+
+        order = relevant.argsort(descending=True, stable=True)
+        order = order[: int((relevant > 0).sum())]
+        widest = int(sizes[query_class].max())
+        rows = block or _queries_per_block(len(items), widest, items.element_size())
+        names = [f"R@{k}" for k in ks] + ["mAP", "mAP@R", "R-Precision"]
+        scores = torch.full((len(names), len(points)), torch.nan, dtype=torch.float64, device=device)
+        ranks = _ranks_on_cpu if device.type == "cpu" else _ranks
+        for start in range(0, len(order), rows):
+            part = order[start : start + rows]
+            # |q - x|² = |q|² + 2 · (|x|² / 2 - q·x): the same order as the distances
+            distances = torch.addmm(half_norms, points[part].to(items) - origin, items.T, alpha=-1)
+            mine = has_own[part]
+            distances[mine.nonzero().flatten(), own[part][mine]] = torch.inf
+            group = query_class[part]
+            slots = torch.arange(int(sizes[group].max()), device=device)
+            columns = (first[group, None] + slots).clamp_(max=len(items) - 1)
+            positives = distances.gather(1, columns)
+            positives.masked_fill_(slots >= sizes[group, None], torch.inf)
+            before, upto = ranks(distances, positives, relevant[part])
+            parts = (torch.split(column, CACHED) for column in (before, upto, relevant[part]))
+            scores[:, part] = torch.cat([_expected(b, u, r, ks) for b, u, r in zip(*parts, strict=True)], dim=1)
+    return dict(zip(names, scores, strict=True))
+
+
+def _queries_per_block(items: int, widest: int, element_size: int) -> int:
+    """How many queries to rank at once: their distances, those sorted with indices, and the work on the positives."""
+    return rows_per_block(items * (2 * element_size + 16) + 128 * widest)
+
+
+def _find(table: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each of ``values`` stands in the ascending ``table``, and whether it is there at all."""
+    where = torch.searchsorted(table, values.to(table)).clamp_(max=len(table) - 1)
+    return where, table[where] == values
+
+
+def _own_entries(queries: Queries, gallery: Gallery, order: Tensor) -> tuple[Tensor, Tensor]:
+    """Each query's own column in the gallery reordered by ``order``, and whether it has one."""
+    ids, place = gallery.ids.to(order.device)[order].sort()
+    where, has_own = _find(ids, queries.ids.to(order.device))
+    own = place[where]
+    label = gallery.labels.to(order.device)[order][own]
+    wrong = (has_own & (label != queries.labels.to(order.device))).nonzero().flatten().tolist()
+    if wrong:
+        raise HoldfastError(
+            f"query {wrong[0]} has id {int(queries.ids[wrong[0]])}, which is another label's in the gallery; "
+            f"ids are positions in one test table, so separate sets need distinct ids"
+        )
+    return own, has_own
+
+
+def _ranks(distances: Tensor, positives: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
+    """Ranks of the positives, nearest first, by one sort of the block.
+
+    Args:
+        distances: (B, N), infinite for what is left out.
+        positives: (B, P) values of ``distances``; the ``relevant`` (B,) smallest of a row are its positives.
+
+    Returns:
+        ``before`` and ``upto``, (B, P): how many items are nearer than the positive, and how many are no farther.
+        Beyond the row's positives both are N.
+    """
+    ordered, wanted = distances.sort(dim=1).values, positives.sort(dim=1).values
+    unused = torch.arange(wanted.shape[1], device=wanted.device) >= relevant[:, None]
+    before = torch.searchsorted(ordered, wanted).masked_fill_(unused, distances.shape[1])
+    upto = torch.searchsorted(ordered, wanted, right=True).masked_fill_(unused, distances.shape[1])
+    return before, upto
+
+
+def _ranks_on_cpu(distances: Tensor, positives: Tensor, relevant: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`_ranks` row by row with numpy, whose sort of one row is many times faster than torch's on a CPU."""
+    table, targets, lengths = distances.numpy(), positives.numpy(), relevant.numpy()
+    ranks = np.full((2, *targets.shape), table.shape[1])
+
+    def rank_rows(rows: range) -> None:
+        for row in rows:
+            wanted = np.sort(targets[row])[: lengths[row]]
+            near = table[row][table[row] <= wanted[-1]]  # beyond the farthest positive no order matters
+            near.sort()
+            before = near.searchsorted(wanted)
+            upto = before + 1
+            tied = near.take(upto, mode="clip") == wanted
+            upto[tied] = near.searchsorted(wanted[tied], side="right")
+            ranks[:, row, : len(wanted)] = before, upto
+
+    workers = torch.get_num_threads()
+    with ThreadPoolExecutor(workers) as pool:
+        list(pool.map(rank_rows, (range(start, len(table), workers) for start in range(workers))))
+    return torch.from_numpy(ranks[0]), torch.from_numpy(ranks[1])
+
+
+def _expected(before: Tensor, upto: Tensor, relevant: Tensor, ks: Sequence[int]) -> Tensor:
+    """Expected Recall@K for each K, AP, AP@R and R-Precision: (len(ks) + 3, B) float64, from :func:`_ranks`.
+
+    A group of n tied items with p positives, after b nearer items with P positives, puts a positive on its j-th place
+    with probability p/n, and the precision there is then (P + 1 + (j-1)(p-1)/(n-1)) / (b + j) on average.
+    """
+    slots = torch.arange(before.shape[1], device=before.device)
+    begins = before.diff(dim=1, prepend=before[:, :1] - 1) > 0
+    one = torch.ones_like(before, dtype=torch.float64)
+    tied = torch.zeros_like(one).scatter_add_(1, (slots * begins).cummax(dim=1).values, one)
+    group = (upto - before).clamp_(min=1)
+    share = tied / group
+
+    places = torch.arange(max(ks), device=before.device) - before[:, :1]
+    size, drawn = group[:, :1], places.clamp(min=0)
+    missed = (size - tied[:, :1] - drawn).clamp(min=0) / (size - drawn).clamp(min=1)
+    missed = torch.where((places >= 0) & (places < size), missed, 1.0)
+    recalls = 1 - missed.cumprod(dim=1)[:, [k - 1 for k in ks]]
+
+    steps = torch.arange(1, int(upto.max()) + 1, dtype=torch.float64, device=before.device).reciprocal()
+    harmonic = torch.cat([steps.new_zeros(1), steps.cumsum(0)])
+    nearer = harmonic[before]
+    rise = (tied - 1) / (group - 1).clamp_(min=1)
+    level = slots + 1 - rise * (before + 1)
+
+    def precision(places: Tensor) -> Tensor:
+        """Mean over a row's positives, when only the first ``places`` of each group count."""
+        gain = level * (harmonic[before + places] - nearer) + rise * places
+        return (gain * share).sum(1) / relevant
+
+    everywhere, within = upto - before, (relevant[:, None] - before).clamp_(min=0).minimum(group)
+    r_precision = (within * share).sum(1) / relevant
+    return torch.cat([recalls.T, torch.stack([precision(everywhere), precision(within), r_precision])])

@@ -1,0 +1,1 @@
+"""Models: the embedder, its backbones and weights, and any other model by one word."""

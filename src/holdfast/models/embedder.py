@@ -1,0 +1,205 @@
+"""The embedder: pixels in [0, 1] -> embeddings on the unit sphere, with mean/std and the L2 norm inside."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from holdfast.core.frozen import frozen
+from holdfast.models import hub
+from holdfast.models.backbones import build_backbone, find_backbone
+from holdfast.models.weights import Mismatch, load_weights, read_state, replacing, save_safetensors
+from holdfast.util.errors import HoldfastError, unknown
+
+FORMAT = "holdfast-embedder-1"
+
+
+@dataclass(frozen=True)
+class EmbedderConfig:
+    """What an embedder is built from.
+
+    ``dim`` is the length of an embedding; images are (channels, size, size); ``mean`` and ``std`` hold one value
+    per channel in the units of [0, 1], ``None`` for the backbone's own; ``freeze_batchnorm`` keeps the statistics
+    of BatchNorm as they are while training.
+    """
+
+    backbone: str
+    dim: int = 512
+    channels: int = 3
+    size: int = 224
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    freeze_batchnorm: bool = False
+
+
+class Embedder(nn.Module):
+    """``φ`` of the paper (arXiv 2203.01439): images (B, channels, H, W) in [0, 1] -> (B, dim) of unit length.
+
+    Convolution weights are kept in the channels_last layout, which changes their speed and not their meaning.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: EmbedderConfig) -> None:
+        super().__init__()
+        self.config = config
+        kind = find_backbone(config.backbone)
+        self.backbone = build_backbone(config.backbone, config.dim, config.channels, config.size)
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.fixed_size = kind.fixed_size
+        mean = _per_channel("mean", config.mean, kind.mean, config.channels)
+        std = _per_channel("std", config.std, kind.std, config.channels)
+        if not (std > 0).all():
+            raise HoldfastError(f"std of the pixels is positive, got {std.flatten().tolist()}")
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("std", std, persistent=False)
+        self.train()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, channels, H, W) in [0, 1] -> (B, dim) on the unit sphere.
+
+        The embedding is float32 also under autocast and with a backbone of lower precision, float64 with a float64
+        backbone. A zero output of the backbone stays zero. Raises HoldfastError for another shape or for integer
+        pixels.
+        """
+        self._check(images)
+        pixels = (images - self.mean) / self.std
+        dtype = next(self.backbone.parameters()).dtype
+        z = self.backbone(pixels.to(dtype, memory_format=torch.channels_last))
+        return F.normalize(z if z.dtype == torch.float64 else z.float(), dim=-1)
+
+    def _check(self, images: Tensor) -> None:
+        channels, size = self.config.channels, self.config.size
+        side = str(size) if self.fixed_size else "any"
+        if images.ndim != 4 or images.shape[1] != channels or (self.fixed_size and images.shape[2:] != (size, size)):
+            raise HoldfastError(
+                f"{self.config.backbone} takes images of shape (batch, {channels}, {side}, {side}), "
+                f"got {tuple(images.shape)}"
+            )
+        if not images.is_floating_point():
+            raise HoldfastError(f"images are floating point in [0, 1], got {images.dtype}; use images.float() / 255")
+
+    def train(self, mode: bool = True) -> Self:
+        """As for any module, but BatchNorm keeps its statistics with ``freeze_batchnorm``; its affine part learns."""
+        super().train(mode)
+        if self.config.freeze_batchnorm:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.training = False
+        return self
+
+    @property
+    def has_batchnorm(self) -> bool:
+        """Whether the backbone has BatchNorm layers."""
+        return any(isinstance(module, _BatchNorm) for module in self.modules())
+
+    @contextmanager
+    def frozen(self) -> Iterator[Self]:
+        """In evaluation mode and without parameter gradients inside; see :func:`holdfast.core.frozen.frozen`."""
+        with frozen(self):
+            yield self
+
+    def load_weights(self, path: str | Path) -> Mismatch:
+        """Start the backbone from a ``.pth`` or ``.safetensors`` file; see :func:`.models.weights.load_weights`."""
+        return load_weights(self.backbone, path)
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.
+
+        dtype: what the weights are stored in, such as ``torch.bfloat16`` for half the size; None: as they are.
+        """
+        if dtype is not None and not dtype.is_floating_point:
+            raise HoldfastError(f"weights are stored in a floating-point dtype, not {dtype}")
+        folder, state = Path(folder), self.state_dict()
+        if dtype is not None:
+            state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
+        save_safetensors(folder / "model.safetensors", state, {"format": "pt"})
+        with replacing(folder / "config.json") as path:
+            path.write_text(json.dumps({"format": FORMAT, **asdict(self.config)}, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:
+        """The embedder that :meth:`save_pretrained` wrote, on the CPU, in training mode, with float32 parameters.
+
+        source: a folder; ``zoo:NAME``; or ``owner/name`` or ``owner/name@revision`` on the Hugging Face Hub (extra
+        ``hub``), where no folder is called so. revision: the same as after the @. Parameters are float64 where they
+        were stored so. Raises HoldfastError where there is no embedder, or its two files do not fit each other.
+        """
+        folder = hub.located(source, revision)
+        embedder = cls(_read_config(folder / "config.json"))
+        state, wanted = read_state(folder / "model.safetensors"), embedder.state_dict()
+        differing = sorted(
+            name
+            for name in state.keys() | wanted.keys()
+            if name not in state or name not in wanted or state[name].shape != wanted[name].shape
+        )
+        if differing:
+            raise HoldfastError(
+                f"{folder / 'model.safetensors'} does not fit its config.json: {len(differing)} tensors "
+                f"are missing, left over or of another shape, such as {', '.join(differing[:4])}"
+            )
+        if any(tensor.dtype == torch.float64 for tensor in state.values()):
+            embedder.double()
+        embedder.load_state_dict(state)
+        return embedder
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        card: str | Path | None = None,
+        dtype: torch.dtype | None = None,
+        private: bool | None = None,
+        token: str | None = None,
+    ) -> str:
+        """Upload what :meth:`save_pretrained` writes to ``owner/name`` on the Hub (extra ``hub``); its address.
+
+        card: a file that becomes the repository's README.md, as ``holdfast export RUN --format hub`` writes one.
+        private, token: see :func:`.models.hub.push`.
+        """
+        if card is not None and not Path(card).is_file():
+            raise HoldfastError(f"there is no card {card}")
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder, dtype=dtype)
+            if card is not None:
+                (Path(folder) / "README.md").write_bytes(Path(card).read_bytes())
+            return hub.push(Path(folder), repository, private=private, token=token)
+
+
+def _per_channel(what: str, given: tuple[float, ...] | None, default: tuple[float, ...], channels: int) -> Tensor:
+    if given is not None and len(given) != channels:
+        raise HoldfastError(f"{what} has {len(given)} values for images of {channels} channels")
+    values = default if given is None else tuple(given)
+    if len(values) != channels:
+        values = (sum(values) / len(values),) * channels
+    return torch.tensor(values).view(-1, 1, 1)
+
+
+def _read_config(path: Path) -> EmbedderConfig:
+    try:
+        content = json.loads(path.read_text())
+    except OSError as error:
+        raise HoldfastError(f"{path.parent} holds no saved embedder: {path.name}: {error.strerror}") from error
+    except ValueError as error:
+        raise HoldfastError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        raise HoldfastError(f"{path} does not describe a holdfast embedder (no format: {FORMAT!r})")
+    allowed = [field.name for field in fields(EmbedderConfig)]
+    for name, value in content.items():
+        if name not in allowed:
+            raise unknown(f"setting of {path}", name, allowed)
+        if isinstance(value, list):
+            content[name] = tuple(value)
+    try:
+        return EmbedderConfig(**content)
+    except TypeError as error:
+        raise HoldfastError(f"{path}: {error}") from error

@@ -1,0 +1,175 @@
+"""Weights in files: read without running code, matched by name, written atomically."""
+
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from holdfast.util.errors import HoldfastError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.")
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The named tensors of a ``.safetensors`` file or of a file written by ``torch.save``, on the CPU.
+
+    A dictionary under ``state_dict``, ``model_state_dict`` or ``model`` is unwrapped. Nothing that could run code
+    is unpickled. Raises HoldfastError where the file is absent or broken, or holds code or no tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise HoldfastError(f"no weights at {path}: it {'is not a file' if path.exists() else 'does not exist'}")
+    content = _read(path)
+    while wrapped := [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]:
+        content = content[wrapped[0]]
+    state = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not state:
+        found = ", ".join(map(str, list(content)[:6])) or "nothing"
+        raise HoldfastError(f"{path} holds no named tensors, also not under {', '.join(WRAPPERS)}; found: {found}")
+    return state
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        if refused := re.search(r"GLOBAL (\S+)", str(error)):
+            raise HoldfastError(
+                f"{path} is not loaded: it names {refused[1]}, and anything but tensors and plain data could run code; "
+                "if you trust the file, load it with torch yourself and save its state_dict as .safetensors"
+            ) from error
+        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+        raise HoldfastError(f"{path} cannot be read as weights ({type(error).__name__}: {reason})") from error
+    if not isinstance(content, Mapping):
+        raise HoldfastError(f"{path} holds a {type(content).__name__}, not a dictionary of named tensors")
+    return content
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """What loading weights did, by the names of the module (``unexpected``: of the file).
+
+    ``reshaped`` holds (name, shape in the file, shape in the module) of tensors left as they were.
+    """
+
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]
+    unexpected: tuple[str, ...]
+    reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
+
+    def describe(self) -> str:
+        """One line for what was loaded, and one for each kind of tensor that was not."""
+        wanted = len(self.loaded) + len(self.missing) + len(self.reshaped)
+        lines = [f"loaded {len(self.loaded)} of {wanted} tensors"]
+        if self.missing:
+            lines.append(f"not in the file: {', '.join(self.missing)}")
+        if self.unexpected:
+            lines.append(f"not in the network: {', '.join(self.unexpected)}")
+        lines += [f"{name} is {there} in the file and {here} in the network" for name, there, here in self.reshaped]
+        return "\n".join(lines)
+
+
+def load_weights(module: nn.Module, path: str | Path) -> Mismatch:
+    """Copy into ``module`` the tensors of a file that match one of its own by name and shape; list the others.
+
+    Prefixes that wrappers leave (``module.``, ``backbone.``, ``model.``, ``_orig_mod.``) are dropped where that
+    finds more names. BatchNorm's batch counters, which older files lack, are not counted as missing. Raises
+    HoldfastError where nothing matches.
+    """
+    state, own = read_state(path), module.state_dict()
+    ours = _strip(own, _shared_prefix(own))
+    theirs = _strip(state, max(_prefixes(state), key=lambda prefix: len(_strip(state, prefix).keys() & ours.keys())))
+    common = [name for name in ours if name in theirs]
+    loaded = [name for name in common if own[ours[name]].shape == state[theirs[name]].shape]
+    if not loaded:
+        raise HoldfastError(
+            f"nothing in {path} fits the network: it holds {_some(state)}; the network wants {_some(own)}"
+        )
+    with torch.no_grad():
+        for name in loaded:
+            own[ours[name]].copy_(state[theirs[name]])
+    used = {theirs[name] for name in common}
+    return Mismatch(
+        tuple(ours[name] for name in loaded),
+        tuple(n for name, n in ours.items() if name not in theirs and not n.endswith("num_batches_tracked")),
+        tuple(name for name in state if name not in used),
+        tuple(
+            (ours[name], tuple(state[theirs[name]].shape), tuple(own[ours[name]].shape))
+            for name in common
+            if name not in loaded
+        ),
+    )
+
+
+def _run(name: str) -> list[str]:
+    """The wrapper prefixes of ``name``, shortest first: module.model.fc -> '', 'module.', 'module.model.'."""
+    found = [""]
+    while rest := next((p for p in PREFIXES if name[len(found[-1]) :].startswith(p)), ""):
+        found.append(found[-1] + rest)
+    return found
+
+
+def _prefixes(names: Mapping[str, Tensor]) -> list[str]:
+    return list(dict.fromkeys(sorted((prefix for name in names for prefix in _run(name)), key=len)))
+
+
+def _shared_prefix(names: Mapping[str, Tensor]) -> str:
+    return next((p for p in reversed(_prefixes(names)) if all(name.startswith(p) for name in names)), "")
+
+
+def _strip(names: Mapping[str, Tensor], prefix: str) -> dict[str, str]:
+    """The names that begin with ``prefix``, by what follows it."""
+    return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+
+
+def _some(state: Mapping[str, Tensor]) -> str:
+    return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in list(state.items())[:4])
+
+
+def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write ``tensors`` to ``path``: the whole file, or none of it and a HoldfastError.
+
+    Tensors may share memory, be views, or lie on any device; each is written out in full.
+    """
+    plain: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        dense = tensor.detach().cpu().contiguous()
+        storage = dense.untyped_storage().data_ptr()
+        plain[name] = dense.clone() if storage in storages else dense
+        storages.add(storage)
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(plain, dict(metadata)))
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """A temporary path in the folder of ``path`` that takes its place when the block ends well.
+
+    The file is flushed to the disk first; after an error it is removed and ``path`` stays as it was. Errors of
+    the file system become HoldfastError.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise HoldfastError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)

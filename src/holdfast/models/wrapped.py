@@ -1,0 +1,259 @@
+"""A model under attack: any callable from pixels to vectors, counted, checked, and told apart from its mistakes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from holdfast.core.batching import WIDTH, checked, steady
+from holdfast.core.frozen import frozen
+from holdfast.core.fused import PRECISIONS, Replica, under
+from holdfast.core.pgd import Embed
+from holdfast.util.errors import HoldfastError, brief
+
+TOLERANCE = 1e-4
+"""How far the numbers of two unit-length embeddings of one image, or the length of one, may be apart."""
+
+
+class Subject:
+    """``embed``, a callable from images (n, C, H, W) in [0, 1] to vectors (n, D), as attacks and metrics use it.
+
+    precision: ``float32``, or ``bfloat16`` for networks run under autocast. Vectors are float32 or wider either way.
+    width: images that the model is given at once; see :func:`.steady`. Fewer than by default suit who passes few.
+
+    ``forward`` and ``backward`` count the images passed through it so far, those that fill up a block included.
+    :meth:`examine` decides ``normalises`` (true until then), and writes ``remarks``, what the user should know, and
+    ``faults``, why the results of this model cannot be trusted.
+    """
+
+    def __init__(self, embed: Embed, precision: str = "float32", width: int = WIDTH) -> None:
+        self.embed = self.network = embed
+        self.width = width
+        self.precision = PRECISIONS[precision]
+        self.normalises = True
+        self.forward = self.backward = 0
+        self.remarks: list[str] = []
+        self.faults: list[str] = []
+        self.obstacle = ""
+        self.dim: int | None = None
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(n, C, H, W) in [0, 1] -> (n, D) of unit length, on the device of the images.
+
+        float32, or float64 where the model gives that.
+
+        The model is always given ``width`` images at once, so that a result does not depend on n. A zero vector
+        stays zero. Raises HoldfastError where the model returns anything but floating-point vectors (n, D).
+        """
+        z = self._raw(images)
+        return F.normalize(z, dim=1) if self.normalises else z
+
+    def _raw(self, images: Tensor) -> Tensor:
+        return steady(self._block, images, width=self.width)
+
+    def _block(self, images: Tensor) -> Tensor:
+        self.forward += len(images)
+        z = self.network(images)
+        if not isinstance(z, Tensor) or not z.is_floating_point() or z.ndim != 2 or len(z) != len(images):
+            found = f"{z.dtype} of shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"a {type(z).__name__}"
+            raise HoldfastError(
+                f"a model returns floating-point vectors (n, D), here ({len(images)}, D) for as many images, but this "
+                f"one returned {found}; wrap it in a function that returns the embeddings alone"
+            )
+        if self.dim not in (None, z.shape[1]):
+            raise HoldfastError(
+                f"the model returned vectors of {self.dim} dimensions and then of {z.shape[1]}; all need the same"
+            )
+        self.dim = z.shape[1]
+        if z.requires_grad:
+            z.register_hook(self._count)  # type: ignore[no-untyped-call]
+        return z.to(images.device, torch.promote_types(z.dtype, torch.float32))
+
+    def _count(self, gradient: Tensor) -> None:
+        self.backward += len(gradient)
+
+    @contextmanager
+    def frozen(self) -> Iterator["Subject"]:
+        """In evaluation mode and without parameter gradients inside, where ``embed`` is a module; see :func:`.frozen`.
+
+        A function that calls a module is left as it is.
+        """
+        module = self.embed if isinstance(self.embed, nn.Module) else None
+        if module is not None and module.training:
+            self._remark("the model was left in training mode; it is evaluated in evaluation mode")
+        with nullcontext() if module is None else frozen(module):
+            yield self
+
+    @property
+    def differentiable(self) -> bool:
+        """Whether :meth:`examine` found that gradients reach the pixels; true before it."""
+        return not self.obstacle
+
+    def require_gradients(self) -> None:
+        """Raise HoldfastError where gradients do not reach the pixels."""
+        if self.obstacle:
+            raise HoldfastError(
+                f"the gradient of the embeddings does not reach the pixels: {self.obstacle}; compute them by torch "
+                "operations alone, without torch.no_grad(), .detach() or numpy, or use a black-box attack"
+            )
+
+    def examine(self, images: Tensor) -> None:
+        """Look for mistakes with a small sample of at least 2 images (n, C, H, W), before the model is evaluated.
+
+        Raises HoldfastError where the pixels are not floating point in [0, 1]; where the model fails on them or
+        returns no finite vectors; and where an embedding changes from call to call, or with the other images of
+        its batch, as dropout and BatchNorm in training mode make it.
+        """
+        _check_pixels(images)
+        images = images.detach()[:WIDTH]
+        with self.frozen():
+            with torch.no_grad():
+                first = self.tried(images)
+                self._check_repeatable(images, first)
+                scale = self._scale(images)
+            unit = _of_unit_length(first)
+            self.normalises = not unit or self.precision is not None
+            if isinstance(self.embed, nn.Module):
+                self.network = Replica(self.embed, images, self.precision)
+            elif self.precision is not None:
+                self.network = partial(_under, self.precision, self.embed)
+            self.obstacle = self._obstacle(images)
+        self._remark(
+            "outputs are of unit length already"
+            if unit
+            else "outputs were not of unit length: holdfast normalised them"
+        )
+        self.faults = _faults(*scale) if scale else []
+
+    def tried(self, images: Tensor) -> Tensor:
+        """The outputs (n, D) for images (n, C, H, W), not normalised; the first ones that are asked of the model.
+
+        Raises HoldfastError where it fails on them, returns no finite vectors, or has layers in training mode.
+        """
+        try:
+            with _watch():
+                return checked(self._raw(images))
+        except HoldfastError:
+            raise
+        except Exception as error:
+            raise HoldfastError(
+                f"the model fails on {images.dtype} images of shape {(self.width, *images.shape[1:])} "
+                f"({brief(error)}); give it images of the size, channels and device that it takes, or wrap it in a "
+                "function that converts them"
+            ) from error
+
+    def _check_repeatable(self, images: Tensor, first: Tensor) -> None:
+        if not (apart := _apart(first, self._raw(images))) <= TOLERANCE:
+            raise HoldfastError(
+                f"the same images have other embeddings when embedded again (by up to {apart:.2g}), as if dropout were "
+                "active: call .eval() on the model, and draw no random numbers in it"
+            )
+        alone = self._raw(images[:1].expand(self.width, *images.shape[1:]))
+        if not (apart := _apart(first[:1], alone[:1])) <= TOLERANCE:
+            raise HoldfastError(
+                f"the embedding of an image depends on the other images of its batch (by up to {apart:.2g}), as if "
+                "BatchNorm were in training mode: call .eval() on the model, and use no statistics of the batch"
+            )
+
+    def _obstacle(self, images: Tensor) -> str:
+        """Why the gradient does not reach the pixels; empty where it does, also if it is zero."""
+        pixels = images.clone().requires_grad_()
+        try:
+            with torch.enable_grad():
+                z = self(pixels)
+                if not z.requires_grad:
+                    return "the output of the model carries no gradient"
+                reached = torch.autograd.grad(z.sum(), pixels, allow_unused=True)[0] is not None
+        except RuntimeError as error:
+            return f"with pixels that require a gradient the model fails ({brief(error)})"
+        return "" if reached else "the output carries a gradient, but not of the pixels"
+
+    def _scale(self, images: Tensor) -> tuple[float, float, float] | None:
+        """How the first layer sees pixels: the least and greatest value, and the slope; None where that is not known.
+
+        All-black, grey and all-white images show it, for all channels and positions at once, as long as what comes
+        before that layer is affine.
+        """
+        seen = []
+        for shade in (0.0, 0.5, 1.0):
+            with suppress(Exception), _watch() as first:
+                self._raw(torch.full_like(images[:1], shade))
+                seen += first
+        if len(seen) < 3 or len({values.shape for values in seen}) > 1:
+            return None
+        black, grey, white = seen
+        slope = (white - black).abs().max().item()
+        bent = ((black + white) / 2 - grey).abs().max().item()
+        if not (slope > 0 and bent <= 0.02 * slope):
+            return None
+        return torch.minimum(black, white).min().item(), torch.maximum(black, white).max().item(), slope
+
+    def _remark(self, text: str) -> None:
+        if text not in self.remarks:
+            self.remarks.append(text)
+
+
+def _under(precision: torch.dtype, embed: Embed, images: Tensor) -> Tensor:
+    with under(precision, images.device):
+        return embed(images)
+
+
+def _check_pixels(images: Tensor) -> None:
+    if images.ndim != 4 or len(images) < 2 or not images.numel():
+        raise HoldfastError(f"a model is examined with at least 2 images (n, C, H, W), got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise HoldfastError(f"images are floating point in [0, 1], got {images.dtype}; use images.float() / 255")
+    low, high = images.min().item(), images.max().item()
+    if not (low >= 0 and high <= 1):
+        advice = "divide them by 255" if high > 1 else "remove the NaN"
+        if low < 0:
+            advice = "inputs look normalised already: pass pixels in [0, 1] and put the mean/std inside the model"
+        raise HoldfastError(f"pixels lie in [{low:.3g}, {high:.3g}], not in [0, 1]: {advice}")
+
+
+@contextmanager
+def _watch() -> Iterator[list[Tensor]]:
+    """Collect the input of the first layer with weights, in whatever module; refuse layers in training mode."""
+    first: list[Tensor] = []
+
+    def look(module: nn.Module, given: tuple[object, ...]) -> None:
+        random = isinstance(module, _DropoutNd) and module.p > 0
+        if module.training and (random or isinstance(module, _BatchNorm)):
+            kind = type(module).__name__
+            raise HoldfastError(f"the model has a {kind} layer in training mode: call .eval() on it before evaluating")
+        weight = getattr(module, "weight", None)
+        value = given[0] if isinstance(weight, Tensor) and weight.ndim > 1 and given else None
+        if not first and isinstance(value, Tensor) and value.is_floating_point():
+            first.append(value.detach().float().clone())
+
+    handle = register_module_forward_pre_hook(look)
+    try:
+        yield first
+    finally:
+        handle.remove()
+
+
+def _faults(low: float, high: float, slope: float) -> list[str]:
+    """What is wrong with a first layer that sees [0, 1] as [low, high]; one (x - mean) / std has slope 1 to 5."""
+    seen = f"the first layer sees pixels of [0, 1] as [{low:.3g}, {high:.3g}]"
+    if slope < 0.05:
+        return [f"{seen}: divided by 255 inside although it is given pixels in [0, 1]; remove the division"]
+    if slope < 100 and (low < -2.7 or high > 4.5 or slope > 8):
+        return [f"{seen}: they look normalised twice; subtract the mean and divide by the std once"]
+    return []
+
+
+def _of_unit_length(z: Tensor) -> bool:
+    lengths = z.norm(dim=1)
+    lengths = lengths[lengths > 0]
+    return len(lengths) > 0 and bool(((lengths - 1).abs() <= TOLERANCE).all())
+
+
+def _apart(one: Tensor, other: Tensor) -> float:
+    return (F.normalize(one, dim=1) - F.normalize(other, dim=1)).abs().max().item()

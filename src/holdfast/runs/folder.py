@@ -1,0 +1,223 @@
+"""A run folder: settings, environment, weights, the state to resume from, and logs.
+
+Every file is replaced whole, but for steps.jsonl, whose lines are appended.
+
+::
+
+    config.yaml        the resolved settings           steps.jsonl   one line per optimiser step
+    environment.json   versions, git state, command    epochs.csv    one row per epoch
+    config.json, model.safetensors                     the embedder, last weights
+    best/                                              the embedder at its best validation
+    state.safetensors                                  everything a resumed run needs
+"""
+
+import csv
+import io
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from holdfast.runs.config import Config, differences, read_yaml, resolve
+from holdfast.util.errors import HoldfastError
+from holdfast.models.weights import replacing, save_safetensors
+
+LIBRARIES = ("torch", "numpy", "scikit-learn", "pillow", "safetensors")
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands: ``tensors`` by name, and ``progress``, plain data (epoch, step, best score, ...)."""
+
+    tensors: dict[str, Tensor]
+    progress: dict[str, Any]
+
+
+class Run:
+    """The files of one training run."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config_file = self.folder / "config.yaml"
+        self.state_file = self.folder / "state.safetensors"
+        self.steps_file = self.folder / "steps.jsonl"
+        self.epochs_file = self.folder / "epochs.csv"
+        self.best = self.folder / "best"
+
+    def begin(self, config: Config, resume: bool) -> State | None:
+        """Take the folder for a run with these settings; the state to go on from where there is one.
+
+        Raises HoldfastError when the folder holds a run and ``resume`` is false, or a run with other settings.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise HoldfastError(f"cannot make the run folder {self.folder}: {error.strerror}") from error
+        self.check(config, resume)
+        for leftover in (*self.folder.glob(".*.tmp"), *self.best.glob(".*.tmp")):
+            leftover.unlink()
+        state = self.load_state() if self.state_file.exists() else None
+        _write(self.config_file, config.to_yaml())
+        _write(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        self._rewind(state.progress["step"] if state else 0)
+        return state
+
+    def check(self, config: Config, resume: bool) -> None:
+        """Refuse a folder that :meth:`begin` would refuse; nothing is written."""
+        if not resume and (self.config_file.exists() or self.state_file.exists()):
+            raise HoldfastError(f"{self.folder} holds a run already; add --resume auto, or give another --out")
+        if self.state_file.exists() and (changed := differences(self.config(), config)):
+            raise HoldfastError(
+                f"{self.folder} was begun with other settings; resume with the same, or give another --out. "
+                f"Changed: {'; '.join(changed)}"
+            )
+
+    def config(self) -> Config:
+        """The settings the run was begun with."""
+        if not self.config_file.exists():
+            raise HoldfastError(f"{self.folder} is no run folder: it has no config.yaml")
+        return resolve(read_yaml(self.config_file))
+
+    def load_state(self) -> State:
+        """The last saved state."""
+        with self._state() as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            return State(tensors, json.loads(file.metadata()["progress"]))
+
+    def progress(self) -> dict[str, Any]:
+        """How far the last saved state had come, without its tensors; empty where nothing was saved."""
+        if not self.state_file.exists():
+            return {}
+        with self._state() as file:
+            progress: dict[str, Any] = json.loads(file.metadata()["progress"])
+            return progress
+
+    @contextmanager
+    def _state(self) -> Iterator[Any]:
+        try:
+            with safe_open(self.state_file, "pt") as file:
+                yield file
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise HoldfastError(f"{self.state_file} cannot be resumed from: {error}") from error
+
+    def weights(self, best: bool) -> Path:
+        """The folder of the embedder as it is now, or of that at the best validation."""
+        if best and not self.best.is_dir():
+            raise HoldfastError(f"{self.folder} has no best/: no validation after the warm-up; leave out --best")
+        return self.best if best else self.folder
+
+    def cost(self) -> dict[str, float]:
+        """What training took so far: ``steps``, ``passes`` (images passed forward), ``seconds`` in its steps.
+
+        Empty where that is not known: an exported folder has no log.
+        """
+        if not self.steps_file.exists():
+            return {}
+        lines = self.steps()
+        return {
+            "steps": len(lines),
+            **{key: sum(line.get(key, 0.0) for line in lines) for key in ("passes", "seconds")},
+        }
+
+    def save_state(self, state: State) -> None:
+        """Replace the last saved state."""
+        save_safetensors(self.state_file, state.tensors, {"progress": json.dumps(state.progress)})
+
+    def log_step(self, values: Mapping[str, Any]) -> None:
+        """Append one line to ``steps.jsonl``."""
+        with self.steps_file.open("a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def log_epoch(self, values: Mapping[str, Any]) -> None:
+        """Append one row to ``epochs.csv``."""
+        rows = [*self.epochs(), {key: str(value) for key, value in values.items()}]
+        self._write_epochs(rows)
+
+    def epochs(self) -> list[dict[str, str]]:
+        """The rows of ``epochs.csv``."""
+        if not self.epochs_file.exists():
+            return []
+        with self.epochs_file.open(newline="") as file:
+            return list(csv.DictReader(file))
+
+    def steps(self) -> list[dict[str, Any]]:
+        """The lines of ``steps.jsonl``; a last line cut short by a kill is left out."""
+        if not self.steps_file.exists():
+            return []
+        lines = self.steps_file.read_text().splitlines(keepends=True)
+        try:
+            found = [json.loads(line) for line in lines if line.endswith("\n")]
+            if not all(isinstance(line, dict) for line in found):
+                raise ValueError("a line is no object of JSON")
+            return found
+        except ValueError as error:
+            raise HoldfastError(f"{self.steps_file} is damaged; move it away: {error}") from error
+
+    def _rewind(self, step: int) -> None:
+        """Drop what was logged after the state a resumed run goes on from."""
+        try:
+            lines = [line for line in self.steps() if line["step"] <= step]
+            rows = [row for row in self.epochs() if int(row["step"]) <= step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise HoldfastError(f"{self.steps_file} or {self.epochs_file} is damaged; move it away: {error}") from error
+        _write(self.steps_file, "".join(json.dumps(line) + "\n" for line in lines))
+        self._write_epochs(rows)
+
+    def _write_epochs(self, rows: list[dict[str, str]]) -> None:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        text = io.StringIO()
+        table = csv.DictWriter(text, columns, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+        _write(self.epochs_file, text.getvalue() if rows else "")
+
+
+def environment() -> dict[str, Any]:
+    """What a result depends on beside its settings."""
+    return {
+        "command": [_program(sys.argv[0]), *sys.argv[1:]],
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "git": _git(),
+        "cuda": torch.version.cuda,
+        "devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", "1")),
+    }
+
+
+def _program(path: str) -> str:
+    """What was called, without its place on this machine; ``python -m holdfast`` is holdfast."""
+    name = Path(path)
+    return name.parent.name if name.name == "__main__.py" else name.name
+
+
+def _git() -> dict[str, Any] | None:
+    """The commit of the code, and whether it has been changed since; None outside a checkout."""
+    here = Path(__file__).parents[1]
+
+    def ask(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        ask("ls-files", "--error-unmatch", __file__)
+        return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as new:
+        new.write_text(text)

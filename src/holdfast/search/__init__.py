@@ -1,0 +1,1 @@
+"""Embedded images that can be searched."""

@@ -1,0 +1,1 @@
+"""A matrix of runs from a file: planned, estimated, carried out."""

@@ -1,0 +1,101 @@
+"""How long the runs of a sweep will take on this machine, from a few timed steps of each kind."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from math import nan
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from time import perf_counter
+
+import torch
+
+from holdfast.core.batching import WIDTH
+from holdfast.defense.recipes import Recipe
+from holdfast.evaluation.evaluate import evaluate
+from holdfast.evaluation.settings import resolve_budget
+from holdfast.runs.config import Config, ValidationConfig, WarmupConfig, decisive
+from holdfast.runs.folder import Run
+from holdfast.sweep.plan import Evaluation, Planned
+from holdfast.training.build import embedder_of, pixels_of, table_of
+from holdfast.training.loop import train
+from holdfast.util.errors import HoldfastError
+from holdfast.util.progress import Progress
+
+STEPS = 4
+ATTACK_STEPS = 2
+QUERIES = WIDTH
+"""One block of images: fewer cost as much."""
+
+
+class Estimator:
+    """Seconds of runs on a device; what differs in the seed only is timed once."""
+
+    def __init__(self, device: torch.device | str | None = None) -> None:
+        self.device = device
+        self.known: dict[str, float] = {}
+
+    def seconds(self, runs: Sequence[Planned], *, quiet: bool = False) -> list[float]:
+        """What is left to do of each run; NaN for one that fails while it is timed.
+
+        Not counted: start-up, validations, and the checks of evaluations.
+        """
+        found = []
+        with Progress("timing", len(runs), quiet=quiet) as progress:
+            for run in runs:
+                try:
+                    found.append(self._training(run) + sum(self._evaluation(run.config, one) for one in run.missing()))
+                except (HoldfastError, RuntimeError) as error:
+                    progress.say(f"{run.sweep}, {run.name} cannot be timed: {str(error).splitlines()[0]}")
+                    found.append(nan)
+                progress.advance(run.name)
+        return found
+
+    def _training(self, run: Planned) -> float:
+        if run.trained():
+            return 0.0
+        config, done = run.config, int(run.run.progress().get("step", 0))
+        plain, rest = run.phases()
+        warm, hard = max(0, plain - done), rest - max(0, done - plain)
+        warming = replace(config, recipe=Recipe("none", config.warmup.sampler).name)
+        return (warm and warm * self._step(warming)) + (hard and hard * self._step(config))
+
+    def _step(self, config: Config) -> float:
+        model = config.model
+        if model.weights is not None and not Path(model.weights).exists():
+            model = replace(model, weights=None, batchnorm="frozen" if model.batchnorm == "auto" else model.batchnorm)
+        timed = replace(
+            config,
+            seed=0,
+            steps=STEPS,
+            tracker=None,
+            model=model,
+            warmup=WarmupConfig(),
+            validation=ValidationConfig(every=0),
+            optim=replace(config.optim, epochs=STEPS),
+        )
+        key = json.dumps(decisive(timed))
+        if key not in self.known:
+            with TemporaryDirectory() as folder:
+                train(timed, folder, device=self.device, quiet=True)
+                self.known[key] = median(line["seconds"] + line["waited"] for line in Run(folder).steps()[1:])
+        return self.known[key]
+
+    def _evaluation(self, config: Config, evaluation: Evaluation) -> float:
+        """Embedding as it is, and the attacks of a few images and steps scaled up."""
+        budget = resolve_budget(config.data.size, evaluation.protocol, **evaluation.settings)
+        where = (asdict(config.data), config.model.backbone, config.model.dim)
+        key = json.dumps([where, evaluation.protocol, evaluation.settings])
+        if key not in self.known:
+            pixels = pixels_of(config, table_of(config).test())
+            few = {**evaluation.settings, "steps": min(ATTACK_STEPS, budget.steps), "max_queries": QUERIES}
+            embedder, _ = embedder_of(replace(config, model=replace(config.model, weights=None)))
+            began = perf_counter()
+            result = evaluate(
+                embedder.eval(), pixels, evaluation.protocol, checks=False, device=self.device, quiet=True, **few
+            )
+            wall, attacking = perf_counter() - began, result.content["cost"]["seconds"]
+            queries, timed = (min(count, len(pixels)) for count in (budget.max_queries or len(pixels), QUERIES))
+            self.known[key] = wall + attacking * (max(1, queries / timed) * budget.steps / max(1, few["steps"]) - 1)
+        return self.known[key]

@@ -1,0 +1,51 @@
+"""From settings to the objects they describe."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+from holdfast.core.pgd import BALLS, PGD
+from holdfast.data import DATASETS, Pixels, Table, load
+from holdfast.models.embedder import Embedder, EmbedderConfig
+from holdfast.runs.config import Config
+from holdfast.util.errors import pick
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": partial(SGD, momentum=0.9)}
+
+
+def table_of(config: Config) -> Table:
+    """The data set."""
+    return load(config.data.name, config.data.root and Path(config.data.root))
+
+
+def pixels_of(config: Config, table: Table, cache: bool = False) -> Pixels:
+    """The images of a table, at the size the settings ask for; ``cache`` keeps them in memory once decoded."""
+    data = config.data
+    channels = DATASETS[data.name].channels
+    return Pixels(table, data.size, data.resize, channels=channels, cache=cache, workers=data.workers)
+
+
+def embedder_of(config: Config) -> tuple[Embedder, str]:
+    """The embedder, initialised from the seed or from its weights; and what of the weights did not match, or ``""``."""
+    torch.manual_seed(config.seed)
+    model, channels = config.model, DATASETS[config.data.name].channels
+    freeze = model.batchnorm == "frozen" or (model.batchnorm == "auto" and model.weights is not None)
+    embedder = Embedder(EmbedderConfig(model.backbone, model.dim, channels, config.data.size, freeze_batchnorm=freeze))
+    return embedder, "" if model.weights is None else embedder.load_weights(model.weights).describe()
+
+
+def pgd_of(config: Config) -> PGD:
+    """The training adversary."""
+    settings = config.pgd
+    return PGD(pick("norm", settings.norm, BALLS)(settings.eps), settings.step, settings.steps, settings.start)
+
+
+def optimizer_of(config: Config, embedder: nn.Module) -> Optimizer:
+    """The optimiser of all the embedder's parameters."""
+    settings = config.optim
+    make = pick("optimiser", settings.name, OPTIMIZERS)
+    return make(embedder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)

@@ -1,0 +1,354 @@
+"""The one training loop, for every recipe: one process or several under torchrun, resumable after a kill."""
+
+import copy
+import math
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+
+from holdfast.core.fused import PRECISIONS, under
+from holdfast.data import Batch, Loader, PairBatches
+from holdfast.defense.base import Defense, Perturbing, Step
+from holdfast.defense.recipes import Recipe, parse
+from holdfast.models.embedder import Embedder
+from holdfast.runs.config import Config
+from holdfast.runs.folder import Run, State
+from holdfast.training.build import embedder_of, optimizer_of, pgd_of, pixels_of, table_of
+from holdfast.training.trackers import tracker
+from holdfast.training.validation import describe, merit, validate
+from holdfast.util import distributed
+from holdfast.util.errors import HoldfastError
+from holdfast.util.extras import require
+from holdfast.util.progress import Progress
+
+PATIENCE = 2
+"""Validations in a row that find a collapse before a run stops: a fresh network can look collapsed, and recover."""
+
+SHOWN = ("loss", "source_hardness", "destination_hardness", "hardness", "moved")
+
+
+class CollapsedError(HoldfastError):
+    """The embeddings have run together, and training on would be in vain."""
+
+
+def train(
+    config: Config,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    device: torch.device | str | None = None,
+    verify: bool = False,
+    quiet: bool = False,
+) -> Embedder:
+    """Train an embedder as the settings say, into a run folder, and return it (averaged weights with ``optim.ema``).
+
+    resume: go on from the state in the folder where there is one; the weights come out as if never interrupted.
+    device: by default the GPU where there is one. Under torchrun each process takes its own.
+    verify: decode every image first, and refuse to begin with an unreadable one.
+
+    Raises HoldfastError for anything that cannot work, before work starts where that can be known; CollapsedError when
+    the embeddings run together; either way the last good state stays in the folder.
+    """
+    device = distributed.device(device)
+    with distributed.process_group(device):
+        Run(folder).check(config, resume)
+        training = _Training(config, Run(folder), device, quiet=quiet or distributed.rank() > 0)
+        if verify:
+            training.verify()
+        return training.run(resume)
+
+
+def finished(run: Run, config: Config) -> bool:
+    """Whether a run with these settings has come to its end: its last step, or a collapse that stopped it."""
+    try:
+        place = _Place(**run.progress())
+    except TypeError as error:
+        raise HoldfastError(f"{run.state_file} is no state of this version: {error}") from error
+    collapsed = config.stop_on_collapse and place.collapsed >= PATIENCE
+    by_steps = config.steps is not None and place.step >= config.steps
+    return collapsed or by_steps or place.epoch >= config.warmup.epochs + config.optim.epochs
+
+
+@dataclass
+class _Place:
+    """How far a run has come: everything that is not a tensor and not derived from the settings."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float = -math.inf
+    collapsed: int = 0
+
+
+class _Training:
+    def __init__(self, config: Config, run: Run, device: torch.device, *, quiet: bool) -> None:
+        self.config, self.run_files, self.device, self.quiet = config, run, device, quiet
+        if config.tracker:
+            require(config.tracker, extra=config.tracker)
+        recipe = parse(config.recipe)
+        table = table_of(config)
+        self.train_pixels = pixels_of(config, table.train(), cache=config.data.cache)
+        self.test_pixels = pixels_of(config, table.test())
+        batches = PairBatches(
+            self.train_pixels.table.labels,
+            config.batch.pairs,
+            per_class=config.batch.per_class,
+            seed=config.seed,
+            rank=distributed.rank(),
+            world=distributed.world(),
+        )
+        self.loader = Loader(self.train_pixels, batches, config.seed, config.data.augment)
+
+        embedder, mismatch = embedder_of(config)
+        self.embedder = embedder.to(device)
+        self.average = copy.deepcopy(self.embedder) if config.optim.ema is not None else None
+        self.defense = recipe.build(pgd_of(config), config.loss).to(device)
+        self.adversary = self.defense.pgd if isinstance(self.defense, Perturbing) else None
+        self.warmup = Recipe("none", config.warmup.sampler).build(pgd_of(config), config.loss).to(device)
+        self.optimizer = optimizer_of(config, self.embedder)
+
+        self.epochs = config.warmup.epochs + config.optim.epochs
+        self.total = self.epochs * len(self.loader)
+        if config.steps is not None:
+            self.total = min(self.total, config.steps)
+        self.place = _Place()
+        self.opening = [table.describe(), batches.describe(), f"recipe {recipe.notation}: {recipe.summary}", mismatch]
+
+    def verify(self) -> None:
+        broken: list[str] = []
+        for pixels in (self.train_pixels, self.test_pixels):
+            with Progress("reading images", len(pixels), quiet=self.quiet) as progress:
+                found = pixels.verify(progress)
+            broken += [f"{pixels.table.name_of(i)}: {reason}" for i, reason in found.items()]
+        if broken:
+            total = len(self.train_pixels) + len(self.test_pixels)
+            raise HoldfastError(f"{len(broken)} of {total} images cannot be read:\n" + "\n".join(broken))
+
+    def run(self, resume: bool) -> Embedder:
+        state = self._begin(resume)
+        if state:
+            self._restore(state)
+        self.track = tracker(self.config.tracker if distributed.rank() == 0 else None, self.run_files.folder)
+        with Progress("training", self.total, self.place.step, quiet=self.quiet) as progress:
+            self._open(progress, state)
+            self.saved_at = time.monotonic()
+            try:
+                while self.place.step < self.total and self.place.epoch < self.epochs:
+                    self._epoch(progress)
+            except KeyboardInterrupt:
+                progress.say(f"stopped at step {self.place.step}; --resume auto goes on from the state saved last")
+                raise
+            if self.loader.skipped or self.train_pixels.broken:
+                progress.say(
+                    f"{len(self.train_pixels.broken)} unreadable images left out, {self.loader.skipped} batches skipped"
+                )
+        return self.trained
+
+    @property
+    def trained(self) -> Embedder:
+        return self.embedder if self.average is None else self.average
+
+    def _begin(self, resume: bool) -> State | None:
+        if distributed.rank() == 0:
+            state = self.run_files.begin(self.config, resume)
+            distributed.wait()
+            return state
+        distributed.wait()
+        return self.run_files.load_state() if self.run_files.state_file.exists() else None
+
+    def _open(self, progress: Progress, state: State | None) -> None:
+        for line in filter(None, self.opening):
+            progress.say(line)
+        if self.config.warmup.epochs:
+            progress.say(f"warm-up: {self.config.warmup.epochs} of {self.epochs} epochs train plainly")
+        if state:
+            progress.say(f"resumed at step {self.place.step} of {self.total}")
+
+    def _epoch(self, progress: Progress) -> None:
+        self.embedder.train()
+        epoch, skipped, waited_before = self.place.epoch, self.loader.skipped, self.loader.waited
+        for batch in self.loader.epoch(epoch, self.place.batch):
+            began, waited = time.perf_counter(), self.loader.waited - waited_before
+            waited_before = self.loader.waited
+            self._rate(self.place.step)
+            step, gradient = self._learn(batch)
+            self.place.step += 1
+            self.place.batch = batch.step + 1
+            logs = {name: float(value) for name, value in step.logs.items()} | {"gradient": gradient}
+            self._log_step(logs | {"seconds": time.perf_counter() - began, "waited": waited})
+            progress.advance(", ".join(f"{name} {logs[name]:.3f}" for name in SHOWN if name in logs))
+            if self.place.step >= self.total:
+                break
+            if time.monotonic() - self.saved_at > 60 * self.config.save_minutes:
+                self._save()
+        if self.loader.skipped - skipped == len(self.loader):
+            raise HoldfastError(
+                f"epoch {epoch + 1}: no batch could be used, for {len(self.train_pixels.broken)} training images "
+                "cannot be read; --verify lists them"
+            )
+        self.place.epoch, self.place.batch = epoch + 1, 0
+        every = self.config.validation.every
+        last = self.place.epoch == self.epochs or self.place.step >= self.total
+        scores = self._validate(progress) if every and (last or self.place.epoch % every == 0) else {}
+        self._log_epoch(scores)
+        self._stop_if_collapsed()
+        self._save()
+
+    def _learn(self, batch: Batch) -> tuple[Step, float]:
+        warm = self.place.epoch < self.config.warmup.epochs
+        method = self.warmup if warm else self._hardening()
+        seed = np.random.SeedSequence((self.config.seed, self.place.step, distributed.rank())).generate_state(
+            1, np.uint64
+        )
+        generator = Generator().manual_seed(int(seed[0]))
+        torch.manual_seed(int(seed[0]))
+        images, labels, anchors = (x.to(self.device) for x in (batch.images, batch.labels, batch.anchors))
+        with self._finite(batch):
+            with under(PRECISIONS[self.config.precision], self.device):
+                step: Step = method(self.embedder, images, labels, anchors, generator)
+            self.optimizer.zero_grad()
+            step.loss.backward()  # type: ignore[no-untyped-call]
+            gradients = [p.grad for p in self.embedder.parameters() if p.grad is not None]
+            passes = step.logs["passes"]
+            distributed.average([*gradients, passes])
+            norm = nn.utils.clip_grad_norm_(self.embedder.parameters(), self.config.optim.clip or math.inf)
+            for name, value in {"loss": step.loss, "gradient": norm}.items():
+                if not value.isfinite():
+                    raise FloatingPointError(f"the {name} is {value.item()}")
+        self.optimizer.step()
+        distributed.average(self.embedder.buffers())
+        self._blend()
+        return Step(step.loss, {**step.logs, "passes": passes * distributed.world()}), float(norm)
+
+    def _hardening(self) -> Defense:
+        """The defense, its adversary weaker during the ramp."""
+        if isinstance(self.defense, Perturbing) and self.adversary and self.config.warmup.ramp:
+            done = (self.place.epoch - self.config.warmup.epochs) * len(self.loader) + self.place.batch + 1
+            self.defense.pgd = self.adversary.scaled(min(1.0, done / (self.config.warmup.ramp * len(self.loader))))
+        return self.defense
+
+    @contextmanager
+    def _finite(self, batch: Batch) -> Iterator[None]:
+        try:
+            yield
+        except FloatingPointError as error:
+            listing = self.run_files.folder / f"failed-batch-{distributed.rank()}.txt"
+            names = batch.names()
+            listing.write_text("\n".join(names) + "\n")
+            state = self.run_files.state_file
+            saved = f"the state saved last is in {state}" if state.exists() else "no state had been saved"
+            raise HoldfastError(
+                f"step {self.place.step + 1}: {error}. The weights before it are good; {saved}. "
+                f"The batch's {len(names)} images are listed in {listing}: "
+                f"{', '.join(names[:4])}, ..."
+            ) from error
+
+    def _rate(self, step: int) -> None:
+        left = 1 - step / self.total
+        factor = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.optim.lr * factor[self.config.optim.schedule]
+
+    def _blend(self) -> None:
+        if self.average is None or self.config.optim.ema is None:
+            return
+        for kept, new in zip(self.average.state_dict().values(), self.embedder.state_dict().values(), strict=True):
+            if kept.is_floating_point():
+                kept.lerp_(new, 1 - self.config.optim.ema)
+            else:
+                kept.copy_(new)
+
+    def _log_step(self, logs: Mapping[str, float]) -> None:
+        if distributed.rank() == 0:
+            where = {"step": self.place.step, "epoch": self.place.epoch + 1}
+            rate = self.optimizer.param_groups[0]["lr"]
+            self.run_files.log_step({**where, **logs, "lr": rate})
+            self.track(logs, self.place.step)
+
+    def _log_epoch(self, scores: Mapping[str, float]) -> None:
+        """One row: the epoch's mean training figures, and the scores where it ends in a validation."""
+        if distributed.rank() == 0:
+            lines = [line for line in self.run_files.steps() if line["epoch"] == self.place.epoch]
+            means = {name: sum(line.get(name, math.nan) for line in lines) / max(1, len(lines)) for name in SHOWN}
+            self.run_files.log_epoch({"step": self.place.step, "epoch": self.place.epoch, **means, **scores})
+
+    def _validate(self, progress: Progress) -> Mapping[str, float]:
+        """The scores, on rank 0, for its weights are everybody's; every rank learns of a collapse.
+
+        The warm-up has no best weights.
+        """
+        fallen = torch.zeros((), device=self.device)
+        scores: Mapping[str, float] = {}
+        if distributed.rank() == 0:
+            scores, collapsed = validate(self.config, self.trained, self.test_pixels, self.device)
+            fallen += collapsed
+            self.track({f"test/{name}": value for name, value in scores.items()}, self.place.step)
+            if self.place.epoch > self.config.warmup.epochs and merit(scores) > self.place.best:
+                self.place.best = merit(scores)
+                self.trained.save_pretrained(self.run_files.best)
+            verdict = " COLLAPSED" if collapsed else ""
+            progress.say(f"epoch {self.place.epoch}/{self.epochs}: {describe(scores)}{verdict}")
+        distributed.average([fallen])
+        self.place.collapsed = self.place.collapsed + 1 if fallen else 0
+        return scores
+
+    def _stop_if_collapsed(self) -> None:
+        if self.place.collapsed >= PATIENCE and self.config.stop_on_collapse:
+            self._save()
+            raise CollapsedError(
+                f"the embeddings have collapsed (epoch {self.place.epoch}): training stops here. Try a longer warm-up "
+                "(warmup.epochs), a radius that rises (warmup.ramp), pretrained weights (model.weights), or a smaller "
+                "optim.lr; stop_on_collapse=false goes on regardless"
+            )
+
+    def _save(self) -> None:
+        if distributed.rank() == 0:
+            self.trained.save_pretrained(self.run_files.folder)
+            self.run_files.save_state(State(self._tensors(), vars(self.place)))
+        self.saved_at = time.monotonic()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        parts: dict[str, Mapping[str, Tensor]] = {
+            "model": self.embedder.state_dict(),
+            "average": self.average.state_dict() if self.average else {},
+            "defense": self.defense.state_dict(),
+            "optimizer": _optimizer_tensors(self.optimizer),
+        }
+        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    def _restore(self, state: State) -> None:
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "defense": {}, "optimizer": {}}
+        try:
+            for key, tensor in state.tensors.items():
+                part, _, name = key.partition("/")
+                parts[part][name] = tensor
+            self.embedder.load_state_dict(parts["model"])
+            self.defense.load_state_dict(parts["defense"])
+            if self.average:
+                self.average.load_state_dict(parts["average"])
+            _restore_optimizer(self.optimizer, parts["optimizer"])
+            self.place = _Place(**state.progress)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise HoldfastError(f"{self.run_files.state_file} is no state of this run: {reason}") from error
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    """The optimiser's memory of each parameter, as ``index/name``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}/{name}": value for i, entry in state.items() for name, value in entry.items() if value is not None}
+
+
+def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition("/")
+        state.setdefault(int(index), {})[name] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -1,0 +1,73 @@
+"""Plain torch.distributed under torchrun: what ranks share, and no-ops in a single process."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+from holdfast.util.errors import HoldfastError
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """Join the group torchrun describes in the environment, if any, and leave it at the end, all ranks together."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        torch.cuda.set_device(device)
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, timeout=timedelta(hours=1), device_id=device if on_gpu else None)
+    try:
+        yield
+        wait()
+    finally:
+        dist.destroy_process_group()
+
+
+def device(name: torch.device | str | None = None) -> torch.device:
+    """The device of a name, by default this process's GPU, the CPU where there is none."""
+    if name is not None and str(name) != "cuda":
+        try:
+            return torch.empty(0, device=name).device
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).partition("\n")[0]
+            raise HoldfastError(f"device {str(name)!r} cannot be used: {reason}") from error
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    if name is not None:
+        raise HoldfastError("device 'cuda' cannot be used: torch finds no GPU")
+    return torch.device("cpu")
+
+
+def rank() -> int:
+    """This process's number, 0 in a single process."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world() -> int:
+    """The number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def average(tensors: Iterable[Tensor]) -> None:
+    """Replace each floating-point tensor by its mean over the ranks, in place, in one exchange."""
+    shared = [t for t in tensors if t.is_floating_point()]
+    if world() == 1 or not shared:
+        return
+    flat = torch.cat([t.detach().flatten().float() for t in shared])
+    dist.all_reduce(flat)
+    flat /= world()
+    for tensor, part in zip(shared, torch.split(flat, [t.numel() for t in shared]), strict=True):
+        tensor.detach().copy_(part.view_as(tensor))
+
+
+def wait() -> None:
+    """Until every rank is here."""
+    if world() > 1:
+        dist.barrier()

@@ -1,0 +1,84 @@
+"""The doctor: what it looks at, and what it calls ill."""
+
+import importlib
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from holdfast.cli import machine, main
+from holdfast.cli.machine import CORE, EXTRAS, Finding, examine
+from holdfast.core.pgd import PGD
+
+
+def finding(what: str) -> Finding:
+    (found,) = [f for f in examine() if f.what == what]
+    return found
+
+
+def test_a_working_machine() -> None:
+    findings = examine()
+    names = [f.what for f in findings]
+    assert len(set(names)) == len(names)
+    assert {"python", *CORE, *EXTRAS, "processors", "GPU", "disk", "a hardening step"} == set(names)
+    assert all(f.ok for f in findings if f.needed)
+    assert {f.what for f in findings if not f.needed} == {*EXTRAS, "GPU"}
+    details = {f.what: f.detail for f in findings}
+    assert details["torch"] == torch.__version__
+    assert details["disk"].endswith("GB free here")
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_a_missing_extra_is_no_illness(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, EXTRAS[extra], None)
+    found = finding(extra)
+    assert (found.ok, found.needed) == (False, False)
+    assert f"pip install 'holdfast[{extra}]'" in found.detail
+
+
+def test_a_broken_extra_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = importlib.import_module
+
+    def fails(name: str, *rest: Any) -> Any:
+        if name == "timm":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return whole(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", fails)
+    found = finding("timm")
+    assert (found.ok, found.needed) == (False, False)
+    assert "torchvision::nms does not exist" in found.detail
+
+
+def test_a_present_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", sys)
+    assert finding("wandb").ok
+
+
+def test_a_step_that_fails_is_an_illness(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("no kernel image is available")
+
+    monkeypatch.setattr(PGD, "__call__", fails)
+    found = finding("a hardening step")
+    assert (found.ok, found.needed) == (False, True)
+    assert "no kernel image is available" in found.detail
+
+
+def test_a_missing_library_is_an_illness(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(machine, "CORE", (*CORE, "no-such-library"))
+    found = finding("no-such-library")
+    assert (found.ok, found.needed, found.detail) == (False, True, "pip install no-such-library")
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor"])
+    assert stop.value.code == 1
+    assert "no-such-library" in capsys.readouterr().out
+
+
+def test_the_command_prints_every_finding(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["doctor"])
+    assert stop.value.code == 0, "a missing extra or GPU is no failure"
+    out = capsys.readouterr().out
+    assert all(name in out for name in (*CORE, *EXTRAS, "a hardening step", "GPU", "disk"))

@@ -1,0 +1,111 @@
+"""Distances, hardness and losses against their per-sample twins."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from holdfast.core.distance import apart, matrix, pairs
+from holdfast.core.triplets import Triplets, hardness
+from holdfast.defense.losses import intra_class_structure, triplet_loss
+from tests.oracles import steps as oracles
+
+
+def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype), dim=-1)
+
+
+sizes = st.integers(1, 9)
+seeds = st.integers(0, 10_000)
+quick = settings(max_examples=40, deadline=None)
+
+
+@quick
+@given(sizes, sizes, st.integers(1, 7), seeds)
+def test_distances_equal_the_twin(rows: int, columns: int, dim: int, seed: int) -> None:
+    a, b = draw(rows, dim, seed=seed), draw(columns, dim, seed=seed + 1)
+    expected = torch.tensor([[oracles.distance(x, y) for y in b.tolist()] for x in a.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(matrix(a, b), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(pairs(a[:, None], b[None]), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(apart(a, b), expected, rtol=0, atol=1e-12)
+
+
+def test_differences_put_equal_vectors_at_distance_zero_and_at_equal_distances() -> None:
+    a, b = draw(40, 64, dtype=torch.float32), draw(30, 64, seed=1, dtype=torch.float32)
+    items = torch.cat([a, b, a, b[:7], a])
+    distances = apart(torch.cat([a, b]), items)
+    assert torch.equal(distances[:40, :40].diagonal(), torch.zeros(40))
+    for copy in (distances[:, 70:110], distances[:, -40:]):
+        assert torch.equal(copy, distances[:, :40])
+    assert torch.equal(apart(a[:, None], items[None].expand(40, -1, -1))[:, 0], distances[:40])
+
+
+def test_large_matrices_agree_with_pairs() -> None:
+    a, b = draw(40, 16, dtype=torch.float32), draw(50, 16, seed=1, dtype=torch.float32)
+    torch.testing.assert_close(matrix(a, b), pairs(a[:, None], b[None]), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rows", [3, 40])
+def test_gradients_at_zero_distance_are_finite(rows: int, dtype: torch.dtype) -> None:
+    b = draw(rows, 8, dtype=dtype)
+    a = b.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(pairs(a, b).sum(), a)
+    assert torch.equal(gradient, torch.zeros_like(b))
+    (gradient,) = torch.autograd.grad(matrix(a, b).sum(), a)
+    assert gradient.isfinite().all()
+    assert gradient.any()
+
+
+@pytest.mark.parametrize("rows", [3, 40])
+def test_autocast_leaves_distances_in_float32(rows: int) -> None:
+    a, b = draw(rows, 64, dtype=torch.float32), draw(rows, 64, seed=1, dtype=torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        results = pairs(a, b), matrix(a, b).diagonal()
+        halves = pairs(a.bfloat16(), b.bfloat16()), matrix(a.bfloat16(), b.bfloat16())
+        loss = triplet_loss(torch.stack((a, b, a.roll(1, 0)), dim=1), 0.2)
+    exact = pairs(a.double(), b.double())
+    for result in results:
+        assert result.dtype == torch.float32
+        torch.testing.assert_close(result.double(), exact, rtol=0, atol=1e-5)
+    assert all(half.dtype == torch.float32 for half in halves)
+    assert loss.dtype == torch.float32
+
+
+@quick
+@given(sizes, st.integers(1, 7), seeds, st.floats(0, 2))
+def test_hardness_and_losses_equal_their_twins(count: int, dim: int, seed: int, margin: float) -> None:
+    z = draw(count, 3, dim, seed=seed)
+    listed = z.tolist()
+    assert hardness(z).tolist() == pytest.approx([oracles.hardness(*t) for t in listed], abs=1e-12)
+    assert triplet_loss(z, margin).item() == pytest.approx(oracles.triplet_loss(listed, margin), abs=1e-12)
+    a, s, p = (part.tolist() for part in z.unbind(1))
+    expected = oracles.intra_class_structure(a, s, p)
+    assert intra_class_structure(*z.unbind(1)).item() == pytest.approx(expected, abs=1e-12)
+
+
+def test_losses_at_ties_and_coincidence() -> None:
+    tied = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]], requires_grad=True)
+    assert hardness(tied).item() == 0
+    assert triplet_loss(tied, 0.2).item() == pytest.approx(0.2)
+    collapsed = draw(1, 4).expand(5, 3, 4).clone().requires_grad_()
+    loss = triplet_loss(collapsed, 0.2) + intra_class_structure(*collapsed.unbind(1))
+    (gradient,) = torch.autograd.grad(loss, collapsed)
+    assert loss.item() == pytest.approx(0.2)
+    assert gradient.isfinite().all()
+
+
+def test_gradient_of_hardness_is_that_of_the_twin() -> None:
+    z = draw(4, 3, 5).requires_grad_()
+    (got,) = torch.autograd.grad(hardness(z).sum(), z)
+    (expected,) = torch.autograd.grad(torch.stack([oracles.hardness_of(t) for t in z]).sum(), z)
+    torch.testing.assert_close(got, expected)
+
+
+def test_take_lists_anchor_positive_negative() -> None:
+    triplets = Triplets(torch.tensor([0, 2]), torch.tensor([1, 3]), torch.tensor([4, 0]))
+    x = torch.arange(10).view(5, 2)
+    assert triplets.take(x).tolist() == [[[0, 1], [2, 3], [8, 9]], [[4, 5], [6, 7], [0, 1]]]
+    assert len(triplets) == 2

@@ -1,0 +1,163 @@
+"""Names of training methods: the house's and the paper's."""
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from holdfast import report
+from holdfast.core.pgd import PGD, LInf
+from holdfast.core.samplers import Batch
+from holdfast.defense.base import AdversarialTriplets, Plain, ReachHardness, ShiftedBatch
+from holdfast.defense.destinations import Boosted, Constant, Gradual, Sampled
+from holdfast.defense.recipes import DESTINATIONS, METHODS, RECIPES, REFERENCES, SOURCES, Recipe, Strength, parse
+from holdfast.util.errors import HoldfastError
+
+PUBLISHED = Path(report.__file__).with_name("published.csv")
+PLAIN_PGD = PGD(LInf(8 / 255), 1 / 255, 8)
+EVERY = [
+    *(Recipe(method, source) for method in METHODS if method != "hm" for source in SOURCES),
+    *(Recipe("hm", source, destination) for source in SOURCES for destination in (*DESTINATIONS, "-0.1", "2")),
+    *(Recipe("hm", "S", destination, structure=True) for destination in DESTINATIONS),
+    *(Recipe(method, "R", structure=True) for method in ("est", "minmax")),
+]
+
+
+@pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
+def test_names_and_notations_round_trip(recipe: Recipe) -> None:
+    assert parse(recipe.name) == recipe
+    assert parse(recipe.notation) == recipe
+
+
+def test_names_are_unique_and_described() -> None:
+    assert len({recipe.name for recipe in EVERY}) == len(EVERY)
+    assert all(recipe.name == name for name, recipe in RECIPES.items())
+    assert len({recipe.summary for recipe in EVERY}) == len(EVERY)
+    assert set(REFERENCES) == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [
+        ("HM[S,g_LGA]&ICS", "hm-s-lga-ics"),
+        (" hm [ s , G_lga ] & ics ", "hm-s-lga-ics"),
+        ("HM-S-LGA-ICS", "hm-s-lga-ics"),
+        ("hm[s,lga]", "hm-s-lga"),
+        ("HM[S,g_1/2]", "hm-s-ghalf"),
+        ("hm-s-g_b(m)", "hm-s-bm"),
+        ("HM[S, -gamma/2]", "hm-s-halfgamma"),
+        ("HM[R,-0.05]", "hm-r--0.05"),
+        ("HM[S,0.0]", "hm-s-0"),
+        ("N/A[R]", "none-r"),
+        ("none[r]", "none-r"),
+        ("MinMax[R]", "minmax-r"),
+    ],
+)
+def test_spellings(spelling: str, name: str) -> None:
+    assert parse(spelling).name == name
+
+
+@pytest.mark.parametrize(
+    ("spelling", "message"),
+    [
+        ("hn-s-lga", r"method 'hn'; did you mean 'hm'"),
+        ("hm-x-lga", r"sampler 'x' \(allowed: R, M, S, D, H\)"),
+        ("hm-s-lgaa", r"destination 'lgaa'; did you mean 'lga'"),
+        ("HM[S,g_LGB]", r"destination 'g_LGB'; did you mean 'g_LGA'"),
+        ("hms-lga-ics", r"'hms-lga-ics'.*did you mean hm-s-lga-ics"),
+        ("min-max-r", r"did you mean minmax-r"),
+        ("hm-s", r"needs a destination"),
+        ("hm-s-ics", r"needs a destination"),
+        ("act-r-m", r"ACT takes no destination"),
+        ("hm-s-3", r"destination 3.*\[-2, 2\]"),
+        ("hm-s-nan", r"destination nan.*\[-2, 2\]"),
+        ("", r"write it like"),
+    ],
+)
+def test_errors_name_the_nearest(spelling: str, message: str) -> None:
+    with pytest.raises(HoldfastError, match=message):
+        parse(spelling)
+
+
+@pytest.mark.parametrize("name", ["none-r-ics", "act-r-ics", "ACT[S]&ICS", "rest-r-ics", "N/A[R] & ICS"])
+def test_structure_needs_a_perturbed_anchor(name: str) -> None:
+    with pytest.raises(HoldfastError, match=r"needs a perturbed anchor.*hm, est and minmax"):
+        parse(name)
+
+
+@pytest.mark.parametrize("method", ["none", "act", "rest"])
+def test_a_recipe_made_by_hand_is_refused_when_built(method: str) -> None:
+    with pytest.raises(HoldfastError, match="anchor"):
+        Recipe(method, "R", structure=True).build(PLAIN_PGD)
+
+
+def destination_of(defense: nn.Module) -> nn.Module:
+    assert isinstance(defense, AdversarialTriplets)
+    assert isinstance(defense.goal, ReachHardness)
+    return defense.goal.destination
+
+
+def test_recipes_build_what_they_say() -> None:
+    assert isinstance(parse("none-s").build(PLAIN_PGD), Plain)
+    assert isinstance(parse("est-r").build(PLAIN_PGD), ShiftedBatch)
+    assert parse("hm-s-m").build(PLAIN_PGD).learning.structure == 0
+    strength = Strength(margin=0.4, structure=0.05, boost=0.3)
+    built = parse("hm-s-lga-ics").build(PLAIN_PGD, strength)
+    assert built.learning.margin == 0.4
+    assert built.learning.structure == 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "attributes"),
+    [
+        ("hm-s-0", Constant, {"value": 0.0}),
+        ("hm-s-halfgamma", Constant, {"value": -0.2}),
+        ("hm-s-gamma", Constant, {"value": -0.4}),
+        ("hm-s--0.1", Constant, {"value": -0.1}),
+        ("minmax-r", Constant, {"value": 2.0}),
+        ("hm-s-h", Sampled, {}),
+        ("hm-s-lga", Gradual, {"margin": 0.4, "power": 1.0, "left.ceiling": 0.4}),
+        ("hm-s-g2", Gradual, {"margin": 0.4, "power": 2.0, "left.ceiling": 0.4}),
+        ("hm-s-ghalf", Gradual, {"margin": 0.4, "power": 0.5, "left.ceiling": 0.4}),
+        ("hm-s-bm", Boosted, {"boost": 0.3, "left.ceiling": 0.4}),
+    ],
+)
+def test_destinations_by_name(name: str, kind: type, attributes: dict[str, float]) -> None:
+    destination = destination_of(parse(name).build(PLAIN_PGD, Strength(margin=0.4, boost=0.3)))
+    assert isinstance(destination, kind)
+    for path, value in attributes.items():
+        part: object = destination
+        for attribute in path.split("."):
+            part = getattr(part, attribute)
+        assert part == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("margin", "negatives"), [(0.2, {2}), (0.5, {2, 3})])
+def test_semihard_triplets_take_the_margin_of_the_recipe(margin: float, negatives: set[int]) -> None:
+    """As source and as destination: at distance 0.6, negatives at 0.7 and 0.9."""
+    angle = 2 * (torch.tensor([0.0, 0.6, 0.7, 0.9]) / 2).asin()
+    z = torch.stack((angle.cos(), angle.sin()), dim=1)
+    batch = Batch.of(z, torch.tensor([0, 0, 1, 1]), torch.zeros(200, dtype=torch.long))
+    defense = parse("hm-m-m").build(PLAIN_PGD, Strength(margin=margin))
+    destination = destination_of(defense)
+    assert isinstance(destination, Sampled)
+    for sampler in (defense.source, destination.sampler):
+        assert set(sampler(batch, torch.Generator().manual_seed(0)).negative.tolist()) == negatives
+
+
+def test_the_ceiling_can_be_another_than_the_margin() -> None:
+    destination = destination_of(parse("hm-s-lga").build(PLAIN_PGD, Strength(ceiling=2.2)))
+    assert isinstance(destination, Gradual)
+    assert destination.left.ceiling == 2.2
+
+
+def test_every_published_defense_has_a_name() -> None:
+    with PUBLISHED.open(newline="") as file:
+        written = {row["defense"] for row in csv.DictReader(file)}
+    names = {re.sub(r"\s*\(\w+=[\d.]+\)$", "", name) for name in written if "L_ICS(" not in name}
+    assert len(names) > 20
+    assert {parse(name).notation for name in names} == names
+    assert {parse(name).name for name in names} <= set(RECIPES)

@@ -1,0 +1,295 @@
+"""Whether scores can be trusted: a healthy model passes every check, and each kind of broken one fails its own."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from scipy.stats import binomtest
+from torch import Tensor
+from torch.nn import functional as F
+
+from holdfast.attacks import System
+from holdfast.core.batching import WIDTH
+from holdfast.core.pgd import LInf
+from holdfast.evaluation import checks
+from holdfast.evaluation import probe as trial
+from holdfast.evaluation.checks import CHECKS, PREPROCESSING, Check, check, rises
+from holdfast.evaluation.runner import Attacked, Target, carry_out
+from holdfast.evaluation.settings import resolve_budget
+from holdfast.metrics.benign import embed_test
+from holdfast.metrics.retrieval import Gallery, Queries, same_set
+from holdfast.models.wrapped import Subject
+from holdfast.util.progress import Progress
+from tests.helpers.tiny import digits, embedder
+
+NOTHING, STRONGER, LIMIT, WEAKER, EXIST, TRUE, AGAIN, BOUNDS = CHECKS
+PIXELS = digits(150)
+CLEAN = PIXELS.read(torch.arange(150))[0]
+Embed = Callable[[Tensor], Tensor]
+MODEL: Embed = embedder()
+
+
+class _Surrogate(torch.autograd.Function):
+    """``forward`` one way, ``backward`` another."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, there: Embed, back: Embed) -> Tensor:
+        ctx.back = back
+        return there(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return ctx.back(gradients[0]), None, None
+
+
+def surrogate(there: Embed, back: Embed) -> Embed:
+    """The model behind a function of the pixels whose gradient is another's."""
+    return lambda x: MODEL(_Surrogate.apply(x, there, back))  # type: ignore[no-untyped-call]
+
+
+def target_of(embed: Embed) -> Target:
+    subject = Subject(embed)
+    subject.examine(CLEAN[:8])
+    embedded = embed_test(subject, PIXELS, torch.device("cpu"))
+    return Target(subject, System(embedded.queries, embedded.gallery), PIXELS)
+
+
+def found(target: Target, rows: Tensor | None = None, **settings: Any) -> dict[str, Check]:
+    budget = resolve_budget(8, **{"eps": 0.1, "steps": 5} | settings)
+    with target.subject.frozen(), Progress("checks", len(CHECKS), quiet=True) as progress:
+        results = check(target, budget, torch.arange(3, 67, 2) if rows is None else rows, progress)
+    assert progress.done == progress.total
+    assert all("\n" not in one.detail and one.detail for one in results)
+    return {one.name: one for one in results}
+
+
+def failed(results: dict[str, Check]) -> set[str]:
+    return {name for name, one in results.items() if one.passed is False}
+
+
+def skipped(results: dict[str, Check]) -> set[str]:
+    return {name for name, one in results.items() if one.passed is None}
+
+
+def distance(x: Tensor) -> tuple[Tensor, Tensor]:
+    """How far images are from the nearest clean one, and which that is."""
+    nearest = (x[:, None] - CLEAN).flatten(2).abs().amax(2).min(1)
+    return nearest.values.view(-1, 1, 1, 1), CLEAN[nearest.indices]
+
+
+def purified_beyond(radius: float) -> Embed:
+    def embed(x: Tensor) -> Tensor:
+        far, clean = distance(x.detach())
+        return MODEL(torch.where(far > radius, clean, x))
+
+    return embed
+
+
+# --- models that are well
+
+
+def linear() -> Embed:
+    weights = torch.randn(64, 16, generator=torch.Generator().manual_seed(0))
+    return lambda x: F.normalize(x.flatten(1) @ weights, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("embed", "settings"),
+    [
+        (MODEL, {}),
+        (MODEL, {"norm": "l2", "eps": 0.7}),
+        (MODEL, {"protocol": "cvpr22"}),
+        (MODEL, {"gradient": "square"}),
+        (linear(), {}),
+        (linear(), {"norm": "l2", "eps": 20.0}),
+        (linear(), {"eps": 0.0, "steps": 0}),
+    ],
+)
+def test_a_healthy_model_passes(embed: Embed, settings: dict[str, Any]) -> None:
+    results = found(target_of(embed), **settings)
+    assert list(results) == [*CHECKS, PREPROCESSING]
+    assert all(one.passed for one in results.values()), results
+
+
+def test_the_figures_are_told_and_are_the_same_again() -> None:
+    target = target_of(MODEL)
+    before = target.subject.forward + target.subject.backward
+    first = found(target)
+    assert target.subject.forward + target.subject.backward - before < 230 * WIDTH
+    assert "0.0 at ε = 0.2, 0.0 at ε = 0.1 with twice the steps" in first[STRONGER].detail
+    assert "0.0 under the attack with gradients" in first[WEAKER].detail
+    assert "for 32 of 32 queries" in first[TRUE].detail
+    assert found(target) == first
+
+
+@pytest.mark.parametrize("count", [1, 33])
+def test_any_number_of_queries(count: int) -> None:
+    assert not failed(found(target_of(MODEL), torch.arange(count)))
+
+
+# --- models that are not
+
+
+def coarse(x: Tensor) -> Tensor:
+    return (x * 4).round() / 4
+
+
+def dead_at_some(x: Tensor) -> Tensor:
+    """No gradient near one image of those attacked."""
+    far, clean = distance(x.detach())
+    there = (clean == CLEAN[9]).flatten(1).all(1).view(-1, 1, 1, 1)
+    return MODEL(torch.where(there & (far < 0.02), x.detach(), x))
+
+
+def jittered(unless: Callable[[Tensor], Tensor]) -> Embed:
+    generator = torch.Generator().manual_seed(0)
+
+    def embed(x: Tensor) -> Tensor:
+        noise = torch.randn(len(x), 16, generator=generator)
+        return MODEL(x) + 1e-6 * noise.masked_fill(unless(x.detach()).view(-1, 1), 0)
+
+    return embed
+
+
+SIGNS = torch.randint(0, 2, (8, 8), generator=torch.Generator().manual_seed(0)) * 2 - 1
+BROKEN: dict[str, tuple[Callable[[], Embed], set[str]]] = {
+    "pixels rounded": (lambda: lambda x: MODEL(coarse(x)), {LIMIT, WEAKER, EXIST, TRUE}),
+    "gradient reversed": (lambda: surrogate(torch.clone, torch.neg), {LIMIT, WEAKER, TRUE}),
+    "pixels rounded, gradient reversed": (lambda: surrogate(coarse, torch.neg), {LIMIT, WEAKER, EXIST, TRUE}),
+    "gradient random": (lambda: surrogate(torch.clone, lambda g: g.abs() * SIGNS), {WEAKER, TRUE}),
+    "gradient too long": (lambda: surrogate(torch.clone, lambda g: 3 * g), {TRUE}),
+    "ripples on the pixels": (lambda: lambda x: MODEL(x + 0.03 * torch.sin(400 * x)), {STRONGER, WEAKER}),
+    "far images replaced": (lambda: purified_beyond(0.08), {STRONGER, LIMIT}),
+    "very far images replaced": (lambda: purified_beyond(0.22), {LIMIT}),
+    "one dead image": (lambda: dead_at_some, {EXIST}),
+    "random numbers": (lambda: jittered(lambda x: torch.zeros(len(x), dtype=torch.bool)), {NOTHING, AGAIN}),
+    "random numbers off the clean images": (lambda: jittered(lambda x: distance(x)[0] == 0), {AGAIN}),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_model_fails_what_it_should(fault: str) -> None:
+    embed, expected = BROKEN[fault]
+    results = found(target_of(embed()))
+    assert failed(results) == expected
+    assert not skipped(results)
+    for name in expected & {STRONGER, LIMIT, WEAKER, EXIST, TRUE}:
+        assert results[name].detail.endswith("the gradient is masked: the scores overstate robustness")
+
+
+def test_only_the_share_of_true_gradients_counts() -> None:
+    results = found(target_of(dead_at_some))
+    assert "for 31 of 32 queries" in results[TRUE].detail
+    assert "zero for 1 (ES) and 1 (LTM) of 32 queries" in results[EXIST].detail
+
+
+def test_benign_embeddings_of_another_model() -> None:
+    target = target_of(MODEL)
+    z, labels = target.system.queries.embeddings, target.system.queries.labels
+    moved = z + 1e-6 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
+    results = found(Target(target.subject, System(*same_set(moved, labels)), PIXELS))
+    assert failed(results) == {NOTHING}
+    assert "32 of 32 queries" in results[NOTHING].detail
+
+
+class Loose(LInf):
+    def project(self, r: Tensor) -> Tensor:
+        return r.clamp(-1.01 * self.eps, 1.01 * self.eps)
+
+
+def test_perturbations_larger_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "BALLS", {"linf": Loose})
+    assert failed(found(target_of(MODEL))) == {BOUNDS}
+
+
+@pytest.mark.parametrize("shift", [-1e-4, 1e-4])
+def test_pixels_outside_their_range(monkeypatch: pytest.MonkeyPatch, shift: float) -> None:
+    def shifted(*given: Any, **named: Any) -> Attacked:
+        attacked = carry_out(*given, **named)
+        ends = (attacked.clean == 0) | (attacked.clean == 1)
+        attacked.images.add_(shift * (ends & (attacked.images == attacked.clean)))
+        return attacked
+
+    monkeypatch.setattr(trial, "carry_out", shifted)
+    results = found(target_of(MODEL))
+    assert results[BOUNDS].passed is False
+    assert "up to 0.0001" in results[BOUNDS].detail
+
+
+def test_a_constant_model_is_not_judged_by_its_gradients() -> None:
+    results = found(target_of(lambda x: x.flatten(1)[:, :5] * 0 + 1))
+    assert skipped(results) == {LIMIT, EXIST, TRUE}
+    assert not failed(results)
+    assert "collapsed" in results[LIMIT].detail
+
+
+def test_a_model_without_gradients_is_tried_by_square() -> None:
+    with torch.no_grad():
+        results = found(target_of(torch.no_grad()(MODEL)))
+    assert skipped(results) == {EXIST, TRUE}
+    assert not failed(results)
+    assert "under the attack without gradients" in results[WEAKER].detail
+
+
+def test_a_model_without_gradients_that_withstands_square_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "DEFEATED", -1.0)
+    results = found(target_of(lambda x: MODEL(x).detach()))
+    assert skipped(results) == {LIMIT, EXIST, TRUE}
+    assert not failed(results)
+
+
+def test_faults_found_before_are_passed_on() -> None:
+    target = target_of(MODEL)
+    target.subject.faults = ["normalised twice", "divided twice"]
+    with Progress("checks", len(CHECKS), quiet=True) as progress:
+        results = check(target, resolve_budget(8, eps=0.1, steps=2), torch.arange(8), progress)
+    assert results[len(CHECKS) :] == [
+        Check(PREPROCESSING, False, "normalised twice"),
+        Check(PREPROCESSING, False, "divided twice"),
+    ]
+
+
+def test_queries_that_cannot_be_attacked_are_left_out() -> None:
+    target = target_of(MODEL)
+    queries, gallery = target.system.queries, target.system.gallery
+    kept = gallery.labels != queries.labels[3]
+    part = Gallery(gallery.embeddings[kept], gallery.labels[kept], gallery.ids[kept])
+    system = System(Queries(queries.embeddings, queries.labels, queries.ids), part)
+    results = found(Target(target.subject, system, PIXELS), torch.arange(3, 13))
+    attacked = int((queries.labels[3:13] != queries.labels[3]).sum())
+    assert 0 < attacked < 10
+    assert f"of {attacked} queries" in results[EXIST].detail
+    nothing = found(Target(target.subject, system, PIXELS), torch.tensor([3]))
+    assert skipped(nothing) == set(CHECKS)
+
+
+# --- chance
+
+
+@pytest.mark.parametrize("up", range(0, 13, 2))
+@pytest.mark.parametrize("down", [0, 1, 3])
+def test_a_rise_is_one_beyond_chance(up: int, down: int) -> None:
+    before, after = torch.zeros(1000), torch.zeros(1000)
+    after[:up], before[500 : 500 + down] = 100, 100
+    clear = up + down > 0 and binomtest(up, up + down, alternative="greater").pvalue < 0.01
+    assert rises(before, after) == (clear and 0.1 * (up - down) > 0.3)
+
+
+def test_a_small_rise_is_none_however_clear() -> None:
+    before = torch.zeros(10_000)
+    after = before.clone()
+    after[:29] = 100
+    assert not rises(before, after)
+    after[:31] = 100
+    assert rises(before, after)
+
+
+def test_ripples_too_fine_for_any_step_are_found() -> None:
+    assert failed(found(target_of(lambda x: MODEL(x + 0.001 * torch.sin(2000 * x))))) == {TRUE}
+
+
+def test_bends_of_the_objective_are_no_fault_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    target = target_of(MODEL)
+    monkeypatch.setattr(trial.Trial, "objective", lambda self, name, z: (1000 * z[:, 0]).sin() / 1000)
+    assert TRUE not in failed(found(target))

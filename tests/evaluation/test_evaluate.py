@@ -1,0 +1,401 @@
+"""Evaluations of any model on any test set: what is accepted, what is refused, and what the result says of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from holdfast.data import Pixels, held_out
+from holdfast.evaluation.evaluate import attack, evaluate
+from holdfast.evaluation.protocols import COLUMNS, ers
+from holdfast.metrics.benign import embed_test
+from holdfast.metrics.retrieval import evaluate as retrieve
+from holdfast.models.wrapped import Subject
+from holdfast.report import Result, find
+from holdfast.util.errors import HoldfastError
+from tests.helpers.tiny import NINE, QUICK, digits, embedder, pair, photos, records, rows, sided, snapshot
+
+EMBEDDER = embedder()
+"""Looked at only; a test that changes a model makes its own."""
+
+CHECKED = {**QUICK, "max_queries": 24, "steps": 6, "checks": True}
+PREPROCESSING = "the model's preprocessing"
+
+
+def plain(images: Tensor) -> Tensor:
+    """The embedder as a function."""
+    z: Tensor = EMBEDDER(images)
+    return z
+
+
+# --- the result
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """An ordinary model, with its checks."""
+    options = {"name": "tiny", "about": {"recipe": "none"}, "folder": tmp_path_factory.mktemp("checked"), **CHECKED}
+    return evaluate(EMBEDDER, digits(), **options)
+
+
+def test_a_result_is_a_file_that_reports_read(checked: Result) -> None:
+    assert checked.path is not None
+    assert checked.path.name == "result.json"
+    assert checked.path.parent.name == f"strict-{checked.content['hash']}"
+    assert json.loads(checked.path.read_text()) == checked.content
+    assert [found.content for found in find([checked.path.parents[1]])] == [checked.content]
+    assert (checked.name, checked.dataset, checked.verdict) == ("tiny", "digits", "ok")
+    assert checked.content["model"]["recipe"] == "none"
+    assert checked.content["model"]["dim"] == 16
+    assert checked.content["model"]["remarks"] == ["outputs are of unit length already"]
+    data = {"name": "digits", "queries": 100, "gallery": 100, "classes": 10, "size": 8, "attacked": 24}
+    assert checked.content["data"].items() >= data.items()
+    settings = {"protocol": "strict", "attacks": list(NINE), "eps": 77 / 255, "steps": 6, "max_queries": 24, "seed": 0}
+    assert checked.content["settings"].items() >= settings.items()
+    assert checked.content["protocol_version"] == 1
+    assert checked.content["environment"]["libraries"]["torch"] == torch.__version__
+
+
+def test_scores_are_those_of_the_records(checked: Result) -> None:
+    assert checked.path is not None
+    for column in COLUMNS:
+        found = [one["after"][column.name] for one in rows(checked.path.parent / f"records/{column.attack}.jsonl")]
+        score = checked.content["columns"][column.name]
+        assert score["value"] == pytest.approx(np.mean(found))
+        assert score["low"] <= score["value"] <= score["high"]
+        assert score["queries"] == len(found) == 24
+    values = {name: score["value"] for name, score in checked.content["columns"].items()}
+    assert checked.number("ERS") == pytest.approx(ers(values))
+    robust = checked.number("robust R@1")
+    assert robust is not None
+    assert 0 <= robust <= min(values["ES:R"], values["LTM"], values["GTM"])
+
+
+def test_benign_metrics_are_over_the_whole_set(checked: Result) -> None:
+    embedded = embed_test(Subject(EMBEDDER), digits(), torch.device("cpu"))
+    expected = retrieve(embedded.queries, embedded.gallery)
+    assert checked.content["benign"].items() >= expected.items()
+    assert checked.content["benign"]["queries"] == 100
+    assert checked.content["benign"]["unreadable"] == 0
+    assert 0 < checked.content["benign"]["NMI"] <= 100
+    assert set(checked.content["gauges"]) == {"mean_cosine", "effective_rank"}
+    benign = evaluate(EMBEDDER, digits(), "benign", quiet=True, device="cpu")
+    assert benign.content["benign"] == checked.content["benign"]
+    assert (benign.content["columns"], benign.content["ERS"], benign.content["data"]["attacked"]) == ({}, None, 0)
+    assert benign.content["cost"] == {"forward": 0, "backward": 0, "seconds": 0}
+
+
+def test_a_benign_evaluation_is_not_repeated(tmp_path: Path) -> None:
+    first = evaluate(EMBEDDER, digits(), "benign", folder=tmp_path, quiet=True, device="cpu")
+    assert evaluate(EMBEDDER, digits(), "benign", folder=tmp_path, quiet=True, device="cpu").content == first.content
+    assert (first.content["checks"], first.verdict) == ([], "unchecked")
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = evaluate(EMBEDDER, digits(), attacks="es", **QUICK)
+    assert result.path is None
+    assert not [*tmp_path.iterdir()]
+    assert json.loads(json.dumps(result.content)) == result.content
+
+
+# --- what is accepted
+
+
+def test_modules_functions_pixels_and_arrays_score_the_same() -> None:
+    settings = {**QUICK, "max_queries": 8, "attacks": ("ca-", "qa+", "es")}
+    module = evaluate(EMBEDDER, digits(), **settings).content
+    colours = np.repeat(pair()[0][..., None], 3, axis=3)
+    inputs: list[tuple[Any, Any]] = [
+        (plain, digits()),
+        (EMBEDDER, pair()),
+        (EMBEDDER, (torch.from_numpy(pair()[0]), torch.from_numpy(pair()[1]))),
+        (EMBEDDER, (pair()[0], [f"digit {label}" for label in pair()[1]])),
+        (lambda x: plain(x[:, :1]), (colours, pair()[1])),
+    ]
+    for embed, data in inputs:
+        found = evaluate(embed, data, **settings).content
+        assert (found["columns"], found["benign"]) == (module["columns"], module["benign"])
+
+
+def test_a_module_left_in_training_mode_is_evaluated_in_evaluation_mode_and_given_back() -> None:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(288, 8)
+    model = nn.Sequential(*layers).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = evaluate(model, digits(), attacks="es", **QUICK)
+    remark = "the model was left in training mode; it is evaluated in evaluation mode"
+    assert remark in result.content["model"]["remarks"]
+    assert all(part.training for part in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    again = evaluate(model.eval(), digits(), attacks="es", **QUICK)
+    assert again.content["columns"] == result.content["columns"]
+
+
+def test_outputs_of_any_length_are_normalised_and_it_is_said() -> None:
+    settings = {**QUICK, "attacks": ("es", "ltm")}
+    unit = evaluate(EMBEDDER, digits(), **settings).content
+    longer = evaluate(lambda x: 4 * plain(x), digits(), **settings).content
+    assert longer["model"]["remarks"] == ["outputs were not of unit length: holdfast normalised them"]
+    assert longer["columns"]["ES:D"]["value"] == pytest.approx(unit["columns"]["ES:D"]["value"], rel=1e-3)
+    assert longer["columns"]["LTM"] == unit["columns"]["LTM"]
+
+
+def test_a_folder_of_colour_images(tmp_path: Path) -> None:
+    pixels = Pixels(held_out("folder", photos(tmp_path / "photos")), 8)
+    result = evaluate(embedder(channels=3), pixels, folder=tmp_path / "out", **QUICK)
+    assert result.content["data"].items() >= {"name": "folder", "channels": 3, "classes": 4, "attacked": 12}.items()
+    assert result.content["ERS"] is not None
+
+
+# --- models with a mistake
+
+
+@pytest.mark.parametrize(
+    "embed",
+    [
+        torch.no_grad()(plain),
+        lambda x: plain(x.detach()).detach(),
+        lambda x: torch.from_numpy(plain(x).detach().numpy()),
+    ],
+    ids=["no_grad", "detached", "through numpy"],
+)
+def test_without_gradients_only_the_black_box_works(embed: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
+    advice = r"gradient of the embeddings does not reach the pixels.*\.detach\(\) or numpy, or use a black-box attack"
+    with pytest.raises(HoldfastError, match=advice):
+        evaluate(embed, digits(), folder=tmp_path, **QUICK)
+    with pytest.raises(HoldfastError, match=advice):
+        attack(embed, digits(), "es", tmp_path / "adv", quiet=True, device="cpu")
+    with pytest.raises(HoldfastError, match=advice):
+        evaluate(EMBEDDER, digits(), folder=tmp_path, surrogate=embed, **QUICK)
+    assert not [*tmp_path.iterdir()]
+    settings = {**QUICK, "steps": 10, "attacks": "ltm"}
+    black = evaluate(embed, digits(), gradient="square", **settings).content["columns"]["LTM"]["value"]
+    still = evaluate(embed, digits(), gradient="square", **{**settings, "eps": 0}).content["columns"]["LTM"]["value"]
+    assert black < still
+    through = evaluate(embed, digits(), surrogate=EMBEDDER, **settings).content
+    assert through["columns"] == evaluate(EMBEDDER, digits(), **settings).content["columns"]
+    assert evaluate(embed, digits(), "benign", quiet=True, device="cpu").content["columns"] == {}
+
+
+@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4), nn.Dropout(0.3)], ids=["BatchNorm2d", "Dropout"])
+def test_training_mode_inside_a_function_is_refused(layer: nn.Module, tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), layer, nn.Flatten(), nn.Linear(144, 8)).train()
+    with pytest.raises(HoldfastError, match=rf"{type(layer).__name__} layer in training mode: call \.eval\(\)"):
+        evaluate(model.__call__, digits(), folder=tmp_path, **QUICK)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_randomness_of_the_model_is_refused() -> None:
+    with pytest.raises(HoldfastError, match=r"other embeddings when embedded again.*call \.eval\(\)"):
+        evaluate(lambda x: F.dropout(plain(x), 0.3), digits(), **QUICK)
+
+
+def normalised(images: Tensor) -> Tensor:
+    return (images - 0.1307) / 0.3081
+
+
+@pytest.mark.parametrize(
+    ("embed", "fault"),
+    [
+        (lambda x: plain(normalised(normalised(x))), "they look normalised twice; subtract the mean and divide by"),
+        (lambda x: plain(x / 255), "divided by 255 inside although it is given pixels in"),
+    ],
+    ids=["twice", "divided"],
+)
+def test_a_fault_of_the_preprocessing_makes_the_result_untrusted(embed: Any, fault: str, tmp_path: Path) -> None:
+    checked = evaluate(embed, digits(), folder=tmp_path, attacks="es", **{**CHECKED, "steps": 2, "max_queries": 8})
+    assert checked.content["trusted"] is False
+    assert "UNTRUSTED" in checked.verdict
+    (seen,) = (one for one in checked.content["checks"] if one["name"] == PREPROCESSING)
+    assert seen["passed"] is False
+    assert fault in seen["detail"]
+    for protocol in ("strict", "benign"):
+        unchecked = evaluate(embed, digits(), protocol, **{**QUICK, "steps": 1, "max_queries": 2})
+        assert unchecked.content["trusted"] is False
+        assert "UNTRUSTED" in unchecked.verdict
+        assert any(fault in remark for remark in unchecked.content["model"]["remarks"])
+
+
+def test_an_ordinary_model_passes_every_check(checked: Result) -> None:
+    assert checked.content["trusted"] is True
+    assert all(one["passed"] is True for one in checked.content["checks"])
+    assert len({one["name"] for one in checked.content["checks"]}) == len(checked.content["checks"]) >= 9
+
+
+def test_a_model_that_rounds_its_input_is_untrusted() -> None:
+    result = evaluate(lambda x: plain((8 * x).round() / 8), digits(), attacks="ltm", **CHECKED)
+    assert result.verdict == "UNTRUSTED"
+    assert result.content["trusted"] is False
+    failed = {one["name"]: one["detail"] for one in result.content["checks"] if one["passed"] is False}
+    assert "masked" in failed["gradients are not zero"]
+    assert "masked" in failed["weaker attacks do no better"]
+    ltm = result.number("LTM")
+    assert ltm is not None
+    assert ltm > 50
+
+
+# --- collapsed models
+
+CONSTANTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "times zero": lambda x: plain(x) * 0,
+    "times zero plus one": lambda x: plain(x) * 0 + 1,
+    "ones": lambda x: torch.ones(len(x), 4),
+    "zeros": lambda x: torch.zeros(len(x), 4),
+}
+
+
+@pytest.mark.parametrize("protocol", ["strict", "cvpr22"])
+@pytest.mark.parametrize("constant", CONSTANTS)
+def test_a_constant_model_is_collapsed(constant: str, protocol: str, tmp_path: Path) -> None:
+    checks = protocol == "strict"
+    settings = {**QUICK, "max_queries": 8, "folder": tmp_path, "checks": checks}
+    result = evaluate(CONSTANTS[constant], digits(40), protocol, **settings)
+    assert result.content["collapsed"] is True
+    assert "COLLAPSED" in result.verdict
+    assert result.content["benign"]["R@1"] < 20
+    if "times" in constant:
+        assert list(result.content["columns"]) == [column.name for column in COLUMNS]
+        assert result.content["columns"]["ES:D"]["value"] == 0
+        assert result.content["columns"]["QA+"]["value"] == pytest.approx(50, abs=3)
+        assert result.content["columns"]["ES:R"]["value"] < 20
+    else:
+        assert (result.content["columns"], result.content["ERS"]) == ({}, None)
+        assert result.content["settings"]["attacks"] == []
+        assert any("no attack was tried" in remark for remark in result.content["model"]["remarks"])
+    left = snapshot(tmp_path)
+    assert evaluate(CONSTANTS[constant], digits(40), protocol, **settings).content == result.content
+    assert snapshot(tmp_path) == left
+
+
+def test_a_constant_model_without_gradients_can_be_attacked_by_black_boxes() -> None:
+    result = evaluate(CONSTANTS["zeros"], digits(40), gradient="square", **QUICK)
+    assert "COLLAPSED" in result.verdict
+    assert result.content["columns"]["ES:D"]["value"] == 0
+
+
+def test_a_sample_that_looks_collapsed_is_not_enough(tmp_path: Path) -> None:
+    """Every third image, the sample among them, is black; the model has no gradient but is not collapsed."""
+    images, labels = pair(96)
+    images = images.copy()
+    sample = torch.linspace(0, 95, 32).long().numpy()
+    images[sample] = 0
+    with pytest.raises(HoldfastError, match="does not reach the pixels"):
+        evaluate(torch.no_grad()(plain), (images, labels), folder=tmp_path, **QUICK)
+    assert not [*tmp_path.iterdir()]
+
+
+# --- what is refused
+
+IMAGES, LABELS = pair(40)
+
+
+def folder_of(*broken: str) -> Callable[[Path], Pixels]:
+    """Photos of four classes, with these files damaged."""
+
+    def make(place: Path) -> Pixels:
+        root = photos(place / "photos", each=2)
+        for pattern in broken:
+            for file in root.glob(pattern):
+                file.write_bytes(b"no image")
+        return Pixels(held_out("folder", root), 8, channels=1)
+
+    return make
+
+
+def without_queries(_: Path) -> Pixels:
+    return sided([0, 1] * 20, [False] * 40, [True] * 40)
+
+
+REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
+    "0 queries": (plain, None, {"max_queries": 0}, "max_queries is a number of at least 1, not 0"),
+    "eps < 0": (plain, None, {"eps": -0.01}, "eps is a number of at least 0"),
+    "eps > 1": (plain, None, {"eps": 8}, "units of the pixel range"),
+    "attack": (plain, None, {"attacks": "ltn"}, "unknown attack 'ltn'; did you mean 'ltm'"),
+    "protocol": (plain, None, {"protocol": "cvpr2022"}, "unknown protocol 'cvpr2022'; did you mean 'cvpr22'"),
+    "setting": (plain, None, {"epsilon": 0.1}, "unknown setting of an evaluation 'epsilon'; did you mean 'eps'"),
+    "restarts": (plain, None, {"protocol": "cvpr22", "restarts": 2}, "'cvpr22' has neither restarts"),
+    "batch": (plain, None, {"batch": 0}, "batch is at least 1 image, not 0"),
+    "vector": (lambda x: plain(x).sum(1), None, {}, r"returned torch.float32 of shape \(64,\)"),
+    "matrices": (lambda x: plain(x)[:, :, None], None, {}, r"returned torch.float32 of shape \(64, 16, 1\)"),
+    "numpy": (lambda x: plain(x).detach().numpy(), None, {}, "returned a ndarray"),
+    "tuple": (lambda x: (plain(x), x), None, {}, "returned a tuple.*wrap it in a function"),
+    "fewer": (lambda x: plain(x)[1:], None, {}, r"returned torch.float32 of shape \(63, 16\)"),
+    "nan": (lambda x: plain(x) / 0 * 0, None, {}, "no finite norm"),
+    "nan for one image": (
+        lambda x: plain(x) / (x != torch.from_numpy(IMAGES[4] / 255).float()).flatten(1).any(1)[:, None],
+        None,
+        {},
+        r"NaN or infinite embeddings; first for images test\[4\]",
+    ),
+    "fails": (lambda x: x.reshape(3, -1), None, {}, "the model fails on torch.float32 images of shape"),
+    "channels": (embedder(channels=3), None, {}, r"c2f2 takes images of shape \(batch, 3, 8, 8\), got \(64, 1, 8, 8\)"),
+    "floats": (plain, (IMAGES / 255, LABELS), {}, r"uint8.*not float64 of shape.*astype\('uint8'\) makes them"),
+    "oblong": (plain, (IMAGES[:, :6], LABELS), {}, "square, not 6x8"),
+    "channels first": (plain, (IMAGES[:, None], LABELS), {}, r"images must be uint8 of shape \(N, H, W\)"),
+    "labels": (plain, (IMAGES, LABELS[:30]), {}, r"labels has shape \(30,\), but there are 40 images"),
+    "no images": (plain, (IMAGES[:0], LABELS[:0]), {}, "there are no images"),
+    "no pair": (plain, IMAGES, {}, r"a pair \(images, labels\), not ndarray"),
+    "one item per class": (plain, (IMAGES, np.arange(40)), {}, "none of the 40 queries has another gallery image"),
+    "one class": (plain, (IMAGES, LABELS * 0), {}, "all gallery images are of one class"),
+    "no queries": (plain, without_queries, {}, "nothing to evaluate, there is no readable image in the queries"),
+    "all broken": (plain, folder_of("*/*.png"), {}, "fewer than two of 8 images tried can be read.*a/0.png"),
+    "matches broken": (plain, folder_of("*/1.png"), {}, "none of the 4 queries has another item of its class"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_evaluated_is_one_clear_line_and_nothing_is_lost(case: str, tmp_path: Path) -> None:
+    embed, data, settings, message = REFUSED[case]
+    given = data(tmp_path) if callable(data) else (IMAGES, LABELS) if data is None else data
+    (tmp_path / "out" / "strict-01234567" / "records").mkdir(parents=True)
+    (tmp_path / "out" / "strict-01234567" / "records" / "es.jsonl").write_text('{"id": 0}\n')
+    before = snapshot(tmp_path)
+    with pytest.raises(HoldfastError, match=message) as caught:
+        evaluate(embed, given, folder=tmp_path / "out", **{**QUICK, **settings})
+    assert "\n" not in str(caught.value)
+    assert snapshot(tmp_path) == before
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["strict-01234567"]
+
+
+def test_an_unreadable_image_is_left_out_and_counted(tmp_path: Path) -> None:
+    """Of class a one of three is broken: two remain; of class b the match of the first is, and it is not attacked."""
+    root = photos(tmp_path / "photos", each=3)
+    for broken in ("a/1.png", "b/1.png", "b/2.png"):
+        (root / broken).write_bytes(b"no image")
+    pixels = Pixels(held_out("folder", root), 8, channels=1)
+    result = evaluate(plain, pixels, folder=tmp_path / "out", **{**QUICK, "max_queries": None})
+    assert result.path is not None
+    assert result.content["benign"]["unreadable"] == 3
+    assert (result.content["benign"]["queries"], result.content["benign"]["queries_without_match"]) == (8, 1)
+    assert result.content["data"]["attacked"] == 8
+    for attacked in NINE:
+        found = rows(result.path.parent / f"records/{attacked}.jsonl")
+        assert [record["id"] for record in found] == [0, 2, 6, 7, 8, 9, 10, 11]
+        assert not {1, 4, 5} & {i for record in found for i in record["chosen"]}
+
+
+def test_pictures_of_the_same_names_are_other_data(tmp_path: Path) -> None:
+    settings = {**QUICK, "attacks": "ltm", "steps": 1, "folder": tmp_path / "out"}
+    places = [photos(tmp_path / str(seed), seed=seed) for seed in (0, 1)]
+    results = [evaluate(EMBEDDER, Pixels(held_out("folder", root), 8, channels=1), **settings) for root in places]
+    assert results[0].path != results[1].path
+    (places[1] / "a" / "0.png").write_bytes(b"no image")
+    third = evaluate(EMBEDDER, Pixels(held_out("folder", places[1]), 8, channels=1), **settings)
+    assert third.content["benign"]["unreadable"] == 1
+    assert len(records(tmp_path / "out")) == 3
+
+
+def test_queries_whose_class_is_not_in_the_gallery_are_counted_and_not_attacked() -> None:
+    labels = [0, 0, 1, 1, 2, 0, 1, 0, 1]
+    pixels = sided(labels, [True] * 5 + [False] * 4, [False] * 5 + [True] * 4)
+    result = evaluate(plain, pixels, **{**QUICK, "max_queries": None})
+    assert (result.content["benign"]["queries"], result.content["benign"]["queries_without_match"]) == (4, 1)
+    assert result.content["data"]["attacked"] == 4
+    assert {score["queries"] for score in result.content["columns"].values()} == {4}

@@ -1,0 +1,311 @@
+"""Adversarial images as files: what any program finds in them is what the manifest says."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from holdfast.core.batching import WIDTH
+from holdfast.core.pgd import L2, LInf
+from holdfast.data import Pixels, held_out
+from holdfast.evaluation.evaluate import attack
+from holdfast.evaluation.saving import rounded
+from holdfast.util.errors import HoldfastError
+from tests.helpers.tiny import digits, embedder, pair, photos, rows, snapshot
+
+EMBEDDER = embedder()
+QUICK: dict[str, Any] = {"steps": 6, "max_queries": 12, "quiet": True, "device": "cpu"}
+
+
+def read(path: Path) -> npt.NDArray[np.int64]:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(np.int64)
+
+
+# --- rounding
+
+
+@pytest.mark.parametrize("ball", [LInf(8 / 255), LInf(5.6 / 255), LInf(0.4 / 255), L2(0.5), L2(0.03), LInf(0), LInf(1)])
+def test_rounded_images_are_on_the_grid_and_in_the_ball(ball: LInf | L2) -> None:
+    draws = torch.Generator().manual_seed(0)
+    clean = torch.randint(256, (64, 3, 5, 5), generator=draws) / 255
+    scale = 1.0 if ball.eps == 1 else 3 * ball.eps
+    noise = ball.project(scale * torch.randn(clean.shape, generator=draws))
+    images = (clean + noise).clamp(0, 1)
+    found = rounded(images, clean, ball)
+    assert torch.equal(found, (255 * found).round().to(torch.uint8).float() / 255)
+    assert (found - images).abs().max() <= 1.001 / 255
+    moved = (found - clean).double().flatten(1)
+    size = moved.abs().amax(1) if isinstance(ball, LInf) else moved.norm(dim=1)
+    assert size.max() <= ball.eps + 1e-6
+    if ball.eps > 1 / 255:
+        assert size.max() > 0.8 * min(ball.eps, 1)
+
+
+def test_pixels_go_to_the_nearest_value_where_the_ball_allows_it() -> None:
+    clean = torch.full((1, 1, 1, 4), 100 / 255)
+    images = clean + torch.tensor([4.6, -4.6, 0.4, 8.0]) / 255
+    assert (255 * rounded(images, clean, LInf(8 / 255))).round().flatten().tolist() == [105, 95, 100, 108]
+    assert (255 * rounded(images, clean, LInf(4.7 / 255))).round().flatten().tolist()[:3] == [104, 96, 100]
+
+
+# --- files
+
+
+def saved(name: str, folder: Path, **settings: Any) -> list[dict[str, Any]]:
+    return attack(EMBEDDER, digits(), name, folder, **{**QUICK, **settings})
+
+
+def mean(entries: list[dict[str, Any]], when: str, reading: str) -> float:
+    return float(np.mean([entry[when][reading] for entry in entries]))
+
+
+def test_a_manifest_says_what_was_made_of_which_image(tmp_path: Path) -> None:
+    entries = saved("qa-", tmp_path)
+    images, labels = pair()
+    assert entries == rows(tmp_path / "manifest.jsonl")
+    assert len(entries) == 12
+    for entry in entries:
+        i = int(Path(entry["file"]).stem)
+        assert (entry["clean"], entry["source"], entry["label"]) == (
+            f"{i}-clean.png",
+            f"digits test[{i}]",
+            str(labels[i]),
+        )
+        assert len(entry["chosen"]) == 1
+        assert entry["chosen"][0] != entry["source"]
+        assert [list(entry[when]) for when in ("before", "after", "saved")] == [["QA-"]] * 3
+        assert np.array_equal(read(tmp_path / entry["clean"]), images[i])
+        assert read(tmp_path / entry["file"]).shape == (8, 8)
+    record = rows(tmp_path / "records" / "qa-.jsonl")
+    assert [(one["before"], one["after"]) for one in record] == [(entry["before"], entry["after"]) for entry in entries]
+    assert mean(entries, "saved", "QA-") > mean(entries, "before", "QA-") + 10
+
+
+@pytest.mark.parametrize("eps", [77 / 255, 5.6 / 255, 0.02])
+def test_saved_pixels_stay_within_the_radius(eps: float, tmp_path: Path) -> None:
+    entries = saved("es", tmp_path, eps=eps, step=eps / 2)
+    moved = [np.abs(read(tmp_path / entry["file"]) - read(tmp_path / entry["clean"])).max() for entry in entries]
+    assert max(moved) == int(eps * 255 + 1e-6)
+
+
+def test_saved_pixels_stay_within_a_euclidean_radius(tmp_path: Path) -> None:
+    entries = saved("es", tmp_path, eps=0.8, norm="l2")
+    moved = [np.linalg.norm(read(tmp_path / entry["file"]) - read(tmp_path / entry["clean"])) for entry in entries]
+    assert 0.7 < max(moved) / 255 <= 0.8 + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("name", "reading", "bound"), [("es", "ES:D", 0.005), ("qa+", "QA+", 2.0), ("ca-", "CA-", 2.0)]
+)
+@pytest.mark.parametrize("settings", [{}, {"eps": 0.021}, {"norm": "l2", "eps": 0.8}], ids=["grid", "off", "l2"])
+def test_rounding_costs_little(name: str, reading: str, bound: float, settings: Any, tmp_path: Path) -> None:
+    entries = saved(name, tmp_path, **settings)
+    assert max(abs(entry["after"][reading] - entry["saved"][reading]) for entry in entries) < 5 * bound
+    assert abs(mean(entries, "after", reading) - mean(entries, "saved", reading)) < bound
+    assert mean(entries, "before", reading) != mean(entries, "saved", reading)
+
+
+def test_colour_images(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos")
+    entries = attack(embedder(channels=3), Pixels(held_out("folder", root), 8), "es", tmp_path / "adv", **QUICK)
+    assert len(entries) == 12
+    for entry in entries:
+        assert np.array_equal(read(tmp_path / "adv" / entry["clean"]), read(Path(entry["source"])))
+        assert read(tmp_path / "adv" / entry["file"]).shape == (8, 8, 3)
+        assert entry["label"] == Path(entry["source"]).parent.name
+        assert entry["saved"]["ES:D"] > 0.01 + entry["before"]["ES:D"]
+
+
+ELSEWHERE = """
+import json, sys
+from pathlib import Path
+import numpy as np
+import torch
+from PIL import Image
+from holdfast import Embedder
+
+torch.set_num_threads(1)
+model, gallery, *folders = map(Path, sys.argv[1:])
+embedder = Embedder.from_pretrained(model).eval()
+
+def vectors(images):
+    pixels = torch.from_numpy(np.stack(images)).float() / 255
+    pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+    with torch.no_grad():
+        return embedder(pixels).double().numpy()
+
+items = vectors(np.load(gallery))
+found = []
+for folder in folders:
+    for line in (folder / "manifest.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        i = int(Path(entry["file"]).stem)
+        z = vectors([np.asarray(Image.open(folder / entry["file"]))])[0]
+        asked = [int(name.partition("[")[2][:-1]) for name in entry["chosen"]]
+        if "ES:D" in entry["saved"]:
+            away = np.linalg.norm(items - z, axis=1)
+            away[i] = np.inf
+            found.append({"ES:D": np.linalg.norm(z - items[i]), "nearest": int(away.argmin())})
+        elif "QA+" in entry["saved"]:
+            away = np.linalg.norm(items - z, axis=1)
+            nearer = sum(away[j] < away[asked[0]] for j in range(len(items)) if j != i)
+            found.append({"QA+": 100 * int(nearer) / len(items)})
+        else:
+            away = np.linalg.norm(items - items[asked[0]], axis=1)
+            there = np.linalg.norm(z - items[asked[0]])
+            nearer = sum(away[j] < there for j in range(len(items)) if j not in (i, asked[0]))
+            found.append({"CA-": 100 * int(nearer) / len(items)})
+print(json.dumps(found))
+"""
+
+
+def test_another_process_finds_what_the_manifest_says(tmp_path: Path) -> None:
+    """Which knows only the PNGs, the saved model and the gallery's pixels, and ranks in its own words."""
+    EMBEDDER.save_pretrained(tmp_path / "model")
+    np.save(tmp_path / "gallery.npy", pair()[0])
+    settings: dict[str, dict[str, Any]] = {"qa+": {"eps": 0.021}, "ca-": {}, "es": {"norm": "l2", "eps": 0.8}}
+    entries = [entry for name, given in settings.items() for entry in saved(name, tmp_path / name, **given)]
+    places = [tmp_path / "model", tmp_path / "gallery.npy", *(tmp_path / name for name in settings)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", ELSEWHERE, *map(str, places)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    labels = pair()[1]
+    for entry, found in zip(entries, json.loads(done.stdout), strict=True):
+        if "ES:D" in found:
+            right = str(labels[found["nearest"]]) == entry["label"]
+            assert entry["saved"]["ES:R"] == 100 * right
+            assert entry["saved"]["ES:D"] == pytest.approx(found["ES:D"], abs=2e-6)
+        else:
+            assert entry["saved"] == pytest.approx(found, abs=1e-6)
+    assert len({tuple(entry["saved"].values()) for entry in entries}) > 20
+
+
+# --- after a kill
+
+
+def failing(call: int) -> tuple[Callable[[Tensor], Tensor], list[int]]:
+    """A function that embeds until that call, and how often it was called."""
+    calls = [0]
+
+    def embed(images: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] == call:
+            raise KeyboardInterrupt
+        z: Tensor = EMBEDDER(images)
+        return z
+
+    return embed, calls
+
+
+def without_times(files: dict[str, bytes]) -> dict[str, bytes]:
+    return {name: content for name, content in files.items() if name != "costs.jsonl"}
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """A folder saved in batches of four, in one go, and the calls of the model it took."""
+    folder = tmp_path_factory.mktemp("whole")
+    embed, calls = failing(-1)
+    attack(embed, digits(), "es", folder, batch=4, **QUICK)
+    return folder, calls[0]
+
+
+@pytest.mark.parametrize("share", [0.4, 0.7, 1])
+@pytest.mark.parametrize("cut", [0, 25])
+def test_an_interrupted_call_goes_on(share: float, cut: int, whole: tuple[Path, int], tmp_path: Path) -> None:
+    """``cut``: so many bytes of a next line were written when it ended."""
+    folder, calls = whole
+    embed, _ = failing(int(share * calls))
+    with pytest.raises(KeyboardInterrupt):
+        attack(embed, digits(), "es", tmp_path, batch=4, **QUICK)
+    costs = tmp_path / "costs.jsonl"
+    finished = costs.read_text().splitlines() if costs.exists() else []
+    assert len(finished) == {0.4: 0, 0.7: 1, 1: 2}[share]
+    for file in (tmp_path / "manifest.jsonl", tmp_path / "records" / "es.jsonl"):
+        with file.open("a") as stream:
+            stream.write('{"file": "0.png", "clean": "0-clean.png"}'[:cut])
+    entries = attack(EMBEDDER.__call__, digits(), "es", tmp_path, batch=4, **QUICK)
+    assert (tmp_path / "costs.jsonl").read_text().splitlines()[: len(finished)] == finished
+    assert entries == rows(folder / "manifest.jsonl")
+    assert without_times(snapshot(tmp_path)) == without_times(snapshot(folder))
+
+
+def test_lines_of_a_batch_that_was_not_recorded_are_written_anew(whole: tuple[Path, int], tmp_path: Path) -> None:
+    """Killed between the manifest and the records."""
+    folder, _ = whole
+    for name, content in snapshot(folder).items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    costs = (folder / "costs.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "costs.jsonl").write_text("".join(costs[:2]))
+    (tmp_path / rows(folder / "manifest.jsonl")[-1]["file"]).unlink()
+    attack(EMBEDDER.__call__, digits(), "es", tmp_path, batch=4, **QUICK)
+    assert without_times(snapshot(tmp_path)) == without_times(snapshot(folder))
+
+
+def test_a_finished_call_is_not_repeated(whole: tuple[Path, int]) -> None:
+    folder, calls = whole
+    before = snapshot(folder)
+    embed, again = failing(-1)
+    assert attack(embed, digits(), "es", folder, batch=4, **QUICK) == rows(folder / "manifest.jsonl")
+    assert snapshot(folder) == before
+    attacked = sum(cost["forward"] for cost in rows(folder / "costs.jsonl")) // WIDTH
+    assert again[0] == calls - attacked - 3  # and no saved image was read again, in any of three batches
+
+
+@pytest.mark.parametrize(
+    ("embed", "name", "settings"),
+    [
+        (EMBEDDER.__call__, "ltm", {}),
+        (EMBEDDER.__call__, "es", {"eps": 0.1}),
+        (EMBEDDER.__call__, "es", {"seed": 1}),
+        (embedder(1).__call__, "es", {}),
+        (EMBEDDER, "es", {}),
+    ],
+)
+def test_the_folder_of_another_attack_is_refused(
+    embed: Any, name: str, settings: dict[str, Any], whole: tuple[Path, int]
+) -> None:
+    folder, _ = whole
+    before = snapshot(folder)
+    with pytest.raises(HoldfastError, match="holds images of another attack, model or data set; give another folder"):
+        attack(embed, digits(), name, folder, batch=4, **{**QUICK, **settings})
+    assert snapshot(folder) == before
+
+
+def test_a_manifest_with_lines_missing_is_refused(whole: tuple[Path, int], tmp_path: Path) -> None:
+    folder = tmp_path / "adv"
+    shutil.copytree(whole[0], folder)
+    (folder / "manifest.jsonl").unlink()
+    with pytest.raises(HoldfastError, match=r"manifest\.jsonl has 0 lines for 12 images; remove .* to start over"):
+        attack(failing(-1)[0], digits(), "es", folder, batch=4, **QUICK)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("ess", {}, "unknown attack 'ess'; did you mean 'es'"),
+        ("es", {"protocol": "benign"}, "protocol 'benign' attacks nothing"),
+        ("es", {"max_queries": 0}, "max_queries is a number of at least 1"),
+        ("oa:200", {}, "needs 200 different targets"),
+    ],
+)
+def test_what_cannot_be_attacked_leaves_no_folder(
+    name: str, settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(HoldfastError, match=message):
+        saved(name, tmp_path / "adv", **settings)
+    assert not (tmp_path / "adv").exists()

@@ -1,0 +1,177 @@
+"""Settings of an evaluation: the paper's by default, and what is refused before anything is computed."""
+
+from dataclasses import fields, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+
+from holdfast.attacks import CA, QA, SPQA, Order
+from holdfast.core.pgd import L2, LInf, even, fading
+from holdfast.evaluation.protocols import CVPR22, STRICT
+from holdfast.evaluation.settings import GRADIENTS, Budget, radii, radius, resolve_budget
+from holdfast.util.errors import HoldfastError
+from tests.helpers.tiny import NINE
+
+
+@pytest.mark.parametrize(
+    ("size", "eps"), [(8, 77 / 255), (28, 77 / 255), (32, 77 / 255), (33, 8 / 255), (224, 8 / 255)]
+)
+@pytest.mark.parametrize("protocol", ["strict", "cvpr22"])
+def test_the_papers_settings_are_the_defaults(protocol: str, size: int, eps: float) -> None:
+    found = resolve_budget(size, protocol)
+    assert found == Budget(protocol, NINE, eps, 3 / 255, 32)
+    assert (found.norm, found.gradient, found.max_queries) == ("linf", "white-box", None)
+    assert (found.restarts, found.seed) == (0, 0)
+
+
+def test_benign_attacks_nothing() -> None:
+    assert resolve_budget(28, "benign").attacks == ()
+    assert resolve_budget(28, "strict", attacks=()).attacks == ()
+
+
+def test_what_is_given_counts_and_none_is_the_default() -> None:
+    given: dict[str, Any] = {
+        "eps": 0.1,
+        "step": 0.01,
+        "steps": 3,
+        "restarts": 2,
+        "max_queries": 7,
+        "seed": 5,
+        "attacks": "es",
+    }
+    assert resolve_budget(28, **given) == Budget("strict", ("es",), 0.1, 0.01, 3, restarts=2, max_queries=7, seed=5)
+    nothing: dict[str, Any] = dict.fromkeys(given)
+    assert resolve_budget(28, **nothing) == resolve_budget(28)
+
+
+def test_descents() -> None:
+    strict, faithful = resolve_budget(28).pgd(), resolve_budget(28, "cvpr22").pgd()
+    assert (strict.ball, strict.step, strict.steps, strict.start) == (LInf(77 / 255), 3 / 255, 32, 0)
+    assert (strict.best, strict.pace, faithful.best, faithful.pace) == (True, fading, False, even)
+    assert resolve_budget(28, restarts=3).pgd().restarts == 3
+    nes, square = (resolve_budget(28, eps=0.1, gradient=name).pgd() for name in ("nes", "square"))
+    assert (nes.gradient, nes.step, nes.pace) == (GRADIENTS["nes"], 3 / 255, fading)
+    assert (square.gradient, square.step, square.pace) == (GRADIENTS["square"], 0.2, even)
+    assert resolve_budget(28, gradient="square", step=0.01).pgd().step == 0.01
+
+
+def test_euclidean_steps_lead_across_the_ball() -> None:
+    found = resolve_budget(28, norm="l2", eps=2, steps=10).pgd()
+    assert (found.ball, found.step) == (L2(2), 0.5)
+    assert resolve_budget(28, norm="l2", eps=2, steps=10, step=0.1).pgd().step == 0.1
+    assert resolve_budget(28, norm="l2", eps=2, steps=0).pgd().step == 5
+    assert resolve_budget(28, norm="l2", eps=2, steps=10, gradient="square").pgd().step == 4
+
+
+@pytest.mark.parametrize("eps", [1, 1.0, np.float32(1), np.int64(1), Fraction(2, 2)])
+def test_numbers_of_any_kind_are_the_same_budget(eps: Any) -> None:
+    found = resolve_budget(28, eps=eps, steps=np.int64(4), seed=np.uint8(3))
+    assert found == resolve_budget(28, eps=1.0, steps=4, seed=3)
+    assert (type(found.eps), type(found.steps), type(found.seed)) == (float, int, int)
+    assert found.hash() == resolve_budget(28, eps=1.0, steps=4, seed=3).hash()
+
+
+def test_names_in_any_case_and_twice_are_the_same_budget() -> None:
+    assert resolve_budget(28, attacks=["ES", "QA+:5", "es"]).attacks == ("es", "qa+:5")
+
+
+def test_attacks_with_several_targets() -> None:
+    found = resolve_budget(28, attacks=("ca-:2", "qa+:3", "spqa-:4", "oa:6"))
+    candidate, query, preserving, order = (found.attack(name) for name in found.attacks)
+    assert isinstance(candidate, CA)
+    assert isinstance(query, QA)
+    assert isinstance(preserving, SPQA)
+    assert isinstance(order, Order)
+    assert (candidate.width, query.targets, preserving.targets, order.count) == (2, 3, 4, 6)
+    assert found.attack("qa+") is STRICT.attacks["qa+"]
+    assert resolve_budget(28, "cvpr22").attack("gtm") is CVPR22.attacks["gtm"]
+
+
+def test_every_field_is_in_the_hash() -> None:
+    base = resolve_budget(28)
+    other: dict[str, Any] = {
+        "protocol": "cvpr22",
+        "attacks": ("es",),
+        "eps": 0.5,
+        "step": 0.5,
+        "steps": 31,
+        "norm": "l2",
+        "gradient": "nes",
+        "precision": "bfloat16",
+        "restarts": 1,
+        "max_queries": 10,
+        "seed": 1,
+    }
+    assert list(other) == [field.name for field in fields(Budget)]
+    hashes = {replace(base, **{name: value}).hash() for name, value in other.items()}
+    hashes |= {base.hash(), base.hash({"model": "a"}), base.hash({"model": "b"}), base.hash({"model": "a"}, {"x": 1})}
+    assert len(hashes) == len(other) + 4
+    assert base.hash({"model": "a"}) == resolve_budget(28).hash({"model": "a"})
+    assert all(len(one) == 8 for one in hashes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"protocol": "strickt"}, r"unknown protocol 'strickt'; did you mean 'strict'\? \(allowed: strict, cvpr22"),
+        ({"attacks": "ess"}, r"unknown attack 'ess'; did you mean 'es'\?"),
+        ({"attacks": ("es", "tmaa")}, r"unknown attack 'tmaa'; did you mean 'tma'\?"),
+        ({"attacks": (None,)}, "unknown attack 'none'"),
+        ({"attacks": "spqa+", "protocol": "cvpr22"}, r"unknown attack 'spqa\+'; did you mean 'qa\+'\?"),
+        ({"attacks": "qa+:"}, r"after the colon comes how many targets, as in qa\+:5"),
+        ({"attacks": "qa+:0"}, "after the colon"),
+        ({"attacks": "qa+:x"}, "after the colon"),
+        ({"attacks": "tma:2"}, "tma has one target only"),
+        ({"attacks": ("qa+", "qa+:1")}, r"attacks 'qa\+' and 'qa\+:1' both give QA\+: leave one out"),
+        ({"attacks": "oa:1"}, "an order takes at least 2 items, not 1"),
+        ({"protocol": "benign", "attacks": "es"}, "protocol 'benign' attacks nothing.*use protocol 'strict'"),
+        ({"stepz": 3}, r"unknown setting of an evaluation 'stepz'; did you mean 'step'\?"),
+        ({"norm": "l3"}, r"unknown norm 'l3'; did you mean 'l2'\?"),
+        ({"gradient": "ness"}, r"unknown gradient 'ness'; did you mean 'nes'\?"),
+        ({"precision": "bf16"}, r"unknown precision 'bf16'; did you mean 'bfloat16'\?"),
+        ({"norm": "l2"}, "give eps, in units of the Euclidean norm"),
+        ({"eps": -0.1}, "eps is a number of at least 0, not -0.1"),
+        ({"eps": -1, "norm": "l2"}, "eps is a number of at least 0"),
+        ({"eps": 1.01}, r"eps is in units of the pixel range \[0, 1\], as 8/255, not 1.01"),
+        ({"eps": 8}, "units of the pixel range"),
+        ({"eps": float("nan")}, "eps is a number"),
+        ({"eps": float("inf"), "norm": "l2"}, "eps is a number"),
+        ({"eps": "8/255"}, "eps is a number of at least 0, not '8/255'"),
+        ({"eps": "8/255", "norm": "l2"}, "eps is a number"),
+        ({"eps": "8/255", "gradient": "square"}, "eps is a number"),
+        ({"eps": True}, "eps is a number"),
+        ({"step": -1}, "step is a number of at least 0"),
+        ({"steps": 2.5}, "steps is a whole number, not 2.5"),
+        ({"steps": -1}, "steps is a number of at least 0"),
+        ({"steps": "3", "norm": "l2", "eps": 1}, "steps is a number"),
+        ({"restarts": -1}, "restarts is a number of at least 0"),
+        ({"max_queries": 0}, "max_queries is a number of at least 1, not 0"),
+        ({"max_queries": 10.5}, "max_queries is a whole number"),
+        ({"seed": -1}, "seed is a number of at least 0"),
+        ({"protocol": "cvpr22", "restarts": 2}, "'cvpr22' has neither restarts nor black-box gradients.*'strict'"),
+        ({"protocol": "cvpr22", "gradient": "nes"}, "'cvpr22' has neither"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_refused_in_one_line(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(HoldfastError, match=message) as caught:
+        resolve_budget(28, **settings)
+    assert "\n" not in str(caught.value)
+
+
+def test_radii_as_text() -> None:
+    assert radius(None) is None
+    assert radius("8/255") == 8 / 255
+    assert radius(" 0.03 ") == 0.03
+    assert radius("2.5/255") == 2.5 / 255
+    assert radii("0,1,2,16/255") == [0, 1 / 255, 2 / 255, 16 / 255]
+    assert radii("1/255, 0.03") == [1 / 255, 0.03]
+    assert radii("0.5,1/4") == [0.125, 0.25]
+    assert radii("0.5") == [0.5]
+    for text in ("", "8/", "eight", "1/0", "1e999"):
+        with pytest.raises(HoldfastError, match=f"step is a number or a fraction such as 8/255, not '{text}'"):
+            radius(text, "step")
+    with pytest.raises(HoldfastError, match="eps is a number or a fraction"):
+        radii("1,,2/255")

@@ -1,0 +1,390 @@
+"""Exported models embed as the trained one does, carry what they are, and are kept only if they prove to be it."""
+
+import io
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from holdfast.evaluation.evaluate import evaluate
+from holdfast.evaluation.opened import evaluate_run
+from holdfast.export import FORMATS, Format, export, onnx, program
+from holdfast.export.folder import merging, portable
+from holdfast.export.source import Source, opened, standing
+from holdfast.export.verify import apart, compared, made, score
+from holdfast.models import backbones
+from holdfast.models.embedder import Embedder, EmbedderConfig
+from holdfast.runs.config import resolve
+from holdfast.training.loop import train
+from holdfast.util.errors import HoldfastError
+from tests.conftest import Call, Refuse
+from tests.helpers.tiny import QUICK, digits, embedder, photos, snapshot
+
+GRAY = EmbedderConfig("c2f2", 6, 1, 8)
+RESNET = EmbedderConfig("resnet18", 6, 3, 16, mean=(0.1, 0.2, 0.3))
+
+
+def source(config: EmbedderConfig = GRAY) -> Source:
+    """An embedder as if from a run; BatchNorm has statistics of its own."""
+    torch.manual_seed(0)
+    model = Embedder(config)
+    model(torch.rand(8, config.channels, config.size, config.size))
+    return Source(standing(model), "mine", resolve({"data.name": "digits"}), "last", (), {}, True)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps on digits, with one evaluation and best weights that are others."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    settings = {"recipe": "hm-s-lga", "model.dim": 8, "batch.pairs": 100, "steps": 2, "pgd.steps": 1}
+    train(resolve(settings, {"validation.every": 0}), folder, quiet=True)
+    evaluate_run(folder, **QUICK)
+    embedder().save_pretrained(folder / "best")
+    return folder
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+@pytest.mark.parametrize("config", [GRAY, RESNET], ids=["gray c2f2", "colour resnet"])
+def test_a_file_embeds_as_the_embedder(form: str, config: EmbedderConfig, tmp_path: Path) -> None:
+    """For images one, three and seventeen at a time."""
+    given, path = source(config), tmp_path / f"model{FORMATS[form].ending}"
+    FORMATS[form].write(given, path)
+    embed = FORMATS[form].load(path)
+    for count in (1, 3, 17):
+        images = torch.rand(count, config.channels, config.size, config.size)
+        torch.testing.assert_close(embed(images), given.embedder(images), rtol=0, atol=2e-6)
+    assert apart(given.embedder, embed, made(config.channels, config.size)) < 1e-5
+    assert str(Path(__file__).parents[2]).encode() not in path.read_bytes(), "it tells where the code lies"
+
+
+def test_onnx_is_sound_and_says_what_it_is(tmp_path: Path) -> None:
+    import onnx as format
+
+    given = source()
+    onnx.write(given, tmp_path / "model.onnx")
+    model = format.load(tmp_path / "model.onnx")
+    format.checker.check_model(model, full_check=True)
+    (images,), (embeddings,) = model.graph.input, model.graph.output
+    shape = [size.dim_param or size.dim_value for size in images.type.tensor_type.shape.dim]
+    assert (images.name, embeddings.name) == ("images", "embeddings")
+    assert shape == ["batch", 1, 8, 8]
+    assert {one.key: one.value for one in model.metadata_props} == given.facts
+    assert given.facts.items() >= {"recipe": "hm-s-lga-ics", "data": "digits", "size": "8", "channels": "1"}.items()
+    assert {weight.data_type for weight in model.graph.initializer} <= {
+        format.TensorProto.FLOAT,
+        format.TensorProto.INT64,
+    }
+
+
+def test_a_program_needs_no_holdfast(tmp_path: Path) -> None:
+    given = source()
+    program.write(given, tmp_path / "model.pt2")
+    told = {program.FACTS: ""}
+    torch.export.load(io.BytesIO((tmp_path / "model.pt2").read_bytes()), extra_files=told)
+    assert json.loads(told[program.FACTS]) == given.facts
+    images = torch.rand(3, 1, 8, 8)
+    torch.save(images, tmp_path / "images.pth")
+    code = (
+        "import sys, torch\n"
+        "z = torch.export.load('model.pt2').module()(torch.load('images.pth'))\n"
+        "torch.save(z.detach(), 'z.pth')\n"
+        "sys.exit('holdfast' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
+    torch.testing.assert_close(torch.load(tmp_path / "z.pth"), given.embedder(images).detach(), rtol=0, atol=1e-6)
+
+
+def test_an_embedder_of_another_precision_is_exported_in_float32_and_left_alone() -> None:
+    model = embedder().double().train()
+    copy = standing(model)
+    assert {tensor.dtype for tensor in copy.state_dict().values()} == {torch.float32}
+    assert not copy.training
+    assert model.training
+    assert next(model.parameters()).dtype == torch.float64
+    assert program.program(copy).module()(torch.rand(2, 1, 8, 8)).dtype == torch.float32
+
+
+class Fickle(nn.Module):
+    """A network that no graph can hold."""
+
+    def __init__(self, dim: int, channels: int, size: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(channels * size**2, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z: Tensor = self.fc(x.flatten(1))
+        return z if z.sum().item() > 0 else -z
+
+
+@pytest.mark.parametrize("form", ["onnx", "torch"])
+def test_a_backbone_that_cannot_be_exported_is_named(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(backbones.BACKBONES, "fickle", backbones.Backbone(Fickle, (0.0,), (1.0,), "", fixed_size=True))
+    with pytest.raises(HoldfastError, match=r"^fickle cannot be exported \(\w+: .*\)$"):
+        FORMATS[form].write(source(EmbedderConfig("fickle", 4, 1, 8)), tmp_path / "x")
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr() == ("", ""), "the exporter is heard"
+
+
+# --- the command
+
+
+@pytest.mark.parametrize(("form", "name"), [("torch", "digits.pt2"), ("hub", "digits")])
+def test_a_run_is_exported_and_verified(  # noqa: PLR0917
+    form: str, name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = snapshot(run)
+    status, out, _ = call("export", run, "--format", form, "--verify", "--queries", "2")
+    assert status == 0
+    assert f"written to exports/{name}" in out
+    assert out.count("as in the run") == 3
+    assert "ERS, 2 queries" in out
+    images = digits().read(torch.arange(9))[0]
+    wanted = Embedder.from_pretrained(run).eval()(images)
+    torch.testing.assert_close(FORMATS[form].load(Path("exports") / name)(images), wanted, rtol=0, atol=1e-5)
+    assert [path.name for path in Path("exports").iterdir()] == [name]
+    assert snapshot(run) == before
+
+
+def test_nothing_is_heard_of_the_exporter(run: Path, tmp_path: Path) -> None:
+    """In a process of its own, whose loggers no test has touched."""
+    words = ["export", str(run), "--verify", "--queries", "2"]
+    done = subprocess.run(
+        [sys.executable, "-m", "holdfast", *words], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
+    progress, _, table = done.stdout.partition("the exported model beside the run\n")
+    assert {line.partition(":")[0] for line in progress.splitlines()} <= {"embedding", "attacking"}
+    assert table.count("as in the run") == 3
+    assert done.stdout.endswith("written to exports/digits.onnx\n")
+    images = digits().read(torch.arange(9))[0]
+    wanted = Embedder.from_pretrained(run).eval()(images)
+    found = onnx.load(tmp_path / "exports" / "digits.onnx")(images)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+
+
+def test_the_best_weights_are_exported(run: Path, tmp_path: Path) -> None:
+    place, _, _ = export(run, "torch", tmp_path / "best.pt2", best=True)
+    images = digits().read(torch.arange(3))[0]
+    torch.testing.assert_close(program.load(place)(images), embedder()(images), rtol=0, atol=1e-6)
+    assert opened(run, best=True).results == (), "the evaluation there is of the last weights"
+    assert len(opened(run).results) == 1
+
+
+def test_a_folder_is_evaluated_as_a_run_is(run: Path, tmp_path: Path, call: Call) -> None:
+    out = tmp_path / "hub"
+    assert call("export", run, "--format", "hub", "--out", out)[0] == 0
+    files = {"config.json", "model.safetensors", "config.yaml", "README.md"}
+    assert {path.name for path in out.iterdir()} == files | {"evaluations"}
+    (copied,), (original,) = opened(out).results, opened(run).results
+    assert {**copied.content, "environment": None} == {**original.content, "environment": None}
+    known = evaluate_run(out, **QUICK)
+    assert known.content == copied.content, "the result that came along is the result"
+    fresh = evaluate_run(out, "benign", quiet=True, device="cpu")
+    assert fresh.path is not None
+    assert fresh.path.parent.parent == out / "evaluations"
+    assert fresh.content["benign"] == original.content["benign"]
+    training = fresh.content["model"]["training"]
+    assert training == {"settings": original.training["settings"]}, "what training cost is unknown there, not 0"
+
+
+def test_an_exported_folder_is_exported_again_and_keeps_what_lies_there(run: Path, tmp_path: Path) -> None:
+    place, _, _ = export(run, "hub", tmp_path / "hub", precision="bfloat16")
+    evaluate_run(place, "benign", quiet=True, device="cpu")
+    whole = snapshot(place)
+    export(place, "hub", place, precision="bfloat16")
+    again = snapshot(place)
+    assert again.keys() == whole.keys()
+    assert again["model.safetensors"] == whole["model.safetensors"]
+    assert again["README.md"] != whole["README.md"], "the new evaluation is in the card"
+    cost = opened(run).cost
+    assert cost.keys() == {"steps", "passes", "seconds"}
+    assert opened(place).cost == cost, "known from the results"
+
+
+@pytest.mark.parametrize(
+    ("root", "told"),
+    [("data/photos", "data/photos"), ("/data/photos", None), ("data/../../photos", None), (None, None)],
+)
+def test_settings_keep_only_a_path_below_the_working_folder(root: str | None, told: str | None) -> None:
+    assert portable(resolve({"data": {"name": "folder", "root": root}})).data.root == told
+
+
+def test_nothing_tells_where_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    root = photos(tmp_path / "secret" / "photos", each=6)
+    weights = tmp_path / "secret" / "start.safetensors"
+    Embedder(EmbedderConfig("c2f2", 4, 3, 8)).save_pretrained(tmp_path / "secret")
+    (tmp_path / "secret" / "model.safetensors").rename(weights)
+    given = {"data.name": "folder", "data.root": str(root), "data.size": 8, "data.resize": 8, "model.dim": 4}
+    given |= {"recipe": "none-r", "model.backbone": "c2f2", "model.weights": str(weights), "batch.pairs": 2, "steps": 1}
+    run = tmp_path / "run"
+    train(resolve(given, {"validation.every": 0}), run, quiet=True)
+    words = ["evaluate", str(run), f"--root={root}", "--steps", "1", "--max-queries", "2", "--no-checks"]
+    monkeypatch.setattr(sys, "argv", ["holdfast", *words])
+    assert call(*words)[0] == 0
+    export(run, "hub", tmp_path / "hub")
+    text = "".join(path.read_text() for path in (tmp_path / "hub").rglob("*.*") if path.suffix != ".safetensors")
+    assert str(tmp_path) not in text
+    assert "secret" not in text
+    assert "--root=photos" in text
+    assert opened(tmp_path / "hub").config.model.weights == "start.safetensors"
+    assert "--weights WEIGHTS" in (tmp_path / "hub" / "README.md").read_text()
+    _, found, reason = export(run, "hub", tmp_path / "hub", verify=True, queries=2)
+    assert len(found) == 3
+    shutil.rmtree(root)
+    _, found, reason = export(run, "hub", tmp_path / "hub", verify=True, queries=2)
+    assert len(found) == 1
+    assert reason.startswith("only made images were compared, and no attack was made: ")
+    with pytest.raises(HoldfastError, match="no folder"):
+        export(run, "hub", tmp_path / "hub", verify=True, root=root)
+
+
+# --- what is compared
+
+
+class Off(nn.Module):
+    """An embedder and a mistake."""
+
+    def __init__(self, model: nn.Module, by: float) -> None:
+        super().__init__()
+        self.model, self.by = model, by
+
+    def forward(self, images: Tensor) -> Tensor:
+        z: Tensor = self.model(images)
+        return nn.functional.normalize(z + self.by * z.roll(1, dims=1), dim=1)
+
+
+def test_the_score_of_the_same_model_is_the_score_of_an_evaluation() -> None:
+    model = standing(embedder())
+    found = score(model, model, digits(), 6, quiet=True)
+    assert found.difference == 0
+    assert found.what == "ERS, 6 queries"
+    whole = evaluate(model, digits(), max_queries=6, checks=False, quiet=True, device="cpu")
+    assert found.before == found.after == whole.content["ERS"]["value"]
+
+
+def test_the_score_is_read_on_the_exported_model() -> None:
+    """What an attack through one model does to another is what a transfer attack finds."""
+    model, other = standing(embedder()), standing(embedder(seed=1))
+    found = score(model, other, digits(), 6, quiet=True)
+    assert found.after is not None
+    assert found.before is not None
+    assert found.after > found.before + 5
+    assert not found.ok
+
+
+@pytest.mark.parametrize(("by", "fine"), [(0.0, True), (1e-6, True), (1e-2, False), (float("nan"), False)])
+def test_a_mistake_is_found(by: float, fine: bool) -> None:
+    model = standing(embedder())
+    (found,) = compared(model, Off(model, by), None)
+    assert found.ok == fine
+
+
+def test_what_differs_is_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
+    """What was there stays; exit status 1, with the table."""
+    old = tmp_path / "old.pt2"
+    old.write_bytes(b"old")
+
+    def wrong(path: Path) -> Any:
+        embed = program.load(path)
+        return lambda images: -embed(images)
+
+    broken = Format(".pt2", program.write, wrong)
+    monkeypatch.setitem(FORMATS, "torch", broken)
+    words = ("export", run, "--format", "torch", "--verify", "--queries", "2", "--out", old)
+    status, out, err = call(*words)
+    assert status == 1
+    assert "DIFFERS" in out
+    assert "holdfast: what was exported differs from the run, and was not kept (embeddings" in err
+    assert snapshot(tmp_path) == {"old.pt2": b"old"}
+
+
+def test_rounded_weights_have_the_same_score(run: Path, tmp_path: Path) -> None:
+    _, found, _ = export(run, "hub", tmp_path / "hub", precision="bfloat16", verify=True, queries=4, quiet=True)
+    assert all(one.ok for one in found)
+    assert found[0].difference > 1e-5
+
+
+# --- what is refused
+
+
+def test_what_cannot_be_exported_is_refused(run: Path, tmp_path: Path, refused: Refuse) -> None:
+    before = snapshot(run)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    (tmp_path / "dir.onnx").mkdir()
+    (tmp_path / "file").write_text("mine")
+    assert "unknown format 'onxx'; did you mean 'onnx'?" in refused("export", run, "--format", "onxx")
+    assert "is no run folder: it has no config.yaml" in refused("export", tmp_path / "absent")
+    assert "ends in .onnx, not" in refused("export", run, "--out", tmp_path / "model.png")
+    assert "dir.onnx is a folder; format onnx is a file" in refused("export", run, "--out", tmp_path / "dir.onnx")
+    hub = ("export", run, "--format", "hub", "--out")
+    assert "file is a file; format hub is a folder" in refused(*hub, tmp_path / "file")
+    assert "full is not empty and no earlier export; give another --out" in refused(*hub, tmp_path / "full")
+    assert "digits is a run folder; give another --out" in refused(*hub, run)
+    assert "best is not empty and no earlier export" in refused(*hub, run / "best")
+    assert "goes with format 'hub'; onnx holds float32" in refused("export", run, "--precision", "bfloat16")
+    assert "unknown precision 'half'" in refused("export", run, "--format", "hub", "--precision", "half")
+    assert "max_queries is a number of at least 1" in refused("export", run, "--verify", "--queries", "0")
+    nowhere = tmp_path / "file" / "model.onnx"
+    assert "cannot write" in refused("export", run, "--out", nowhere)
+    assert "cannot write" in refused(*hub, tmp_path / "file" / "hub")
+    assert {path.name for path in tmp_path.iterdir()} == {"full", "dir.onnx", "file"}
+    assert snapshot(run) == before
+
+
+def test_best_weights_that_are_not_there(run: Path, tmp_path: Path, refused: Refuse) -> None:
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("best"))
+    assert "has no best/" in refused("export", tmp_path / "run", "--best")
+
+
+def test_a_missing_extra_says_what_to_install(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refuse
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for module in ("onnx", "onnxscript"):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, module, None)
+            assert "pip install 'holdfast[onnx]'" in refused("export", run)
+    assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_a_folder_is_merged_whole_or_not_at_all(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    (place / "deep").mkdir(parents=True)
+    (place / "deep" / "kept").write_text("kept")
+    (place / "old").write_text("old")
+
+    def half(folder: Path) -> None:
+        with merging(folder) as new:
+            (new / "old").write_text("new")
+            (new / "no" / "such" / "folder").touch()
+
+    with pytest.raises(HoldfastError, match=r"cannot write .*place"):
+        half(place)
+    assert snapshot(place) == {"deep/kept": b"kept", "old": b"old"}
+    with merging(place) as new:
+        (new / "old").write_text("new")
+        (new / "deep").mkdir()
+        (new / "deep" / "more").write_text("more")
+    assert snapshot(place) == {"deep/kept": b"kept", "deep/more": b"more", "old": b"new"}
+    assert [path.name for path in tmp_path.iterdir()] == ["place"]
+
+
+def test_a_folder_with_evaluations_of_other_weights_is_refused(run: Path, tmp_path: Path) -> None:
+    place, _, _ = export(run, "hub", tmp_path / "hub")
+    foreign = place / "evaluations" / "strict-00000000" / "result.json"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("{}")
+    before = snapshot(place)
+    with pytest.raises(HoldfastError, match="evaluations of other weights, such as strict-00000000"):
+        export(run, "hub", place)
+    assert snapshot(place) == before

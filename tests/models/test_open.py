@@ -1,0 +1,213 @@
+"""Models by name: modules, files and folders of the user's own, their weights, and what is said of what is absent."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from holdfast.models.embedder import Embedder, EmbedderConfig
+from holdfast.models.open import load_model
+from holdfast.models.weights import save_safetensors
+from holdfast.models.wrapped import Subject
+from holdfast.util.errors import HoldfastError
+
+SOURCE = """
+from functools import partial
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, dim=3):
+        super().__init__()
+        self.fc = nn.Linear(12, dim)
+    def forward(self, x):
+        return self.fc(x.flatten(1))
+
+class Wide(Net):
+    def __init__(self, dim):
+        super().__init__(dim)
+
+class Doubler:
+    def __call__(self, x):
+        return 2 * x.flatten(1)
+
+net = Net(4)
+pair = partial(Net, 2)
+number = 3
+
+def build(dim=5):
+    return Net(dim)
+
+def embed(x, scale=1):
+    return scale * x.flatten(1)
+
+def give_number():
+    return number
+
+def fail():
+    raise KeyError("weights\\nand more")
+
+def leave():
+    raise SystemExit(2)
+"""
+
+IMAGES = torch.rand(6, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with a package ``nets`` and files, and a search path that is as before afterwards."""
+    (tmp_path / "nets").mkdir()
+    for name in ("nets/__init__.py", "nets/sub.py", "lone.py", "files/mine.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(SOURCE)
+    (tmp_path / "files" / "random.py").write_text("from sibling import VALUE\nembed = lambda x: x * VALUE\n")
+    (tmp_path / "files" / "sibling.py").write_text("VALUE = 7\n")
+    (tmp_path / "nets" / "broken.py").write_text("import torch.no_such_part\n")
+    (tmp_path / "nets" / "unfinished.py").write_text("def build(:\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("nets", "lone", "sibling")]:
+        monkeypatch.delitem(sys.modules, name)
+    return tmp_path
+
+
+@pytest.mark.parametrize("where", ["nets", "nets.sub", "lone", "lone.py", "files/mine.py"])
+@pytest.mark.parametrize(
+    ("name", "dim"), [("net", 4), ("Net", 3), ("build", 5), ("pair", 2), ("embed", 12), ("Doubler", 12)]
+)
+def test_what_an_attribute_becomes(where: str, name: str, dim: int) -> None:
+    assert load_model(f"{where}:{name}")(IMAGES).shape == (6, dim)
+
+
+def test_an_absolute_path_and_its_siblings(project: Path) -> None:
+    assert torch.equal(load_model(f"{project / 'files' / 'random.py'}:embed")(IMAGES), IMAGES * 7)
+    import random
+
+    assert hasattr(random, "shuffle")
+
+
+def test_an_instance_is_itself_and_keeps_its_mode() -> None:
+    model = load_model("nets:net")
+    assert model is sys.modules["nets"].net
+    assert isinstance(model, nn.Module)
+    assert model.training
+
+
+def test_a_file_is_read_anew(project: Path) -> None:
+    load_model("lone.py:net")
+    (project / "lone.py").write_text("embed = lambda x: x + 1  # changed\n")
+    assert torch.equal(load_model("lone.py:embed")(IMAGES), IMAGES + 1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (
+            "nets",
+            "names no model; allowed: package.module:attribute, path/to/file.py:attribute, timm:NAME, zoo:NAME, "
+            "or a folder",
+        ),
+        ("lone.py", "names no model; allowed: package.module:attribute"),
+        ("files/mine:net", "names no model"),
+        (":net", "names no model"),
+        ("nets:", "names no model"),
+        ("", "names no model"),
+        ("https://example.org/net", "names no model"),
+        ("nets.subb:net", r"no module 'nets.subb'.*did you mean nets/sub.py\?"),
+        ("netso.sub:net", r"no module 'netso.sub'.*did you mean nets\?"),
+        ("loan:net", r"no module 'loan'.*did you mean lone.py\?"),
+        ("quite_another:net", "no module 'quite_another' here or installed; allowed: package.module"),
+        ("files/mien.py:net", r"no file files/mien.py; did you mean files/mine.py\?"),
+        ("flies/mine.py:net", r"no file flies/mine.py; did you mean files\?"),
+        ("nets.broken:net", "nets.broken cannot be imported: it raises ModuleNotFoundError: .*no_such_part"),
+        ("nets/broken.py:net", "nets/broken.py cannot be imported: it raises ModuleNotFoundError: .*no_such_part"),
+        ("nets.unfinished:net", "nets.unfinished cannot be imported: it raises SyntaxError"),
+        ("nets:biuld", r"unknown attribute of nets 'biuld'; did you mean 'build'\? \(allowed: .*Net"),
+        ("nets:number", "gives a int, not a callable"),
+        ("nets:give_number", "gives a int, not a callable"),
+        ("nets:Wide", "needs dim: name a function"),
+        ("nets:fail", r"nets:fail\(\) raises KeyError: .*weights"),
+        ("nets:leave", r"nets:leave\(\) raises SystemExit: 2"),
+    ],
+)
+def test_what_is_not_a_model(spec: str, message: str) -> None:
+    with pytest.raises(HoldfastError, match=message) as caught:
+        load_model(spec)
+    assert "\n" not in str(caught.value)
+
+
+# --- weights
+
+
+def write(path: Path, state: dict[str, Tensor]) -> Path:
+    if path.suffix == ".safetensors":
+        save_safetensors(path, state, {})
+    else:
+        torch.save({"state_dict": state}, path)
+    return path
+
+
+def state(dim: int = 3, prefix: str = "") -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    shapes = {"fc.weight": (dim, 12), "fc.bias": (dim,)}
+    return {prefix + name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_weights_are_loaded(tmp_path: Path, suffix: str, prefix: str) -> None:
+    model = load_model("nets:Net", write(tmp_path / f"w{suffix}", state(prefix=prefix)))
+    torch.testing.assert_close(model(IMAGES), IMAGES.flatten(1) @ state()["fc.weight"].T + state()["fc.bias"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {"fc.weight": s["fc.weight"]}, r"1 missing \(fc.bias\); give"),
+        (lambda s: s | {f"head.{i}": s["fc.bias"] for i in range(6)}, r"6 unexpected \(head.0.*head.3, ...\); give"),
+        (lambda s: s | {"fc.bias": torch.zeros(9)}, r"1 of another shape \(fc.bias\)"),
+        (lambda s: {"fc.bias": s["fc.bias"], "fcc.weight": s["fc.weight"]}, r"1 missing.*; 1 unexpected"),
+        (lambda s: {"other": s["fc.bias"]}, "nothing in .* fits the network"),
+    ],
+)
+def test_weights_that_do_not_fit(
+    tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
+) -> None:
+    with pytest.raises(HoldfastError, match=message):
+        load_model("nets:Net", write(tmp_path / "w.safetensors", change(state())))
+
+
+def test_weights_without_a_module_or_a_file(tmp_path: Path) -> None:
+    with pytest.raises(HoldfastError, match="nets:embed is a function, not a torch module"):
+        load_model("nets:embed", write(tmp_path / "w.pth", state()))
+    with pytest.raises(HoldfastError, match=r"no weights at absent\.pth"):
+        load_model("nets:Net", Path("absent.pth"))
+
+
+# --- folders and timm
+
+
+def test_a_folder_that_holdfast_wrote(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    embedder = Embedder(EmbedderConfig("c2f2", dim=4, channels=1, size=8))
+    embedder.save_pretrained(tmp_path / "run")
+    model = load_model(str(tmp_path / "run"))
+    pixels = torch.rand(3, 1, 8, 8)
+    assert torch.equal(model(pixels), embedder.eval()(pixels))
+    assert Subject(model).remarks == []
+    with pytest.raises(HoldfastError, match=r"brings its own weights; leave out w.pth"):
+        load_model(str(tmp_path / "run"), Path("w.pth"))
+
+
+def test_a_folder_without_a_model() -> None:
+    with pytest.raises(HoldfastError, match=r"'files' names no model.*a folder that holds config\.json and"):
+        load_model("files")
+
+
+def test_timm_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(HoldfastError, match=r"pip install 'holdfast\[timm\]'"):
+        load_model("timm:resnet18")

@@ -1,0 +1,248 @@
+"""Weights in files: what is read, what is refused, what matches, and that a write is all or nothing."""
+
+import json
+import os
+import pickle
+import resource
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from holdfast.models.backbones import build_backbone
+from holdfast.models.weights import Mismatch, load_weights, read_state, replacing, save_safetensors
+from holdfast.util.errors import HoldfastError
+
+
+def network(dim: int = 3, seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return build_backbone("c2f2", dim=dim, channels=1, size=4)
+
+
+def write(path: Path, state: dict[str, Tensor], wrapper: str | None = None) -> Path:
+    if path.suffix == ".safetensors":
+        save_safetensors(path, state, {})
+    else:
+        torch.save({wrapper: state, "epoch": 3, "best": torch.tensor(1.0)} if wrapper else state, path)
+    return path
+
+
+def same(one: nn.Module, other: nn.Module) -> bool:
+    theirs = other.state_dict()
+    return all(torch.equal(tensor, theirs[name]) for name, tensor in one.state_dict().items())
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "backbone.", "model.", "module.backbone.", "_orig_mod."])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_wrappers_prefixes_are_dropped(tmp_path: Path, prefix: str, suffix: str) -> None:
+    source, target = network(seed=1), network(seed=2)
+    file = write(tmp_path / f"w{suffix}", {prefix + k: v for k, v in source.state_dict().items()})
+    assert not same(source, target)
+    found = load_weights(target, file)
+    assert same(source, target)
+    assert found == Mismatch(tuple(source.state_dict()), (), (), ())
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "model_state_dict"])
+def test_wrapping_dictionaries_are_opened(tmp_path: Path, wrapper: str) -> None:
+    source, target = network(seed=1), network(seed=2)
+    load_weights(target, write(tmp_path / "w.pth", source.state_dict(), wrapper))
+    assert same(source, target)
+
+
+def test_prefix_of_the_target_may_differ(tmp_path: Path) -> None:
+    source, target = network(seed=1), nn.ModuleDict({"backbone": network(seed=2)})
+    found = load_weights(target, write(tmp_path / "w.pth", source.state_dict()))
+    assert same(source, target["backbone"])
+    assert "backbone.fc2.bias" in found.loaded
+    load_weights(source, write(tmp_path / "back.pth", network(seed=5).state_dict()))
+    load_weights(target, write(tmp_path / "own.pth", {f"backbone.{k}": v for k, v in source.state_dict().items()}))
+    assert same(source, target["backbone"])
+
+
+def test_what_does_not_match_is_listed_and_left(tmp_path: Path) -> None:
+    source, target = network(dim=5, seed=1).state_dict(), network(dim=3, seed=2)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    del source["conv1.bias"]
+    source["head.weight"] = torch.zeros(2)
+    found = load_weights(target, write(tmp_path / "w.pth", source))
+    assert found.loaded == ("conv1.weight", "conv2.weight", "conv2.bias", "fc1.weight", "fc1.bias")
+    assert found.missing == ("conv1.bias",)
+    assert found.unexpected == ("head.weight",)
+    assert found.reshaped == (("fc2.weight", (5, 1024), (3, 1024)), ("fc2.bias", (5,), (3,)))
+    for name, tensor in target.state_dict().items():
+        assert torch.equal(tensor, source[name] if name in found.loaded else before[name])
+    text = found.describe()
+    for part in ("loaded 5 of 8", "conv1.bias", "head.weight", "fc2.weight is (5, 1024)", "(3, 1024)"):
+        assert part in text
+
+
+def test_head_beside_a_prefixed_backbone_is_unexpected(tmp_path: Path) -> None:
+    source, target = network(seed=1), network(seed=2)
+    state = {f"backbone.{name}": tensor for name, tensor in source.state_dict().items()}
+    found = load_weights(target, write(tmp_path / "w.pth", {**state, "fc2.bias": torch.full((3,), 9.0)}))
+    assert same(source, target)
+    assert found.unexpected == ("fc2.bias",)
+
+
+def test_batch_counters_of_older_files_are_no_loss(tmp_path: Path) -> None:
+    target = build_backbone("resnet18", 4, 3, 32)
+    state = {k: v for k, v in target.state_dict().items() if not k.endswith("num_batches_tracked")}
+    assert load_weights(target, write(tmp_path / "w.pth", state)).missing == ()
+
+
+def test_other_precision_is_converted(tmp_path: Path) -> None:
+    source, target = network(seed=1).half(), network(seed=2)
+    load_weights(target, write(tmp_path / "w.pth", source.state_dict()))
+    assert target.get_parameter("fc1.weight").dtype == torch.float32
+    assert same(source.float(), target)
+
+
+def test_nothing_in_common_is_an_error(tmp_path: Path) -> None:
+    target = network()
+    file = write(tmp_path / "w.pth", {"encoder.weight": torch.zeros(2, 7), "fc1.bias": torch.zeros(9)})
+    with pytest.raises(HoldfastError, match=r"nothing in .*encoder.weight \(2, 7\).*conv1.weight \(32, 1, 5, 5\)"):
+        load_weights(target, file)
+
+
+class Payload:
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("writer", [torch.save, lambda content, path: path.write_bytes(pickle.dumps(content, 2))])
+def test_code_in_a_pickle_is_refused_and_not_run(tmp_path: Path, writer: Any) -> None:
+    trace, file = tmp_path / "trace", tmp_path / "w.pth"
+    writer({"extra": Payload(trace), "epoch": 1}, file)
+    with pytest.raises(HoldfastError, match=r"w.pth is not loaded: it names \S+mkdir, .*could run code;.*safetensors"):
+        read_state(file)
+    assert not trace.exists()
+
+
+def test_whole_pickled_module_is_refused(tmp_path: Path) -> None:
+    torch.save(network(), tmp_path / "w.pth")
+    with pytest.raises(HoldfastError, match="could run code"):
+        read_state(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("keep", [0, 1, 100, -7])
+def test_broken_files_are_named(tmp_path: Path, suffix: str, keep: int) -> None:
+    file = write(tmp_path / f"w{suffix}", network().state_dict())
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(HoldfastError, match=rf"w{suffix} cannot be read as weights"):
+        read_state(file)
+
+
+def test_unusable_contents_are_named(tmp_path: Path) -> None:
+    with pytest.raises(HoldfastError, match="does not exist"):
+        read_state(tmp_path / "none.pth")
+    with pytest.raises(HoldfastError, match="is not a file"):
+        read_state(tmp_path)
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(HoldfastError, match="holds a list"):
+        read_state(tmp_path / "list.pth")
+    torch.save({"student": {"w": torch.zeros(1)}, "epoch": 1}, tmp_path / "deep.pth")
+    with pytest.raises(HoldfastError, match="found: student, epoch"):
+        read_state(tmp_path / "deep.pth")
+
+
+def test_awkward_tensors_are_written_in_full(tmp_path: Path) -> None:
+    base = torch.arange(24.0).view(2, 3, 4)
+    tensors = {
+        "base": base,
+        "tied": base,
+        "row": base[1],
+        "transposed": base.transpose(0, 2),
+        "expanded": torch.ones(1).expand(5),
+        "channels_last": torch.rand(2, 3, 4, 5).to(memory_format=torch.channels_last),
+        "live": nn.Parameter(torch.rand(3)),
+        "scalar": torch.tensor(7),
+        "empty": torch.zeros(0, 3),
+        "empty_too": torch.zeros(0),
+        "half": torch.rand(3).bfloat16(),
+        "flags": torch.tensor([True, False]),
+    }
+    file = tmp_path / "new" / "folder" / "t.safetensors"
+    save_safetensors(file, tensors, {"step": "12"})
+    read = load_file(file)
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype
+        assert torch.equal(read[name], tensor), name
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata() == {"step": "12"}
+    assert [path.name for path in file.parent.iterdir()] == ["t.safetensors"]
+
+
+def test_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
+    file = tmp_path / "t.safetensors"
+    save_safetensors(file, {"x": torch.ones(3)}, {})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(HoldfastError, match=r"cannot write .*t\.safetensors: \S+") as caught:
+            save_safetensors(file, {"x": torch.zeros(100_000)}, {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
+    assert torch.equal(read_state(file)["x"], torch.ones(3))
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_unusable_paths_are_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for path in (tmp_path / "file" / "t.safetensors", tmp_path / "folder"):
+        with pytest.raises(HoldfastError, match=f"cannot write {path}: ") as caught:
+            save_safetensors(path, {"x": torch.ones(1)}, {})
+        assert "\n" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_permission_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    try:
+        with pytest.raises(HoldfastError, match=r"cannot write .*Permission denied"):
+            save_safetensors(tmp_path / "t.safetensors", {"x": torch.ones(1)}, {})
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_replacing_is_all_or_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "r.json"
+    file.write_text("old")
+
+    def fail() -> None:
+        with replacing(file) as path:
+            path.write_text("half")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert file.read_text() == "old"
+    with file.open() as reader:
+        with replacing(file) as path:
+            path.write_text("new")
+        assert reader.read() == "old"
+    assert file.read_text() == "new"
+    with replacing(file) as path:
+        path.write_text(json.dumps({"a": 1}))
+        assert file.read_text() == "new"
+        assert path.parent == file.parent
+    assert json.loads(file.read_text()) == {"a": 1}
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_written_files_have_ordinary_permissions(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    save_safetensors(tmp_path / "t.safetensors", {"x": torch.ones(1)}, {})
+    assert (tmp_path / "t.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

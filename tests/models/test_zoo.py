@@ -1,0 +1,175 @@
+"""The zoo: entries by name wherever a run or model is named; the committed ones hold what they promise."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from holdfast.evaluation.opened import another, evaluate_run, of_run
+from holdfast.export import export
+from holdfast.export.card import card
+from holdfast.export.source import opened
+from holdfast.models import zoo
+from holdfast.models.embedder import Embedder
+from holdfast.models.open import load_model
+from holdfast.report import find
+from holdfast.runs.config import resolve
+from holdfast.training.loop import train
+from holdfast.util.errors import HoldfastError
+from tests.conftest import Call, Refuse
+from tests.helpers.tiny import QUICK, digits, snapshot
+
+COMMITTED = Path(__file__).parents[2] / "zoo"
+SPOKEN = ("--steps", "2", "--max-queries", "8", "--no-checks", "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo of two entries on digits, one of them evaluated."""
+    home = tmp_path_factory.mktemp("made")
+    settings = {"recipe": "none-r", "model.dim": 8, "batch.pairs": 100, "steps": 2, "validation.every": 0}
+    train(resolve(settings), home / "run", quiet=True)
+    export(home / "run", "hub", home / "zoo" / "digits-raw", precision="bfloat16")
+    evaluate_run(home / "run", **QUICK)
+    export(home / "run", "hub", home / "zoo" / "digits-none-r", precision="bfloat16")
+    return home / "zoo"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in an empty folder, with that zoo; nothing in it changes."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(zoo.VARIABLE, str(made))
+
+
+def test_entries_are_found_by_name(made: Path) -> None:
+    assert zoo.names() == ["digits-none-r", "digits-raw"]
+    assert zoo.located("zoo:digits-raw") == zoo.located(Path("zoo:digits-raw")) == made / "digits-raw"
+    assert zoo.located("runs/x") == Path("runs/x")
+    with pytest.raises(HoldfastError, match=r"unknown zoo entry 'digits-row'; did you mean 'digits-raw'\?"):
+        zoo.located("zoo:digits-row")
+
+
+def test_where_the_zoo_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(zoo.VARIABLE, str(tmp_path / "absent"))
+    with pytest.raises(HoldfastError, match=r"there is no zoo at .*absent; set HOLDFAST_ZOO"):
+        zoo.names()
+    monkeypatch.delenv(zoo.VARIABLE)
+    assert zoo.home() == COMMITTED
+    monkeypatch.setattr(zoo, "__file__", str(tmp_path / "site-packages" / "holdfast" / "zoo.py"))
+    with pytest.raises(HoldfastError, match="there is no zoo at zoo; set"):
+        zoo.home()
+    (tmp_path / "zoo").mkdir()
+    assert zoo.home() == Path("zoo")
+    with pytest.raises(HoldfastError, match="no zoo entry 'x': zoo holds none"):
+        zoo.find("x")
+
+
+def test_an_entry_stands_for_a_model_everywhere(made: Path) -> None:
+    images = digits().read(torch.arange(4))[0]
+    wanted = Embedder.from_pretrained(made / "digits-raw").eval()(images)
+    for embed in (
+        Embedder.from_pretrained("zoo:digits-raw").eval(),
+        load_model("zoo:digits-raw"),
+        another("zoo:digits-raw").eval(),  # type: ignore[attr-defined]
+        opened("zoo:digits-raw").embedder,
+        of_run("zoo:digits-raw").embed,
+    ):
+        assert (embed(images) == wanted).all()
+
+
+def test_an_evaluation_of_an_entry_does_not_touch_the_zoo(made: Path, tmp_path: Path, call: Call) -> None:
+    before = snapshot(made)
+    status, out, _ = call("evaluate", "zoo:digits-raw", *SPOKEN)
+    assert status == 0
+    (result,) = find([tmp_path / "evaluations" / "digits-raw"])
+    assert result.name == "digits-raw"
+    assert "written to evaluations/digits-raw/strict-" in out
+    assert result.number("passes") is result.number("seconds") is None, "what it cost is not known here"
+    model = ("--model", "zoo:digits-raw", "--data", "digits", "--transfer", "zoo:digits-none-r")
+    assert call("evaluate", *model, *SPOKEN)[0] == 0
+    assert call("attack", "zoo:digits-raw", "--max-queries", "2", "--steps", "1", "--save", tmp_path / "adv")[0] == 0
+    assert call("export", "zoo:digits-raw", "--format", "torch")[0] == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["adv", "evaluations", "exports"]
+    assert snapshot(made) == before
+
+
+def test_the_zoo_is_listed(made: Path, call: Call) -> None:
+    status, out, _ = call("zoo")
+    assert status == 0
+    (result,) = find([made / "digits-none-r"])
+    lines = {name: next(line for line in out.splitlines() if f"zoo:{name} " in line) for name in zoo.names()}
+    assert f"{result.number('R@1'):.1f}" in lines["digits-none-r"]
+    assert f"{result.number('ERS'):.1f}" in lines["digits-none-r"]
+    assert "unchecked" in lines["digits-none-r"]
+    assert "not evaluated" in lines["digits-raw"]
+    size = (made / "digits-raw" / "model.safetensors").stat().st_size / 1e6
+    assert all("none-r" in line and f"{size:.1f} MB" in line for line in lines.values())
+
+
+def test_a_report_over_a_zoo(made: Path, call: Call) -> None:
+    status, out, _ = call("report", made, "--columns", "data,ERS")
+    assert status == 0
+    assert out.count("| digits |") == 1
+
+
+def test_what_is_wrong_with_a_name_is_said(refused: Refuse) -> None:
+    assert "did you mean 'digits-raw'?" in refused("evaluate", "zoo:digits-rae")
+    assert "did you mean 'digits-raw'?" in refused("evaluate", "--model", "zoo:digits-rae", "--data", "digits")
+    assert "has no best/" in refused("evaluate", "zoo:digits-raw", "--best")
+    assert "unknown zoo entry ''" in refused("evaluate", "zoo:")
+
+
+# --- what is committed
+
+
+def entries() -> list[Path]:
+    return sorted(path.parent for path in COMMITTED.glob("*/config.json"))
+
+
+def faults(entry: Path) -> list[str]:
+    """What is wrong with an entry: it does not load, or its card does not say what its results say."""
+    source, found = opened(entry), []
+    images = source.embedder.config.channels, source.embedder.config.size
+    if source.config.data.name not in ("digits", "mnist", "fashion-mnist"):
+        found.append(f"trained on {source.config.data.name}, whose images are not free")
+    if Path(source.config.data.root or "data").is_absolute():
+        found.append("tells where the data lay")
+    if not source.results:
+        found.append("has no results")
+    if images[1] > 64:
+        found.append("is large")
+    text = (entry / "README.md").read_text()
+    if text != card(source, "bfloat16"):
+        found.append("its card is not what its results make")
+    if re.search(r"(^|[\s\"'=])/(home|root|work|tmp|Users)/", text + json.dumps([r.content for r in source.results])):
+        found.append("names a path of a machine")
+    return found
+
+
+@pytest.mark.parametrize("entry", entries(), ids=lambda entry: entry.name)
+def test_committed_entries_hold_what_they_promise(entry: Path) -> None:
+    assert faults(entry) == []
+
+
+def test_the_committed_zoo_is_small_and_told_of() -> None:
+    assert sum(path.stat().st_size for path in COMMITTED.rglob("*") if path.is_file()) <= 40e6
+    told = (COMMITTED / "README.md").read_text()
+    assert all(entry.name in told for entry in entries())
+
+
+def test_faults_are_found(made: Path, tmp_path: Path) -> None:
+    assert faults(made / "digits-none-r") == []
+    assert "has no results" in faults(made / "digits-raw")
+    entry = tmp_path / "entry"
+    for name, content in snapshot(made / "digits-none-r").items():
+        (entry / name).parent.mkdir(parents=True, exist_ok=True)
+        (entry / name).write_bytes(content)
+    card = entry / "README.md"
+    card.write_text(re.sub(r"(type: ERS\n\s+value: )", r"\g<1>1", card.read_text()))
+    assert faults(entry) == ["its card is not what its results make"]
+    config = entry / "config.yaml"
+    config.write_text(config.read_text().replace("name: digits", "name: cub").replace("root: null", "root: /home/me"))
+    assert faults(entry)[:2] == ["trained on cub, whose images are not free", "tells where the data lay"]

@@ -1,0 +1,276 @@
+"""Results found on disk, tables made of them, and the published rows beside."""
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.defense.recipes import RECIPES
+from holdfast.report import COMPARED, STYLES, compare, comparison, csv_text, find, json_text, markdown, published, table
+from holdfast.report.figures import FIGURES, SCORES
+from holdfast.util.errors import HoldfastError
+from tests.helpers.result_files import CONTENT, write
+
+
+def cells(path: Path, **changes: Any) -> dict[str, str]:
+    header, rows = table(find([write(path, **changes)]))
+    return dict(zip(header, rows[0], strict=True))
+
+
+# ---- finding --------------------------------------------------------------------------------------------------------
+
+
+def test_results_are_found_below_folders_and_once(tmp_path: Path) -> None:
+    deep = write(tmp_path / "runs" / "b" / "evaluations" / "strict-1a" / "result.json")
+    flat = write(tmp_path / "runs" / "a" / "result.json")
+    named = write(tmp_path / "kept.json")
+    write(tmp_path / "runs" / "b" / "evaluations" / "strict-1a" / "x" / "result.json")
+    write(tmp_path / "runs" / "b" / "evaluations" / "strict-1a" / "x" / "y" / "result.json")
+    write(tmp_path / "runs" / "b" / "evaluations" / "strict-1a" / "other.json")
+    (tmp_path / "runs" / "c").mkdir()
+    found = [result.path for result in find([tmp_path / "runs", str(named), flat, tmp_path / "runs" / "b"])]
+    assert found[:2] == [flat, deep]
+    assert named in found
+    assert len(found) == len(set(found)) == 5
+    assert len(find([tmp_path / "runs"])) == 3
+
+
+def test_nothing_found_says_how_to_make_one(tmp_path: Path) -> None:
+    for paths in ([], [tmp_path]):
+        with pytest.raises(HoldfastError, match=r"make one with: holdfast evaluate RUN --protocol strict"):
+            find(paths)
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(HoldfastError, match=r"no file or folder .*rums; did you mean .*runs\?"):
+        find([tmp_path / "rums"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": None}, "it has no 'format'"),
+        ({"format": "holdfast-evaluation-2"}, "its format is 'holdfast-evaluation-2', and this version reads"),
+        ({"benign": None}, "it has no 'benign'"),
+        ({"collapsed": None}, "it has no 'collapsed'"),
+        ({"name": 3}, "'name' is no str: 3"),
+        ({"data": {"name": None}}, "its data set has no name"),
+        ({"trusted": "yes"}, "'trusted' is neither true, false nor null: 'yes'"),
+        ({"benign": {"R@1": "87"}}, "R@1 is no number: '87'"),
+        ({"settings": {"eps": True}}, "eps is no number: True"),
+        ({"columns": {"QA+": 3.0}}, r"QA\+ is no value with its bounds: 3\.0"),
+        ({"columns": {"QA+": {"value": [1]}}}, r"QA\+ value is no number: \[1\]"),
+        ({"ERS": {"low": "3"}}, "ERS low is no number: '3'"),
+        ({"model": {"training": 3}}, "'training' of its model is no dict: 3"),
+        ({"model": {"training": {"settings": "x"}}}, "'settings' of its training is no dict: 'x'"),
+        ({"model": {"training": {"passes": "many"}}}, "passes is no number: 'many'"),
+    ],
+)
+def test_a_foreign_file_is_named_with_the_reason(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    path = write(tmp_path / "result.json", **changes)
+    with pytest.raises(HoldfastError, match=rf"{path} is no result of 'holdfast evaluate': {message}"):
+        find([tmp_path])
+
+
+@pytest.mark.parametrize("text", ["", "{", "\xff", "[" * 100_000])
+def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(text, encoding="latin-1")
+    with pytest.raises(HoldfastError, match=rf"cannot read {path}"):
+        find([path])
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "null", '{"scores": {}}'])
+def test_json_of_another_kind_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "result.json").write_text(text)
+    with pytest.raises(HoldfastError, match="it has no 'format'"):
+        find([tmp_path])
+
+
+# ---- the table ------------------------------------------------------------------------------------------------------
+
+
+def test_a_row_of_the_table(tmp_path: Path) -> None:
+    assert cells(tmp_path / "result.json") == {
+        **{"name": "fashion-act", "protocol": "strict", "data": "fashion-mnist", "ε": "77/255", "steps": "32"},
+        **{"R@1": "78.6", "R@2": "87.0", "mAP": "68.8", "NMI": "67.2"},
+        **{"CA+": "1.0", "CA-": "2.0", "QA+": "3.0", "QA-": "4.0", "TMA": "5.000", "ES:D": "6.000", "ES:R": "7.0"},
+        **{"LTM": "8.0", "GTM": "9.0", "GTT": "10.0", "ERS": "63.3 ±0.8", "robust R@1": "12.0"},
+        **{"passes": "", "seconds": "", "verdict": "ok"},
+    }
+
+
+def test_what_was_not_measured_is_empty(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.json", **{"ERS": None, "robust R@1": None, "trusted": None})
+    content = json.loads(path.read_text())
+    content["columns"] = {"TMA": {"value": float("nan"), "low": None}, "QA+": {"value": 3.5}}
+    content["settings"] = {}
+    content["ERS"] = None
+    path.write_text(json.dumps(content))
+    header, rows = table(find([path]))
+    row = dict(zip(header, rows[0], strict=True))
+    empty = {name for name, text in row.items() if text == ""}
+    assert empty == {"ε", "steps", "ERS", "robust R@1", "passes", "seconds", *SCORES} - {"QA+"}
+    assert row["QA+"] == "3.5"
+    assert row["verdict"] == "unchecked"
+    (read,) = list(csv.DictReader(io.StringIO(csv_text(find([path])))))
+    assert (read["QA+"], read["QA+ low"], read["TMA"], read["ERS"]) == ("3.5", "", "", "")
+    assert json.loads(json_text(find([path])))[0]["columns"]["TMA"]["value"] is None
+
+
+@pytest.mark.parametrize(
+    ("collapsed", "trusted", "verdict"),
+    [
+        (False, True, "ok"),
+        (False, False, "UNTRUSTED"),
+        (False, None, "unchecked"),
+        (True, True, "COLLAPSED"),
+        (True, False, "COLLAPSED, UNTRUSTED"),
+        (True, None, "COLLAPSED, unchecked"),
+    ],
+)
+def test_the_verdict_stands_in_every_table(tmp_path: Path, collapsed: bool, trusted: bool | None, verdict: str) -> None:
+    results = find([write(tmp_path / "result.json", collapsed=collapsed, trusted=trusted)])
+    for header, rows in (table(results), comparison(results), compare(results[0])):
+        assert rows[0][header.index("verdict")] == verdict
+    assert next(csv.DictReader(io.StringIO(csv_text(results))))["verdict"] == verdict
+
+
+@pytest.mark.parametrize(
+    ("settings", "shown"),
+    [
+        ({"eps": 0}, "0/255"),
+        ({"eps": 8 / 255}, "8/255"),
+        ({"eps": 0.5 / 255}, "0.5/255"),
+        ({"eps": 1.0}, "255/255"),
+        ({"eps": 0.5, "norm": "l2"}, "0.5 (l2)"),
+    ],
+)
+def test_the_radius(tmp_path: Path, settings: dict[str, Any], shown: str) -> None:
+    assert cells(tmp_path / "result.json", settings=settings)["ε"] == shown
+
+
+def test_a_weaker_attack_is_named_beside_the_protocol(tmp_path: Path) -> None:
+    changes = {"settings": {"gradient": "square", "precision": "bfloat16"}, "model": {"surrogate": "1a2b3c4d"}}
+    assert cells(tmp_path / "result.json", **changes)["protocol"] == "strict, square, bfloat16, transfer"
+    usual = {"settings": {"gradient": "white-box"}, "model": {"surrogate": None}}
+    assert cells(tmp_path / "result.json", **usual)["protocol"] == "strict"
+
+
+@pytest.mark.parametrize(
+    ("passes", "shown"),
+    [
+        (0, "0"),
+        (945.4, "945"),
+        (999.6, "1k"),
+        (23_456.0, "23.5k"),
+        (999_499, "999k"),
+        (999_600, "1M"),
+        (1_234_567, "1.23M"),
+    ],
+)
+def test_what_the_training_cost(tmp_path: Path, passes: float, shown: str) -> None:
+    training = {"settings": {}, "steps": 3, "passes": passes, "seconds": 548.6}
+    row = cells(tmp_path / "result.json", model={"training": training})
+    assert (row["passes"], row["seconds"]) == (shown, "549")
+    (read,) = csv.DictReader(io.StringIO(csv_text(find([tmp_path]))))
+    assert (float(read["passes"]), read["seconds"]) == (passes, "548.6")
+
+
+def test_markdown_survives_any_name(tmp_path: Path) -> None:
+    results = find([write(tmp_path / "result.json", name="a|b\\|c\nd\r\n e")])
+    header, rows = table(results)
+    lines = markdown(header, rows).splitlines()
+    assert len(lines) == 2 + 1
+    assert lines[2].startswith("| a\\|b\\\\\\|c d e | strict | fashion-mnist | 77/255 | 32 | 78.6 |")
+    assert {line.replace("\\\\", "").replace("\\|", "").count("|") for line in lines} == {len(header) + 1}
+
+
+def test_csv_has_the_bounds_and_whole_numbers(tmp_path: Path) -> None:
+    path = write(tmp_path / "result.json", name='a,\n"b"')
+    (ours,) = csv.DictReader(io.StringIO(csv_text(find([path]))))
+    assert ours["name"] == 'a,\n"b"'
+    assert (ours["R@1"], ours["NMI"]) == ("78.64", "67.25")
+    for name in SCORES:
+        expected = CONTENT["columns"][name]
+        assert [float(ours[f"{name}{bound}"]) for bound in ("", " low", " high")] == [
+            expected[key] for key in ("value", "low", "high")
+        ]
+    assert [ours[f"ERS{bound}"] for bound in ("", " low", " high")] == ["63.31", "62.5", "64.1"]
+    assert ours["robust R@1 high"] == "13.0"
+    assert ours["source"] == str(path)
+    assert "R@1 low" not in ours
+
+
+def test_json_is_all_there_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "result.json", extra="kept")
+    (ours,) = json.loads(json_text(find([path])))
+    assert ours == {**CONTENT, "extra": "kept", "file": str(path)}
+
+
+# ---- published rows -------------------------------------------------------------------------------------------------
+
+
+def test_the_published_rows() -> None:
+    assert [len(published(name)) for name in ("cub", "CARS", "Sop", "fashion-mnist", "mnist", "folder")] == [
+        *(62, 9, 11, 3),
+        *(0, 0),
+    ]
+    plain, est, act = published("Fashion-MNIST")
+    assert (plain["defense"], plain["eta"], act["defense"], act["eta"]) == ("N/A[R]", None, "ACT[R]", 32)
+    assert [est[name] for name in FIGURES] == [
+        *(76.6, 86.0, 59.2, 61.0),
+        *(14.9, 36.1, 20.9, 48.6, 0.966, 0.288, 62.0, 28.0, 20.8, 0.0, 38.7),
+    ]
+    assert act["eps"] == 77 / 255
+    assert published("cub")[0]["eps"] == 8 / 255
+    assert "robrank" in act["source"]
+
+
+def test_published_rows_may_be_changed_by_their_reader() -> None:
+    for row in published("cub"):
+        row["ERS"] = -1.0
+        row["training"]["loss.margin"] = 1.0
+    assert published("cub")[0]["ERS"] == 3.8
+    assert not any("loss.margin" in row["training"] for row in published("cub"))
+
+
+def test_all_but_one_published_method_is_a_recipe_here() -> None:
+    notations = {recipe.notation for recipe in RECIPES.values()}
+    named = {row["recipe"] for name in ("cub", "cars", "sop", "fashion-mnist") for row in published(name)}
+    assert named - notations == {"HM[S,g_LGA]&L_ICS(...;gamma=0.2)"}
+
+
+def test_what_a_published_row_was_trained_with() -> None:
+    rows = [row for name in ("cub", "cars", "sop", "fashion-mnist") for row in published(name)]
+    assert {row["defense"]: (row["recipe"], row["training"]) for row in rows if row["training"]} == {
+        "HM[S,g_B(M)] (xi=0.1)": ("HM[S,g_B(M)]", {"loss.boost": 0.1}),
+        "HM[S,g_LGA] (u=2.2)": ("HM[S,g_LGA]", {"loss.ceiling": 2.2}),
+        "HM[S,g_LGA]&ICS (lambda=0.5)": ("HM[S,g_LGA]&ICS", {"loss.structure": 0.5}),
+        "HM[S,g_LGA]&ICS(lambda=1.0)": ("HM[S,g_LGA]&ICS", {"loss.structure": 1.0}),
+    }
+    others = {row["defense"]: row["recipe"] for row in rows if row["recipe"] != row["defense"] and not row["training"]}
+    assert others == {f"HM[{x},{x}]": f"N/A[{x}]" for x in "MSDH"}
+
+
+def test_reading_results_does_not_import_torch(tmp_path: Path) -> None:
+    write(tmp_path / "result.json")
+    code = (
+        "import sys; from holdfast.report import *; results = find(sys.argv[1:]); "
+        "markdown(*table(results)), csv_text(results), json_text(results); "
+        "sys.exit(bool({'torch', 'scipy'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 0
+
+
+def test_some_columns_of_the_markdown_table_can_be_chosen(tmp_path: Path) -> None:
+    results = find([write(tmp_path / "result.json")])
+    assert STYLES["markdown"](results, columns=["ERS", "R@1"]) == (
+        "| name | ERS | R@1 |\n| --- | --- | --- |\n| fashion-act | 63.3 ±0.8 | 78.6 |\n"
+    )
+    for writing in (STYLES["markdown"], COMPARED["published"]["markdown"]):
+        with pytest.raises(HoldfastError, match=r"unknown column 'R1'; did you mean 'R@1'\?"):
+            writing(results, columns=["R1"])

@@ -1,0 +1,330 @@
+"""Settings: the paper's defaults, what overrides what, and every way a value can be refused."""
+
+import re
+from dataclasses import asdict
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import hypothesis
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from holdfast.runs.config import CHOICES, SMALLEST, Config, differences, flatten, read_yaml, resolve
+from holdfast.data import DATASETS
+from holdfast.util.errors import HoldfastError
+
+CHECKED_APART = {"data.resize", "optim.clip", "optim.ema", "loss.ceiling"}
+
+
+def settings(**changes: Any) -> Config:
+    return resolve({key.replace("__", "."): value for key, value in changes.items()})
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_the_papers_settings_at_28_pixels(name: str) -> None:
+    config = settings(data__name=name)
+    assert (config.data.size, config.data.resize, config.data.augment) == (28, None, False)
+    assert (config.model.backbone, config.model.dim, config.batch.pairs, config.batch.per_class) == (
+        "c2f2",
+        512,
+        128,
+        2,
+    )
+    assert (config.pgd.norm, config.pgd.eps, config.pgd.step) == ("linf", 77 / 255, 3 / 255)
+    assert (config.pgd.steps, config.pgd.start) == (32, 0)
+    assert (config.optim.name, config.optim.lr, config.optim.weight_decay) == ("adam", 1e-3, 1e-7)
+    assert (config.optim.epochs, config.warmup.epochs) == (8, 0)
+    assert (config.loss.margin, config.loss.structure, config.loss.boost) == (0.2, 0.5, 0.1)
+    assert (config.optim.ema, config.optim.clip, config.precision) == (None, None, "float32")
+
+
+@pytest.mark.parametrize("name", ["cub", "cars", "sop", "folder", "csv"])
+def test_the_papers_settings_at_224_pixels(name: str) -> None:
+    config = settings(data__name=name, model__weights="w.safetensors")
+    assert (config.data.size, config.data.resize, config.data.augment) == (224, 256, True)
+    assert (config.model.backbone, config.model.dim, config.batch.pairs) == ("resnet18", 512, 56)
+    assert (config.pgd.eps, config.pgd.step, config.pgd.steps) == (8 / 255, 1 / 255, 8)
+    assert (config.optim.name, config.optim.lr, config.optim.weight_decay) == ("adam", 1e-5, 4e-4)
+    assert (config.optim.epochs, config.warmup.epochs) == (75, 0)
+    assert config.loss.structure == (0.05 if name == "sop" else 0.5)
+
+
+def test_every_data_set_has_settings_and_digits_keep_their_size() -> None:
+    for name in DATASETS:
+        assert settings(data__name=name).data.name == name
+    assert settings(data__name="digits").data.size == 8
+    assert settings(data__name="digits", data__size=28).data.size == 28
+    assert resolve() == settings(data__name="digits")
+
+
+def test_a_224_pixel_network_from_random_weights_gets_a_warm_up_and_a_larger_learning_rate() -> None:
+    pretrained, random = settings(data__name="cub", model__weights="w.pth"), settings(data__name="cub")
+    assert pretrained.warmup.epochs == 0
+    assert random.warmup.epochs > 0
+    assert random.optim.lr > pretrained.optim.lr
+    assert settings(data__name="cub", model__weights=None) == random
+    chosen = settings(data__name="cub", warmup__epochs=0, optim__lr=1e-4)
+    assert (chosen.warmup.epochs, chosen.optim.lr) == (0, 1e-4)
+
+
+@pytest.mark.parametrize(("size", "resize"), [(224, 256), (64, 73), (112, 128), (7, 8), (1, 1)])
+def test_the_crop_margin_follows_the_size_unless_given(size: int, resize: int) -> None:
+    assert settings(data__name="cub", data__size=size).data.resize == resize
+    assert settings(data__name="cub", data__size=size, data__resize=None).data.resize is None
+    assert settings(data__name="cub", data__size=size, data__resize=size + 9).data.resize == size + 9
+    assert settings(data__name="mnist", data__size=size).data.resize is None
+
+
+def test_later_settings_win_and_the_rest_stays() -> None:
+    file = {"optim": {"lr": 1.0, "clip": 1.0, "epochs": 1}, "seed": 1}
+    options = {"optim.lr": 2.0, "optim.clip": 2.0}
+    config = resolve(file, options, assignments=["optim.lr=3", "optim.lr=4"])
+    assert (config.optim.lr, config.optim.clip, config.optim.epochs, config.seed) == (4.0, 2.0, 1, 1)
+    assert config.optim.weight_decay == resolve().optim.weight_decay
+
+
+def test_the_family_follows_the_data_set_that_wins() -> None:
+    config = resolve({"data": {"name": "cub"}}, {"data.name": "digits"}, assignments=["data.name=mnist"])
+    assert (config.data.size, config.model.backbone) == (28, "c2f2")
+    assert resolve({"data": {"name": "digits"}}, assignments=["data.name=cub"]).model.backbone == "resnet18"
+
+
+def test_weights_count_whoever_gives_them() -> None:
+    assert resolve({"data.name": "cub"}, assignments=["model.weights=w.pth"]).optim.lr == 1e-5
+    assert resolve({"data.name": "cub", "model": {"weights": "w.pth"}}, {"model.weights": None}).optim.lr > 1e-5
+
+
+def test_dotted_keys_and_sections_mix() -> None:
+    assert (
+        resolve({"optim.lr": 0.5, "optim": {"clip": 1}, "optim.ema": 0.5}).optim
+        == resolve({"optim": {"lr": 0.5, "clip": 1, "ema": 0.5}}).optim
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("8/255", 8 / 255), ("0.25", 0.25), ("1e-4", 1e-4), ("1", 1.0), ("0", 0.0), ("'1/4'", 0.25), ("1e-1", 0.1)],
+)
+def test_numbers_in_every_spelling(text: str, value: float) -> None:
+    read = resolve(assignments=[f"pgd.eps={text}"]).pgd.eps
+    assert read == value
+    assert isinstance(read, float)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "key", "value"),
+    [
+        ("steps=null", "steps", None),
+        ("steps= 5", "steps", 5),
+        (" steps =5", "steps", 5),
+        ("data.augment=true", "data.augment", True),
+        ("data.cache=no", "data.cache", False),
+        ("data.root=a=b", "data.root", "a=b"),
+        ("data.root=12", "data.root", "12"),
+        ("recipe=HM[S,g_LGA]&ICS", "recipe", "HM[S,g_LGA]&ICS"),
+        ("optim.ema=0", "optim.ema", 0.0),
+    ],
+)
+def test_assignments(assignment: str, key: str, value: Any) -> None:
+    assert flatten(asdict(resolve(assignments=[assignment])))[key] == value
+
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "recipe": st.sampled_from(["none-r", "HM[S,g_LGA]&ICS", "act-r"]),
+    "seed": st.integers(0, 2**32),
+    "steps": st.none() | st.integers(1, 10**6),
+    "precision": st.sampled_from(CHOICES["precision"]),
+    "stop_on_collapse": st.booleans(),
+    "data.root": st.none() | st.text("aZ9 ./\\:#'\"é-{}[]&*!|>%@`~\n\t", max_size=8),
+    "data.size": st.integers(1, 300),
+    "data.augment": st.booleans(),
+    "model.weights": st.none() | st.sampled_from(["a.pth", "123", "null", "1e-5", "yes", ""]),
+    "pgd.norm": st.sampled_from(CHOICES["pgd.norm"]),
+    "pgd.eps": st.floats(0, 1),
+    "optim.lr": st.floats(0, 10),
+    "optim.weight_decay": st.floats(0, 1e-300),
+    "optim.clip": st.none() | st.floats(1e-9, 1e9),
+    "optim.ema": st.none() | st.floats(0, 1, exclude_max=True),
+    "loss.ceiling": st.none() | st.floats(1e-6, 2),
+}
+
+
+@hypothesis.settings(deadline=None)
+@given(st.sampled_from(sorted(DATASETS)), st.fixed_dictionaries({}, optional=VALUES))
+def test_yaml_round_trip(name: str, changes: dict[str, Any]) -> None:
+    config = resolve({"data.name": name}, changes)
+    assert resolve(yaml.safe_load(config.to_yaml())) == config
+    flat = flatten(asdict(config))
+    assert {key: flat[key] for key in changes} == changes
+    assert resolve(flat) == config
+
+
+def test_differences_name_what_changed() -> None:
+    old, new = settings(), settings(optim__lr=2e-3, seed=3)
+    assert differences(old, new) == ["seed: 0 -> 3", "optim.lr: 0.001 -> 0.002"]
+    assert differences(old, old) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optim.lrr": 1}, r"unknown setting 'optim\.lrr'; did you mean 'optim\.lr'\? \(allowed: optim\.name, .*ema\)"),
+        ({"recipee": 1}, r"unknown setting 'recipee'; did you mean 'recipe'\? \(allowed: recipe, seed, .*validation\)"),
+        ({"": 1}, "unknown setting ''"),
+        ({1: 1}, "unknown setting '1'"),
+        ({"optim": 1}, r"setting optim is a section \(name, lr, .*\), not the value 1"),
+        ({"optim": None}, "setting optim is a section .*, not the value None"),
+        ({"data": "cub"}, "setting data is a section .*, not the value 'cub'"),
+        ({"seed": {"a": 1}}, r"setting seed takes a whole number, not \{'a': 1\}"),
+        ({"seed": 1.5}, "setting seed takes a whole number, not 1.5"),
+        ({"seed": None}, "setting seed takes a whole number, not None"),
+        ({"seed": True}, "setting seed takes a whole number, not True"),
+        ({"seed": 2**64}, r"setting seed is below 2\*\*64"),
+        ({"steps": "many"}, "setting steps takes a whole number or null, not 'many'"),
+        ({"optim.lr": "fast"}, "setting optim.lr takes a .*number or a fraction such as 8/255, not 'fast'"),
+        ({"optim.lr": True}, "setting optim.lr takes a .*number"),
+        ({"optim.lr": [1]}, "setting optim.lr takes a .*number"),
+        ({"optim.lr": None}, "setting optim.lr takes a .*number"),
+        ({"pgd.eps": "8/0"}, "setting pgd.eps takes a .*number or a fraction"),
+        ({"pgd.eps": "8/x"}, "setting pgd.eps takes a .*number or a fraction"),
+        ({"optim.clip": "x"}, "setting optim.clip takes .* or null"),
+        ({"data.augment": 1}, "setting data.augment takes true or false, not 1"),
+        ({"recipe": True}, "setting recipe takes text, not True"),
+        ({"recipe": None}, "setting recipe takes text, not None"),
+        ({"data.root": [1]}, "setting data.root takes text or null"),
+        ({"data.name": "cup"}, r"unknown data set 'cup'; did you mean 'cub'\? \(allowed: mnist"),
+        ({"data.resize": 5}, r"data\.resize 5 is smaller than the crop data\.size 8"),
+        ({"optim.ema": 1}, r"optim\.ema lies in \[0, 1\), not 1"),
+        ({"optim.ema": -0.1}, r"optim\.ema lies in \[0, 1\)"),
+        ({"optim.clip": 0}, r"optim\.clip is above 0"),
+        ({"loss.ceiling": 0}, r"loss\.ceiling is above 0"),
+        ({"optim.epochs": 0}, "nothing to train"),
+        ({"pgd.eps": 8}, r"setting pgd\.eps is in units of the pixel range \[0, 1\], as 8/255, not 8\.0"),
+        ({"pgd.step": 1.5}, r"setting pgd\.step is in units of the pixel range"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes: dict[Any, Any], message: str) -> None:
+    with pytest.raises(HoldfastError, match=message):
+        resolve(changes)
+
+
+@pytest.mark.parametrize("size", ["abc", None, float("inf"), [1], 6.4, True])
+def test_a_size_that_is_no_number_is_refused_where_the_crop_follows_it(size: Any) -> None:
+    with pytest.raises(HoldfastError, match=r"setting data\.size takes a whole number"):
+        settings(data__name="cub", data__size=size)
+
+
+HUGE = 10**400
+NOT_FINITE = {
+    "nan": float("nan"),
+    "inf": float("inf"),
+    "-inf": "-inf",
+    "text": "nan",
+    "huge": HUGE,
+    "ratio": f"{HUGE}/1",
+}
+
+
+@pytest.mark.parametrize("name", NOT_FINITE)
+@pytest.mark.parametrize("key", ["optim.lr", "pgd.eps", "optim.clip", "optim.ema", "loss.ceiling", "save_minutes"])
+def test_numbers_are_finite(key: str, name: str) -> None:
+    with pytest.raises(HoldfastError, match=re.escape(key)):
+        resolve({key: NOT_FINITE[name]})
+
+
+def test_an_l2_radius_may_exceed_the_pixel_range() -> None:
+    assert settings(pgd__norm="l2", pgd__eps=3.0).pgd.eps == 3.0
+
+
+@pytest.mark.parametrize("key", CHOICES)
+def test_every_choice_is_held_to(key: str) -> None:
+    for choice in CHOICES[key]:
+        assert flatten(asdict(resolve({key: choice})))[key] == choice
+    wrong = CHOICES[key][0] + "x"
+    with pytest.raises(
+        HoldfastError, match=rf"unknown value of {re.escape(key)} '{wrong}'.*allowed: {CHOICES[key][0]}"
+    ):
+        resolve({key: wrong})
+
+
+@pytest.mark.parametrize("key", SMALLEST)
+def test_every_minimum_is_held_to(key: str) -> None:
+    least = SMALLEST[key]
+    others = {"optim.epochs": 1, "warmup.epochs": 1}
+    assert flatten(asdict(resolve(others, {key: int(least)})))[key] == least
+    whole = isinstance(flatten(asdict(Config()))[key] or 0, int)
+    below = int(least) - 1 if whole else least - 1e-9
+    with pytest.raises(HoldfastError, match=rf"setting {re.escape(key)} is at least {least:g}, not {below}"):
+        resolve({key: below})
+
+
+def test_every_number_has_a_bound() -> None:
+    tree = {key: value for key, value in flatten(asdict(Config())).items() if not isinstance(value, bool)}
+    numbers = {key for key, value in tree.items() if isinstance(value, (int, float))} | CHECKED_APART
+    assert numbers - SMALLEST.keys() <= CHECKED_APART
+    assert SMALLEST.keys() | CHOICES.keys() <= tree.keys()
+
+
+@pytest.mark.parametrize("assignment", ["optim.lr", "=3", " =3", "", "optim.lr 3"])
+def test_an_assignment_needs_a_key_and_a_value(assignment: str) -> None:
+    with pytest.raises(HoldfastError, match=rf"--set takes key=value.*got '{assignment}'"):
+        resolve(assignments=[assignment])
+
+
+@pytest.mark.parametrize("value", ["[1", "*x", "{", "2020-13-45", "!!int abc", "!!python/name:os.system"])
+def test_an_assignment_that_is_not_yaml_is_refused(value: str) -> None:
+    with pytest.raises(HoldfastError, match=rf"--set steps={re.escape(value)}: the value is not YAML"):
+        resolve(assignments=[f"steps={value}"])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"optim: {lr: [}", "is not YAML: .*line 1"),
+        (b"- a\n- b\n", "holds list, not a mapping"),
+        (b"5", "holds int, not a mapping"),
+        (b"\xff\xfe\x00\x80", "is not YAML"),
+        (b"steps: 2020-13-45", "is not YAML"),
+        (b"x: !!python/object/apply:os.system [ls]", "is not YAML"),
+        (b"a: \x00", "is not YAML"),
+    ],
+)
+def test_a_file_that_is_no_settings_is_refused_by_name(content: bytes, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_bytes(content)
+    with pytest.raises(HoldfastError, match=f"run.yaml {message}") as caught:
+        read_yaml(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_absent_empty_or_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(HoldfastError, match=r"cannot read .*none\.yaml: No such file"):
+        read_yaml(tmp_path / "none.yaml")
+    with pytest.raises(HoldfastError, match=r"cannot read .*: Is a directory"):
+        read_yaml(tmp_path)
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert resolve(read_yaml(tmp_path / "empty.yaml")) == resolve()
+
+
+@given(st.recursive(st.integers(), lambda inner: st.dictionaries(st.text("ab", min_size=1, max_size=2), inner)))
+def test_flatten_keeps_every_leaf(tree: Any) -> None:
+    if isinstance(tree, dict):
+        assert sorted(flatten(tree).values()) == sorted(_leaves(tree))
+        assert all(_reach(tree, key) == value for key, value in flatten(tree).items())
+
+
+def _leaves(tree: Any) -> list[int]:
+    return [leaf for value in tree.values() for leaf in _leaves(value)] if isinstance(tree, dict) else [tree]
+
+
+def _reach(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree[part]
+    return tree
+
+
+def test_fractions_are_exact_to_the_last_bit() -> None:
+    assert all(settings(pgd__eps=f"{n}/255").pgd.eps == float(Fraction(n, 255)) == n / 255 for n in range(256))

@@ -1,0 +1,354 @@
+"""The run folder: who may take it, what a resumed run finds, and what a kill or a full disk leaves."""
+
+import errno
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from holdfast.runs.config import HARMLESS, decisive, differences, flatten, resolve
+from holdfast.util.errors import HoldfastError
+from holdfast.runs.folder import LIBRARIES, Run, State, environment
+
+CONFIG = resolve()
+
+
+def begun(folder: Path, step: int = 2) -> Run:
+    """A run of four logged steps and two epochs, saved at ``step``."""
+    run = Run(folder)
+    assert run.begin(CONFIG, resume=False) is None
+    for i in range(1, 5):
+        run.log_step({"step": i, "loss": 1 / i})
+        if i % 2 == 0:
+            run.log_epoch({"step": i, "epoch": i // 2, "R@1": 10.0 * i})
+    run.save_state(State({"model/w": torch.arange(3.0)}, {"step": step, "best": 0.5}))
+    return run
+
+
+def test_a_new_folder_is_made_with_the_settings_and_the_environment(tmp_path: Path) -> None:
+    run = Run(tmp_path / "a" / "b")
+    assert run.begin(CONFIG, resume=False) is None
+    assert sorted(path.name for path in run.folder.iterdir()) == [
+        "config.yaml",
+        "environment.json",
+        "epochs.csv",
+        "steps.jsonl",
+    ]
+    assert run.config() == CONFIG
+    assert run.steps() == run.epochs() == []
+
+
+def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    tensors = {
+        "model/w": torch.randn(3, 2),
+        "optimizer/0/step": torch.tensor(7.0),
+        "n": torch.tensor([1, 2]),
+        "half": torch.ones(2, dtype=torch.bfloat16),
+        "empty": torch.zeros(0),
+    }
+    progress = {"epoch": 1, "step": 7, "best": -float("inf"), "name": "é"}
+    run.save_state(State(tensors, progress))
+    state = run.load_state()
+    assert state.progress == progress
+    assert state.tensors.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert state.tensors[name].dtype == tensor.dtype
+        assert torch.equal(state.tensors[name], tensor)
+
+
+def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    with pytest.raises(HoldfastError, match=r"holds a run already; add --resume auto"):
+        Run(tmp_path).begin(CONFIG, resume=False)
+    assert len(run.steps()) == 4
+
+
+def test_what_a_killed_save_left_goes_when_the_run_goes_on_and_not_before(tmp_path: Path) -> None:
+    """A refused start must not touch the file that a live run is writing."""
+    begun(tmp_path)
+    leftover = tmp_path / ".state.safetensors.0123abcd.tmp"
+    leftover.write_bytes(b"half a state")
+    with pytest.raises(HoldfastError, match="holds a run already"):
+        Run(tmp_path).begin(CONFIG, resume=False)
+    assert leftover.exists()
+    Run(tmp_path).begin(CONFIG, resume=True)
+    assert not leftover.exists()
+
+
+@pytest.mark.parametrize("missing", ["config.yaml", "state.safetensors"])
+def test_half_a_run_is_not_overwritten_either(missing: str, tmp_path: Path) -> None:
+    begun(tmp_path)
+    (tmp_path / missing).unlink()
+    with pytest.raises(HoldfastError, match="holds a run already"):
+        Run(tmp_path).begin(CONFIG, resume=False)
+
+
+def test_a_state_without_settings_is_not_resumed(tmp_path: Path) -> None:
+    begun(tmp_path)
+    (tmp_path / "config.yaml").unlink()
+    with pytest.raises(HoldfastError, match=r"it has no config\.yaml"):
+        Run(tmp_path).begin(CONFIG, resume=True)
+
+
+def test_a_run_is_not_resumed_with_other_settings(tmp_path: Path) -> None:
+    begun(tmp_path)
+    with pytest.raises(HoldfastError, match=r"other settings.*Changed: seed: 0 -> 1; optim\.lr: 0\.001 -> 0\.5"):
+        Run(tmp_path).begin(resolve({"seed": 1, "optim.lr": 0.5}), resume=True)
+    assert Run(tmp_path).config() == CONFIG
+
+
+def test_settings_may_change_while_nothing_is_saved(tmp_path: Path) -> None:
+    """A run that failed at its first step leaves nothing to be true to."""
+    Run(tmp_path).begin(CONFIG, resume=False)
+    changed = resolve({"batch.pairs": 4})
+    assert Run(tmp_path).begin(changed, resume=True) is None
+    assert Run(tmp_path).config() == changed
+
+
+def test_resuming_an_empty_folder_begins(tmp_path: Path) -> None:
+    assert Run(tmp_path).begin(CONFIG, resume=True) is None
+    assert Run(tmp_path).config() == CONFIG
+
+
+@pytest.mark.parametrize(
+    ("step", "steps", "epochs"), [(0, 0, 0), (1, 1, 0), (2, 2, 1), (3, 3, 1), (4, 4, 2), (9, 4, 2)]
+)
+def test_what_was_logged_after_the_state_is_dropped(step: int, steps: int, epochs: int, tmp_path: Path) -> None:
+    run = begun(tmp_path, step)
+    state = run.begin(CONFIG, resume=True)
+    assert state is not None
+    assert state.progress["step"] == step
+    assert [line["step"] for line in run.steps()] == list(range(1, steps + 1))
+    assert [row["epoch"] for row in run.epochs()] == [str(e + 1) for e in range(epochs)]
+
+
+def test_without_a_state_the_logs_begin_anew(tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    run.state_file.unlink()
+    assert run.begin(CONFIG, resume=True) is None
+    assert run.steps() == run.epochs() == []
+
+
+def test_a_last_line_cut_by_a_kill_is_dropped(tmp_path: Path) -> None:
+    run = begun(tmp_path, step=4)
+    whole = run.steps_file.read_text()
+    for cut in range(1, len(whole.splitlines()[-1]) + 1):
+        run.steps_file.write_text(whole[:-cut])
+        assert [line["step"] for line in run.steps()] == [1, 2, 3]
+    run.begin(CONFIG, resume=True)
+    run.log_step({"step": 4, "loss": 0.0})
+    assert [line["step"] for line in run.steps()] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("steps.jsonl", '{"step": 1, bad\n'),
+        ("steps.jsonl", '{"a": 1}\n'),
+        ("steps.jsonl", "5\n"),
+        ("epochs.csv", "x\n1\n"),
+    ],
+)
+def test_damaged_logs_are_named(file: str, content: str, tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    (tmp_path / file).write_text(content)
+    with pytest.raises(HoldfastError, match=file):
+        run.begin(CONFIG, resume=True)
+    assert (tmp_path / file).read_text() == content
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:20])
+
+
+def without_progress(path: Path) -> None:
+    save_file({"model/w": torch.ones(1)}, path)
+
+
+def with_broken_progress(path: Path) -> None:
+    save_file({"model/w": torch.ones(1)}, path, {"progress": "{not json"})
+
+
+def with_random_bytes(path: Path) -> None:
+    path.write_bytes(bytes(range(256)))
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [truncate, without_progress, with_broken_progress, with_random_bytes, empty])
+def test_a_corrupt_state_is_named(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    damage(run.state_file)
+    with pytest.raises(HoldfastError, match=r"state\.safetensors cannot be resumed from: ."):
+        run.begin(CONFIG, resume=True)
+    assert len(run.steps()) == 4, "nothing is dropped before the state is known to be good"
+    with pytest.raises(HoldfastError, match="holds a run already"):
+        run.begin(CONFIG, resume=False)
+
+
+def test_epochs_may_gain_columns(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.log_epoch({"step": 1, "R@1": 5.0})
+    run.log_epoch({"step": 2, "R@1": 6.0, "a, b": "x\ny"})
+    assert run.epochs() == [{"step": "1", "R@1": "5.0", "a, b": ""}, {"step": "2", "R@1": "6.0", "a, b": "x\ny"}]
+
+
+def test_no_settings_no_run(tmp_path: Path) -> None:
+    with pytest.raises(HoldfastError, match=r"is no run folder: it has no config\.yaml"):
+        Run(tmp_path).config()
+    with pytest.raises(HoldfastError, match="is no run folder"):
+        Run(tmp_path / "absent").config()
+
+
+def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(HoldfastError, match=r"cannot make the run folder .*file"):
+            Run(folder).begin(CONFIG, resume=False)
+
+
+def no_space(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_keeps_the_last_state_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = begun(tmp_path)
+    before = sorted(path.name for path in tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", no_space)
+        with pytest.raises(HoldfastError, match=r"cannot write .*state\.safetensors: No space left on device"):
+            run.save_state(State({"model/w": torch.zeros(3)}, {"step": 4}))
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", no_space)
+        with pytest.raises(HoldfastError, match="No space left on device"):
+            run.save_state(State({"model/w": torch.zeros(3)}, {"step": 4}))
+    assert run.load_state().progress["step"] == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_the_environment_is_what_a_result_depends_on(tmp_path: Path) -> None:
+    Run(tmp_path).begin(CONFIG, resume=False)
+    found = json.loads((tmp_path / "environment.json").read_text())
+    assert found == json.loads(json.dumps(environment()))
+    assert found.keys() == {
+        *("command", "python", "platform", "libraries", "git", "cuda", "devices", "threads", "processes")
+    }
+    assert found["libraries"].keys() == set(LIBRARIES)
+    assert found["libraries"]["torch"] == torch.__version__
+    assert found["processes"] == 1
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_commit_is_that_of_the_code_and_of_nothing_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def git(*words: str) -> None:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        subprocess.run(["git", *identity, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    (tmp_path / "package" / "runs").mkdir(parents=True)
+    ours = tmp_path / "package" / "runs" / "folder.py"
+    monkeypatch.setattr("holdfast.runs.folder.__file__", str(ours))
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert environment()["git"] is None
+    ours.write_text("1")
+    (tmp_path / "other.py").write_text("1")
+    git("init")
+    git("add", "other.py")
+    git("commit", "-m", "a project the package is installed in")
+    assert environment()["git"] is None
+    git("add", "package")
+    git("commit", "-m", "the package's own")
+    state = environment()["git"]
+    assert len(state["commit"]) == 40
+    assert state["changed"] is False
+    ours.write_text("2")
+    assert environment()["git"] == {**state, "changed": True}
+
+
+@pytest.mark.parametrize(
+    ("program", "name"),
+    [
+        ("/home/me/lib/holdfast/__main__.py", "holdfast"),
+        ("/home/me/bin/holdfast", "holdfast"),
+        ("holdfast", "holdfast"),
+        ("/home/me/examples/first.py", "first.py"),
+        ("-c", "-c"),
+        ("", ""),
+    ],
+)
+def test_the_command_names_no_place_of_the_machine(program: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [program, "train", "--out", "runs/a"])
+    assert environment()["command"] == [name, "train", "--out", "runs/a"]
+
+
+def test_how_far_a_run_has_come_is_read_without_its_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Run(tmp_path / "absent").progress() == {}
+    run = begun(tmp_path, step=3)
+    monkeypatch.setattr(Run, "load_state", None)
+    assert run.progress() == {"step": 3, "best": 0.5}
+
+
+@pytest.mark.parametrize("damage", [truncate, without_progress, with_broken_progress, with_random_bytes, empty])
+def test_a_corrupt_state_has_no_progress(damage: Callable[[Path], None], tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    damage(run.state_file)
+    with pytest.raises(HoldfastError, match=r"state\.safetensors cannot be resumed from: ."):
+        run.progress()
+
+
+def test_what_training_cost_is_the_sum_of_its_steps(tmp_path: Path) -> None:
+    assert Run(tmp_path).cost() == {}, "unknown without a log"
+    run = Run(tmp_path)
+    run.steps_file.touch()
+    assert run.cost() == {"steps": 0, "passes": 0, "seconds": 0}
+    for i in range(1, 4):
+        run.log_step({"step": i, "passes": 16.5 * i, "seconds": 0.25})
+    with run.steps_file.open("a") as file:
+        file.write('{"step": 4, "passes": 100')
+    assert run.cost() == {"steps": 3, "passes": 99.0, "seconds": 0.75}
+    run.log_step({})
+    run.steps_file.write_text('{"step": 1, "seconds": 2.0}\n')
+    assert run.cost() == {"steps": 1, "passes": 0, "seconds": 2.0}
+
+
+def test_a_folder_is_checked_without_a_trace(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    Run(folder).check(CONFIG, resume=False)
+    assert not folder.exists()
+    begun(folder)
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    Run(folder).check(CONFIG, resume=True)
+    with pytest.raises(HoldfastError, match="holds a run already"):
+        Run(folder).check(CONFIG, resume=False)
+    with pytest.raises(HoldfastError, match="Changed: seed: 0 -> 1"):
+        Run(folder).check(resolve({"seed": 1}), resume=True)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_decisive_settings_are_all_that_can_change_the_weights() -> None:
+    given = {
+        "data.root": "photos",
+        "data.cache": True,
+        "save_minutes": 1,
+        "tracker": "wandb",
+        "stop_on_collapse": False,
+    }
+    assert decisive(resolve(given)) == decisive(CONFIG)
+    assert differences(resolve(given), CONFIG) == []
+    found = decisive(resolve({"optim.lr": 0.5, "model.weights": "a.pth", "seed": 3}))
+    assert (found["optim.lr"], found["model.weights"], found["seed"], found["pgd.steps"]) == (0.5, "a.pth", 3, 32)
+    assert flatten(asdict(CONFIG)).keys() - found.keys() == HARMLESS
+    assert json.loads(json.dumps(found)) == found

@@ -1,0 +1,247 @@
+"""How long a sweep takes: what is left of each run, from a few timed steps of each kind."""
+
+import re
+from dataclasses import dataclass, field, replace
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.report import Result
+from holdfast.runs.config import Config
+from holdfast.runs.folder import Run
+from holdfast.sweep import estimate
+from holdfast.sweep.estimate import Estimator
+from tests.conftest import Call
+from tests.helpers.sweep_files import PLAIN, SMALL, evaluated, leave, planned, write
+
+TEST_IMAGES = 797
+LONG: dict[str, Any] = {**SMALL, "steps": None}
+"""An epoch of 125 steps."""
+
+
+@dataclass
+class Machine:
+    """A machine on which a hardened step takes a second per PGD step, a plain one a quarter, an evaluation 10.
+
+    The first step takes long, and the others not all as long.
+    """
+
+    now: float = 0.0
+    trained: list[Config] = field(default_factory=list)
+    evaluated: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    devices: list[Any] = field(default_factory=list)
+    attacking: float = 4.0
+
+    def train(self, config: Config, folder: str | Path, *, device: Any, quiet: bool) -> None:
+        assert quiet
+        self.trained.append(config)
+        self.devices.append(device)
+        Path(folder).mkdir(exist_ok=True)
+        seconds = 0.25 if config.recipe.startswith("none") else float(config.pgd.steps)
+        assert config.steps == 4
+        for i, times in enumerate((100, 0.5, 1, 1.5), start=1):
+            Run(folder).log_step({"step": i, "seconds": 0.75 * times * seconds, "waited": 0.25 * times * seconds})
+
+    def evaluate(
+        self, _: object, pixels: Any, protocol: str, *, checks: bool, device: Any, quiet: bool, **settings: Any
+    ) -> Result:
+        assert quiet
+        assert not checks
+        assert len(pixels) == TEST_IMAGES
+        self.evaluated.append((protocol, settings))
+        self.devices.append(device)
+        self.now += 10.0
+        return Result(None, {"cost": {"seconds": self.attacking}})
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
+    machine = Machine()
+    for name in ("train", "evaluate", "perf_counter"):
+        monkeypatch.setattr(estimate, name, getattr(machine, name))
+    return machine
+
+
+def test_steps_and_recipes_cost_what_was_timed(tmp_path: Path, machine: Machine) -> None:
+    runs = planned(
+        tmp_path,
+        {"recipe": "act-r", "pgd.steps": [2, 3]},
+        {"recipe": "none-r", "optim.epochs": 4},
+        {"recipe": "act-r", "pgd.steps": 2, "steps": 60},
+        settings=LONG,
+    )
+    assert Estimator("cpu").seconds(runs, quiet=True) == [125 * 2, 125 * 3, 4 * 125 * 0.25, 60 * 2]
+    assert set(machine.devices) == {"cpu"}
+
+
+def test_what_differs_in_the_seed_or_the_length_only_is_timed_once(tmp_path: Path, machine: Machine) -> None:
+    given = {"protocol": "strict", "max_queries": 64}
+    runs = planned(
+        tmp_path,
+        {"recipe": "act-r", "seed": [0, 1, 2]},
+        {"recipe": "act-r", "optim.epochs": [2, 3]},
+        settings=LONG,
+        evaluations=[given],
+    )
+    estimator = Estimator()
+    seconds = estimator.seconds(runs, quiet=True)
+    assert (len(machine.trained), len(machine.evaluated)) == (1, 1)
+    assert [one - seconds[0] for one in seconds] == [0, 0, 0, 125, 250]
+    assert estimator.seconds(runs, quiet=True) == seconds
+    assert (len(machine.trained), len(machine.evaluated)) == (1, 1)
+    estimator.seconds(planned(tmp_path, {"recipe": "act-s"}, settings=LONG), quiet=True)
+    assert [config.recipe for config in machine.trained] == ["act-r", "act-s"]
+
+
+def test_what_is_timed_is_hardening_alone(tmp_path: Path, machine: Machine) -> None:
+    changes = {"warmup.epochs": 1, "warmup.ramp": 1, "validation.every": 1, "optim.epochs": 7, "precision": "bfloat16"}
+    Estimator().seconds(planned(tmp_path, {"recipe": "act-r"}, settings={**LONG, **changes}), quiet=True)
+    for config in machine.trained:
+        assert (config.warmup.epochs, config.warmup.ramp, config.validation.every) == (0, 0, 0)
+        assert config.precision == "bfloat16"
+
+
+def test_the_warm_up_is_plain(tmp_path: Path, machine: Machine) -> None:
+    changes = {"warmup.epochs": 1, "warmup.sampler": "S", "optim.epochs": 2}
+    runs = planned(tmp_path, {"recipe": "act-r", "pgd.steps": 2}, settings={**LONG, **changes})
+    assert Estimator().seconds(runs, quiet=True) == [125 * 0.25 + 250 * 2]
+    assert [config.recipe for config in machine.trained] == ["none-s", "act-r"]
+
+
+@pytest.mark.parametrize(
+    ("steps", "warm", "hard"), [(None, 125, 250), (200, 125, 75), (125, 125, 0), (60, 60, 0), (900, 125, 250)]
+)
+def test_a_run_cut_short_is_cut_at_its_end(
+    steps: int | None, warm: int, hard: int, tmp_path: Path, machine: Machine
+) -> None:
+    changes = {"warmup.epochs": 1, "optim.epochs": 2, "steps": steps}
+    runs = planned(tmp_path, {"recipe": "act-r", "pgd.steps": 2}, settings={**LONG, **changes})
+    assert Estimator().seconds(runs, quiet=True) == [warm * 0.25 + hard * 2]
+    assert machine.trained
+
+
+@pytest.mark.parametrize(("step", "warm", "hard"), [(25, 100, 250), (125, 0, 250), (300, 0, 75)])
+def test_only_what_is_left_counts(step: int, warm: int, hard: int, tmp_path: Path, machine: Machine) -> None:
+    changes = {"warmup.epochs": 1, "optim.epochs": 2}
+    runs = planned(tmp_path, {"recipe": "act-r", "pgd.steps": 2}, settings={**LONG, **changes})
+    leave(runs[0], step=step)
+    assert Estimator().seconds(runs, quiet=True) == [warm * 0.25 + hard * 2]
+    assert len(machine.trained) == (2 if warm else 1)
+
+
+def test_what_is_done_costs_nothing(tmp_path: Path, machine: Machine) -> None:
+    (run,) = runs = planned(tmp_path, settings=LONG, evaluations=[{"checks": False}, {"protocol": "benign"}])
+    leave(run)
+    evaluated(run, run.evaluations[0])
+    assert len(Estimator().seconds(runs, quiet=True)) == 1
+    assert [protocol for protocol, _ in machine.evaluated] == ["benign"]
+    evaluated(run, run.evaluations[1])
+    assert Estimator().seconds(runs, quiet=True) == [0]
+    assert not machine.trained
+    assert len(machine.evaluated) == 1
+
+
+def test_a_run_that_collapsed_is_not_trained_on(tmp_path: Path, machine: Machine) -> None:
+    runs = planned(tmp_path, settings=LONG)
+    leave(runs[0], step=20, collapsed=2)
+    assert runs[0].trained()
+    assert Estimator().seconds(runs, quiet=True) == [0]
+    assert not machine.trained
+
+
+def test_weights_that_are_not_there_yet_are_not_read(tmp_path: Path, machine: Machine) -> None:
+    """Their BatchNorm is frozen all the same, unless it is said to train."""
+    runs = planned(tmp_path, PLAIN, {**PLAIN, "model.batchnorm": "train"}, start={"recipe": "none-s"})
+    weights = runs[1].config.model.weights
+    assert weights is not None
+    Estimator().seconds(runs, quiet=True)
+    assert [(config.model.weights, config.model.batchnorm) for config in machine.trained] == [
+        *((None, "auto"), (None, "frozen"), (None, "train"))
+    ]
+    leave(runs[0])
+    Estimator().seconds(runs[1:2], quiet=True)
+    assert machine.trained[-1].model.weights == weights
+
+
+def test_attacks_are_scaled_to_all_images_and_steps(tmp_path: Path, machine: Machine) -> None:
+    """Of 10 seconds 4 were attacks, on 64 images with 2 steps."""
+    given = [
+        {"protocol": "strict", "steps": 32, "max_queries": 256},
+        {"protocol": "strict", "steps": 32},
+        {"protocol": "cvpr22", "steps": 1, "attacks": ["es"]},
+    ]
+    (run,) = runs = planned(tmp_path, evaluations=given)
+    leave(run)
+    expected = [6 + 4 * 4 * 16, 6 + 4 * TEST_IMAGES / 64 * 16, 6 + 4 * TEST_IMAGES / 64]
+    for one, seconds in zip(run.evaluations, expected, strict=True):
+        found = Estimator("cpu").seconds([replace(run, evaluations=(one,))], quiet=True)
+        assert found == [pytest.approx(seconds)]
+    assert Estimator("cpu").seconds(runs, quiet=True) == [pytest.approx(sum(expected))]
+    assert machine.evaluated[:3] == [
+        ("strict", {"steps": 2, "max_queries": 64}),
+        ("strict", {"steps": 2, "max_queries": 64}),
+        ("cvpr22", {"steps": 1, "max_queries": 64, "attacks": ["es"]}),
+    ]
+    assert set(machine.devices) == {"cpu"}
+
+
+def test_an_evaluation_timed_in_full_is_not_scaled(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are fewer images than are timed."""
+    monkeypatch.setattr(estimate, "QUERIES", 10 * TEST_IMAGES)
+    (run,) = runs = planned(tmp_path, evaluations=[{"protocol": "strict", "steps": estimate.ATTACK_STEPS}])
+    leave(run)
+    assert Estimator().seconds(runs, quiet=True) == [10]
+    assert len(machine.evaluated) == 1
+
+
+# ---- for real -------------------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_may_be_shorter_than_what_is_timed(tmp_path: Path) -> None:
+    """Of one batch, or of two."""
+    for pairs in (1000, 500):
+        (seconds,) = Estimator("cpu").seconds(
+            planned(tmp_path, settings={**LONG, "batch.pairs": pairs, "optim.epochs": 3}), quiet=True
+        )
+        assert seconds > 0
+
+
+def test_the_dry_run_prints_runs_and_times_and_leaves_nothing(tmp_path: Path, call: Call) -> None:
+    file = write(
+        tmp_path,
+        {"recipe": ["act-r", "hm-s-lga"]},
+        start={"recipe": "none-s", "steps": 3},
+        evaluations=[{"protocol": "strict", "attacks": ["es"], "max_queries": 4, "steps": 1}, {"protocol": "benign"}],
+    )
+    status, shown, err = call("sweep", file, "--out", tmp_path / "out", "--dry-run", "--device", "cpu")
+    assert (status, err) == (0, "")
+    rows = [line.strip() for line in shown.splitlines() if line.strip().startswith("tiny")]
+    patterns = [r"start\s+3 steps\s+–", r"act-r\s+2 steps\s+strict, benign", r"hm-s-lga\s+2 steps\s+strict, benign"]
+    for row, pattern in zip(rows, patterns, strict=True):
+        assert re.fullmatch(rf"tiny\s+{pattern}\s+\d+ s", row)
+    assert re.search(
+        r"^runs: 3; about \d+ s; start-up, validations and checks of evaluations not counted$", shown, re.MULTILINE
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_kind_that_cannot_be_timed_stops_nothing(
+    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def train(config: Config, *arguments: Any, **options: Any) -> None:
+        if config.recipe == "act-r":
+            raise RuntimeError("out of memory\nat length")
+        machine.train(config, *arguments, **options)
+
+    monkeypatch.setattr(estimate, "train", train)
+    runs = planned(tmp_path, {"recipe": ["act-r", "none-r"]}, settings=LONG)
+    failed, timed = Estimator().seconds(runs)
+    assert (isnan(failed), timed) == (True, 125 * 0.25)
+    assert "tiny, act-r cannot be timed: out of memory\n" in capsys.readouterr().out

@@ -1,0 +1,388 @@
+"""Sweep files: which runs they stand for, what is refused before anything is written, and what counts as done."""
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from holdfast.cli import app
+from holdfast.evaluation.settings import Budget
+from holdfast.runs.config import resolve
+from holdfast.sweep.plan import Evaluation, plan
+from holdfast.util.errors import HoldfastError
+from tests.conftest import Refuse
+from tests.helpers.sweep_files import PLAIN, SMALL, evaluated, leave, planned, write
+
+STRICT = {"protocol": "strict", "max_queries": 4, "checks": False}
+
+
+def names(folder: Path, *runs: Any, **sections: Any) -> list[str]:
+    return [run.name for run in planned(folder, *runs, **sections)]
+
+
+# ---- what a file stands for -----------------------------------------------------------------------------------------
+
+
+def test_lists_are_axes_in_the_order_of_the_entry(tmp_path: Path) -> None:
+    runs = planned(
+        tmp_path,
+        {"recipe": ["none-s", "act-r"], "pgd.steps": [8, 2], "seed": [1, 0]},
+        {"seed": [5], "recipe": "none-r", "optim.lr": 0.5},
+    )
+    assert [run.name for run in runs] == [
+        *("none-s,pgd.steps=8,seed=1", "none-s,pgd.steps=8,seed=0", "none-s,pgd.steps=2,seed=1"),
+        *("none-s,pgd.steps=2,seed=0", "act-r,pgd.steps=8,seed=1", "act-r,pgd.steps=8,seed=0"),
+        *("act-r,pgd.steps=2,seed=1", "act-r,pgd.steps=2,seed=0", "none-r,seed=5,optim.lr=0.5"),
+    ]
+    assert {run.folder for run in runs} == {tmp_path / "out" / "tiny" / run.name for run in runs}
+    assert {run.sweep for run in runs} == {"tiny"}
+    assert runs[4].config == resolve(SMALL, {"recipe": "act-r", "pgd.steps": 8, "seed": 1})
+    assert runs[8].config == resolve(SMALL, {"recipe": "none-r", "seed": 5, "optim.lr": 0.5})
+
+
+def test_names_are_short_and_of_one_folder(tmp_path: Path) -> None:
+    runs = planned(
+        tmp_path, {"recipe": "HM[S,g_LGA]&ICS", "pgd.step": ["12/255", 0.05], "seed": 0}, {"recipe": "hm-r--0.15"}
+    )
+    assert [run.name for run in runs] == [
+        *("hm-s-lga-ics,pgd.step=12of255,seed=0", "hm-s-lga-ics,pgd.step=0.05,seed=0", "hm-r--0.15")
+    ]
+    assert runs[0].config.pgd.step == 12 / 255
+
+
+def test_a_recipe_for_all_is_in_the_names_too(tmp_path: Path) -> None:
+    assert names(tmp_path, {"seed": [0, 1]}, settings={**SMALL, "recipe": "act-s"}) == ["act-s,seed=0", "act-s,seed=1"]
+    assert names(tmp_path, {"seed": 0}) == ["hm-s-lga-ics,seed=0"]
+
+
+def test_nested_and_dotted_settings_are_the_same(tmp_path: Path) -> None:
+    nested = {
+        "data": {"name": "digits"},
+        "model": {"dim": 8},
+        "batch": {"pairs": 8},
+        "optim": {"epochs": 1},
+        "validation": {"every": 0},
+        "steps": 2,
+    }
+    runs = planned(tmp_path, {"recipe": "act-r", "pgd": {"steps": [1, 3], "eps": "8/255"}}, settings=nested)
+    assert runs == planned(tmp_path, {"recipe": "act-r", "pgd.steps": [1, 3], "pgd.eps": "8/255"}, settings=nested)
+    assert [run.name for run in runs] == [f"act-r,pgd.steps={n},pgd.eps=8of255" for n in (1, 3)]
+    assert [run.config for run in runs] == [
+        resolve(SMALL, {"recipe": "act-r", "pgd.steps": steps, "pgd.eps": 8 / 255}) for steps in (1, 3)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "written"),
+    [
+        ("data.augment", [False, True], ["false", "true"]),
+        ("stop_on_collapse", [True, False], ["true", "false"]),
+        ("steps", [None, 1], ["null", "1"]),
+        ("optim.ema", [None, 0, 0.5], ["null", "0", "0.5"]),
+        ("validation.every", [0, 1], ["0", "1"]),
+        ("seed", [0, 1], ["0", "1"]),
+    ],
+)
+def test_values_come_through_as_they_are(key: str, values: list[Any], written: list[str], tmp_path: Path) -> None:
+    """0 is not false, and null is not left out."""
+    runs = planned(tmp_path, {**PLAIN, key: values})
+    assert [run.name for run in runs] == [f"none-r,{key}={text}" for text in written]
+    section, _, field = key.rpartition(".")
+    found = [getattr(getattr(run.config, section) if section else run.config, field) for run in runs]
+    assert found == values
+    assert [value is None or isinstance(value, bool) for value in found] == [
+        value is None or isinstance(value, bool) for value in values
+    ]
+    alone = [planned(tmp_path, settings={**SMALL, key: value})[0].config for value in values]
+    assert alone == [run.config for run in runs]
+
+
+@pytest.mark.parametrize("text", ["data/cub", "~/cub", "data/cub #2", "cub: new", "007"])
+def test_text_comes_through_as_it_is(text: str, tmp_path: Path) -> None:
+    assert planned(tmp_path, settings={**SMALL, "data.root": text})[0].config.data.root == text
+
+
+def test_a_run_in_two_entries_is_one_run(tmp_path: Path) -> None:
+    entries = [{"recipe": ["none-r", "act-r"], "seed": [0, 1]}, {"recipe": ["act-r", "act-s"], "seed": 0}]
+    assert names(tmp_path, *entries) == [
+        *("none-r,seed=0", "none-r,seed=1", "act-r,seed=0", "act-r,seed=1", "act-s,seed=0")
+    ]
+
+
+def test_a_run_in_both_notations_is_one_run(tmp_path: Path) -> None:
+    assert names(tmp_path, {"recipe": ["hm-s-lga-ics", "HM[S,g_LGA]&ICS"]}) == ["hm-s-lga-ics"]
+
+
+def test_two_files_have_folders_of_their_own(tmp_path: Path) -> None:
+    files = [write(tmp_path, name=f"{stem}.yaml") for stem in ("a", "b")]
+    assert [run.folder for run in plan(files, tmp_path)] == [tmp_path / "a" / "none-r", tmp_path / "b" / "none-r"]
+
+
+def test_every_run_is_evaluated_in_every_way(tmp_path: Path) -> None:
+    given: list[dict[str, Any]] = [
+        {"protocol": "cvpr22", "max_queries": 4, "checks": False},
+        {"eps": "8/255", "step": 0.5, "attacks": "es"},
+    ]
+    runs = planned(tmp_path, {"recipe": ["none-r", "act-r"]}, evaluations=given)
+    for run in runs:
+        assert run.evaluations == (
+            Evaluation("cvpr22", {"max_queries": 4}, checks=False),
+            Evaluation("strict", {"eps": 8 / 255, "step": 0.5, "attacks": ["es"]}),
+        )
+    assert runs[0].evaluations[0].options() == ["--protocol", "cvpr22", "--max-queries", "4", "--no-checks"]
+    assert planned(tmp_path)[0].evaluations == ()
+
+
+def test_every_setting_of_an_evaluation_is_an_option() -> None:
+    command = typer.main.get_command(app).commands["evaluate"]  # type: ignore[attr-defined]
+    known = {option for parameter in command.params for option in parameter.opts}
+    settings = {field.name: "1" for field in fields(Budget) if field.name not in ("protocol", "attacks")}
+    words = Evaluation("strict", {**settings, "attacks": ["es", "qa+:5"]}, checks=False).options()
+    assert {word for word in words if word.startswith("--")} <= known
+    assert words[-5:] == ["--attack", "es", "--attack", "qa+:5", "--no-checks"]
+
+
+@pytest.mark.parametrize("key", ["steps", "eps", "attacks", "max_queries"])
+def test_null_in_an_evaluation_is_the_default(key: str, tmp_path: Path) -> None:
+    (run,) = planned(tmp_path, evaluations=[{"protocol": "strict", key: None}])
+    assert run.evaluations[0].options() == ["--protocol", "strict"]
+
+
+# ---- the start ------------------------------------------------------------------------------------------------------
+
+
+def test_all_others_begin_with_the_weights_of_the_start(tmp_path: Path) -> None:
+    start, *others = planned(
+        tmp_path, {"recipe": ["none-r", "act-r"]}, start={"recipe": "none-s", "steps": 5}, evaluations=[STRICT]
+    )
+    assert (start.name, start.config) == ("start", resolve(SMALL, {"recipe": "none-s", "steps": 5}))
+    assert start.start is None
+    assert start.evaluations == ()
+    weights = str(tmp_path / "out" / "tiny" / "start" / "model.safetensors")
+    for run, recipe in zip(others, ("none-r", "act-r"), strict=True):
+        assert run.start == start.folder
+        assert run.config == resolve(SMALL, {"recipe": recipe, "model.weights": weights})
+        assert run.name == recipe
+
+
+# ---- a part of the file ---------------------------------------------------------------------------------------------
+
+
+def test_only_some_runs_with_the_start_they_need(tmp_path: Path) -> None:
+    begun = write(tmp_path, {"recipe": ["none-r", "act-r"]}, start={"recipe": "none-s"})
+    other = write(tmp_path, {"recipe": ["est-r", "none-r"]}, name="other.yaml", start={"recipe": "none-s"})
+    chosen = [run.folder for run in plan([begun, other], tmp_path, ["act-r"])]
+    assert chosen == [tmp_path / "tiny" / "start", tmp_path / "tiny" / "act-r"]
+    assert [run.name for run in plan([other], tmp_path, ["none-r", "est-r"])] == ["start", "est-r", "none-r"]
+
+
+def test_a_run_that_is_not_in_the_file_is_refused_with_the_nearest(tmp_path: Path, refused: Refuse) -> None:
+    file = write(tmp_path, {"recipe": "act-r", "pgd.steps": [8, 32], "seed": 0})
+    line = refused("sweep", file, "--out", tmp_path / "out", "--only", "act-r,pgd.steps=8,sed=0")
+    assert "unknown run 'act-r,pgd.steps=8,sed=0'; did you mean 'act-r,pgd.steps=8,seed=0'?" in line
+    assert not (tmp_path / "out").exists()
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------------
+
+LIST_OF_RUNS = r"tiny\.yaml: 'runs' is a list of mappings, such as - {recipe:"
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "section": ({"evaluation": [STRICT]}, r"section of .*tiny\.yaml 'evaluation'; did you mean 'evaluations'\?"),
+    "key for all": ({"settings": {"pgd.step_s": 3}}, r"tiny, none-r: unknown setting 'pgd.step_s'; did you mean"),
+    "key of a run": ({"runs": [{"sed": [0, 1]}]}, r"tiny, hm-s-lga-ics,sed=0: unknown setting 'sed'; .* 'seed'\?"),
+    "key of the start": ({"start": {"optim.epoch": 3}}, r"tiny, start: unknown setting 'optim.epoch'; did you mean"),
+    "value for all": ({"settings": {"optim.lr": "fast"}}, r"tiny, none-r: setting optim.lr takes .* not 'fast'"),
+    "value of a run": (
+        {"runs": [{"seed": [0, -1]}]},
+        r"tiny, hm-s-lga-ics,seed=-1: setting seed is at least 0, not -1",
+    ),
+    "value of the start": ({"start": {"steps": 0}}, r"tiny, start: setting steps is at least 1, not 0"),
+    "axis for all": ({"settings": {"seed": [0, 1]}}, r"tiny, none-r: setting seed takes a whole number, not \[0, 1\]"),
+    "data set": ({"settings": {"data.name": "digit"}}, r"tiny, none-r: unknown data set 'digit'; did you mean"),
+    "recipe of a run": ({"runs": [{"recipe": ["act-r", "act-x"]}]}, r"tiny\.yaml: unknown sampler 'x'"),
+    "recipe for all": ({"settings": {"recipe": "bct-r"}, "runs": [{"seed": 0}]}, r"tiny\.yaml: unknown method 'bct'"),
+    "recipe of the start": ({"start": {"recipe": "none"}}, r"tiny, start: recipe 'none' is not understood"),
+    "protocol": ({"evaluations": [{"protocol": "strct"}]}, r"tiny\.yaml: unknown protocol 'strct'; .* 'strict'\?"),
+    "protocols": ({"evaluations": [{"protocol": ["strict", "cvpr22"]}]}, r"tiny.*protocol.*\['strict', 'cvpr22'\]"),
+    "setting": (
+        {"evaluations": [{"max_querys": 3}]},
+        r"tiny, none-r: unknown setting .* 'max_querys'; .* 'max_queries'",
+    ),
+    "queries": ({"evaluations": [{"max_queries": 0}]}, r"tiny, none-r: max_queries is a number of at least 1, not 0"),
+    "attack": ({"evaluations": [{"attacks": ["es", "qa"]}]}, r"tiny, none-r: unknown attack 'qa'; did you mean 'qa"),
+    "attacks": ({"evaluations": [{"attacks": 3}]}, r"tiny\.yaml: 'attacks' .* not 3"),
+    "no attacks": ({"evaluations": [{"attacks": []}]}, r"tiny\.yaml: 'attacks' .* not \[\]"),
+    "radius": ({"evaluations": [{"eps": "big"}]}, r"tiny.*eps is a number or a fraction such as 8/255, not 'big'"),
+    "restarts": ({"evaluations": [{"protocol": "cvpr22", "restarts": 1}]}, r"tiny, none-r: protocol 'cvpr22' has"),
+    "checks": (
+        {"evaluations": [{"checks": "no"}]},
+        r"tiny\.yaml: 'checks' of an evaluation is true or false, not 'no'",
+    ),
+    "one evaluation": ({"evaluations": {"protocol": "strict"}}, r"tiny\.yaml: 'evaluations'"),
+    "evaluations": ({"evaluations": 3}, r"tiny\.yaml: 'evaluations' .* 3"),
+    "no runs": ({"runs": None}, LIST_OF_RUNS),
+    "empty runs": ({"runs": []}, LIST_OF_RUNS),
+    "one run": ({"runs": {"recipe": "act-r"}}, LIST_OF_RUNS),
+    "run that is text": ({"runs": ["act-r"]}, r"tiny\.yaml: 'runs' takes settings as a mapping, not 'act-r'"),
+    "empty axis": ({"runs": [{"recipe": "act-r", "seed": []}]}, r"tiny.*seed"),
+    "settings": ({"settings": ["seed"]}, r"tiny\.yaml: 'settings' takes settings as a mapping, not \['seed'\]"),
+    "start": ({"start": "none-s"}, r"tiny\.yaml: 'start' takes settings as a mapping, not 'none-s'"),
+    "weights": ({"settings": {"model.weights": "a.pth"}}, r"tiny, none-r: there is no file of weights a\.pth"),
+    "weights of the start": ({"start": {"model.weights": "a.pth"}}, r"tiny, start: there is no file of weights a\.pth"),
+    "weights of a run beside a start": (
+        {"start": PLAIN, "runs": [{"recipe": "act-r", "model.weights": "a.pth"}]},
+        r"tiny, act-r,model.weights=a.pth: there is no file of weights a\.pth",
+    ),
+    "one name": (
+        {"runs": [{"data.root": ["a/b", "aofb"]}]},
+        r"tiny\.yaml: two runs .* named hm-s-lga-ics,data.root=aofb",
+    ),
+}
+
+
+@pytest.mark.parametrize(("sections", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    sections: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    if isinstance(sections.get("settings"), dict):
+        sections = {**sections, "settings": {**SMALL, **sections["settings"]}}
+    with pytest.raises(HoldfastError, match=message) as caught:
+        plan([write(tmp_path, **sections)], tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("runs: [", r"tiny\.yaml is not YAML"), ("- recipe: act-r", r"tiny\.yaml holds list")]
+)
+def test_what_is_no_sweep_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(text)
+    with pytest.raises(HoldfastError, match=message):
+        plan([tmp_path / "tiny.yaml"], tmp_path)
+    with pytest.raises(HoldfastError, match=r"cannot read .*absent\.yaml"):
+        plan([tmp_path / "absent.yaml"], tmp_path)
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    with pytest.raises(HoldfastError, match="two sweep files are named 'tiny'"):
+        plan([write(tmp_path), write(tmp_path / "other", name="tiny.yml")], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_other_settings_in_the_folder_is_refused(tmp_path: Path) -> None:
+    (run,) = planned(tmp_path)
+    leave(run, step=1)
+    assert names(tmp_path, settings={**SMALL, "save_minutes": 0}) == ["none-r"]
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(HoldfastError, match=r"tiny/none-r was begun with other settings.*optim\.lr: 0\.001 -> 0\.5"):
+        planned(tmp_path, settings={**SMALL, "optim.lr": 0.5})
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+# ---- what is done ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_trained_when_it_has_come_to_its_end(tmp_path: Path) -> None:
+    some, whole = planned(tmp_path, {**PLAIN, "seed": [0, 1]}, evaluations=[STRICT])
+    assert not some.trained()
+    leave(some, step=1)
+    leave(whole)
+    assert [run.trained() for run in (some, whole)] == [False, True]
+    evaluated(some, some.evaluations[0])
+    assert some.missing() == list(some.evaluations), "a result of weights that are yet to change"
+    assert whole.missing() == list(whole.evaluations)
+    assert not whole.done()
+    evaluated(whole, whole.evaluations[0])
+    assert whole.done()
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts"),
+    [
+        ({}, True),
+        ({"checks": [{"name": "a check"}]}, True),
+        ({"settings": {"max_queries": 5}}, False),
+        ({"settings": {"eps": 8 / 255}}, False),
+        ({"settings": {"attacks": ["es"]}}, False),
+        ({"settings": {"seed": 1}}, False),
+        ({"model": {"weights": "best"}}, False),
+        ({"model": {"surrogate": "1a2b3c4d"}}, False),
+        ({"protocol_version": 0}, False),
+    ],
+)
+def test_only_a_result_of_these_weights_and_settings_counts(
+    changes: dict[str, Any], counts: bool, tmp_path: Path
+) -> None:
+    (run,) = planned(tmp_path, evaluations=[STRICT])
+    leave(run)
+    evaluated(run, run.evaluations[0], **changes)
+    assert run.done() is counts
+
+
+@pytest.mark.parametrize(("checks", "counts"), [([], False), ([{"name": "a check"}], True)])
+def test_where_checks_are_wanted_a_result_has_them(checks: list[Any], counts: bool, tmp_path: Path) -> None:
+    (run,) = planned(tmp_path, evaluations=[{"max_queries": 4}])
+    leave(run)
+    evaluated(run, run.evaluations[0], checks=checks)
+    assert run.done() is counts
+
+
+def test_an_evaluation_without_attacks_has_no_checks(tmp_path: Path) -> None:
+    (run,) = planned(tmp_path, evaluations=[{"protocol": "benign"}])
+    leave(run)
+    evaluated(run, run.evaluations[0])
+    assert run.done()
+
+
+@pytest.mark.parametrize("other", [{"steps": 1}, {"seconds": 9.5}, None])
+def test_a_result_of_another_training_does_not_count(other: dict[str, float] | None, tmp_path: Path) -> None:
+    """Such as one that came with a checkout, of a training elsewhere."""
+    (run,) = planned(tmp_path, evaluations=[STRICT])
+    leave(run)
+    evaluated(run, run.evaluations[0])
+    assert run.done()
+    evaluated(run, run.evaluations[0], model={"training": other and {**run.run.cost(), **other}})
+    assert run.missing() == list(run.evaluations)
+
+
+def test_a_collapsed_model_that_could_not_be_attacked_is_done(tmp_path: Path) -> None:
+    (run,) = planned(tmp_path, evaluations=[{"max_queries": 4}])
+    leave(run)
+    evaluated(run, run.evaluations[0], settings={"attacks": []}, collapsed=True)
+    assert run.done()
+    evaluated(run, run.evaluations[0], settings={"attacks": []})
+    assert not run.done()
+
+
+def test_a_damaged_result_is_named(tmp_path: Path) -> None:
+    (run,) = planned(tmp_path, evaluations=[STRICT])
+    leave(run)
+    evaluated(run, run.evaluations[0]).write_text("{")
+    with pytest.raises(HoldfastError, match=r"cannot read .*result\.json"):
+        run.done()
+
+
+# ---- how long it is -------------------------------------------------------------------------------------------------
+
+
+def test_steps_from_begin_to_end(tmp_path: Path) -> None:
+    """1,000 digits make 125 batches of 8 pairs."""
+    epochs = {**SMALL, "steps": None, "optim.epochs": 3, "warmup.epochs": 2}
+    (run,) = planned(tmp_path, settings=epochs)
+    assert run.steps() == 5 * 125
+    assert replace(run, config=replace(run.config, steps=200)).steps() == 200
+    assert replace(run, config=replace(run.config, steps=2000)).steps() == 5 * 125
+
+
+def test_words_are_those_of_a_training_by_hand(tmp_path: Path) -> None:
+    (run,) = planned(tmp_path, {"recipe": "none-r", "optim.ema": None, "pgd.step": "3/255"})
+    words = run.words()
+    changes = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
+    assert [re.sub(r"=.*", "", change) for change in changes] == [*SMALL, "recipe", "optim.ema", "pgd.step"]
+    assert resolve(assignments=changes) == run.config
+    assert words[0] == "train"
+    assert words[-4:] == ["--out", str(run.folder), "--resume", "auto"]

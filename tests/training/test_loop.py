@@ -1,0 +1,415 @@
+"""The training loop: resume after a kill, data parallel, NaN, collapse, averaged weights, every recipe."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from holdfast.defense.recipes import RECIPES
+from holdfast.models.embedder import Embedder
+from holdfast.runs.config import Config, resolve
+from holdfast.runs.folder import Run, State
+from holdfast.training.loop import CollapsedError, finished, train
+from holdfast.util import distributed
+from holdfast.util.errors import HoldfastError
+
+SMALL = {
+    "data.name": "digits",
+    "model.dim": 16,
+    "batch.pairs": 8,
+    "pgd.steps": 2,
+    "optim.epochs": 1,
+    "validation.attacked": 8,
+}
+
+
+def settings(**changes: Any) -> Config:
+    return resolve(SMALL, {key.replace("__", "."): value for key, value in changes.items()})
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    return Run(folder).load_state().tensors
+
+
+def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    different = [name for name in a if not torch.equal(a[name], b[name])]
+    assert not different
+
+
+def test_loss_falls_and_logs_lie_in_the_folder(tmp_path: Path) -> None:
+    train(settings(recipe="none-r", batch__pairs=32, optim__epochs=3), tmp_path, quiet=True)
+    run = Run(tmp_path)
+    losses = [line["loss"] for line in run.steps()]
+    assert [line["step"] for line in run.steps()] == list(range(1, 97))
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    assert [row["epoch"] for row in run.epochs()] == ["1", "2", "3"]
+    assert float(run.epochs()[-1]["R@1"]) > 80
+    Embedder.from_pretrained(tmp_path)
+    Embedder.from_pretrained(tmp_path / "best")
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_trains(recipe: str, tmp_path: Path) -> None:
+    train(settings(recipe=recipe, steps=2, model__dim=8, validation__attacked=0), tmp_path, quiet=True)
+    lines = Run(tmp_path).steps()
+    assert len(lines) == 2
+    assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines)
+
+
+KILLED = """
+import sys
+from holdfast.runs.config import resolve
+from holdfast.training.loop import train
+import json
+torch = __import__("torch"); torch.set_num_threads(1)
+train(resolve(json.loads(sys.argv[1])), sys.argv[2], resume=True, quiet=True)
+"""
+
+
+def test_kill_and_resume_gives_the_weights_of_an_uninterrupted_run(tmp_path: Path) -> None:
+    """Two kills: before the first epoch ends and in a later one, with a save after every step."""
+    changes = {
+        "recipe": "hm-s-lga-ics",
+        "optim.epochs": 2,
+        "batch.pairs": 64,
+        "save_minutes": 0,
+        "optim.ema": 0.9,
+        "optim.schedule": "cosine",
+        "data.augment": True,
+        "data.resize": 9,
+    }
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    train(resolve(SMALL, changes), whole, quiet=True)
+
+    command = [sys.executable, "-c", KILLED, json.dumps({**SMALL, **changes}), str(cut)]
+    for target in (3, 20):
+        process = subprocess.Popen(command)
+        deadline = time.monotonic() + 120
+        while len(Run(cut).steps()) < target:
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert len(Run(cut).steps()) < len(Run(whole).steps())
+    subprocess.run(command, check=True)
+
+    assert_same(weights(whole), weights(cut))
+    assert Run(whole).load_state().progress == Run(cut).load_state().progress
+    timeless = [[{**line, "seconds": 0, "waited": 0} for line in Run(folder).steps()] for folder in (whole, cut)]
+    assert timeless[0] == timeless[1]
+    assert Run(whole).epochs() == Run(cut).epochs()
+
+
+def test_a_different_seed_gives_different_weights(tmp_path: Path) -> None:
+    """So that the comparison above can fail."""
+    for seed in (0, 1):
+        train(settings(seed=seed, steps=2), tmp_path / str(seed), quiet=True)
+    a, b = (weights(tmp_path / str(seed)) for seed in (0, 1))
+    assert any(not torch.equal(a[name], b[name]) for name in a)
+
+
+def test_lga_state_is_saved(tmp_path: Path) -> None:
+    train(settings(recipe="hm-s-lga", steps=3), tmp_path, quiet=True)
+    saved = weights(tmp_path)["defense/goal.destination.left.loss"]
+    assert saved.item() == pytest.approx(Run(tmp_path).steps()[-1]["triplet_loss"])
+
+
+def test_nan_stops_the_run_names_the_batch_and_keeps_the_last_good_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward: Callable[..., Tensor] = Embedder.forward
+    calls = 0
+
+    def broken(self: Embedder, images: Tensor) -> Tensor:
+        nonlocal calls
+        calls += self.training
+        z = forward(self, images)
+        return z * torch.nan if self.training and calls == 70 else z
+
+    monkeypatch.setattr(Embedder, "forward", broken)
+    with pytest.raises(HoldfastError, match=r"step 70: the loss is nan.*digits train\[\d+\]") as caught:
+        train(settings(recipe="none-r", batch__pairs=32, optim__epochs=3), tmp_path, quiet=True)
+    assert "state.safetensors" in str(caught.value)
+    names = (tmp_path / "failed-batch-0.txt").read_text().split("\n")
+    assert names[0].startswith("digits train[")
+    state = Run(tmp_path).load_state()
+    assert state.progress["step"] == 64
+    assert all(tensor.isfinite().all() for tensor in state.tensors.values())
+
+
+def test_a_non_finite_perturbation_stops_the_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward: Callable[..., Tensor] = Embedder.forward
+    monkeypatch.setattr(Embedder, "forward", lambda self, x: forward(self, x) * (torch.nan if x.requires_grad else 1.0))
+    with pytest.raises(HoldfastError, match=r"step 1: \d+ of \d+ perturbed groups are not finite"):
+        train(settings(recipe="act-r"), tmp_path, quiet=True)
+
+
+class Constant(nn.Module):
+    """An embedder whose embeddings all coincide."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight + 0 * x.flatten(1).sum(1, keepdim=True)
+
+
+def test_a_collapsed_run_says_so_and_stops_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("holdfast.models.embedder.build_backbone", lambda *_: Constant())
+    with pytest.raises(CollapsedError, match=r"warmup\.epochs"):
+        train(settings(recipe="none-r", optim__epochs=3, batch__pairs=128), tmp_path / "stops")
+    assert capsys.readouterr().out.count("COLLAPSED") == 2
+    assert len(Run(tmp_path / "stops").epochs()) == 2
+    changes = {"recipe": "none-r", "optim__epochs": 3, "batch__pairs": 128, "stop_on_collapse": False}
+    train(settings(**changes), tmp_path / "goes-on", quiet=True)
+    assert len(Run(tmp_path / "goes-on").epochs()) == 3
+
+
+def test_warmup_trains_plainly_and_the_ramp_raises_the_radius(tmp_path: Path) -> None:
+    changes = {"recipe": "minmax-r", "warmup__epochs": 1, "warmup__ramp": 1, "batch__pairs": 128}
+    train(settings(**changes, optim__epochs=2), tmp_path, quiet=True)
+    lines = Run(tmp_path).steps()
+    warm, ramp, full = lines[:8], lines[8:16], lines[16:]
+    assert all("moved" not in line for line in warm)
+    assert all(line["moved"] == 1 for line in ramp + full)
+    gain = [line["hardness"] - line["source_hardness"] for line in lines[8:]]
+    assert gain[0] < 0.5 * gain[8]
+
+
+def test_averaged_weights_are_what_is_kept(tmp_path: Path) -> None:
+    average = train(settings(steps=3, optim__ema=0.5), tmp_path, quiet=True)
+    tensors = weights(tmp_path)
+    name = "backbone.fc2.weight" if "model/backbone.fc2.weight" in tensors else None
+    names = [name] if name else [key.removeprefix("model/") for key in tensors if key.startswith("model/")]
+    kept = Embedder.from_pretrained(tmp_path).state_dict()
+    for key in names:
+        assert torch.equal(kept[key], tensors[f"average/{key}"])
+        assert torch.equal(average.state_dict()[key], tensors[f"average/{key}"])
+    assert any(not torch.equal(tensors[f"model/{key}"], tensors[f"average/{key}"]) for key in names)
+
+
+@pytest.mark.parametrize(("schedule", "last"), [("constant", 1.0), ("linear", 0.25), ("cosine", 0.1464466)])
+def test_schedules(schedule: str, last: float, tmp_path: Path) -> None:
+    train(settings(recipe="none-r", steps=4, optim__schedule=schedule), tmp_path, quiet=True)
+    rates = [line["lr"] for line in Run(tmp_path).steps()]
+    assert rates[0] == pytest.approx(1e-3)
+    assert rates[3] == pytest.approx(1e-3 * last)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_every_optimiser_resumes(name: str, tmp_path: Path) -> None:
+    changes = {"recipe": "none-r", "optim__name": name, "optim__clip": 0.1, "batch__pairs": 128}
+    train(settings(**changes, optim__epochs=2), tmp_path / "whole", quiet=True)
+    two = settings(**changes, optim__epochs=2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("holdfast.training.loop._Training._validate", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(two, tmp_path / "cut", quiet=True)
+    train(two, tmp_path / "cut", resume=True, quiet=True)
+    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_bfloat16_trains_nearly_as_float32(tmp_path: Path) -> None:
+    for precision in ("float32", "bfloat16"):
+        train(settings(recipe="act-r", precision=precision, steps=2), tmp_path / precision, quiet=True)
+    wide, narrow = (Run(tmp_path / precision).steps() for precision in ("float32", "bfloat16"))
+    assert narrow[0]["loss"] == pytest.approx(wide[0]["loss"], rel=0.02)
+    assert narrow[0]["gradient"] == pytest.approx(wide[0]["gradient"], rel=0.1)
+    assert narrow[0]["loss"] != wide[0]["loss"]
+
+
+def test_frozen_batchnorm_keeps_its_statistics_and_trained_ones_move(tmp_path: Path) -> None:
+    small = {"model.backbone": "resnet18", "data.size": 16, "steps": 1, "recipe": "hm-s-lga", "validation.attacked": 0}
+    for mode, moves in {"frozen": False, "auto": True, "train": True}.items():
+        train(resolve(SMALL, small, {"model.batchnorm": mode}), tmp_path / mode, quiet=True)
+        mean = weights(tmp_path / mode)["model/backbone.bn1.running_mean"]
+        assert bool(mean.abs().sum() > 0) is moves
+
+
+WORKER = """
+import sys, torch
+from pathlib import Path
+from torch.nn import functional as F
+from holdfast.util import distributed
+from holdfast.core.pgd import PGD, LInf
+from holdfast.defense.recipes import parse
+from holdfast.core.triplets import Triplets
+torch.set_num_threads(1)
+
+def nearby(batch, generator=None):
+    '''Triplets that stay within a share of 16 images, whichever share: anchor, its partner, the image two on.'''
+    return Triplets(batch.anchors, batch.anchors + 1, (batch.anchors // 16) * 16 + (batch.anchors % 16 + 2) % 16)
+
+def network():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
+    return torch.nn.Sequential(net, Unit())
+
+class Unit(torch.nn.Module):
+    def forward(self, x):
+        return F.normalize(x, dim=-1)
+
+def main(out):
+    with distributed.process_group(torch.device("cpu")):
+        rank, world = distributed.rank(), distributed.world()
+        generator = torch.Generator().manual_seed(1)
+        images, labels = torch.rand(32, 1, 6, 6, generator=generator), torch.arange(16).repeat_interleave(2)
+        share = slice(rank * 32 // world, (rank + 1) * 32 // world)
+        net, defense = network(), parse("hm-s-lga-ics").build(PGD(LInf(0.1), 0.03, 4))
+        defense.source = nearby
+        result = {}
+        for step in range(2):
+            net.zero_grad()
+            defense(net, images[share], labels[share]).loss.backward()
+            gradients = [p.grad for p in net.parameters()]
+            distributed.average(gradients)
+            result |= {f"{step}/{i}": g.clone() for i, g in enumerate(gradients)}
+            result[f"{step}/last"] = defense.goal.destination.left.loss.clone()
+            with torch.no_grad():
+                for p in net.parameters():
+                    p -= p.grad
+        torch.save(result, f"{out}/{world}-{rank}.pt")
+
+if __name__ == "__main__":
+    main(sys.argv[1])
+"""
+
+
+def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_two_processes_find_the_gradients_of_one_on_the_whole_batch(tmp_path: Path) -> None:
+    """Perturbation, intra-class structure and LGA's averaged loss included, over two steps."""
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    done = torchrun(str(script), str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
+    whole = torch.load(tmp_path / "1-0.pt")
+    shares = [torch.load(tmp_path / f"2-{rank}.pt") for rank in range(2)]
+    for name, expected in whole.items():
+        for share in shares:
+            torch.testing.assert_close(share[name], expected, rtol=1e-4, atol=1e-6)
+    assert whole["1/0"].abs().max() > 1e-4
+
+
+def test_torchrun_trains_like_one_process(tmp_path: Path) -> None:
+    """The same command on two processes: equal weights on both, one set of logs, the whole batch shared out."""
+    options = [f"--set={key}={value}" for key, value in {**SMALL, "steps": 3, "batch.pairs": 16}.items()]
+    done = torchrun("-m", "holdfast", "train", "--recipe", "hm-s-lga-ics", *options, "--out", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    lines = Run(tmp_path / "two").steps()
+    assert [line["step"] for line in lines] == [1, 2, 3]
+    assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
+    assert len(Run(tmp_path / "two").epochs()) == 1
+
+
+def test_average_is_a_no_op_alone() -> None:
+    tensor = torch.tensor([1.0, 2.0])
+    distributed.average([tensor])
+    assert tensor.tolist() == [1.0, 2.0]
+    assert (distributed.rank(), distributed.world()) == (0, 1)
+
+
+def test_verify_refuses_unreadable_images(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("a", "b", "c", "d"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(3):
+            Image.new("RGB", (20, 20), (10 * i, 0, 0)).save(tmp_path / "photos" / name / f"{i}.png")
+    (tmp_path / "photos" / "a" / "1.png").write_bytes(b"no image")
+    changes = {
+        "data.name": "folder",
+        "data.root": str(tmp_path / "photos"),
+        "data.size": 16,
+        "steps": 1,
+        "batch.pairs": 4,
+        "optim.epochs": 1,
+        "warmup.epochs": 0,
+        "validation.attacked": 2,
+        "recipe": "none-r",
+    }
+    with pytest.raises(HoldfastError, match=r"1 of 12 images cannot be read:\n.*a/1.png"):
+        train(resolve(SMALL, changes), tmp_path / "run", verify=True, quiet=True)
+    assert not (tmp_path / "run" / "state.safetensors").exists()
+    train(resolve(SMALL, changes), tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("place", "changes", "ended"),
+    [
+        ({}, {}, False),
+        ({"epoch": 2, "step": 250}, {}, False),
+        ({"epoch": 2, "batch": 124, "step": 374}, {}, False),
+        ({"epoch": 3, "step": 375}, {}, True),
+        ({"epoch": 2, "step": 250}, {"warmup__epochs": 0}, True),
+        ({"epoch": 0, "batch": 9, "step": 9}, {"steps": 10}, False),
+        ({"epoch": 1, "step": 10}, {"steps": 10}, True),
+        ({"epoch": 3, "step": 375}, {"steps": 1000}, True),
+        ({"epoch": 1, "step": 125, "collapsed": 1}, {}, False),
+        ({"epoch": 2, "step": 250, "collapsed": 2}, {}, True),
+        ({"epoch": 2, "step": 250, "collapsed": 2}, {"stop_on_collapse": False}, False),
+    ],
+)
+def test_a_run_has_ended_with_its_last_step_or_a_collapse(
+    place: dict[str, Any], changes: dict[str, Any], ended: bool, tmp_path: Path
+) -> None:
+    run, config = Run(tmp_path), settings(**{"warmup__epochs": 1, "optim__epochs": 2, **changes})
+    run.begin(config, resume=False)
+    if place:
+        run.save_state(State({"model/w": torch.ones(1)}, place))
+    assert finished(run, config) is ended
+
+
+def test_whether_a_run_has_ended_is_asked_of_the_settings_it_is_to_have(tmp_path: Path) -> None:
+    run, config = Run(tmp_path), settings(optim__epochs=3)
+    run.begin(config, resume=False)
+    run.save_state(State({"model/w": torch.ones(1)}, {"epoch": 2, "step": 250, "collapsed": 2}))
+    assert finished(run, config)
+    assert not finished(run, replace(config, stop_on_collapse=False))
+    run.save_state(State({"model/w": torch.ones(1)}, {"epochs": 2}))
+    with pytest.raises(HoldfastError, match=r"state\.safetensors is no state of this version"):
+        finished(run, config)
+
+
+def test_training_to_the_end_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However it ends: by epochs, by steps, by a collapse; and not where it is interrupted."""
+    small = {"recipe": "none-r", "model__dim": 8, "validation__attacked": 0}
+    train(settings(**small, steps=2), tmp_path / "steps", quiet=True)
+    train(settings(**small, batch__pairs=500), tmp_path / "epochs", quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("holdfast.training.loop._Training._log_epoch", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings(**small, steps=2, save_minutes=0), tmp_path / "cut", quiet=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("holdfast.models.embedder.build_backbone", lambda *_: Constant())
+        changes = {**small, "model__dim": 16, "optim__epochs": 3, "batch__pairs": 500}
+        with pytest.raises(CollapsedError):
+            train(settings(**changes), tmp_path / "collapsed", quiet=True)
+    found = {folder.name: finished(Run(folder), Run(folder).config()) for folder in sorted(tmp_path.iterdir())}
+    assert found == {"collapsed": True, "cut": False, "epochs": True, "steps": True}
