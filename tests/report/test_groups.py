@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from holdfast.report import COMPARED, Group, compare, comparison, find, grouped, published
-from holdfast.report.figures import BENIGN, SCORES
+from holdfast.report.published import BENIGN, SCORES
 from tests.helpers.result_files import CONTENT, write
 
 T_975 = {1: 12.7062, 2: 4.30265}

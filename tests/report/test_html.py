@@ -18,11 +18,11 @@ from holdfast.evaluation.checks import CHECKS, PREPROCESSING
 from holdfast.evaluation.opened import evaluate_run
 from holdfast.models.embedder import Embedder
 from holdfast.report import COMPARED, STYLES, find, html_text
-from holdfast.report.figures import SCORES
 from holdfast.report.html import words
 from holdfast.report.html.charts import Axis, axis, brief, chart
 from holdfast.report.html.curves import BINS, thinned
 from holdfast.report.html.entries import by_radius, by_setting, entries, shortened
+from holdfast.report.published import SCORES
 from holdfast.runs.config import resolve
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError

@@ -12,7 +12,7 @@ import pytest
 
 from holdfast.defense.recipes import RECIPES
 from holdfast.report import COMPARED, STYLES, compare, comparison, csv_text, find, json_text, markdown, published, table
-from holdfast.report.figures import FIGURES, SCORES
+from holdfast.report.published import FIGURES, SCORES
 from holdfast.util.errors import HoldfastError
 from tests.helpers.result_files import CONTENT, write
 

@@ -67,14 +67,14 @@ def evaluate(  # noqa: PLR0917
     """Attack a retrieval model, score it, and check whether the score can be trusted."""
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.evaluation.opened import another, subject  # noqa: PLC0415
-    from holdfast.evaluation.settings import radii, radius, resolve_budget  # noqa: PLC0415
+    from holdfast.evaluation.settings import parse_radii, parse_radius, resolve_budget  # noqa: PLC0415
     from holdfast.report import compare as compared  # noqa: PLC0415
     from holdfast.report import published  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError  # noqa: PLC0415
 
     if eps is not None and eps_curve is not None:
         raise HoldfastError("give --eps or --eps-curve, not both")
-    values = [radius(eps)] if eps_curve is None else radii(eps_curve)
+    values = [parse_radius(eps)] if eps_curve is None else parse_radii(eps_curve)
     target = subject(
         run,
         model,
@@ -92,7 +92,7 @@ def evaluate(  # noqa: PLR0917
         raise HoldfastError(f"--compare: nothing was published for data set {target.pixels.table.name!r}")
     settings = {
         "attacks": tuple(attack) if attack else None,
-        "step": radius(step, "step"),
+        "step": parse_radius(step, "step"),
         "steps": steps,
         "norm": norm,
         "gradient": gradient,
@@ -150,7 +150,7 @@ def attack(  # noqa: PLR0917
     """Write adversarial images as lossless PNGs that still work after rounding to 8 bits, with a manifest."""
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.evaluation.opened import subject  # noqa: PLC0415
-    from holdfast.evaluation.settings import radius  # noqa: PLC0415
+    from holdfast.evaluation.settings import parse_radius  # noqa: PLC0415
 
     target = subject(
         run,
@@ -166,8 +166,8 @@ def attack(  # noqa: PLR0917
         best=best,
     )
     settings = {
-        "eps": radius(eps),
-        "step": radius(step, "step"),
+        "eps": parse_radius(eps),
+        "step": parse_radius(step, "step"),
         "steps": steps,
         "norm": norm,
         "gradient": gradient,

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 
 from holdfast.evaluation.result import Result, find
 from holdfast.report.comparison import compare, compared_csv, compared_json, compared_markdown, comparison
-from holdfast.report.figures import published
 from holdfast.report.groups import Group, grouped
 from holdfast.report.html import html_text
+from holdfast.report.published import published
 from holdfast.report.tables import csv_text, json_text, markdown, markdown_text, table
 
 Style = Callable[..., str]

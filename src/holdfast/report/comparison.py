@@ -6,26 +6,25 @@ from dataclasses import asdict
 from typing import Any
 
 from holdfast.evaluation.result import BENIGN, COST, Result
-from holdfast.report.figures import FIGURES, published
 from holdfast.report.groups import Group, grouped
+from holdfast.report.published import FIGURES, published
 from holdfast.report.tables import (
     MEASURES,
     Header,
     Rows,
-    csv_of,
     decimals,
-    half_width,
+    format_half_width,
+    format_number,
+    format_radius,
     headings,
-    json_of,
     markdown,
     numbers,
-    radius,
     select,
     setting,
-    text,
     texts,
 )
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import to_csv, to_json
 
 Row = Mapping[str, Any]
 
@@ -90,7 +89,7 @@ def compared_csv(results: Sequence[Result]) -> str:
         lines.append([*_setting(group), *numbers(group, MEASURES), group.verdict, sources])
     for row in [*_distinct(pairs), *others]:
         lines.append([*_published_setting(row), *(row.get(name) for name in columns), "", row["source"]])
-    return csv_of(lines)
+    return to_csv(lines)
 
 
 def compared_json(results: Sequence[Result]) -> str:
@@ -111,7 +110,7 @@ def compared_json(results: Sequence[Result]) -> str:
         }
         for group, counterparts in pairs
     ]
-    return json_of([*found, *({"protocol": "published", **row} for row in others)])
+    return to_json([*found, *({"protocol": "published", **row} for row in others)])
 
 
 def _beside(results: Sequence[Result]) -> tuple[list[tuple[Group, list[Row]]], list[Row]]:
@@ -191,7 +190,7 @@ def _gap(name: str, difference: Mapping[str, float | None]) -> str:
     if low is None or high is None:
         return shown
     excludes_zero = low < high and (round(low, digits) > 0 or round(high, digits) < 0)
-    return shown + half_width(name, low, high) + ("*" if excludes_zero else "")
+    return shown + format_half_width(name, low, high) + ("*" if excludes_zero else "")
 
 
 def _title(group: Group, row: Row) -> str:
@@ -212,7 +211,7 @@ def _source(group: Group) -> str:
 
 
 def _published(row: Row) -> list[str]:
-    cells = (text(name, row[name]) if name in row else "" for name in (*MEASURES, *COST))
+    cells = (format_number(name, row[name]) if name in row else "" for name in (*MEASURES, *COST))
     return [*_published_setting(row), *cells, "", row["source"]]
 
 
@@ -220,5 +219,5 @@ def _published_setting(row: Row) -> list[str]:
     trained = "" if row["eta"] is None else f", η={row['eta']}"
     return [
         *(f"{row['defense']}, {row['model']}{trained}", "", "published", row["dataset"]),
-        *(radius(row["eps"], "linf"), f"{row['steps']}"),
+        *(format_radius(row["eps"], "linf"), f"{row['steps']}"),
     ]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from holdfast.report.tables import short
+from holdfast.report.tables import format_count
 
 WIDTH, HEIGHT = 344, 240
 LEFT, RIGHT, TOP, BOTTOM = 38, 12, 24, 40
@@ -92,7 +92,7 @@ class Axis:
     def ticks(self) -> list[tuple[float, str]]:
         """Places and texts of round values, three to seven of them."""
         found = _round_powers(self.low, self.high) if self.log else _round_steps(self.low, self.high)
-        return [(self.at(value), short(value) if abs(value) >= 1e4 else f"{value:.12g}") for value in found]
+        return [(self.at(value), format_count(value) if abs(value) >= 1e4 else f"{value:.12g}") for value in found]
 
 
 def axis(

@@ -5,10 +5,10 @@ from itertools import groupby
 from typing import Any
 
 from holdfast.report.comparison import family, notation
-from holdfast.report.figures import published
 from holdfast.report.html.charts import GREY, Chart, Figure, Point, Series, chart
 from holdfast.report.html.entries import Entry
 from holdfast.report.html.scores import value
+from holdfast.report.published import published
 
 ERS, ROBUST, BENIGN = "ERS", "robust R@1", "R@1"
 STEPS, PASSES, RECALL = "passes per training step, η + 1", "image passes done in training", "R@1 without attack, %"

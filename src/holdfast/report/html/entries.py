@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from holdfast.evaluation.result import Result
 from holdfast.report.groups import Group, grouped
 from holdfast.report.html.charts import Look, look
-from holdfast.report.tables import radius
+from holdfast.report.tables import format_radius
 
 DOUBTS = ("COLLAPSED", "UNTRUSTED")
 
@@ -35,7 +35,7 @@ class Setting:
 def setting_of(result: Result) -> Setting:
     """The setting of an evaluation."""
     settings = result.content["settings"]
-    reach = radius(settings.get("eps"), settings.get("norm"))
+    reach = format_radius(settings.get("eps"), settings.get("norm"))
     return Setting(result.dataset, result.protocol, reach, settings.get("steps"))
 
 

@@ -17,7 +17,7 @@ from holdfast.report.html.origins import repeated
 from holdfast.report.html.radii import radii
 from holdfast.report.html.runs import Source, sources
 from holdfast.report.html.trust import checked, doubtful, tried
-from holdfast.report.tables import radius, table
+from holdfast.report.tables import format_radius, table
 from holdfast.util.errors import HoldfastError
 
 SECTIONS = {
@@ -104,7 +104,7 @@ def _setting(title: str, alike: Sequence[Entry]) -> dict[str, Any]:
         "scores": read,
         "records": any(row.before is not None for figure in read for row in figure.drawing.rows),
         "costs": costs.tradeoffs(alike),
-        "published": f"{radius(theirs[0]['eps'], 'linf')}, {theirs[0]['steps']} steps" if theirs else "",
+        "published": f"{format_radius(theirs[0]['eps'], 'linf')}, {theirs[0]['steps']} steps" if theirs else "",
     }
 
 

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from holdfast.attacks.base import nearest, own_entries, shown
+from holdfast.data.pixels import to_image
 from holdfast.evaluation.evaluate import campaigns_of, prepared
 from holdfast.evaluation.fingerprint import of_model
 from holdfast.evaluation.opened import of_run
@@ -24,7 +25,7 @@ from holdfast.evaluation.runner import Target, carry_out, take
 from holdfast.evaluation.settings import resolve_budget
 from holdfast.metrics.retrieval import Queries
 from holdfast.report.html.runs import Source
-from holdfast.report.tables import radius
+from holdfast.report.tables import format_radius
 from holdfast.util.errors import HoldfastError
 
 CLEAN = "as it is"
@@ -153,7 +154,7 @@ def _album(dataset: str, settings: Mapping[str, Any], answers: Mapping[str, Answ
         float((one.images[name] - one.images[CLEAN]).abs().max()) for one in answers.values() for name in ATTACKS
     )
     gain = 0.5 / most if most > 0 else 1.0
-    reach = radius(settings["eps"], settings["norm"])
+    reach = format_radius(settings["eps"], settings["norm"])
     attack = ", ".join(filter(None, (reach and f"ε = {reach}", settings["steps"] and f"{settings['steps']} steps")))
     album = Album(dataset, attack, gain, (), 0)
     first = next(iter(answers.values()))
@@ -191,8 +192,7 @@ def _hits(answers: Answers, i: int, rows: Tensor) -> tuple[Hit, ...]:
 
 def _picture(image: Tensor) -> str:
     """A small picture (C, H, W) in [0, 1] as the address of a PNG: its content."""
-    pixels = (image.clamp(0, 1).cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    drawn = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+    drawn = to_image(image)
     if max(drawn.size) > SIDE:
         drawn = drawn.resize((SIDE, SIDE), Image.Resampling.BOX)
     out = io.BytesIO()

@@ -6,7 +6,7 @@ from itertools import groupby
 from holdfast.report.html.charts import Chart, Figure, Point, Series, chart
 from holdfast.report.html.entries import Entry, by_radius
 from holdfast.report.html.scores import value
-from holdfast.report.tables import radius
+from holdfast.report.tables import format_radius
 
 MEASURES = {
     "robust R@1": "R@1 when each query meets its worst attack, %",
@@ -58,10 +58,8 @@ def _reach(models: Sequence[Sequence[Entry]]) -> str:
     known = isinstance(step, float | int) and isinstance(steps, float | int)
     if not known or step * steps >= (largest.eps or 0.0):
         return "Bars are 95 % intervals."
-    return (
-        f"Bars are 95 % intervals. {steps} steps of {radius(step, norm)} reach {radius(step * steps, norm)}: "
-        "larger radii are not used up."
-    )
+    reached = f"{steps} steps of {format_radius(step, norm)} reach {format_radius(step * steps, norm)}"
+    return f"Bars are 95 % intervals. {reached}: larger radii are not used up."
 
 
 def _points(line: Sequence[Entry], name: str, unit: int) -> tuple[Point, ...]:

@@ -12,7 +12,7 @@ from holdfast.report.groups import Group
 from holdfast.report.html.charts import Figure, Ranges, Row, brief, ranges
 from holdfast.report.html.entries import Entry
 from holdfast.report.html.words import HIGH, PERCENT, SCORES
-from holdfast.report.tables import text
+from holdfast.report.tables import format_number
 from holdfast.util.errors import HoldfastError
 
 LENGTH = 48
@@ -77,13 +77,15 @@ def value(group: Group, name: str) -> str:
     number, bounds = group.number(name), group.interval(name)
     if number is None:
         return "–"
-    return text(name, number) + ("" if bounds is None else f" ({text(name, bounds[0])} to {text(name, bounds[1])})")
+    return format_number(name, number) + (
+        "" if bounds is None else f" ({format_number(name, bounds[0])} to {format_number(name, bounds[1])})"
+    )
 
 
 def _row(entry: Entry, name: str, first: float | None, last: float | None) -> Row:
     low, high = entry.group.interval(name) or (None, None)
-    ends = [text(name, one) for one in (first, last) if one is not None]
-    bounds = "" if low is None or high is None else f" ({text(name, low)} to {text(name, high)})"
+    ends = [format_number(name, one) for one in (first, last) if one is not None]
+    bounds = "" if low is None or high is None else f" ({format_number(name, low)} to {format_number(name, high)})"
     shown = " → ".join(ends) + bounds
     name = brief(entry.name, max(8, LENGTH - len(shown) - len(entry.flag))) + entry.flag
     return Row(name, entry.look, shown, first, last, low, high)
