@@ -311,7 +311,7 @@ def test_comparison_in_markdown(tmp_path: Path) -> None:
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
     assert "±" in legend
     assert "`*`" in legend
-    assert "single run and is taken as exact" in legend
+    assert "is from a single run and is taken as exact" in legend
 
 
 def test_comparison_as_csv(tmp_path: Path) -> None:

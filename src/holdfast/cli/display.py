@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.evaluation.words import PASSED
 from holdfast.report.tables import format_radius
 from holdfast.util.errors import plain
 from holdfast.util.progress import format_duration
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from holdfast.sweep.plan import Planned
 
 WIDTH_OF_A_FILE = 200
-MARKS = {True: "passed", False: "FAILED", None: "not done"}
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -61,7 +61,7 @@ def result(found: "Result") -> None:
         title = f"attacked by protocol {found.protocol}: ε = {reach}, {settings['steps']} steps"
         table(title, ["", "value", "95 % interval", "what it is", "images"], rows)
     if content["checks"]:
-        rows = [[MARKS[one["passed"]], one["name"], one["detail"]] for one in content["checks"]]
+        rows = [[PASSED[one["passed"]], one["name"], one["detail"]] for one in content["checks"]]
         table("can these scores be trusted?", ["", "check", "what was seen"], rows)
     for remark in content["model"].get("remarks", []):
         print(f"note: {remark}")

@@ -12,6 +12,7 @@ from holdfast.data import DATASETS
 from holdfast.defense.recipes import parse
 from holdfast.evaluation.result import Result
 from holdfast.evaluation.settings import parse_radius, resolve_budget
+from holdfast.evaluation.words import PASSED
 from holdfast.export.source import Source
 from holdfast.report.tables import MEASURES, format_count, format_interval, format_number, format_radius, markdown
 from holdfast.runs.config import Config
@@ -20,7 +21,6 @@ from holdfast.util.progress import format_duration
 TAGS = ["holdfast", "image-retrieval", "deep-metric-learning", "adversarial-robustness"]
 DECIMALS = 4
 """Of the figures in the front matter."""
-MARKS = {True: "passed", False: "FAILED", None: "not done"}
 NORMS = {"linf": "each pixel by up to {}", "l2": "all pixels together by up to {} (Euclidean norm)"}
 SIGHT = {
     "white-box": "knows the network and its gradients",
@@ -128,7 +128,7 @@ def threat(result: Result) -> str:
 
 def checks(result: Result) -> str:
     """A table of what was done to find out whether the scores can be trusted; empty where nothing was."""
-    rows = [[one["name"], MARKS[one["passed"]], one["detail"]] for one in result.content.get("checks") or []]
+    rows = [[one["name"], PASSED[one["passed"]], one["detail"]] for one in result.content.get("checks") or []]
     return markdown([way(result), "", "what was seen"], rows) if rows else ""
 
 

@@ -1,6 +1,6 @@
-"""Results as tables and as a page: what evaluations left on disk, beside the published figures.
+"""Results of evaluations as tables and as a page, beside the published results.
 
-Tables read files only; the page also asks models for what they find, where it is to show that.
+Tables read result files only; the page also runs the models, for ranked lists.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,11 +20,11 @@ STYLES: Mapping[str, Style] = {
     "json": json_text,
     "html": html_text,
 }
-"""From results to text; Markdown takes ``columns`` too, HTML ``root`` and ``pictures``."""
+"""From results to text. Markdown also takes ``columns``, HTML ``root`` and ``pictures``."""
 COMPARED: Mapping[str, Mapping[str, Style]] = {
     "published": {"markdown": compared_markdown, "csv": compared_csv, "json": compared_json, "html": html_text},
 }
-"""The same beside what they are compared with, which the page always does."""
+"""The same beside what the results are compared with; the page always has both."""
 
 __all__ = [
     "COMPARED",

@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 from holdfast.evaluation.result import COST, MEASURED, SCORES, Result
-from holdfast.report.published import FIGURES
+from holdfast.report.published import PUBLISHED
 from holdfast.util.errors import unknown
 from holdfast.util.text import to_csv, to_json
 
@@ -12,7 +12,7 @@ Header = list[str]
 Rows = list[list[str]]
 
 THREE_DECIMALS = frozenset(("TMA", "ES:D"))
-MEASURES = (*FIGURES, "robust R@1")
+MEASURES = (*PUBLISHED, "robust R@1")
 BOUNDED = (*SCORES, *MEASURED)
 SUFFIXES = {"G": 1e9, "M": 1e6, "k": 1e3}
 
