@@ -1,9 +1,11 @@
 """The table of words: complete, and in keeping with what it names."""
 
+from pathlib import Path
+
 from holdfast.attacks import ATTACKS
 from holdfast.evaluation.checks import CHECKS
 from holdfast.evaluation.protocols import COLUMNS
-from holdfast.evaluation.result import MEASURED, SCORES
+from holdfast.evaluation.result import MEASURED, SCORES, find
 from holdfast.evaluation.words import ATTACK_WORDS, CHECK_WORDS, HIGHER, PASSED, SCORE_WORDS, check_words
 
 
@@ -28,3 +30,14 @@ def test_every_check_has_words_in_the_order_they_are_made() -> None:
     assert all(check_words(words.name) is words for words in CHECK_WORDS.values())
     assert check_words("a check of another version") is None
     assert PASSED.keys() == {True, False, None}
+
+
+def test_the_names_in_result_files_are_known() -> None:
+    results = find([Path(__file__).parents[2] / "results" / "fashion-whole"])
+    names = {check["name"] for result in results for check in result.content["checks"]}
+    assert len(names) == len(CHECK_WORDS)
+    assert all(map(check_words, names))
+    for result in results:
+        assert all(SCORE_WORDS[name].unit == one["unit"] for name, one in result.content["columns"].items())
+        assert SCORE_WORDS["ERS"].unit == result.content["ERS"]["unit"]
+        assert SCORE_WORDS["robust R@1"].unit == result.content["robust R@1"]["unit"]

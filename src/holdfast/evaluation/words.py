@@ -29,28 +29,29 @@ class ScoreWords:
         return f"{self.title}: {self.short}"
 
 
+ITS_RANK = "Shown: the rank of the image, in % of the gallery."
 STILL_RIGHT = "Shown: how often its first result is still of its class."
 GALLERY_RANK, RECALL = ("rank in % of the gallery", "rank, %"), ("R@1 in %", "R@1, %")
 
 SCORE_WORDS: dict[str, ScoreWords] = {
     "CA+": ScoreWords(
         "a random image raised",
-        "A gallery image is perturbed to rank high for a random query. Shown: its rank there.",
+        f"A gallery image is perturbed to rank high for a random query. {ITS_RANK}",
         *(*GALLERY_RANK, 0, 60, HIGHER),
     ),
     "CA-": ScoreWords(
         "a top result lowered",
-        "A gallery image is perturbed to rank low for a query that has it in its nearest 1 %. Shown: its rank there.",
+        f"A gallery image is perturbed to rank low for a query that has it in its nearest 1 %. {ITS_RANK}",
         *(*GALLERY_RANK, 0, 100, LOWER),
     ),
     "QA+": ScoreWords(
         "a query that raises a random image",
-        "A query is perturbed to rank a random gallery image high. Shown: the rank of that image.",
+        f"A query is perturbed to rank a random gallery image high. {ITS_RANK}",
         *(*GALLERY_RANK, 0, 60, HIGHER),
     ),
     "QA-": ScoreWords(
         "a query that lowers a top result",
-        "A query is perturbed to rank one of its nearest 1 % low. Shown: the rank of that image.",
+        f"A query is perturbed to rank one of its nearest 1 % low. {ITS_RANK}",
         *(*GALLERY_RANK, 0, 100, LOWER),
     ),
     "TMA": ScoreWords(

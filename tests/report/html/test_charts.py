@@ -3,7 +3,7 @@
 import pytest
 
 from holdfast.report.html.charts import Axis, axis, line_chart, shorten
-from holdfast.report.html.entries import shortened
+from holdfast.report.html.entries import without_shared_parts
 
 
 @pytest.mark.parametrize(
@@ -32,8 +32,8 @@ def test_axes_have_room_for_every_value() -> None:
 
 def test_what_all_names_have_in_common_is_left_out() -> None:
     long = ["act-r,steps=80,seed=0", "hm-s-m,steps=80,seed=0", "hm-s-m,steps=90,seed=0"]
-    assert list(shortened(long).values()) == ["act-r,steps=80", "hm-s-m,steps=80", "hm-s-m,steps=90"]
-    assert shortened(["act-r,seed=0"]) == {"act-r,seed=0": "act-r,seed=0"}
-    assert shortened(["a", "a,b"]) == {"a": "a", "a,b": "a,b"}
+    assert list(without_shared_parts(long).values()) == ["act-r,steps=80", "hm-s-m,steps=80", "hm-s-m,steps=90"]
+    assert without_shared_parts(["act-r,seed=0"]) == {"act-r,seed=0": "act-r,seed=0"}
+    assert without_shared_parts(["a", "a,b"]) == {"a": "a", "a,b": "a,b"}
     assert shorten("abcdefghij", 7) == "abc…hij"
     assert shorten("abcdefg", 7) == "abcdefg"

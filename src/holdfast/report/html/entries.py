@@ -99,7 +99,9 @@ def entries(results: Sequence[Result]) -> list[Entry]:
     """
     groups = grouped(results)
     looks: dict[tuple[str, int], Look] = {}
-    names = {dataset: shortened(group.name for group in alike) for dataset, alike in _by_dataset(groups).items()}
+    names = {
+        dataset: without_shared_parts(group.name for group in alike) for dataset, alike in _by_dataset(groups).items()
+    }
     found: list[Entry] = []
     taken: Counter[tuple[str, Setting]] = Counter()
     for group in groups:
@@ -111,7 +113,7 @@ def entries(results: Sequence[Result]) -> list[Entry]:
     return found
 
 
-def shortened(names: Iterable[str]) -> dict[str, str]:
+def without_shared_parts(names: Iterable[str]) -> dict[str, str]:
     """Each name without the comma-separated parts that all names have; unchanged where a name would be empty."""
     parts = {name: name.split(",") for name in names}
     common = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
