@@ -33,12 +33,12 @@ from benchmarks.step import AFTER, DTYPES, NAIVE, SHORT, WARMUP, Work, midway
 from holdfast.attacks import System
 from holdfast.core.frozen import frozen
 from holdfast.core.fused import Replica
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.data import PairBatches, Pixels, Table, load
 from holdfast.defense.base import Perturbing, Step
 from holdfast.evaluation.evaluate import campaigns_of
 from holdfast.evaluation.runner import Target
 from holdfast.evaluation.settings import resolve_budget
-from holdfast.metrics.retrieval import Gallery, Queries
 from holdfast.models.embedder import Embedder
 from holdfast.models.wrapped import Subject
 from holdfast.runs.config import resolve

@@ -16,8 +16,9 @@ from torch.nn.functional import normalize
 
 from benchmarks.memory import peak
 from benchmarks.side_by_side import REPEATS, Bar, interleaved, row
+from holdfast.core.gallery import same_set
 from holdfast.metrics.clustering import kmeans, nmi
-from holdfast.metrics.retrieval import RECALLS, evaluate, per_query, same_set
+from holdfast.metrics.retrieval import RECALLS, evaluate, per_query
 
 ROWS = 256
 """Queries of one block of the matrix product."""

@@ -18,11 +18,11 @@ from torch.nn.functional import normalize
 from benchmarks.noise import noise, untrained
 from benchmarks.side_by_side import Bar, interleaved, row
 from holdfast.attacks import Plan, System
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.data import Pixels, Table
 from holdfast.evaluation.runner import Target, carry_out
 from holdfast.evaluation.settings import Budget, resolve_budget
 from holdfast.metrics.benign import embed_test
-from holdfast.metrics.retrieval import Gallery, Queries
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.models.wrapped import Subject
 

@@ -7,7 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast.attacks import ATTACKS, NES, Square
+    from holdfast.attacks import ATTACKS
+    from holdfast.core.gallery import Gallery, Queries
+    from holdfast.core.gradients import NES, Square
     from holdfast.core.pgd import L2, PGD, LInf
     from holdfast.core.samplers import SAMPLERS
     from holdfast.core.triplets import Triplets, hardness
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     from holdfast.evaluation.opened import evaluate_run
     from holdfast.evaluation.protocols import PROTOCOLS, ers
     from holdfast.evaluation.result import Result
-    from holdfast.metrics.retrieval import Gallery, Queries
     from holdfast.models.embedder import Embedder, EmbedderConfig
     from holdfast.models.open import load_model
     from holdfast.runs.config import Config, resolve
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 HOMES = {
-    "attacks": ("ATTACKS", "NES", "Square"),
+    "attacks": ("ATTACKS",),
     "evaluation.evaluate": ("attack", "evaluate"),
     "runs.config": ("Config", "resolve"),
     "data": ("DATASETS", "Loader", "PairBatches", "Pixels", "Table", "held_out", "load", "query_gallery"),
@@ -37,12 +38,13 @@ HOMES = {
     "util.errors": ("HoldfastError",),
     "search.index": ("Index",),
     "models.open": ("load_model",),
+    "core.gallery": ("Gallery", "Queries"),
+    "core.gradients": ("NES", "Square"),
     "core.pgd": ("L2", "PGD", "LInf"),
     "evaluation.protocols": ("PROTOCOLS", "ers"),
     "defense.recipes": ("RECIPES", "Recipe", "Strength", "parse"),
     "report": ("Result",),
     "evaluation.opened": ("evaluate_run",),
-    "metrics.retrieval": ("Gallery", "Queries"),
     "core.samplers": ("SAMPLERS",),
     "core.triplets": ("Triplets", "hardness"),
 }

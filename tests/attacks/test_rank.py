@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from holdfast.attacks import CA, QA, SPQA, Order, System
-from holdfast.attacks.base import nearest, nearest_percent, nearest_percent_after_the_first, nothing, own_entries, pick
-from holdfast.attacks.rank import Sign
-from holdfast.core.pgd import PGD, LInf, Objective
+from holdfast.attacks.base import nearest_percent, nearest_percent_after_the_first, nothing, own_entries, pick
+from holdfast.core.gallery import Gallery, nearest, same_set
+from holdfast.core.objectives import Objective, Sign
+from holdfast.core.pgd import PGD, LInf
 from holdfast.evaluation.protocols import CVPR22, STRICT
-from holdfast.metrics.retrieval import Gallery, same_set
 from holdfast.util.errors import HoldfastError
 from tests.oracles import attacks as naive
 from tests.oracles.attacks import generators, listed, numbers, some, world

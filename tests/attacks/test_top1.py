@@ -10,8 +10,9 @@ from torch import Tensor
 
 from holdfast.attacks import GTM, GTT, LTM, System
 from holdfast.attacks.base import first_matches
+from holdfast.core.gallery import Gallery, Queries, same_set
 from holdfast.evaluation.protocols import CVPR22, STRICT
-from holdfast.metrics.retrieval import Gallery, Queries, evaluate, same_set
+from holdfast.metrics.retrieval import evaluate
 from holdfast.util.errors import HoldfastError
 from tests.oracles import attacks as naive
 from tests.oracles.attacks import generators, listed, numbers, some, world

@@ -11,20 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from holdfast.core.gradients import BackPropagation, Draws, Gradient, Iterate, random
 from holdfast.core.objectives import CollapsePair, RaiseHardness, ShiftEmbedding
-from holdfast.core.pgd import (
-    BALLS,
-    L2,
-    PGD,
-    BackPropagation,
-    Draws,
-    Gradient,
-    Iterate,
-    LInf,
-    even,
-    fading,
-    random,
-)
+from holdfast.core.pgd import BALLS, L2, PGD, LInf, even, fading
 from holdfast.core.triplets import hardness
 from tests.oracles import steps as oracles
 

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from holdfast.attacks import System
 from holdfast.core.batching import WIDTH
+from holdfast.core.gallery import Gallery, Queries, same_set
 from holdfast.core.pgd import LInf
 from holdfast.evaluation import checks
 from holdfast.evaluation import probe as trial
@@ -18,7 +19,6 @@ from holdfast.evaluation.checks import CHECKS, PREPROCESSING, Check, check, rise
 from holdfast.evaluation.runner import Attacked, Target, carry_out
 from holdfast.evaluation.settings import resolve_budget
 from holdfast.metrics.benign import embed_test
-from holdfast.metrics.retrieval import Gallery, Queries, same_set
 from holdfast.models.wrapped import Subject
 from holdfast.util.progress import Progress
 from tests.helpers.tiny import digits, embedder

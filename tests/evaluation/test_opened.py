@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from holdfast.core.gallery import same_set
 from holdfast.data import Pixels, load
 from holdfast.evaluation.opened import another, evaluate_run, of_run, subject
 from holdfast.metrics.benign import embed_test
 from holdfast.metrics.collapse import gauges
-from holdfast.metrics.retrieval import evaluate, same_set
+from holdfast.metrics.retrieval import evaluate
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.report import find
 from holdfast.runs.config import resolve

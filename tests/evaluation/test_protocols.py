@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.attacks import ATTACKS, CA, QA, RankingAttack, Square, System
+from holdfast.attacks import ATTACKS, CA, QA, RankingAttack, System
 from holdfast.attacks.base import nothing, own_entries
-from holdfast.core.gradients import NES
+from holdfast.core.gallery import same_set
+from holdfast.core.gradients import NES, Square
 from holdfast.core.pgd import L2, PGD, LInf
 from holdfast.evaluation.protocols import BENIGN, COLUMNS, CVPR22, PROTOCOLS, STRICT, TOP1, ers
-from holdfast.metrics.retrieval import same_set
 from holdfast.models.wrapped import Subject
 from holdfast.util.errors import HoldfastError
 from tests.oracles import attacks as naive

@@ -10,16 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from holdfast.core import batching as blocks
-from holdfast.metrics.retrieval import (
-    Gallery,
-    Queries,
-    _queries_per_block,
-    _ranks,
-    _ranks_on_cpu,
-    evaluate,
-    per_query,
-    same_set,
-)
+from holdfast.core.gallery import Gallery, Queries, same_set
+from holdfast.metrics.retrieval import _queries_per_block, _ranks, _ranks_on_cpu, evaluate, per_query
 from holdfast.util.errors import HoldfastError
 from tests.oracles.retrieval import of_query, of_untied_query
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.core.pgd import L2, PGD, Ball, LInf
-from holdfast.metrics.retrieval import Gallery, Queries, evaluate
+from holdfast.metrics.retrieval import evaluate
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.training.probe import BLOCK, adversary, shifted, shifted_recall
 

@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from holdfast.core.fused import Replica
-from holdfast.core.objectives import CollapsePair, RaiseHardness, ShiftEmbedding
-from holdfast.core.pgd import PGD, Embed, Objective
+from holdfast.core.objectives import CollapsePair, Objective, RaiseHardness, ShiftEmbedding
+from holdfast.core.pgd import PGD, Embed
 from holdfast.core.samplers import Batch, Sampler
 from holdfast.core.triplets import ANCHOR, NEGATIVE, POSITIVE, Triplets, hardness
 from holdfast.defense.destinations import Destination

@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from holdfast.attacks import NES
+from holdfast.core.gradients import NES
 from holdfast.core.pgd import BALLS, PGD
 from holdfast.evaluation.probe import CHANGE, Trial, attackable
 from holdfast.evaluation.runner import Target

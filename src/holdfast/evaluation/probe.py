@@ -7,12 +7,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from holdfast.attacks import ATTACKS, Square
+from holdfast.attacks import ATTACKS
+from holdfast.core.gallery import Queries
+from holdfast.core.gradients import Square
 from holdfast.core.pgd import BALLS, PGD, crossing
 from holdfast.evaluation.runner import Attacked, Campaign, Target, carry_out, take
 from holdfast.evaluation.settings import Budget
 from holdfast.metrics.collapse import collapsed, gauges
-from holdfast.metrics.retrieval import Queries
 
 STEPS = 5
 """Steps of the probe; the strong probe takes twice as many, from two places."""

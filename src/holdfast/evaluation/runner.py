@@ -12,10 +12,10 @@ from torch import Generator, Tensor
 
 from holdfast.attacks import RankingAttack, System
 from holdfast.attacks.base import Outcome
+from holdfast.core.gallery import Queries
 from holdfast.core.pgd import PGD
 from holdfast.data import Pixels
 from holdfast.evaluation.records import DIGITS, Record, Records
-from holdfast.metrics.retrieval import Queries
 from holdfast.models.wrapped import Subject
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress

@@ -9,13 +9,14 @@ from math import inf, nan
 from numbers import Real
 from typing import Any
 
-from holdfast.attacks import CA, NES, QA, SPQA, Order, RankingAttack, Square
+from holdfast.attacks import CA, QA, SPQA, Order, RankingAttack
 from holdfast.core.fused import PRECISIONS
-from holdfast.core.pgd import BALLS, PGD, BackPropagation, Gradient, crossing, even
+from holdfast.core.gradients import NES, WHITE_BOX, Gradient, Square
+from holdfast.core.pgd import BALLS, PGD, crossing, even
 from holdfast.evaluation.protocols import BUDGETS, COLUMNS, PROTOCOLS, Protocol
 from holdfast.util.errors import HoldfastError, pick, unknown
 
-GRADIENTS: dict[str, Gradient] = {"white-box": BackPropagation(), "nes": NES(), "square": Square()}
+GRADIENTS: dict[str, Gradient] = {"white-box": WHITE_BOX, "nes": NES(), "square": Square()}
 SMALL = 32
 """Images of up to so many pixels a side have the settings of the 28-pixel sets."""
 

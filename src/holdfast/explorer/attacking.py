@@ -11,14 +11,14 @@ from torch import Tensor
 
 from holdfast.attacks import RankingAttack, System
 from holdfast.attacks.base import Draws, Plan
-from holdfast.core.pgd import Objective
+from holdfast.core.gallery import Queries
+from holdfast.core.objectives import Objective
 from holdfast.evaluation.runner import Attacked, draws_of, push, reading
 from holdfast.evaluation.saving import picture, rounded
 from holdfast.evaluation.settings import Budget
 from holdfast.explorer.jobs import Tell
 from holdfast.explorer.ranking import FIRST, Ranking, ranked
 from holdfast.explorer.scene import Model, Query, Scene
-from holdfast.metrics.retrieval import Queries
 from holdfast.util.errors import HoldfastError
 
 VISIBLE = 64.0

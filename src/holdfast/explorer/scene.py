@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks import System
+from holdfast.core.gallery import Queries
 from holdfast.data import Pixels
 from holdfast.defense.recipes import RECIPES
 from holdfast.evaluation.evaluate import prepared
@@ -19,7 +20,6 @@ from holdfast.evaluation.fingerprint import of_data
 from holdfast.evaluation.opened import of_run
 from holdfast.evaluation.runner import Target
 from holdfast.evaluation.settings import resolve_budget
-from holdfast.metrics.retrieval import Queries
 from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError
 

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.core.frozen import frozen
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels, stream
 from holdfast.metrics.clustering import nmi
 from holdfast.metrics.collapse import collapsed, gauges
-from holdfast.metrics.retrieval import Gallery, Queries, evaluate
+from holdfast.metrics.retrieval import evaluate
 from holdfast.util.errors import HoldfastError
 
 BATCH = 256

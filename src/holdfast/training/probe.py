@@ -7,9 +7,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from holdfast.core.fused import Replica
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.core.objectives import ShiftEmbedding
 from holdfast.core.pgd import PGD, Ball, crossing
-from holdfast.metrics.retrieval import Gallery, Queries, evaluate
+from holdfast.metrics.retrieval import evaluate
 
 BLOCK = 128
 STEPS = 10

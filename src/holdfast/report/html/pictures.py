@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from holdfast.attacks.base import nearest, own_entries, shown
+from holdfast.attacks.base import own_entries, shown
+from holdfast.core.gallery import Queries, nearest
 from holdfast.evaluation.evaluate import campaigns_of, prepared
 from holdfast.evaluation.fingerprint import of_model
 from holdfast.evaluation.opened import of_run
 from holdfast.evaluation.result import Result
 from holdfast.evaluation.runner import Target, carry_out, take
 from holdfast.evaluation.settings import resolve_budget
-from holdfast.metrics.retrieval import Queries
 from holdfast.report.html.runs import Source
 from holdfast.report.tables import radius
 from holdfast.util.errors import HoldfastError
