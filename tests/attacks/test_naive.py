@@ -14,10 +14,10 @@ from benchmarks.naive_attacks import Case
 from holdfast.attacks import ATTACKS, System
 from holdfast.evaluation.evaluate import campaigns_of, evaluate
 from holdfast.evaluation.protocols import COLUMNS
-from holdfast.evaluation.runner import Target, side_of, take
+from holdfast.evaluation.runner import Target
 from holdfast.evaluation.settings import resolve_budget
-from holdfast.metrics.benign import embed_test
 from holdfast.models.embedder import Embedder, EmbedderConfig
+from holdfast.models.embedding import embed_dataset
 from holdfast.models.wrapped import Subject
 from holdfast.report import Result
 from holdfast.runs.config import resolve
@@ -109,7 +109,7 @@ def test_the_naive_attacks_are_their_formulas(name: str, grid: bool) -> None:
     """On a grid many distances tie; off it the gallery holds a few items twice."""
     for seed in range(3):
         system, attack = world(seed, grid=grid), ATTACKS[name]
-        perturbed = side_of(attack, system)
+        perturbed = system.perturbed(attack)
         chosen = attack.choose(perturbed, system, generators(len(perturbed.ids)))
         points = numbers(torch.Generator().manual_seed(seed + 1), len(perturbed.ids), 3, grid=grid)
         objective, readings = naive.ATTACKS[name]
@@ -140,7 +140,7 @@ def library(embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Res
 @pytest.fixture(scope="module")
 def by_hand(embedder: Embedder, library: Result) -> Readings:
     """The same images attacked naively, for what the records say was chosen."""
-    embedded = embed_test(embedder, PIXELS, torch.device("cpu"))
+    embedded = embed_dataset(embedder, PIXELS, torch.device("cpu"))
     target = Target(Subject(embedder), System(embedded.queries, embedded.gallery), PIXELS)
     assert library.path is not None
     found: Readings = {}
@@ -148,7 +148,7 @@ def by_hand(embedder: Embedder, library: Result) -> Readings:
         records = rows(library.path.parent / "records" / f"{campaign.name}.jsonl")
         ids, chosen = (torch.tensor([record[key] for record in records]) for key in ("id", "chosen"))
         assert torch.equal(ids, campaign.images)
-        cases = naive.cases(take(target.system.queries, ids), chosen.long(), target.system)
+        cases = naive.cases(target.system.queries.take(ids), chosen.long(), target.system)
         images = PIXELS.read(ids)[0]
         start = naive.near(images, campaign.attack.start * DESCENT["eps"], campaign.draws(target, ids))
         _, reached = naive.attack(campaign.name, embedder, images, start, cases, **DESCENT)

@@ -12,10 +12,10 @@ import torch
 from holdfast.core.gallery import same_set
 from holdfast.data import Pixels, load
 from holdfast.evaluation.opened import another, evaluate_run, of_run, subject
-from holdfast.metrics.benign import embed_test
 from holdfast.metrics.collapse import gauges
-from holdfast.metrics.retrieval import evaluate
+from holdfast.metrics.retrieval import retrieval_metrics
 from holdfast.models.embedder import Embedder, EmbedderConfig
+from holdfast.models.embedding import embed_dataset
 from holdfast.report import find
 from holdfast.runs.config import resolve
 from holdfast.runs.folder import Run
@@ -55,7 +55,7 @@ def by_hand(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     images = torch.from_numpy(table.images)[:, None].float() / 255
     with torch.no_grad():
         z = Embedder.from_pretrained(folder).eval()(images)
-    return evaluate(*same_set(z, torch.from_numpy(table.labels))), gauges(z)
+    return retrieval_metrics(*same_set(z, torch.from_numpy(table.labels))), gauges(z)
 
 
 @pytest.mark.parametrize("best", [False, True])
@@ -179,7 +179,7 @@ def test_batchnorm_is_in_evaluation_mode_and_left_as_it_was() -> None:
     table = load("digits")
     pixels = Pixels(table.select(np.arange(len(table)) >= 1780), 8, channels=1)
     told: list[tuple[int, int]] = []
-    embedded = embed_test(embedder, pixels, torch.device("cpu"), lambda done, total: told.append((done, total)))
+    embedded = embed_dataset(embedder, pixels, torch.device("cpu"), lambda done, total: told.append((done, total)))
     assert embedder.training
     assert all(torch.equal(tensor, state[name]) for name, tensor in embedder.state_dict().items())
     assert told == [(17, 17)]
@@ -194,7 +194,7 @@ def test_a_nan_embedding_names_its_image() -> None:
         next(embedder.parameters()).fill_(float("nan"))
     pixels = Pixels(load("digits").test(), 8, channels=1)
     with pytest.raises(HoldfastError, match=r"NaN or infinite embeddings; first for digits test\[0\]"):
-        embed_test(embedder, pixels, torch.device("cpu"))
+        embed_dataset(embedder, pixels, torch.device("cpu"))
 
 
 # --- runs on a folder of images

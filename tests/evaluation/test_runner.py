@@ -22,8 +22,8 @@ from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.runner import Campaign, Target
 from holdfast.evaluation.settings import resolve_budget
-from holdfast.metrics.benign import embed_test
 from holdfast.models.embedder import Embedder
+from holdfast.models.embedding import embed_dataset
 from holdfast.models.wrapped import Subject
 from holdfast.report import Result
 from holdfast.util.errors import HoldfastError
@@ -407,7 +407,7 @@ def test_means_of_the_faithful_protocol_are_over_batches_of_128(tmp_path: Path) 
 
 def target(embed: Callable[[Tensor], Tensor] = EMBEDDER) -> Target:
     pixels, subject = digits(40), Subject(embed)
-    embedded = embed_test(subject, pixels, torch.device("cpu"))
+    embedded = embed_dataset(subject, pixels, torch.device("cpu"))
     return Target(subject, System(embedded.queries, embedded.gallery), pixels)
 
 

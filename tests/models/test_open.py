@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.models.open import load_model
-from holdfast.models.weights import save_safetensors
 from holdfast.models.wrapped import Subject
+from holdfast.util.arrays import save_safetensors
 from holdfast.util.errors import HoldfastError
 
 SOURCE = """

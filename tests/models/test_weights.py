@@ -14,7 +14,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from holdfast.models.backbones import build_backbone
-from holdfast.models.weights import Mismatch, load_weights, read_state, replacing, save_safetensors
+from holdfast.models.weights import Mismatch, load_weights, read_state
+from holdfast.util.arrays import save_safetensors
+from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError
 
 

@@ -1,7 +1,7 @@
 """What every ranking attack is made of: what to choose, what to minimise, what to read off."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from holdfast.core.batching import WIDTH
 from holdfast.core.gallery import Gallery, Items, Queries, nearest, require_finite
 from holdfast.core.objectives import Objective
+from holdfast.core.pgd import PGD, Embed
 from holdfast.util.errors import HoldfastError
 
 Outcome = Callable[[Tensor], dict[str, Tensor]]
@@ -38,6 +39,14 @@ class System:
     queries: Queries
     gallery: Gallery
     width: int = WIDTH
+
+    def perturbed(self, attack: "RankingAttack") -> Queries:
+        """The images that an attack perturbs."""
+        return self.queries if attack.side == "query" else self.gallery
+
+    def targets(self, attack: "RankingAttack") -> Queries:
+        """The images that an attack chooses among."""
+        return self.gallery if attack.side == "query" else self.queries
 
     @cached_property
     def items(self) -> Items:
@@ -131,3 +140,59 @@ def first_matches(z: Tensor, perturbed: Queries, system: System) -> Tensor:
     first = distances == distances.amin(1, keepdim=True)
     found = 100 * (first & matching).sum(1) / first.sum(1)
     return found.masked_fill_(~(matching & ~hidden).any(1), torch.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """A batch after an attack.
+
+    clean, images: before and after, (B, C, H, W). chosen: what the attack was about, (B, k). before, after: readings
+    (B,) by name. outcome: what reads them off embeddings (B, D).
+    """
+
+    clean: Tensor
+    images: Tensor
+    chosen: Tensor
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    outcome: Outcome
+
+
+Surrogate = tuple[Embed, System, Queries]
+"""What a transfer attack sees instead of the target: a model, its system, and its embeddings of the images."""
+
+
+def attack_images(
+    attack: RankingAttack,
+    embed: Embed,
+    system: System,
+    perturbed: Queries,
+    images: Tensor,
+    *,
+    chosen: Tensor,
+    pgd: PGD,
+    generators: Draws | Generator,
+    surrogate: Surrogate | None = None,
+) -> Attacked:
+    """Attack images (B, C, H, W), embedded clean in ``perturbed``, about what was ``chosen`` (B, k).
+
+    The images need not be of the test set. With a surrogate the descent sees only that model. Raises FloatingPointError
+    where an embedding is not finite.
+    """
+    plan = attack.plan(perturbed, system, chosen)
+    with torch.no_grad():
+        before = plan.outcome(perturbed.embeddings)
+    seen, clean, objective = embed, perturbed, plan.objective
+    if surrogate is not None:
+        seen, other, clean = surrogate
+        objective = attack.plan(clean, other, chosen).objective
+    start = max(pgd.start, attack.start * pgd.ball.eps)
+    adversarial = replace(pgd, start=start)(
+        seen, images[:, None], objective, clean=clean.embeddings[:, None], generator=generators
+    ).squeeze(1)
+    with torch.no_grad():
+        z = embed(adversarial)
+        if not z.isfinite().all():
+            raise FloatingPointError("an embedding is not finite")
+        after = plan.outcome(z)
+    return Attacked(images, adversarial, chosen, before, after, plan.outcome)

@@ -29,6 +29,7 @@ def report(  # noqa: PLR0917
 ) -> None:
     """One table over many results, or one page with figures and pictures."""
     from holdfast.report import COMPARED, STYLES, find  # noqa: PLC0415
+    from holdfast.util.atomic import write_text  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError, pick  # noqa: PLC0415
 
     styles = STYLES if compare is None else pick("value of --compare", compare, COMPARED)
@@ -48,8 +49,5 @@ def report(  # noqa: PLR0917
     if place.is_dir():
         raise HoldfastError(f"--out is a file to write, and {place} is a folder; try {place / 'report'}.{style}")
     results = find(paths)
-    from holdfast.models.weights import replacing  # noqa: PLC0415 (imports torch)
-
-    with replacing(place) as path:
-        path.write_text(write(results, **chosen), encoding="utf-8")
+    write_text(place, write(results, **chosen))
     print(f"written to {place}")

@@ -38,6 +38,10 @@ class Queries:
                     f"got {column.dtype} of shape {tuple(column.shape)}"
                 )
 
+    def take(self, rows: Tensor) -> "Queries":
+        """Those at ``rows``."""
+        return Queries(self.embeddings[rows], self.labels[rows], self.ids[rows])
+
 
 @dataclass(frozen=True, eq=False)
 class Gallery(Queries):
@@ -50,7 +54,7 @@ class Gallery(Queries):
 
 
 def same_set(embeddings: Tensor, labels: Tensor) -> tuple[Queries, Gallery]:
-    """The whole test set as queries and as gallery: ``evaluate(*same_set(embeddings, labels))``."""
+    """The whole test set as queries and as gallery: ``retrieval_metrics(*same_set(embeddings, labels))``."""
     ids = torch.arange(len(embeddings), device=embeddings.device)
     return Queries(embeddings, labels, ids), Gallery(embeddings, labels, ids)
 

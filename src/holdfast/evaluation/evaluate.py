@@ -1,6 +1,5 @@
 """A whole evaluation of any model: attacked, scored, checked, and written down."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -22,12 +21,14 @@ from holdfast.evaluation.runner import Campaign, Target
 from holdfast.evaluation.saving import save
 from holdfast.evaluation.scores import summarise
 from holdfast.evaluation.settings import Budget, family_of, resolve_budget
-from holdfast.metrics.benign import Embedded, benign, clustering, embed_test, is_collapsed
+from holdfast.metrics.benign import benign
+from holdfast.metrics.clustering import nmi
 from holdfast.metrics.collapse import collapsed, gauges
-from holdfast.models.weights import replacing
+from holdfast.models.embedding import EmbeddedDataset, embed_dataset
 from holdfast.models.wrapped import Subject
 from holdfast.runs.folder import environment
 from holdfast.util import distributed
+from holdfast.util.atomic import write_json
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
 
@@ -124,8 +125,7 @@ def evaluate(
             "environment": environment(),
         }
     if place is not None:
-        with replacing(place / NAME) as path:
-            path.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(place / NAME, content)
     return Result(None if place is None else place / NAME, content)
 
 
@@ -250,10 +250,10 @@ def _first(pixels: Pixels) -> str:
     return pixels.table.name_of(min(pixels.broken, default=0))
 
 
-def target_of(subject: Subject, pixels: Pixels, device: torch.device, quiet: bool) -> tuple[Target, Embedded]:
+def target_of(subject: Subject, pixels: Pixels, device: torch.device, quiet: bool) -> tuple[Target, EmbeddedDataset]:
     """The system that a model makes of a test set."""
     with Progress("embedding", len(pixels), quiet=quiet) as progress:
-        embedded = embed_test(subject, pixels, device, progress)
+        embedded = embed_dataset(subject, pixels, device, progress)
     for side, images in {"queries": embedded.queries, "gallery": embedded.gallery}.items():
         if not len(images.ids):
             raise HoldfastError(f"{pixels.table.name}: nothing to evaluate, there is no readable image in the {side}")
@@ -274,16 +274,17 @@ def _trusted(subject: Subject, checks: list[Check]) -> bool | None:
     return all(one.passed is not False for one in checks) if checks else None
 
 
-def _benign(embedded: Embedded, seed: int, pixels: Pixels) -> dict[str, Any]:
+def _benign(embedded: EmbeddedDataset, seed: int, pixels: Pixels) -> dict[str, Any]:
     """``benign``, ``gauges`` and ``collapsed`` of a result."""
-    scores = benign(embedded)
+    gallery = embedded.gallery
+    scores = benign(embedded.queries, gallery)
     gauges = {name: scores.pop(name) for name in GAUGES}
     counts = {name: int(scores.pop(name)) for name in COUNTS}
-    scores["NMI"] = clustering(embedded, seed)
+    scores["NMI"] = nmi(gallery.embeddings, gallery.labels, seed=seed)
     return {
         "benign": {**scores, **counts, "unreadable": len(pixels.broken)},
         "gauges": gauges,
-        "collapsed": is_collapsed(gauges, embedded),
+        "collapsed": collapsed(gauges, embedded.classes),
     }
 
 

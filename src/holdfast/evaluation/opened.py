@@ -13,8 +13,8 @@ from holdfast.models.open import load_model
 from holdfast.models.preprocessing import SIDE
 from holdfast.models.zoo import is_entry, located
 from holdfast.runs.config import decisive, resolve
+from holdfast.runs.data import pixels_of, table_of
 from holdfast.runs.folder import Run
-from holdfast.training.build import pixels_of, table_of
 from holdfast.util.errors import HoldfastError
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks import RankingAttack, System
-from holdfast.attacks.base import Draws, Plan
+from holdfast.attacks.base import Attacked, Draws, Plan, attack_images
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import Objective
-from holdfast.evaluation.runner import Attacked, draws_of, push, reading
+from holdfast.evaluation.runner import draws_of, reading
 from holdfast.evaluation.saving import picture, rounded
 from holdfast.evaluation.settings import Budget
 from holdfast.explorer.jobs import Tell
@@ -112,7 +112,10 @@ def attack(scene: Scene, query: Query, budget: Budget, tell: Tell) -> Outcome:
 
         watched, draws = Watched(kind, look), draws_of(name, budget.seed, [query.id])
         try:
-            attacked = push(watched, model.target, seen, query.image, chosen=chosen, pgd=pgd, draws=draws)
+            target = model.target
+            attacked = attack_images(
+                watched, target.subject, target.system, seen, query.image, chosen=chosen, pgd=pgd, generators=draws
+            )
         except FloatingPointError as error:
             raise HoldfastError(
                 f"{model.name} gives NaN or infinite embeddings on the way: no attack is possible"

@@ -14,9 +14,9 @@ from holdfast.evaluation.settings import resolve_budget
 from holdfast.export import folder, onnx, program
 from holdfast.export.source import Source, opened
 from holdfast.export.verify import Compared, compared
-from holdfast.models.weights import replacing
 from holdfast.runs.config import Config
-from holdfast.training.build import pixels_of, table_of
+from holdfast.runs.data import pixels_of, table_of
+from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError, pick
 
 HOME = Path("exports")

@@ -21,7 +21,7 @@ CACHED = 128
 """Rows of what takes many small steps, at once: few enough to stay in the processor's cache."""
 
 
-def evaluate(
+def retrieval_metrics(
     queries: Queries, gallery: Gallery, ks: Sequence[int] = RECALLS, block: int | None = None
 ) -> dict[str, float]:
     """Mean retrieval metrics over the queries, in percent.
@@ -54,7 +54,7 @@ def evaluate(
 def per_query(
     queries: Queries, gallery: Gallery, ks: Sequence[int] = RECALLS, block: int | None = None
 ) -> dict[str, Tensor]:
-    """The metrics of :func:`evaluate` for each query: (Q,) float64 in [0, 1], NaN for a query without a match."""
+    """The metrics of :func:`retrieval_metrics` for each query, (Q,) float64 in [0, 1]; NaN where it has no match."""
     if not ks or min(ks) < 1:
         raise HoldfastError(f"each K of Recall@K must be 1 or more; got {tuple(ks)}")
     if block is not None and block < 1:

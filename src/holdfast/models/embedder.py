@@ -16,7 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from holdfast.core.frozen import frozen
 from holdfast.models import hub
 from holdfast.models.backbones import build_backbone, find_backbone
-from holdfast.models.weights import Mismatch, load_weights, read_state, replacing, save_safetensors
+from holdfast.models.weights import Mismatch, load_weights, read_state
+from holdfast.util.arrays import save_safetensors
+from holdfast.util.atomic import write_json
 from holdfast.util.errors import HoldfastError, unknown
 
 FORMAT = "holdfast-embedder-1"
@@ -123,8 +125,7 @@ class Embedder(nn.Module):
         if dtype is not None:
             state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
         save_safetensors(folder / "model.safetensors", state, {"format": "pt"})
-        with replacing(folder / "config.json") as path:
-            path.write_text(json.dumps({"format": FORMAT, **asdict(self.config)}, indent=2) + "\n")
+        write_json(folder / "config.json", {"format": FORMAT, **asdict(self.config)})
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:

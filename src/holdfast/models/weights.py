@@ -1,16 +1,13 @@
 """Weights in files: read without running code, matched by name, written atomically."""
 
-import os
 import re
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from holdfast.util.errors import HoldfastError
@@ -135,41 +132,3 @@ def _strip(names: Mapping[str, Tensor], prefix: str) -> dict[str, str]:
 
 def _some(state: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in list(state.items())[:4])
-
-
-def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write ``tensors`` to ``path``: the whole file, or none of it and a HoldfastError.
-
-    Tensors may share memory, be views, or lie on any device; each is written out in full.
-    """
-    plain: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for name, tensor in tensors.items():
-        dense = tensor.detach().cpu().contiguous()
-        storage = dense.untyped_storage().data_ptr()
-        plain[name] = dense.clone() if storage in storages else dense
-        storages.add(storage)
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(plain, dict(metadata)))
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the folder of ``path`` that takes its place when the block ends well.
-
-    The file is flushed to the disk first; after an error it is removed and ``path`` stays as it was. Errors of
-    the file system become HoldfastError.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise HoldfastError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)

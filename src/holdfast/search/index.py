@@ -27,7 +27,7 @@ from holdfast.core.distance import pairs
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
 from holdfast.evaluation.fingerprint import of_network
-from holdfast.metrics.benign import embed_rows
+from holdfast.models.embedding import embed_rows
 from holdfast.models.preprocessing import View
 from holdfast.models.wrapped import Subject
 from holdfast.search.blocks import BLOCK, REFERENCES, Blocks, acquainted, hashed, references

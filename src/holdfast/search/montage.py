@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from holdfast.data import Pixels
 from holdfast.data.readers.listing import gallery_only
-from holdfast.models.weights import replacing
 from holdfast.search.lookup import Answer, by_query
+from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError, plain
 
 TILE, GAP, LINE, LINES = 128, 8, 14, 2

@@ -16,9 +16,10 @@ from holdfast.defense.recipes import Recipe
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.settings import resolve_budget
 from holdfast.runs.config import Config, ValidationConfig, WarmupConfig, decisive
+from holdfast.runs.data import pixels_of, table_of
 from holdfast.runs.folder import Run
 from holdfast.sweep.plan import Evaluation, Planned
-from holdfast.training.build import embedder_of, pixels_of, table_of
+from holdfast.training.build import embedder_of
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress

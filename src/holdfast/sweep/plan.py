@@ -25,8 +25,8 @@ from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.result import NAME, read
 from holdfast.evaluation.settings import radius, resolve_budget
 from holdfast.runs.config import Config, Tree, flatten, read_yaml, resolve
+from holdfast.runs.data import table_of
 from holdfast.runs.folder import Run
-from holdfast.training.build import table_of
 from holdfast.training.loop import finished
 from holdfast.util.errors import HoldfastError, unknown
 

@@ -2,31 +2,18 @@
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from holdfast.core.pgd import BALLS, PGD
-from holdfast.data import DATASETS, Pixels, Table, load
+from holdfast.data import DATASETS
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.runs.config import Config
 from holdfast.util.errors import pick
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": partial(SGD, momentum=0.9)}
-
-
-def table_of(config: Config) -> Table:
-    """The data set."""
-    return load(config.data.name, config.data.root and Path(config.data.root))
-
-
-def pixels_of(config: Config, table: Table, cache: bool = False) -> Pixels:
-    """The images of a table, at the size the settings ask for; ``cache`` keeps them in memory once decoded."""
-    data = config.data
-    channels = DATASETS[data.name].channels
-    return Pixels(table, data.size, data.resize, channels=channels, cache=cache, workers=data.workers)
 
 
 def embedder_of(config: Config) -> tuple[Embedder, str]:

@@ -19,8 +19,9 @@ from holdfast.defense.base import Defense, Perturbing, Step
 from holdfast.defense.recipes import Recipe, parse
 from holdfast.models.embedder import Embedder
 from holdfast.runs.config import Config
+from holdfast.runs.data import pixels_of, table_of
 from holdfast.runs.folder import Run, State
-from holdfast.training.build import embedder_of, optimizer_of, pgd_of, pixels_of, table_of
+from holdfast.training.build import embedder_of, optimizer_of, pgd_of
 from holdfast.training.trackers import tracker
 from holdfast.training.validation import describe, merit, validate
 from holdfast.util import distributed

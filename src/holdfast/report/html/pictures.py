@@ -21,7 +21,7 @@ from holdfast.evaluation.evaluate import campaigns_of, prepared
 from holdfast.evaluation.fingerprint import of_model
 from holdfast.evaluation.opened import of_run
 from holdfast.evaluation.result import Result
-from holdfast.evaluation.runner import Target, carry_out, take
+from holdfast.evaluation.runner import Target, attack_batch
 from holdfast.evaluation.settings import resolve_budget
 from holdfast.report.html.runs import Source
 from holdfast.report.tables import radius
@@ -134,8 +134,8 @@ def ask(source: Source, count: int, root: str | Path | None, settings: Mapping[s
         found: dict[str, Tensor] = {}
         for campaign in campaigns_of(target, budget, count):
             rows = campaign.images
-            queries = take(target.system.queries, rows)
-            attacked = carry_out(campaign.attack, target, rows, campaign.pgd, draws=campaign.draws(target, rows))
+            queries = target.system.queries.take(rows)
+            attacked = attack_batch(campaign.attack, target, rows, campaign.pgd, draws=campaign.draws(target, rows))
             with torch.no_grad():
                 moved = replace(queries, embeddings=target.subject(attacked.images))
             images |= {CLEAN: attacked.clean, campaign.name: attacked.images}

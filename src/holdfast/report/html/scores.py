@@ -6,13 +6,13 @@ from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
-from holdfast.evaluation.records import lines
 from holdfast.evaluation.result import Result
 from holdfast.report.groups import Group
 from holdfast.report.html.charts import Figure, Ranges, Row, brief, ranges
 from holdfast.report.html.entries import Entry
 from holdfast.report.html.words import HIGH, PERCENT, SCORES
 from holdfast.report.tables import text
+from holdfast.util.atomic import read_lines
 from holdfast.util.errors import HoldfastError
 
 LENGTH = 48
@@ -35,7 +35,7 @@ def before(result: Result) -> dict[str, float]:
     values: dict[str, list[float]] = defaultdict(list)
     try:
         for file in [] if result.path is None else _files(result.path):
-            for record in lines(file):
+            for record in read_lines(file):
                 for name, value in record["before"].items():
                     values[name].append(float(value))
     except (HoldfastError, OSError, KeyError, TypeError, ValueError, AttributeError):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from holdfast.core.gradients import NES
 from holdfast.core.pgd import BALLS, PGD
-from holdfast.evaluation.probe import CHANGE, Trial, attackable
+from holdfast.evaluation.checks.probe import CHANGE, Trial, attackable
 from holdfast.evaluation.runner import Target
 from holdfast.evaluation.settings import Budget
 from holdfast.util.progress import Progress
