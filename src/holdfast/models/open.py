@@ -2,13 +2,8 @@
 
 import inspect
 import re
-import sys
 from collections.abc import Callable
-from difflib import get_close_matches
-from importlib import import_module, invalidate_caches
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -18,13 +13,11 @@ from holdfast.models.backbones import find_backbone
 from holdfast.models.embedder import Embedder
 from holdfast.models.weights import PREFIXES, load_weights
 from holdfast.models.zoo import located
-from holdfast.util.errors import HoldfastError, brief, unknown
+from holdfast.util.errors import HoldfastError, brief
 from holdfast.util.extras import require
+from holdfast.util.imports import FORMS, is_spec, load_attribute
 
-FORMS = (
-    "package.module:attribute, path/to/file.py:attribute, timm:NAME, zoo:NAME, "
-    "or a folder that holds config.json and model.safetensors"
-)
+ALLOWED = f"{FORMS}, timm:NAME, zoo:NAME, or a folder that holds config.json and model.safetensors"
 
 
 def load_model(spec: str, weights: Path | None = None) -> Callable[[Tensor], Tensor]:
@@ -45,59 +38,14 @@ def load_model(spec: str, weights: Path | None = None) -> Callable[[Tensor], Ten
         if weights is not None:
             raise HoldfastError(f"{spec} brings its own weights; leave out {weights}")
         return Embedder.from_pretrained(folder).eval()
-    where, _, name = spec.rpartition(":")
-    parts = [name] if where.endswith(".py") else [name, *where.split(".")]
-    if not all(part.isidentifier() for part in parts):
-        raise HoldfastError(f"{spec!r} names no model; allowed: {FORMS}")
-    model = _built(spec, _attribute(_module(where), where, name))
+    if not is_spec(spec):
+        raise HoldfastError(f"{spec!r} names no model; allowed: {ALLOWED}")
+    model = _built(spec, load_attribute(spec))
     if weights is not None:
         if not isinstance(model, nn.Module):
             raise HoldfastError(f"{spec} is a {type(model).__name__}, not a torch module: it takes no weights")
         _load(model, weights)
     return model
-
-
-def _module(where: str) -> ModuleType:
-    path = Path(where if where.endswith(".py") else where.replace(".", "/") + ".py")
-    by_path = where.endswith(".py")
-    folder = str(path.parent.resolve() if by_path else Path.cwd())
-    if by_path and not path.is_file():
-        raise HoldfastError(f"no file {where}{_nearest(path)}")
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    invalidate_caches()
-    try:
-        return _run(path) if by_path else import_module(where)
-    except (Exception, SystemExit) as error:
-        absent = error.name if isinstance(error, ModuleNotFoundError) else None
-        if absent and not by_path and f"{where}.".startswith(f"{absent}."):
-            raise HoldfastError(f"no module {where!r} here or installed{_nearest(path)}; allowed: {FORMS}") from error
-        raise HoldfastError(f"{where} cannot be imported: it raises {brief(error)}") from error
-
-
-def _run(path: Path) -> ModuleType:
-    spec = spec_from_file_location(f"_holdfast_model_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _nearest(path: Path) -> str:
-    """Where a Python file like ``path`` lies, beside the first part of it that is absent."""
-    while not path.parent.is_dir():
-        path = path.parent
-    there = {entry.stem: entry for entry in sorted(path.parent.iterdir()) if entry.suffix == ".py" or entry.is_dir()}
-    near = get_close_matches(path.stem, there, n=1, cutoff=0.5)
-    return f"; did you mean {there[near[0]]}?" if near else ""
-
-
-def _attribute(module: ModuleType, where: str, name: str) -> Any:
-    if not hasattr(module, name):
-        shown = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise unknown(f"attribute of {where}", name, shown)
-    return getattr(module, name)
 
 
 def _built(spec: str, found: Any) -> Callable[[Tensor], Tensor]:
