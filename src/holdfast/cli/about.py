@@ -28,9 +28,11 @@ def backbones() -> None:
     from holdfast.models.backbones import BACKBONES  # noqa: PLC0415
 
     rows = [[name, backbone.summary] for name, backbone in BACKBONES.items()]
-    display.table(
-        "backbones", ["name", ""], [*rows, ["timm:NAME", "any timm model, where timm is installed (extra: timm)"]]
-    )
+    others = [
+        ["timm:NAME", "any timm model, where timm is installed (extra: timm)"],
+        ["pkg.mod:build", "a function of your own, of dim, channels and size; also file.py:build"],
+    ]
+    display.table("backbones", ["name", ""], [*rows, *others])
 
 
 def doctor() -> None:

@@ -13,7 +13,7 @@ def train(  # noqa: PLR0917
     recipe: Annotated[str | None, typer.Option(help="hm-s-lga-ics or HM[S,g_LGA]&ICS; see 'holdfast recipes'.")] = None,
     data: Annotated[str | None, typer.Option(help="Data set; see 'holdfast datasets'.")] = None,
     root: Annotated[Path | None, typer.Option(help="Where the data set lies.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Network; see 'holdfast backbones'.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Network, or file.py:build; see 'holdfast backbones'.")] = None,
     weights: Annotated[Path | None, typer.Option(help="Pretrained weights, .safetensors or .pth.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as YAML.")] = None,
     changes: Set = None,

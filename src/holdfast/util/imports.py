@@ -11,6 +11,8 @@ from typing import Any
 from holdfast.util.errors import HoldfastError, brief, unknown
 
 FORMS = "package.module:attribute, path/to/file.py:attribute"
+CUSTOM = "custom"
+"""What the settings call an object that was given in place of a name."""
 
 
 def is_spec(spec: str) -> bool:
