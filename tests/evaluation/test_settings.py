@@ -104,7 +104,7 @@ def test_every_field_is_in_the_hash() -> None:
         "max_queries": 10,
         "seed": 1,
     }
-    assert list(other) == [field.name for field in fields(Budget)]
+    assert [*other, "objects"] == [field.name for field in fields(Budget)]
     hashes = {replace(base, **{name: value}).hash() for name, value in other.items()}
     hashes |= {base.hash(), base.hash({"model": "a"}), base.hash({"model": "b"}), base.hash({"model": "a"}, {"x": 1})}
     assert len(hashes) == len(other) + 4
@@ -118,7 +118,7 @@ def test_every_field_is_in_the_hash() -> None:
         ({"protocol": "strickt"}, r"unknown protocol 'strickt'; did you mean 'strict'\? \(allowed: strict, cvpr22"),
         ({"attacks": "ess"}, r"unknown attack 'ess'; did you mean 'es'\?"),
         ({"attacks": ("es", "tmaa")}, r"unknown attack 'tmaa'; did you mean 'tma'\?"),
-        ({"attacks": (None,)}, "unknown attack 'none'"),
+        ({"objects": {}}, "unknown setting of an evaluation 'objects'"),
         ({"attacks": "spqa+", "protocol": "cvpr22"}, r"unknown attack 'spqa\+'; did you mean 'qa\+'\?"),
         ({"attacks": "qa+:"}, r"after the colon comes how many targets, as in qa\+:5"),
         ({"attacks": "qa+:0"}, "after the colon"),

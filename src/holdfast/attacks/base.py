@@ -1,5 +1,6 @@
 """What every ranking attack is made of: what to choose, what to minimise, what to read off."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,7 +13,7 @@ from holdfast.core.batching import WIDTH
 from holdfast.core.gallery import Gallery, Items, Queries, nearest, require_finite
 from holdfast.core.objectives import Objective
 from holdfast.core.pgd import PGD, Embed
-from holdfast.util.errors import HoldfastError
+from holdfast.util.errors import HoldfastError, unknown
 
 Outcome = Callable[[Tensor], dict[str, Tensor]]
 """From embeddings ``(B, D)`` of the perturbed images to readings by name, ``(B,)`` each, in the unit of the column."""
@@ -82,6 +83,34 @@ class RankingAttack(Protocol):
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         """The objective and the outcome for images whose clean embeddings are ``perturbed.embeddings``."""
+
+
+PARTS = ("side", "readings", "start", "choose", "plan")
+SIDES = ("query", "candidate")
+NAME = re.compile(r"[\w+-][\w.+-]*")
+"""What an attack may be called: its records are a file of that name."""
+
+
+def name_of(attack: object) -> str:
+    """What an attack given as an object is called: its ``name`` where it has one, else its class's in lower case.
+
+    Raises HoldfastError for what is no :class:`RankingAttack`, and says what it lacks.
+    """
+    kind = attack.__name__ if isinstance(attack, type) else type(attack).__name__
+    if isinstance(attack, type):
+        raise HoldfastError(f"attack {kind} is a class: give an object of it, {kind}(…)")
+    if lacking := [part for part in PARTS if not hasattr(attack, part)]:
+        raise HoldfastError(
+            f"attack {kind} lacks {', '.join(lacking)}: an attack is a name, or an object with {', '.join(PARTS)}"
+        )
+    name, side, readings = getattr(attack, "name", kind.lower()), attack.side, attack.readings  # type: ignore[attr-defined]
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise HoldfastError(f"attack {kind} is called {name!r}: a name has letters, digits, and any of _ + - . only")
+    if side not in SIDES:
+        raise unknown(f"side of attack {name}", side, SIDES)
+    if not isinstance(readings, tuple) or not readings or not all(isinstance(one, str) for one in readings):
+        raise HoldfastError(f"the readings of attack {name} are a tuple of names, not {readings!r}")
+    return name
 
 
 Excluded = Callable[[Items, Tensor], Tensor]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from holdfast.attacks import System
+from holdfast.attacks import RankingAttack, System
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels, Table
 from holdfast.evaluation.checks import CHECKS, Check, check
@@ -70,7 +70,8 @@ def evaluate(
         checks: find out whether the scores can be trusted.
         device: by default the GPU where there is one.
         settings: of :class:`.Budget`: eps, step, steps, norm, gradient, precision, restarts, attacks, max_queries,
-            seed.
+            seed. attacks: names, or objects that are a :class:`.RankingAttack`: the ``name`` of one, else its class in
+            lower case, names its records, and its repr stands for it in the result's hash.
 
     Raises HoldfastError for what cannot be evaluated, before any attack.
     """
@@ -115,7 +116,7 @@ def evaluate(
             "data": of_data(pixels) | {"attacked": len(_attacked("query", target, budget)) if budget.attacks else 0},
             "protocol": protocol,
             "protocol_version": budget.rules.version,
-            "settings": asdict(budget) | {"attacks": list(budget.attacks)},
+            "settings": budget.plain(),
             "hash": identity,
             **measured,
             **summarise({name: records.of(name) for name in budget.attacks}, _batch(budget, pixels), budget.seed),
@@ -132,7 +133,7 @@ def evaluate(
 def attack(
     embed: Embed,
     data: Data,
-    name: str,
+    name: str | RankingAttack,
     folder: str | Path,
     *,
     batch: int = 128,
@@ -140,7 +141,8 @@ def attack(
     quiet: bool = False,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Attack images of a test set by one attack and save them; see :func:`.saving.save`, and :func:`evaluate`."""
+    """Attack images of a test set by one attack, a name or an object, and save them; see :func:`.saving.save`, and
+    :func:`evaluate`."""
     pixels = as_pixels(data)
     budget = resolve_budget(pixels.size, attacks=(name,), **settings)
     with prepared(embed, pixels, budget, device, quiet) as target:

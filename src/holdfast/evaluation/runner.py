@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from torch import Generator, Tensor
 
 from holdfast.attacks import RankingAttack, System
@@ -118,10 +119,18 @@ class Campaign:
             progress.advance(self.name, by=len(rows))
 
     def rehearse(self, target: Target) -> None:
-        """Raise HoldfastError where the attack finds too little to choose from; tried with the first image."""
+        """Choose for the first image, and read off it as it is.
+
+        Raises HoldfastError where the attack finds too little to choose from, or gives other readings than it says.
+        """
         rows = self.images[:1]
         perturbed = target.system.perturbed(self.attack).take(rows)
-        self.attack.choose(perturbed, target.system, self.draws(target, rows))
+        chosen = self.attack.choose(perturbed, target.system, self.draws(target, rows))
+        with torch.no_grad():
+            found = self.attack.plan(perturbed, target.system, chosen).outcome(perturbed.embeddings)
+        if found.keys() != set(self.attack.readings):
+            said, given = (", ".join(names) or "nothing" for names in (self.attack.readings, found))
+            raise HoldfastError(f"attack {self.name!r} says that it reads {said}, and gives {given}")
 
     def draws(self, target: Target, rows: Tensor) -> list[Generator]:
         """A generator per image; see :func:`draws_of`."""

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from math import inf, nan
 from numbers import Real
 from typing import Any
+from uuid import uuid4
 
 from holdfast.attacks import CA, QA, SPQA, Order, RankingAttack
+from holdfast.attacks.base import name_of
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.gradients import NES, WHITE_BOX, Gradient, Square
 from holdfast.core.pgd import BALLS, PGD, crossing, even
@@ -32,7 +35,8 @@ class Budget:
 
     eps, step: in units of the pixel range [0, 1] (of the Euclidean norm, for ``norm="l2"``). precision: of the network,
     ``float32`` or ``bfloat16``. restarts: further descents from random points of the ball. max_queries: images
-    attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five targets.
+    attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five targets. objects: those that are not of
+    the protocol, by name.
     """
 
     protocol: str
@@ -46,14 +50,20 @@ class Budget:
     restarts: int = 0
     max_queries: int | None = None
     seed: int = 0
+    objects: Mapping[str, RankingAttack] = field(default_factory=dict)
 
     @property
     def rules(self) -> Protocol:
         return PROTOCOLS[self.protocol]
 
     def attack(self, name: str) -> RankingAttack:
-        """An attack of the protocol, by name."""
-        return attack_named(name, self.rules.attacks)
+        """An attack of the protocol, or one given as an object, by name."""
+        return self.objects[name] if name in self.objects else attack_named(name, self.rules.attacks)
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as plain data, attacks by name."""
+        given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "objects"}
+        return given | {"attacks": list(self.attacks)}
 
     def pgd(self) -> PGD:
         """The descent."""
@@ -69,7 +79,8 @@ class Budget:
 
     def hash(self, *others: Mapping[str, Any]) -> str:
         """Eight hex digits that stand for the budget, the protocol's version, and what else is given."""
-        content = [asdict(self), self.rules.version, *others]
+        objects = [_identity(self.objects[name]) for name in self.attacks if name in self.objects]
+        content = [self.plain(), self.rules.version, *others, *objects]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -79,7 +90,7 @@ def resolve_budget(size: int, protocol: str = "strict", **given: Any) -> Budget:
     Raises HoldfastError for what is not allowed, naming what is.
     """
     rules = pick("protocol", protocol, PROTOCOLS)
-    allowed = [field.name for field in fields(Budget)]
+    allowed = [one.name for one in fields(Budget) if one.name != "objects"]
     for key in given:
         if key not in allowed:
             raise unknown("setting of an evaluation", key, allowed)
@@ -96,11 +107,35 @@ def resolve_budget(size: int, protocol: str = "strict", **given: Any) -> Budget:
         step = crossing(eps, steps)
     given.setdefault("step", 2 * eps if gradient == "square" else step)
     columns = tuple(dict.fromkeys(column.attack for column in COLUMNS if column.attack in rules.attacks))
-    names = given.pop("attacks", columns)
-    attacks = dict.fromkeys(str(name).lower() for name in ((names,) if isinstance(names, str) else names))
-    budget = Budget(protocol=protocol, attacks=tuple(attacks), **given)
+    attacks, objects = _attacks(given.pop("attacks", columns), rules)
+    budget = Budget(protocol=protocol, attacks=attacks, objects=objects, **given)
     _check(budget)
     return budget
+
+
+def _identity(attack: RankingAttack) -> str:
+    """The repr of an attack given as an object, which stands for it; one that holds an address never comes twice."""
+    text = repr(attack)
+    return f"{text} {uuid4().hex}" if re.search(r" at 0x[0-9a-fA-F]+", text) else text
+
+
+def _attacks(given: Any, rules: Protocol) -> tuple[tuple[str, ...], dict[str, RankingAttack]]:
+    """The names of attacks given by name or as objects, and the objects, but for those that the protocol has itself."""
+    found: dict[str, Any] = {}
+    for one in (given,) if isinstance(given, str) or not isinstance(given, Iterable) else given:
+        name = one.lower() if isinstance(one, str) else name_of(one)
+        if not isinstance(one, str):
+            name = next((known for known, attack in rules.attacks.items() if attack == one), name)
+        if name in found and not (isinstance(one, str) and isinstance(found[name], str)):
+            raise HoldfastError(f"two attacks are called {name!r}: give one of them another `name`")
+        found[name] = one
+    objects = {name: one for name, one in found.items() if not isinstance(one, str) and rules.attacks.get(name) != one}
+    for name, one in objects.items():
+        if name in rules.attacks:
+            raise HoldfastError(f"protocol {rules.name!r} has another attack called {name!r}: give yours a `name`")
+        if scores := {column.name for column in COLUMNS} & set(one.readings):
+            raise HoldfastError(f"attack {name!r} gives {scores.pop()}, a score of the protocols: rename its reading")
+    return tuple(found), objects
 
 
 def attack_named(name: str, attacks: Mapping[str, RankingAttack]) -> RankingAttack:

@@ -12,7 +12,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Evaluation:
     def done(self, run: Run, config: Config) -> bool:
         """Whether the run's folder holds its result, with these settings, of a training that cost what this one did."""
         budget = resolve_budget(config.data.size, self.protocol, **self.settings)
-        wanted = {**asdict(budget), "attacks": list(budget.attacks)}
+        wanted = budget.plain()
         cost = run.cost()
         for path in sorted(run.folder.glob(f"evaluations/{self.protocol}-*/{NAME}")):
             content = read(path).content
