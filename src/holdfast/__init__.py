@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.models.open import load_model
     from holdfast.runs.config import Config, resolve
     from holdfast.search.index import Index
+    from holdfast.training.loop import train
     from holdfast.util.errors import HoldfastError
 
 __version__ = "0.1.0"
@@ -47,6 +48,7 @@ HOMES = {
     "evaluation.opened": ("evaluate_run",),
     "core.samplers": ("SAMPLERS",),
     "core.triplets": ("Triplets", "hardness"),
+    "training.loop": ("train",),
 }
 
 __all__ = [
@@ -88,6 +90,7 @@ __all__ = [
     "parse",
     "query_gallery",
     "resolve",
+    "train",
 ]
 
 

@@ -16,6 +16,7 @@ from holdfast.runs.config import decisive, resolve
 from holdfast.runs.data import pixels_of, table_of
 from holdfast.runs.folder import Run
 from holdfast.util.errors import HoldfastError
+from holdfast.util.imports import CUSTOM
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ def of_run(folder: str | Path, *, root: str | Path | None = None, best: bool = F
         "recipe": config.recipe,
         "backbone": config.model.backbone,
         "weights": "best" if best else "last",
-        "training_steps": config.pgd.steps,
+        "training_steps": None if config.recipe == CUSTOM else config.pgd.steps,
         "seed": config.seed,
         "training": {"settings": decisive(config), **run.cost()},
     }

@@ -15,8 +15,10 @@ from holdfast.evaluation.result import Result
 from holdfast.evaluation.settings import radius as read_radius
 from holdfast.evaluation.settings import resolve_budget
 from holdfast.export.source import Source
+from holdfast.models.backbones import is_code
 from holdfast.report.tables import MEASURES, markdown, radius, short, text
 from holdfast.runs.config import Config
+from holdfast.util.imports import CUSTOM
 
 TAGS = ["holdfast", "image-retrieval", "deep-metric-learning", "adversarial-robustness"]
 DECIMALS = 4
@@ -39,12 +41,14 @@ def card(source: Source, precision: str = "float32") -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     ).get_template("card.md.jinja")
-    model, recipe, config = source.embedder.config, parse(source.config.recipe), source.config
+    model, config = source.embedder.config, source.config
+    recipe = None if config.recipe == CUSTOM else parse(config.recipe)
     return template.render(
         front=yaml.safe_dump(front(source), sort_keys=False, allow_unicode=True).strip(),
         name=source.name,
         version=__version__,
         model=model,
+        coded=is_code(model.backbone),
         colours={1: "gray", 3: "colour"}.get(model.channels, f"{model.channels}-channel"),
         fixed=source.embedder.fixed_size,
         recipe=recipe,
@@ -139,7 +143,7 @@ def settings(config: Config) -> Iterator[list[str]]:
     """What training was like, in a few rows; config.yaml has all of it."""
     yield ["recipe", f"`{config.recipe}`"]
     yield ["begun from", "random weights" if config.model.weights is None else "pretrained weights"]
-    if parse(config.recipe).perturbs:
+    if config.recipe != CUSTOM and parse(config.recipe).perturbs:
         eps, step = (radius(value, config.pgd.norm) for value in (config.pgd.eps, config.pgd.step))
         yield ["adversary in training", f"ε = {eps}, {config.pgd.steps} steps of {step}"]
     warm = f"{config.warmup.epochs} plain, then " if config.warmup.epochs else ""
