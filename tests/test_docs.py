@@ -3,7 +3,7 @@
 import re
 import runpy
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +45,6 @@ def name(value: object) -> str:
 
 def run(code: str, page: Path, names: dict[str, Any]) -> None:
     exec(compile(code, str(page), "exec"), names)
-
-
-@pytest.fixture(autouse=True)
-def attacks_stay_as_they_are() -> Iterator[None]:
-    """A page that adds an attack adds it for itself alone."""
-    before = dict(ATTACKS)
-    yield
-    ATTACKS.clear()
-    ATTACKS.update(before)
 
 
 @pytest.mark.parametrize("page", sorted(CODED), ids=name)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from holdfast.evaluation.result import Result
+from holdfast.util.imports import CUSTOM
 
 CONFIDENCE = 0.95
 
@@ -64,7 +65,7 @@ def grouped(results: Iterable[Result]) -> list[Group]:
 
     Two belong together where data, protocol, its version and settings of the evaluation are the same, and backbone,
     weights, recipe and all settings of training but its seed. A result that does not tell how its model was trained
-    stays alone. A seed that comes again, as from a copy of a run, begins another group: it is no further evidence.
+    stays alone, and one trained with a defense or network of somebody's own, of which the name says nothing. A seed that comes again, as from a copy of a run, begins another group: it is no further evidence.
     """
     found: dict[tuple[str, int], list[Result]] = {}
     times: Counter[tuple[str, object]] = Counter()
@@ -79,7 +80,7 @@ def grouped(results: Iterable[Result]) -> list[Group]:
 def _experiment(result: Result) -> str | None:
     """What the members of a group have in common, as text; None where it is not known."""
     settings = result.training.get("settings")
-    if settings is None:
+    if settings is None or CUSTOM in (settings.get("recipe"), settings.get("model.backbone")):
         return None
     content, model = result.content, result.content["model"]
     return json.dumps(
