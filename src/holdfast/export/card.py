@@ -17,6 +17,7 @@ from holdfast.evaluation.settings import resolve_budget
 from holdfast.export.source import Source
 from holdfast.report.tables import MEASURES, markdown, radius, short, text
 from holdfast.runs.config import Config
+from holdfast.runs.data import family_of
 
 TAGS = ["holdfast", "image-retrieval", "deep-metric-learning", "adversarial-robustness"]
 DECIMALS = 4
@@ -165,7 +166,7 @@ def command(result: Result, name: str, config: Config) -> str:
     """The command that repeats an evaluation of a run ``runs/NAME``."""
     settings, protocol = result.content["settings"], result.content["protocol"]
     in_pixels = settings.get("norm", "linf") == "linf"
-    usual = asdict(resolve_budget(config.data.size, protocol))
+    usual = asdict(resolve_budget(family_of(config), protocol))
     words = [f"holdfast evaluate runs/{name}", f"--protocol {protocol}"]
     for key, value in settings.items():
         if key in ("protocol", "attacks") or value in (None, usual.get(key)):

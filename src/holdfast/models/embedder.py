@@ -129,7 +129,7 @@ class Embedder(nn.Module):
 
     @classmethod
     def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:
-        """The embedder that :meth:`save_pretrained` wrote, on the CPU, in training mode, with float32 parameters.
+        """The embedder that :meth:`save_pretrained` wrote, on the CPU, in evaluation mode, with float32 parameters.
 
         source: a folder; ``zoo:NAME``; or ``owner/name`` or ``owner/name@revision`` on the Hugging Face Hub (extra
         ``hub``), where no folder is called so. revision: the same as after the @. Parameters are float64 where they
@@ -151,7 +151,7 @@ class Embedder(nn.Module):
         if any(tensor.dtype == torch.float64 for tensor in state.values()):
             embedder.double()
         embedder.load_state_dict(state)
-        return embedder
+        return embedder.eval()
 
     def push_to_hub(
         self,
