@@ -152,7 +152,7 @@ def main() -> None:
 
     pixels, embedder = clothes(options.root, options.gallery), network(options.root)
     embedder.to(device).eval().requires_grad_(False)
-    budget = resolve_budget(28, max_queries=options.images, steps=options.steps, precision=precision)
+    budget = resolve_budget("28", max_queries=options.images, steps=options.steps, precision=precision)
     target = attacked_by(embedder, pixels, precision, device)
     campaigns = campaigns_of(target, budget, BATCH)
     if any(len(campaign.images) % BATCH for campaign in campaigns):

@@ -283,7 +283,9 @@ def evaluation(embedder: Embedder, options: argparse.Namespace, device: torch.de
         subject = Subject(embedder, precision)
         subject.examine(pixels.read(torch.arange(32))[0].to(device))
         target = Target(subject, System(Queries(*columns), Gallery(*columns)), pixels)
-        budget = resolve_budget(size, max_queries=BATCH, steps=options.attack_steps, precision=precision)
+        budget = resolve_budget(
+            "28" if size <= 32 else "224", max_queries=BATCH, steps=options.attack_steps, precision=precision
+        )
         facts = {**about, "gallery": gallery, "images": BATCH, "steps": budget.steps}
         facts |= {"replica": isinstance(subject.network, Replica) and subject.network.network is not embedder}
         total: dict[str, float] = {"library": 0, "bare": 0}

@@ -56,7 +56,7 @@ def stages(target: Target, queries: int, steps: int, before: float) -> dict[str,
         "gauges": peak(lambda: gauges(system.gallery.embeddings), before),
         "k-means": peak(lambda: kmeans(system.gallery.embeddings, clusters, iterations=0), before),
     }
-    campaigns = campaigns_of(target, resolve_budget(SIZE, max_queries=queries, steps=steps), queries)
+    campaigns = campaigns_of(target, resolve_budget("224", max_queries=queries, steps=steps), queries)
     with Progress("", queries * len(campaigns), quiet=True) as progress:
         for campaign in campaigns:
             needed[campaign.name] = peak(lambda one=campaign: list(one.run(target, Records(None), progress)), before)  # type: ignore[misc]

@@ -57,7 +57,7 @@ def growth(gallery: int, queries: int, steps: int) -> None:
     subject = untrained(pixels)
     embedded = embed_dataset(subject, pixels, torch.device("cpu"))
     target = Target(subject, System(embedded.queries, embedded.gallery), pixels)
-    once, twice = (resolve_budget(28, steps=number, attacks=ENDLESS) for number in (steps, 2 * steps))
+    once, twice = (resolve_budget("28", steps=number, attacks=ENDLESS) for number in (steps, 2 * steps))
     seconds = interleaved(
         {
             "once": attacking(target, once, queries),
@@ -139,7 +139,7 @@ def ranking(size: int) -> None:
     """Print what the ranking adds, and how that grows with the gallery."""
     target = large_target(size)
     quarter = smaller(target, GALLERY // 4)
-    budget = resolve_budget(size)
+    budget = resolve_budget("28" if size <= 32 else "224")
     z = normalize(torch.randn(QUERIES, 512), dim=1)
     plans = {"objective": planned(target, budget), "objective, quarter": planned(quarter, budget)}
     seconds = interleaved(

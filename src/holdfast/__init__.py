@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from holdfast.defense.base import Defense, Step
     from holdfast.defense.recipes import RECIPES, Recipe, Strength, parse
     from holdfast.evaluation.evaluate import attack, evaluate
-    from holdfast.evaluation.opened import evaluate_run
     from holdfast.evaluation.protocols import PROTOCOLS, ers
     from holdfast.evaluation.result import Result
+    from holdfast.models.adapters.base import OpenedModel
     from holdfast.models.embedder import Embedder, EmbedderConfig
-    from holdfast.models.open import load_model
+    from holdfast.models.open import open_model
+    from holdfast.models.preprocessing import Preprocessing
     from holdfast.runs.config import Config, resolve
     from holdfast.search.index import Index
     from holdfast.training.loop import train
@@ -38,14 +39,15 @@ HOMES = {
     "models.embedder": ("Embedder", "EmbedderConfig"),
     "util.errors": ("HoldfastError",),
     "search.index": ("Index",),
-    "models.open": ("load_model",),
+    "models.adapters.base": ("OpenedModel",),
+    "models.open": ("open_model",),
+    "models.preprocessing": ("Preprocessing",),
     "core.gallery": ("Gallery", "Queries"),
     "core.gradients": ("NES", "Square"),
     "core.pgd": ("L2", "PGD", "LInf"),
     "evaluation.protocols": ("PROTOCOLS", "ers"),
     "defense.recipes": ("RECIPES", "Recipe", "Strength", "parse"),
     "report": ("Result",),
-    "evaluation.opened": ("evaluate_run",),
     "core.samplers": ("SAMPLERS",),
     "core.triplets": ("Triplets", "hardness"),
     "training.loop": ("train",),
@@ -69,8 +71,10 @@ __all__ = [
     "Index",
     "LInf",
     "Loader",
+    "OpenedModel",
     "PairBatches",
     "Pixels",
+    "Preprocessing",
     "Queries",
     "Recipe",
     "Result",
@@ -82,11 +86,10 @@ __all__ = [
     "attack",
     "ers",
     "evaluate",
-    "evaluate_run",
     "hardness",
     "held_out",
     "load",
-    "load_model",
+    "open_model",
     "parse",
     "query_gallery",
     "resolve",

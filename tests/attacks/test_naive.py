@@ -144,7 +144,7 @@ def by_hand(embedder: Embedder, library: Result) -> Readings:
     target = Target(Subject(embedder), System(embedded.queries, embedded.gallery), PIXELS)
     assert library.path is not None
     found: Readings = {}
-    for campaign in campaigns_of(target, resolve_budget(8, max_queries=128, **DESCENT), 128):
+    for campaign in campaigns_of(target, resolve_budget("28", max_queries=128, **DESCENT), 128):
         records = rows(library.path.parent / "records" / f"{campaign.name}.jsonl")
         ids, chosen = (torch.tensor([record[key] for record in records]) for key in ("id", "chosen"))
         assert torch.equal(ids, campaign.images)

@@ -70,21 +70,21 @@ def photos(root: Path, classes: int = 4, each: int = 4) -> Path:
 
 
 def test_recipes_are_listed_by_both_names(call: Call) -> None:
-    status, out, err = call("recipes")
+    status, out, err = call("list", "recipes")
     assert (status, err) == (0, "")
     for name, recipe in RECIPES.items():
         assert re.search(rf"^ *{re.escape(name)} +{re.escape(recipe.notation)} +\S.*\d{{4}}", out, re.MULTILINE)
 
 
 def test_data_sets_are_listed(call: Call) -> None:
-    status, out, _ = call("datasets")
+    status, out, _ = call("list", "datasets")
     assert status == 0
     for name, dataset in DATASETS.items():
         assert re.search(rf"^ *{name} +{dataset.family}-pixel +{re.escape(dataset.summary)} *$", out, re.MULTILINE)
 
 
 def test_backbones_are_listed(call: Call) -> None:
-    status, out, _ = call("backbones")
+    status, out, _ = call("list", "backbones")
     assert status == 0
     for name in [*BACKBONES, "timm:NAME"]:
         assert re.search(rf"^ *{name} +\S", out, re.MULTILINE)
@@ -92,7 +92,7 @@ def test_backbones_are_listed(call: Call) -> None:
 
 def test_a_narrow_screen_cuts_no_name_short(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "30")
-    _, out, _ = call("recipes")
+    _, out, _ = call("list", "recipes")
     assert all(recipe.notation in out for recipe in RECIPES.values())
 
 
@@ -218,32 +218,30 @@ def test_a_folder_of_images_trains_a_resnet(call: Call, refused: Refuse, tmp_pat
 
 def test_a_finished_run_resumes_to_itself(call: Call, copied: Path) -> None:
     before = (copied / "model.safetensors").read_bytes(), (copied / "steps.jsonl").read_text()
-    status, out, _ = call("train", *QUICK, "--out", copied, "--resume", "auto")
+    status, out, _ = call("train", *QUICK, "--out", copied, "--resume")
     assert status == 0
     assert "resumed at step 2 of 2" in out
     assert ((copied / "model.safetensors").read_bytes(), (copied / "steps.jsonl").read_text()) == before
 
 
 def test_a_run_is_kept_from_a_second_one(refused: Refuse, copied: Path) -> None:
-    assert "holds a run already; add --resume auto, or give another --out" in refused("train", *QUICK, "--out", copied)
-    line = refused("train", *QUICK, "--set", "optim.lr=2e-3", "--out", copied, "--resume", "auto")
+    assert "holds a run already; add --resume, or give another --out" in refused("train", *QUICK, "--out", copied)
+    line = refused("train", *QUICK, "--set", "optim.lr=2e-3", "--out", copied, "--resume")
     assert "begun with other settings" in line
     assert "Changed: optim.lr: 0.001 -> 0.002" in line
-    line = refused("train", *QUICK, "--out", copied, "--resume", "yes")
-    assert "unknown value of --resume 'yes' (allowed: auto, never)" in line
 
 
 @pytest.mark.parametrize("content", [b"", b"no state", bytes(range(200))])
 def test_a_corrupt_state_is_named(content: bytes, refused: Refuse, copied: Path) -> None:
     (copied / "state.safetensors").write_bytes(content)
-    line = refused("train", *QUICK, "--out", copied, "--resume", "auto")
+    line = refused("train", *QUICK, "--out", copied, "--resume")
     assert f"{copied / 'state.safetensors'} cannot be resumed from" in line
 
 
 def test_the_state_of_another_run_is_refused(call: Call, refused: Refuse, copied: Path, tmp_path: Path) -> None:
     call("train", *QUICK, "--set", "model.dim=4", "--out", tmp_path / "other")
     shutil.copy(tmp_path / "other" / "state.safetensors", copied)
-    assert "state.safetensors is no state of this run" in refused("train", *QUICK, "--out", copied, "--resume", "auto")
+    assert "state.safetensors is no state of this run" in refused("train", *QUICK, "--out", copied, "--resume")
 
 
 def test_a_folder_taken_by_a_run_that_failed_at_once_can_be_begun_again(
@@ -251,7 +249,7 @@ def test_a_folder_taken_by_a_run_that_failed_at_once_can_be_begun_again(
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     assert "holdfast[wandb]" in refused("train", *QUICK, "--set", "tracker=wandb", "--out", tmp_path / "run")
-    assert call("train", *QUICK, "--out", tmp_path / "run", "--resume", "auto")[0] == 0
+    assert call("train", *QUICK, "--out", tmp_path / "run", "--resume")[0] == 0
 
 
 # -- what cannot work -------------------------------------------------------------------------------------------------
@@ -466,7 +464,7 @@ def test_a_full_disk_in_the_middle_keeps_the_state_before_it(
         patch.setattr(Run, "log_step", third_fails)
         assert "No space left on device" in refused("train", *options, "--out", run)
     assert Run(run).load_state().progress["step"] == 2
-    status, out, _ = call("train", *options, "--out", run, "--resume", "auto")
+    status, out, _ = call("train", *options, "--out", run, "--resume")
     assert status == 0
     assert "resumed at step 2 of 4" in out
     assert [line["step"] for line in Run(run).steps()] == [1, 2, 3, 4]

@@ -57,7 +57,7 @@ def target_of(embed: Embed) -> Target:
 
 
 def found(target: Target, rows: Tensor | None = None, **settings: Any) -> dict[str, Check]:
-    budget = resolve_budget(8, **{"eps": 0.1, "steps": 5} | settings)
+    budget = resolve_budget("28", **{"eps": 0.1, "steps": 5} | settings)
     with target.subject.frozen(), Progress("checks", len(CHECKS), quiet=True) as progress:
         results = check(target, budget, torch.arange(3, 67, 2) if rows is None else rows, progress)
     assert progress.done == progress.total
@@ -244,7 +244,7 @@ def test_faults_found_before_are_passed_on() -> None:
     target = target_of(MODEL)
     target.subject.faults = ["normalised twice", "divided twice"]
     with Progress("checks", len(CHECKS), quiet=True) as progress:
-        results = check(target, resolve_budget(8, eps=0.1, steps=2), torch.arange(8), progress)
+        results = check(target, resolve_budget("28", eps=0.1, steps=2), torch.arange(8), progress)
     assert results[len(CHECKS) :] == [
         Check(PREPROCESSING, False, "normalised twice"),
         Check(PREPROCESSING, False, "divided twice"),

@@ -109,7 +109,7 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
 
 
 def test_modules_functions_pixels_and_arrays_score_the_same() -> None:
-    settings = {**QUICK, "max_queries": 8, "attacks": ("ca-", "qa+", "es")}
+    settings = {**QUICK, "eps": 77 / 255, "max_queries": 8, "attacks": ("ca-", "qa+", "es")}
     module = evaluate(EMBEDDER, digits(), **settings).content
     colours = np.repeat(pair()[0][..., None], 3, axis=3)
     inputs: list[tuple[Any, Any]] = [
@@ -287,7 +287,7 @@ def test_a_sample_that_looks_collapsed_is_not_enough(tmp_path: Path) -> None:
     sample = torch.linspace(0, 95, 32).long().numpy()
     images[sample] = 0
     with pytest.raises(HoldfastError, match="does not reach the pixels"):
-        evaluate(torch.no_grad()(plain), (images, labels), folder=tmp_path, **QUICK)
+        evaluate(torch.no_grad()(plain), (images, labels), folder=tmp_path, eps=0.1, **QUICK)
     assert not [*tmp_path.iterdir()]
 
 
@@ -358,7 +358,7 @@ def test_what_cannot_be_evaluated_is_one_clear_line_and_nothing_is_lost(case: st
     (tmp_path / "out" / "strict-01234567" / "records" / "es.jsonl").write_text('{"id": 0}\n')
     before = snapshot(tmp_path)
     with pytest.raises(HoldfastError, match=message) as caught:
-        evaluate(embed, given, folder=tmp_path / "out", **{**QUICK, **settings})
+        evaluate(embed, given, folder=tmp_path / "out", **{**QUICK, "eps": 0.1, **settings})
     assert "\n" not in str(caught.value)
     assert snapshot(tmp_path) == before
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["strict-01234567"]
@@ -395,7 +395,7 @@ def test_pictures_of_the_same_names_are_other_data(tmp_path: Path) -> None:
 def test_queries_whose_class_is_not_in_the_gallery_are_counted_and_not_attacked() -> None:
     labels = [0, 0, 1, 1, 2, 0, 1, 0, 1]
     pixels = sided(labels, [True] * 5 + [False] * 4, [False] * 5 + [True] * 4)
-    result = evaluate(plain, pixels, **{**QUICK, "max_queries": None})
+    result = evaluate(plain, pixels, **{**QUICK, "eps": 0.1, "max_queries": None})
     assert (result.content["benign"]["queries"], result.content["benign"]["queries_without_match"]) == (4, 1)
     assert result.content["data"]["attacked"] == 4
     assert {score["queries"] for score in result.content["columns"].values()} == {4}

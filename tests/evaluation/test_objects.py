@@ -137,33 +137,33 @@ def test_an_object_whose_repr_holds_an_address_is_never_known_again(tmp_path: Pa
     found = [evaluate(EMBEDDER, digits(), attacks=[one], folder=tmp_path, **QUICK) for _ in range(2)]
     assert found[0].path != found[1].path
     assert found[0].content["columns"] == found[1].content["columns"]
-    within = resolve_budget(28, attacks=[CA("+", width=3)])
+    within = resolve_budget("28", attacks=[CA("+", width=3)])
     assert "function own_entries at 0x" in repr(within.objects["ca"])
     assert within.hash() != within.hash()
 
 
 def test_the_repr_is_in_the_hash_and_old_hashes_are_as_they_were() -> None:
-    hashes = [resolve_budget(28, attacks=["es", Farthest(place)]).hash() for place in (0, 0, 1)]
+    hashes = [resolve_budget("28", attacks=["es", Farthest(place)]).hash() for place in (0, 0, 1)]
     assert hashes[0] == hashes[1] != hashes[2]
-    assert resolve_budget(28).hash() == "dda94568"
-    assert resolve_budget(28, "cvpr22", attacks="es", seed=3).hash({"model": "a"}) == "71066bcd"
+    assert resolve_budget("28").hash() == "dda94568"
+    assert resolve_budget("28", "cvpr22", attacks="es", seed=3).hash({"model": "a"}) == "71066bcd"
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_protocol_s_own_object_is_its_name(name: str) -> None:
-    by_object = resolve_budget(28, attacks=[ATTACKS[name]])
-    assert by_object == resolve_budget(28, attacks=[name])
-    assert by_object.hash() == resolve_budget(28, attacks=[name]).hash()
+    by_object = resolve_budget("28", attacks=[ATTACKS[name]])
+    assert by_object == resolve_budget("28", attacks=[name])
+    assert by_object.hash() == resolve_budget("28", attacks=[name]).hash()
     assert by_object.attack(name) is STRICT.attacks[name]
 
 
 def test_an_equal_object_is_the_protocol_s_own_too() -> None:
-    assert resolve_budget(28, attacks=[ES(), CA("+"), QA("-")]).attacks == ("es", "ca+", "qa-")
-    assert resolve_budget(28, attacks=CA("+", width=3)).objects == {"ca": CA("+", width=3)}
+    assert resolve_budget("28", attacks=[ES(), CA("+"), QA("-")]).attacks == ("es", "ca+", "qa-")
+    assert resolve_budget("28", attacks=CA("+", width=3)).objects == {"ca": CA("+", width=3)}
 
 
 def test_settings_stay_plain() -> None:
-    budget = resolve_budget(28, attacks=["es", Farthest()])
+    budget = resolve_budget("28", attacks=["es", Farthest()])
     assert budget.plain()["attacks"] == ["es", "farthest"]
     assert "objects" not in budget.plain()
     assert budget.attack("farthest") == Farthest()
@@ -237,7 +237,7 @@ def test_what_is_no_attack_is_refused_before_work_starts(attacks: Any, message: 
 
 def test_a_protocol_without_attacks_takes_no_object() -> None:
     with pytest.raises(HoldfastError, match="protocol 'benign' attacks nothing"):
-        resolve_budget(28, "benign", attacks=[Farthest()])
+        resolve_budget("28", "benign", attacks=[Farthest()])
 
 
 @pytest.mark.parametrize(

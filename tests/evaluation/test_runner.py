@@ -412,7 +412,7 @@ def target(embed: Callable[[Tensor], Tensor] = EMBEDDER) -> Target:
 
 
 def campaign(name: str = "es", images: Tensor | None = None) -> Campaign:
-    budget = resolve_budget(8, steps=2)
+    budget = resolve_budget("28", steps=2)
     images = torch.arange(0, 40, 3) if images is None else images
     return Campaign(name, budget.attack(name), budget.pgd(), images, batch=4)
 

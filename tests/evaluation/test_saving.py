@@ -138,7 +138,7 @@ from holdfast import Embedder
 
 torch.set_num_threads(1)
 model, gallery, *folders = map(Path, sys.argv[1:])
-embedder = Embedder.from_pretrained(model).eval()
+embedder = Embedder.from_pretrained(model)
 
 def vectors(images):
     pixels = torch.from_numpy(np.stack(images)).float() / 255

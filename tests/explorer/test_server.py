@@ -27,7 +27,7 @@ from holdfast.evaluation.saving import picture
 from holdfast.explorer import uploads
 from holdfast.explorer.guard import is_loopback
 from holdfast.explorer.jobs import Jobs
-from holdfast.explorer.scene import Scene, opened
+from holdfast.explorer.scene import Scene, open_scene
 from holdfast.explorer.server import PAGE, STATIC, application
 from holdfast.explorer.serving import address_of, listen
 from holdfast.util.errors import HoldfastError
@@ -41,7 +41,7 @@ LONG = {"attack": "es", "eps": 70, "steps": 1000}
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     root = tmp_path_factory.mktemp("runs")
     folders = [str(run_folder(root / name, seed)) for seed, name in enumerate(("one", "other"))]
-    with opened(folders, images=100, device="cpu", quiet=True) as scene:
+    with open_scene(folders, images=100, device="cpu", quiet=True) as scene:
         yield scene
 
 

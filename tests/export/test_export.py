@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.evaluation.evaluate import evaluate
-from holdfast.evaluation.opened import evaluate_run
 from holdfast.export import FORMATS, Format, export, onnx, program
 from holdfast.export.folder import merging, portable
-from holdfast.export.source import Source, opened, standing
+from holdfast.export.source import Source, open_run, standing
 from holdfast.export.verify import apart, compared, made, score
 from holdfast.models import backbones
 from holdfast.models.embedder import Embedder, EmbedderConfig
@@ -44,7 +43,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
     settings = {"recipe": "hm-s-lga", "model.dim": 8, "batch.pairs": 100, "steps": 2, "pgd.steps": 1}
     train(resolve(settings, {"validation.every": 0}), folder, quiet=True)
-    evaluate_run(folder, **QUICK)
+    evaluate(folder, **QUICK)
     embedder().save_pretrained(folder / "best")
     return folder
 
@@ -148,7 +147,7 @@ def test_a_run_is_exported_and_verified(  # noqa: PLR0917
     assert out.count("as in the run") == 3
     assert "ERS, 2 queries" in out
     images = digits().read(torch.arange(9))[0]
-    wanted = Embedder.from_pretrained(run).eval()(images)
+    wanted = Embedder.from_pretrained(run)(images)
     torch.testing.assert_close(FORMATS[form].load(Path("exports") / name)(images), wanted, rtol=0, atol=1e-5)
     assert [path.name for path in Path("exports").iterdir()] == [name]
     assert snapshot(run) == before
@@ -166,7 +165,7 @@ def test_nothing_is_heard_of_the_exporter(run: Path, tmp_path: Path) -> None:
     assert table.count("as in the run") == 3
     assert done.stdout.endswith("written to exports/digits.onnx\n")
     images = digits().read(torch.arange(9))[0]
-    wanted = Embedder.from_pretrained(run).eval()(images)
+    wanted = Embedder.from_pretrained(run)(images)
     found = onnx.load(tmp_path / "exports" / "digits.onnx")(images)
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
 
@@ -175,8 +174,8 @@ def test_the_best_weights_are_exported(run: Path, tmp_path: Path) -> None:
     place, _, _ = export(run, "torch", tmp_path / "best.pt2", best=True)
     images = digits().read(torch.arange(3))[0]
     torch.testing.assert_close(program.load(place)(images), embedder()(images), rtol=0, atol=1e-6)
-    assert opened(run, best=True).results == (), "the evaluation there is of the last weights"
-    assert len(opened(run).results) == 1
+    assert open_run(run, best=True).results == (), "the evaluation there is of the last weights"
+    assert len(open_run(run).results) == 1
 
 
 def test_a_folder_is_evaluated_as_a_run_is(run: Path, tmp_path: Path, call: Call) -> None:
@@ -184,11 +183,11 @@ def test_a_folder_is_evaluated_as_a_run_is(run: Path, tmp_path: Path, call: Call
     assert call("export", run, "--format", "hub", "--out", out)[0] == 0
     files = {"config.json", "model.safetensors", "config.yaml", "README.md"}
     assert {path.name for path in out.iterdir()} == files | {"evaluations"}
-    (copied,), (original,) = opened(out).results, opened(run).results
+    (copied,), (original,) = open_run(out).results, open_run(run).results
     assert {**copied.content, "environment": None} == {**original.content, "environment": None}
-    known = evaluate_run(out, **QUICK)
+    known = evaluate(out, **QUICK)
     assert known.content == copied.content, "the result that came along is the result"
-    fresh = evaluate_run(out, "benign", quiet=True, device="cpu")
+    fresh = evaluate(out, None, "benign", quiet=True, device="cpu")
     assert fresh.path is not None
     assert fresh.path.parent.parent == out / "evaluations"
     assert fresh.content["benign"] == original.content["benign"]
@@ -198,16 +197,16 @@ def test_a_folder_is_evaluated_as_a_run_is(run: Path, tmp_path: Path, call: Call
 
 def test_an_exported_folder_is_exported_again_and_keeps_what_lies_there(run: Path, tmp_path: Path) -> None:
     place, _, _ = export(run, "hub", tmp_path / "hub", precision="bfloat16")
-    evaluate_run(place, "benign", quiet=True, device="cpu")
+    evaluate(place, None, "benign", quiet=True, device="cpu")
     whole = snapshot(place)
     export(place, "hub", place, precision="bfloat16")
     again = snapshot(place)
     assert again.keys() == whole.keys()
     assert again["model.safetensors"] == whole["model.safetensors"]
     assert again["README.md"] != whole["README.md"], "the new evaluation is in the card"
-    cost = opened(run).cost
+    cost = open_run(run).cost
     assert cost.keys() == {"steps", "passes", "seconds"}
-    assert opened(place).cost == cost, "known from the results"
+    assert open_run(place).cost == cost, "known from the results"
 
 
 @pytest.mark.parametrize(
@@ -235,7 +234,7 @@ def test_nothing_tells_where_it_was_made(tmp_path: Path, monkeypatch: pytest.Mon
     assert str(tmp_path) not in text
     assert "secret" not in text
     assert "--root=photos" in text
-    assert opened(tmp_path / "hub").config.model.weights == "start.safetensors"
+    assert open_run(tmp_path / "hub").config.model.weights == "start.safetensors"
     assert "--weights WEIGHTS" in (tmp_path / "hub" / "README.md").read_text()
     _, found, reason = export(run, "hub", tmp_path / "hub", verify=True, queries=2)
     assert len(found) == 3

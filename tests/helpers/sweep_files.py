@@ -10,6 +10,7 @@ import yaml
 
 from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.settings import resolve_budget
+from holdfast.runs.data import family_of
 from holdfast.runs.folder import State
 from holdfast.sweep.plan import Evaluation, Planned, plan
 from tests.helpers import result_files
@@ -54,7 +55,7 @@ def leave(run: Planned, step: int | None = None, collapsed: int = 0) -> None:
 def evaluated(run: Planned, evaluation: Evaluation, **changes: Any) -> Path:
     """The result of an evaluation in the folder of a run."""
     rules = PROTOCOLS[evaluation.protocol]
-    budget = asdict(resolve_budget(run.config.data.size, evaluation.protocol, **evaluation.settings))
+    budget = asdict(resolve_budget(family_of(run.config), evaluation.protocol, **evaluation.settings))
     given: dict[str, Any] = {"settings": {**budget, "attacks": list(budget["attacks"])}, "checks": []}
     given |= {
         "protocol": rules.name,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from holdfast.models.backbones import find_backbone, is_code
 from holdfast.models.embedder import Embedder, EmbedderConfig
+from holdfast.models.open import open_model
 from holdfast.util.errors import HoldfastError
 
 CODE = """
@@ -189,6 +190,8 @@ def test_an_embedder_from_elsewhere_runs_no_code(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(HoldfastError, match=r"^someone/model names code, own.py:build, which is not run") as caught:
         Embedder.from_pretrained("someone/model")
     assert "\n" not in str(caught.value)
+    with pytest.raises(HoldfastError, match=r"^someone/model names code, own.py:build, which is not run"):
+        open_model("someone/model")
     network, images = find_backbone("own.py:build").network(4, 3, 8), torch.rand(2, 3, 8, 8)
     loaded = Embedder.from_pretrained("someone/model", backbone=network).eval()
     assert torch.equal(loaded(images), saved(images))

@@ -99,6 +99,11 @@ def test_what_differs_in_more_than_the_seed_stays_apart(tmp_path: Path, other: d
     assert sizes(*paths) == [2, 1]
 
 
+@pytest.mark.parametrize("setting", ["recipe", "model.backbone"])
+def test_objects_of_somebody_s_own_are_not_taken_for_the_same(tmp_path: Path, setting: str) -> None:
+    assert sizes(*(trained(tmp_path, seed, training={setting: "custom"}) for seed in (0, 1, 2))) == [1, 1, 1]
+
+
 def test_groups_stand_where_their_first_member_stood(tmp_path: Path) -> None:
     order = [(0, 8), (0, 32), (1, 8), (1, 32), (2, 8)]
     found = groups(*(trained(tmp_path, seed, training={"pgd.steps": steps}) for seed, steps in order))

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from holdfast.evaluation.checks import CHECKS, PREPROCESSING
-from holdfast.evaluation.opened import evaluate_run
+from holdfast.evaluation.evaluate import evaluate
 from holdfast.models.embedder import Embedder
 from holdfast.report import COMPARED, STYLES, find, html_text
 from holdfast.report.figures import SCORES
@@ -342,7 +342,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = {"recipe": recipe, "model.dim": 16, "batch.pairs": 24, "steps": 6, "pgd.steps": 2}
         train(resolve({**settings, "validation.every": 1, "validation.attacked": 8}), folder / recipe, quiet=True)
         for eps in (0.05, 0.2):
-            evaluate_run(folder / recipe, eps=eps, steps=2, max_queries=12, checks=eps == 0.2, device="cpu", quiet=True)
+            evaluate(folder / recipe, eps=eps, steps=2, max_queries=12, checks=eps == 0.2, device="cpu", quiet=True)
     return folder
 
 
@@ -391,7 +391,7 @@ def test_pictures_show_what_the_library_finds(runs: Path) -> None:
     (source,) = sources(find([runs / "none-r"]))
     answers = ask(source, 3, None, {"eps": 0.2, "step": 0.1, "steps": 2, "norm": "linf"})
     gallery, queries = answers.target.system.gallery, answers.queries
-    embed = Embedder.from_pretrained(runs / "none-r").eval()
+    embed = Embedder.from_pretrained(runs / "none-r")
     for name, images in answers.images.items():
         assert (images - answers.images[CLEAN]).abs().max() <= 0.2 + 1e-6
         with torch.no_grad():
@@ -467,7 +467,7 @@ def test_other_formats_are_written_too(call: Call, tmp_path: Path) -> None:
         assert call("report", path, "--format", style, "--out", out) == (0, f"written to {out}\n", "")
         assert out.read_text(encoding="utf-8") == STYLES[style](find([path]))
     out = tmp_path / "page.html"
-    options = ("--compare", "published", "--format", "html", "--pictures", "0")
+    options = ("--published", "--format", "html", "--pictures", "0")
     assert call("report", path, *options, "--out", out)[0] == 0
     assert out.read_text(encoding="utf-8") == COMPARED["published"]["html"](find([path]), pictures=0)
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from holdfast import HoldfastError, Index
 from holdfast.data.readers.listing import images_below, listed
-from holdfast.models.preprocessing import View, lasting, view_of
+from holdfast.models.preprocessing import Preprocessing
 from holdfast.search.blocks import BLOCK
 from holdfast.search.lookup import answer, embed_files, model_of
 from tests.helpers import tiny
@@ -45,7 +45,9 @@ class Counting:
 
 def index_of(source: Path, out: Path | None, model: Any = None, size: int = 8) -> Index:
     table, root = listed(source)
-    return Index.build(model or Counting(), View(size).pixels(table), out, root=root, quiet=True)
+    return Index.build(
+        model or Counting(), Preprocessing(size).pixels(table, max_broken=len(table)), out, root=root, quiet=True
+    )
 
 
 def same(one: Index, other: Index) -> bool:
@@ -324,27 +326,13 @@ def test_a_killed_process_is_gone_on_with(many: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "x.npz").exists()
     kept = len(list(tmp_path.glob("x.npz.part/*.npz")))
     assert 1 <= kept <= 2
-    model = lasting(str(tmp_path / "net.py") + ":net")
+    model = f"{tmp_path / 'net.py'}:net"
     command(0, "")
     for out in ("x.npz", "whole.npz"):
         embed_files(many, model, tmp_path / out, size=8, quiet=True)
     assert (tmp_path / "x.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
     assert not list(tmp_path.glob("*.part"))
     assert json.loads(str(np.load(tmp_path / "x.npz")["about"]))["broken"][0][0] == "0003.png"
-
-
-# -- how a model is shown images --------------------------------------------------------------------------------------
-
-
-def test_an_embedder_says_what_it_takes_and_other_models_are_told(tmp_path: Path) -> None:
-    embedder = tiny.embedder(channels=3)
-    assert view_of("anything", embedder) == View(8, None, 3)
-    assert view_of("anything", embedder, resize=10) == View(8, 10, 3)
-    assert view_of("anything", Counting()) == View(224, None, 3)
-    assert view_of("anything", Counting(), size=32, channels=1) == View(32, None, 1)
-    assert lasting("timm:resnet18") == "timm:resnet18"
-    assert lasting("pkg.module:name") == "pkg.module:name"
-    assert lasting(str(tmp_path / "x" / ".." / "net.py") + ":net") == f"{tmp_path.resolve()}/net.py:net"
 
 
 # -- real photos ------------------------------------------------------------------------------------------------------
@@ -369,7 +357,7 @@ def test_photos_of_birds_are_found_again_when_shifted(real_data: Path, tmp_path:
     index = embed_files(tmp_path / "photos", spec, tmp_path / "x.npz", resize=72, quiet=True)
     assert len(index) == 16
     assert set(index.labels) == {folder.name for folder in folders}
-    assert index.view == View(64, 72, 3)
+    assert index.preprocessing == Preprocessing(64, 72, 3)
 
     photo = Image.open(tmp_path / "photos" / index.paths[5]).convert("RGB")
     (tmp_path / "queries").mkdir()

@@ -385,4 +385,4 @@ def test_words_are_those_of_a_training_by_hand(tmp_path: Path) -> None:
     assert [re.sub(r"=.*", "", change) for change in changes] == [*SMALL, "recipe", "optim.ema", "pgd.step"]
     assert resolve(assignments=changes) == run.config
     assert words[0] == "train"
-    assert words[-4:] == ["--out", str(run.folder), "--resume", "auto"]
+    assert words[-3:] == ["--out", str(run.folder), "--resume"]

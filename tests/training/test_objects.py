@@ -15,6 +15,8 @@ from holdfast.core.triplets import ANCHOR, NEGATIVE, Triplets
 from holdfast.defense.base import AdversarialTriplets, Defense, Goal, Learning, ReachHardness, ShiftedBatch, Step
 from holdfast.defense.destinations import Destination
 from holdfast.defense.recipes import parse
+from holdfast.evaluation.evaluate import evaluate
+from holdfast.explorer.scene import open_scene
 from holdfast.models.backbones import find_backbone
 from holdfast.models.embedder import Embedder
 from holdfast.runs.config import Config, read_yaml, resolve
@@ -22,7 +24,7 @@ from holdfast.runs.folder import Run
 from holdfast.training.build import pgd_of
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
-from tests.conftest import Refuse
+from tests.conftest import Call, Refuse
 from tests.helpers.runs import assert_same, torchrun, weights
 
 SMALL: dict[str, Any] = {
@@ -219,6 +221,25 @@ def test_a_saved_embedder_takes_its_network_again(tmp_path: Path) -> None:
         Embedder.from_pretrained(tmp_path)
 
 
+def test_a_run_of_a_custom_recipe_is_evaluated_reported_exported_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    train(settings(steps=2), "mine", defense=own_defense(), quiet=True)
+    result = evaluate("mine", steps=1, max_queries=4, checks=False, quiet=True, device="cpu")
+    model = result.content["model"]
+    assert (model["recipe"], model["training_steps"]) == ("custom", None)
+    assert model["training"]["settings"]["recipe"] == "custom"
+    for style in ("markdown", "csv", "json", "html"):
+        assert call("report", "mine", "--format", style, "--out", f"report.{style}")[0] == 0
+        assert "mine" in Path(f"report.{style}").read_text()
+    assert call("report", "mine", "--published")[0] == 0
+    assert call("export", "mine", "--format", "hub", "--out", "card")[0] == 0
+    assert "a defense of its author's own" in Path("card/README.md").read_text()
+    with open_scene(["mine"], images=20, device="cpu", quiet=True) as scene:
+        assert scene.models[0].about == "custom"
+
+
 # --- refusals, before anything is written
 
 
@@ -279,7 +300,7 @@ def build(dim, channels, size):
 
 
 def test_a_backbone_from_a_file_trains_is_evaluated_and_resumes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Callable[..., tuple[int, str, str]]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(BUILDER)
@@ -294,7 +315,7 @@ def test_a_backbone_from_a_file_trains_is_evaluated_and_resumes(
     )
     assert Run("run").config().model.backbone == "net.py:build"
     assert call("evaluate", "run", "--protocol", "benign", "--device", "cpu")[0] == 0
-    assert call(*command, "--resume", "auto")[0] == 0
+    assert call(*command, "--resume")[0] == 0
 
 
 WORKER = """

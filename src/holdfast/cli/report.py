@@ -16,10 +16,9 @@ FILES = {"html": Path("report.html")}
 def report(  # noqa: PLR0917
     paths: Annotated[list[Path], typer.Argument(help="Result files, or folders that hold some.")],
     style: Annotated[str, typer.Option("--format", help="markdown, csv, json or html.")] = "markdown",
-    compare: Annotated[
-        str | None,
-        typer.Option(metavar="published", help="Means over seeds beside the published rows, and the differences."),
-    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Means over seeds beside the published rows, and the differences.")
+    ] = False,
     columns: Annotated[str | None, typer.Option(help="Of the Markdown table, these only: R@1,ERS,passes.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write here; html by default to report.html.")] = None,
     pictures: Annotated[
@@ -32,7 +31,7 @@ def report(  # noqa: PLR0917
     from holdfast.util.atomic import write_text  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError, pick  # noqa: PLC0415
 
-    styles = STYLES if compare is None else pick("value of --compare", compare, COMPARED)
+    styles = COMPARED if published else STYLES
     write = pick("format", style, styles)
     given: dict[str, Any] = {"columns": columns, "root": root, "pictures": pictures}
     chosen = {name: value for name, value in given.items() if value is not None}

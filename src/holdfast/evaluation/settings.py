@@ -20,13 +20,6 @@ from holdfast.evaluation.protocols import BUDGETS, COLUMNS, PROTOCOLS, Protocol
 from holdfast.util.errors import HoldfastError, pick, unknown
 
 GRADIENTS: dict[str, Gradient] = {"white-box": WHITE_BOX, "nes": NES(), "square": Square()}
-SMALL = 32
-"""Images of up to so many pixels a side have the settings of the 28-pixel sets."""
-
-
-def family_of(size: int) -> str:
-    """The family of data sets, ``"28"`` or ``"224"``, whose settings images of ``size`` pixels have."""
-    return "28" if size <= SMALL else "224"
 
 
 @dataclass(frozen=True)
@@ -84,8 +77,10 @@ class Budget:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def resolve_budget(size: int, protocol: str = "strict", **given: Any) -> Budget:
-    """The budget for images of ``size`` pixels: the paper's where nothing else is given.
+def resolve_budget(family: str | None, protocol: str = "strict", **given: Any) -> Budget:
+    """The budget for a data set of a ``family``, ``"28"`` or ``"224"``: the paper's where nothing else is given.
+
+    Where no family is known (None), the attacks of a protocol need ``eps``.
 
     Raises HoldfastError for what is not allowed, naming what is.
     """
@@ -95,13 +90,18 @@ def resolve_budget(size: int, protocol: str = "strict", **given: Any) -> Budget:
         if key not in allowed:
             raise unknown("setting of an evaluation", key, allowed)
     given = {key: _number(key, value) for key, value in given.items() if value is not None}
-    eps, step, steps = BUDGETS[family_of(size)]
+    eps, step, steps = BUDGETS[family or "28"]
     norm, gradient = given.get("norm", "linf"), given.get("gradient", "white-box")
     pick("norm", norm, BALLS)
     pick("gradient", gradient, GRADIENTS)
     pick("precision", given.get("precision", "float32"), PRECISIONS)
     if norm != "linf" and "eps" not in given:
         raise HoldfastError(f"the paper has no radius for norm {norm!r}: give eps, in units of the Euclidean norm")
+    if family is None and "eps" not in given and given.get("attacks", rules.attacks):
+        raise HoldfastError(
+            "nothing says how far these images may be changed: give eps, such as 8/255 for photos and 77/255 for small "
+            "drawings, in units of the pixel range [0, 1]"
+        )
     eps, steps = given.setdefault("eps", eps), given.setdefault("steps", steps)
     if norm != "linf":
         step = crossing(eps, steps)

@@ -18,6 +18,7 @@ from holdfast.export.source import Source
 from holdfast.models.backbones import is_code
 from holdfast.report.tables import MEASURES, markdown, radius, short, text
 from holdfast.runs.config import Config
+from holdfast.runs.data import family_of
 from holdfast.util.imports import CUSTOM
 
 TAGS = ["holdfast", "image-retrieval", "deep-metric-learning", "adversarial-robustness"]
@@ -169,7 +170,7 @@ def command(result: Result, name: str, config: Config) -> str:
     """The command that repeats an evaluation of a run ``runs/NAME``."""
     settings, protocol = result.content["settings"], result.content["protocol"]
     in_pixels = settings.get("norm", "linf") == "linf"
-    usual = asdict(resolve_budget(config.data.size, protocol))
+    usual = asdict(resolve_budget(family_of(config), protocol))
     words = [f"holdfast evaluate runs/{name}", f"--protocol {protocol}"]
     for key, value in settings.items():
         if key in ("protocol", "attacks") or value in (None, usual.get(key)):

@@ -90,7 +90,7 @@ def apart(embedder: Embedder, exported: Embed, images: Tensor) -> float:
 
 def score(embedder: Embedder, exported: Embed, pixels: Pixels, queries: int, quiet: bool = False) -> Compared:
     """The ERS of an embedder by protocol strict, and that of an exported model under the very same images."""
-    budget, device = resolve_budget(pixels.size, max_queries=queries), torch.device("cpu")
+    budget, device = resolve_budget(pixels.table.family, max_queries=queries), torch.device("cpu")
     with (
         examined(embedder, pixels, device, budget, True) as subject,
         examined(exported, pixels, device, budget, False) as other,

@@ -136,7 +136,7 @@ class Embedder(nn.Module):
     def from_pretrained(
         cls, source: str | Path, *, revision: str | None = None, backbone: nn.Module | None = None
     ) -> Self:
-        """The embedder that :meth:`save_pretrained` wrote, on the CPU, in training mode, with float32 parameters.
+        """The embedder that :meth:`save_pretrained` wrote, on the CPU, in evaluation mode, with float32 parameters.
 
         source: a folder; ``zoo:NAME``; or ``owner/name`` or ``owner/name@revision`` on the Hugging Face Hub (extra
         ``hub``), where no folder is called so. revision: the same as after the @. backbone: the module, where the
@@ -166,7 +166,7 @@ class Embedder(nn.Module):
         if any(tensor.dtype == torch.float64 for tensor in state.values()):
             embedder.double()
         embedder.load_state_dict(state)
-        return embedder
+        return embedder.eval()
 
     def push_to_hub(
         self,

@@ -109,7 +109,7 @@ def load_weights(module: nn.Module, path: str | Path) -> Mismatch:
     )
 
 
-def _run(name: str) -> list[str]:
+def _prefixes_of(name: str) -> list[str]:
     """The wrapper prefixes of ``name``, shortest first: module.model.fc -> '', 'module.', 'module.model.'."""
     found = [""]
     while rest := next((p for p in PREFIXES if name[len(found[-1]) :].startswith(p)), ""):
@@ -118,7 +118,7 @@ def _run(name: str) -> list[str]:
 
 
 def _prefixes(names: Mapping[str, Tensor]) -> list[str]:
-    return list(dict.fromkeys(sorted((prefix for name in names for prefix in _run(name)), key=len)))
+    return list(dict.fromkeys(sorted((prefix for name in names for prefix in _prefixes_of(name)), key=len)))
 
 
 def _shared_prefix(names: Mapping[str, Tensor]) -> str:
@@ -132,3 +132,25 @@ def _strip(names: Mapping[str, Tensor], prefix: str) -> dict[str, str]:
 
 def _some(state: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in list(state.items())[:4])
+
+
+def load_exactly(module: nn.Module, path: Path, heads: tuple[str, ...] = ()) -> None:
+    """Every tensor of the file into the module's of that name and shape; ``heads``, which it lacks, may be left over.
+
+    Prefixes that wrappers leave are dropped, as :func:`.load_weights` does.
+    """
+    found = load_weights(module, path)
+    tops = "|".join(map(re.escape, heads)) or "(?!)"
+    head = re.compile(rf"(?:{'|'.join(map(re.escape, PREFIXES))})*(?:{tops})\.")
+    differing = {
+        "missing": found.missing,
+        "unexpected": [name for name in found.unexpected if not head.match(name)],
+        "of another shape": [name for name, _, _ in found.reshaped],
+    }
+    if any(differing.values()):
+        listed = "; ".join(
+            f"{len(names)} {kind} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+            for kind, names in differing.items()
+            if names
+        )
+        raise HoldfastError(f"{path} does not fit the model: {listed}; give weights of this very network")

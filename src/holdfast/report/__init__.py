@@ -21,10 +21,13 @@ STYLES: Mapping[str, Style] = {
     "html": html_text,
 }
 """From results to text; Markdown takes ``columns`` too, HTML ``root`` and ``pictures``."""
-COMPARED: Mapping[str, Mapping[str, Style]] = {
-    "published": {"markdown": compared_markdown, "csv": compared_csv, "json": compared_json, "html": html_text},
+COMPARED: Mapping[str, Style] = {
+    "markdown": compared_markdown,
+    "csv": compared_csv,
+    "json": compared_json,
+    "html": html_text,
 }
-"""The same beside what they are compared with, which the page always does."""
+"""The same beside the published rows, which the page always has."""
 
 __all__ = [
     "COMPARED",

@@ -65,7 +65,8 @@ def grouped(results: Iterable[Result]) -> list[Group]:
 
     Two belong together where data, protocol, its version and settings of the evaluation are the same, and backbone,
     weights, recipe and all settings of training but its seed. A result that does not tell how its model was trained
-    stays alone, and one trained with a defense or network of somebody's own, of which the name says nothing. A seed that comes again, as from a copy of a run, begins another group: it is no further evidence.
+    stays alone, and so does one of a defense or network given as an object. A seed that comes again, as from a copy of
+    a run, begins another group: it is no further evidence.
     """
     found: dict[tuple[str, int], list[Result]] = {}
     times: Counter[tuple[str, object]] = Counter()

@@ -16,3 +16,8 @@ def pixels_of(config: Config, table: Table, cache: bool = False) -> Pixels:
     data = config.data
     channels = DATASETS[data.name].channels
     return Pixels(table, data.size, data.resize, channels=channels, cache=cache, workers=data.workers)
+
+
+def family_of(config: Config) -> str:
+    """The family of the data set, whose settings of the paper apply: ``"28"`` or ``"224"``."""
+    return DATASETS[config.data.name].family

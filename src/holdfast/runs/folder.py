@@ -77,7 +77,7 @@ class Run:
     def check(self, config: Config, resume: bool) -> None:
         """Refuse a folder that :meth:`begin` would refuse; nothing is written."""
         if not resume and (self.config_file.exists() or self.state_file.exists()):
-            raise HoldfastError(f"{self.folder} holds a run already; add --resume auto, or give another --out")
+            raise HoldfastError(f"{self.folder} holds a run already; add --resume, or give another --out")
         if self.state_file.exists() and (changed := differences(self.config(), config)):
             raise HoldfastError(
                 f"{self.folder} was begun with other settings; resume with the same, or give another --out. "

@@ -34,7 +34,7 @@ def save_montage(answers: Sequence[Answer], root: str | None, out: Path) -> None
         )
     ]
     if len(tiles) > MOST:
-        raise HoldfastError(f"a picture of {len(tiles):,} tiles is too large; ask fewer queries, or for a smaller --k")
+        raise HoldfastError(f"a picture of {len(tiles):,} tiles is too large; ask fewer queries, or for a smaller -k")
     table = gallery_only("montage", [path for path, _, _ in tiles], [""] * len(tiles))
     pictures, _ = Pixels(table, TILE, max_broken=len(tiles)).read(torch.arange(len(tiles)))
     across, width, height = len(tiles) // len(rows), TILE + GAP, TILE + LINES * LINE + 2 * GAP

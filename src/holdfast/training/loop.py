@@ -149,7 +149,7 @@ class _Training:
                 while self.place.step < self.total and self.place.epoch < self.epochs:
                     self._epoch(progress)
             except KeyboardInterrupt:
-                progress.say(f"stopped at step {self.place.step}; --resume auto goes on from the state saved last")
+                progress.say(f"stopped at step {self.place.step}; --resume goes on from the state saved last")
                 raise
             if self.loader.skipped or self.train_pixels.broken:
                 progress.say(

@@ -19,10 +19,11 @@ from holdfast.attacks.base import own_entries, shown
 from holdfast.core.gallery import Queries, nearest
 from holdfast.evaluation.evaluate import campaigns_of, prepared
 from holdfast.evaluation.fingerprint import of_model
-from holdfast.evaluation.opened import of_run
 from holdfast.evaluation.result import Result
 from holdfast.evaluation.runner import Target, attack_batch
 from holdfast.evaluation.settings import resolve_budget
+from holdfast.models.open import open_model
+from holdfast.models.test_set import load_test_set
 from holdfast.report.html.runs import Source
 from holdfast.report.tables import radius
 from holdfast.util.errors import HoldfastError
@@ -127,9 +128,10 @@ def usual(results: Sequence[Result]) -> dict[str, Any]:
 
 def ask(source: Source, count: int, root: str | Path | None, settings: Mapping[str, Any]) -> Answers:
     """What a run's model finds. Raises HoldfastError where the model or its data cannot be read."""
-    subjected = of_run(source.folder, root=root, best=source.best)
-    budget = resolve_budget(subjected.pixels.size, attacks=tuple(ATTACKS), max_queries=count, **settings)
-    with prepared(subjected.embed, subjected.pixels, budget) as target:
+    model = open_model(source.folder, best=source.best)
+    pixels = load_test_set(model, root=root)
+    budget = resolve_budget(pixels.table.family, attacks=tuple(ATTACKS), max_queries=count, **settings)
+    with prepared(model.embed, pixels, budget) as target:
         images: dict[str, Tensor] = {}
         found: dict[str, Tensor] = {}
         for campaign in campaigns_of(target, budget, count):
