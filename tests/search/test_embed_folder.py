@@ -354,7 +354,7 @@ def test_photos_of_birds_are_found_again_when_shifted(real_data: Path, tmp_path:
         for photo in sorted(folder.iterdir())[:8]:
             (tmp_path / "photos" / folder.name / photo.name).symlink_to(photo.resolve())
     spec = f"{tmp_path / 'birds.py'}:build"
-    index = embed_files(tmp_path / "photos", spec, tmp_path / "x.npz", resize=72, quiet=True)
+    index = embed_files(tmp_path / "photos", spec, tmp_path / "x.npz", size=64, resize=72, quiet=True)
     assert len(index) == 16
     assert set(index.labels) == {folder.name for folder in folders}
     assert index.preprocessing == Preprocessing(64, 72, 3)
