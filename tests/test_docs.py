@@ -16,7 +16,7 @@ from holdfast.cli import app, main
 from holdfast.data import DATASETS
 from holdfast.defense.recipes import parse
 from holdfast.evaluation.protocols import PROTOCOLS
-from holdfast.evaluation.settings import attack_named, radii, radius
+from holdfast.evaluation.settings import attack_named, parse_radii, parse_radius
 from holdfast.models.backbones import find_backbone
 from holdfast.runs.config import resolve
 from holdfast.util.errors import pick
@@ -31,9 +31,9 @@ LOOKED_UP: dict[str, Callable[[Any], Any]] = {
     "attack": lambda value: attack_named(value, ATTACKS),
     "data": lambda value: pick("data set", value, DATASETS),
     "backbone": find_backbone,
-    "eps": radius,
-    "eps_curve": radii,
-    "step": lambda value: radius(value, "step"),
+    "eps": parse_radius,
+    "eps_curve": parse_radii,
+    "step": lambda value: parse_radius(value, "step"),
     "files": lambda value: value.name == "NAME.yaml" or (ROOT / value).stat(),
 }
 """What an argument of the command line is looked up by, to see whether it exists."""

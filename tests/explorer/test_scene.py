@@ -18,7 +18,7 @@ from holdfast.explorer.attacking import Outcome, amplified, attack, clean, gain
 from holdfast.explorer.jobs import Cancelled
 from holdfast.explorer.ranking import FIRST, ranked
 from holdfast.explorer.scene import Query, Scene, open_scene
-from holdfast.explorer.words import WORDS
+from holdfast.explorer.server import ON_QUERIES
 from holdfast.util.errors import HoldfastError
 from tests.helpers.explorer_runs import run_folder
 from tests.helpers.tiny import photos
@@ -150,19 +150,13 @@ def test_an_image_that_is_not_in_the_gallery_leaves_nothing_out(scene: Scene) ->
 # --- attacks
 
 
-def test_every_attack_on_queries_has_words() -> None:
-    on_queries = {name: attack for name, attack in ATTACKS.items() if attack.side == "query"}
-    assert WORDS.keys() == on_queries.keys()
-    assert all(len(WORDS[name].readings) == len(attack.readings) for name, attack in on_queries.items())
-
-
-@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("name", ON_QUERIES)
 def test_every_attack_stays_in_the_ball_and_shows_what_it_shows(name: str, scene: Scene) -> None:
     query = scene.ask(list(scene.rows)[7])
     outcome = attacked(scene, query, name)
     report = outcome.report
     assert len(report["targets"]) == len(report["models"][0]["targets"])
-    assert bool(report["targets"]) == bool(WORDS[name].target)
+    assert bool(report["targets"]) == bool(ON_QUERIES[name].target)
     original = np.asarray(Image.open(BytesIO(outcome.files["clean"]))).astype(int)
     for i, (model, found) in enumerate(zip(scene.models, report["models"], strict=True)):
         file = np.array(Image.open(BytesIO(outcome.files[f"{i}-adversarial"])))

@@ -23,7 +23,7 @@ pytest.importorskip("httpx2", reason="the tests of the explorer's server need ht
 
 from starlette.testclient import TestClient
 
-from holdfast.evaluation.saving import picture
+from holdfast.data.pixels import to_image
 from holdfast.explorer import uploads
 from holdfast.explorer.guard import is_loopback
 from holdfast.explorer.jobs import Jobs
@@ -123,7 +123,7 @@ def test_images_are_those_of_the_test_set(site: TestClient, scene: Scene) -> Non
     row = int(first(scene))
     answer = site.get(f"/images/{row}.png")
     assert answer.headers["content-type"] == "image/png"
-    assert np.array_equal(np.asarray(Image.open(BytesIO(answer.content))), np.asarray(picture(scene.read(row)[0])))
+    assert np.array_equal(np.asarray(Image.open(BytesIO(answer.content))), np.asarray(to_image(scene.read(row)[0])))
     assert site.get("/images/9999.png").json() == {"error": "there is no image 9999"}
     assert site.get(f"/images/{'9' * 30}.png").status_code == 400
     assert site.get("/images/..%2f..%2fetc%2fpasswd.png").status_code == 404
@@ -236,12 +236,12 @@ def test_an_attack_that_breaks_is_a_message_and_no_trace(
 
 def test_an_upload_counts_as_its_nearest_class_unless_told_otherwise(site: TestClient, scene: Scene) -> None:
     row = list(scene.rows)[5]
-    taken = site.post("/api/uploads", headers=ONE, content=png(picture(scene.read(row)[0]))).json()
+    taken = site.post("/api/uploads", headers=ONE, content=png(to_image(scene.read(row)[0]))).json()
     assert taken["nearest"]["id"] == row
     assert (taken["class"], taken["remarks"], taken["pixels"]) == (scene.class_of(row), [], [8, 8])
     key = taken["key"]
     shown = site.get(f"/uploads/{key.removeprefix('upload-')}.png")
-    assert np.array_equal(np.asarray(Image.open(BytesIO(shown.content))), np.asarray(picture(scene.read(row)[0])))
+    assert np.array_equal(np.asarray(Image.open(BytesIO(shown.content))), np.asarray(to_image(scene.read(row)[0])))
     found = site.get(f"/api/queries/{key}").json()
     assert found["models"][0]["list"][0]["id"] == row
     other = (taken["label"] + 1) % 10

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from holdfast.report import COMPARED, Group, compare, comparison, find, grouped, published
-from holdfast.report.figures import BENIGN, SCORES
+from holdfast.report.published import BENIGN, SCORES
 from tests.helpers.result_files import CONTENT, write
 
 T_975 = {1: 12.7062, 2: 4.30265}
@@ -311,7 +311,7 @@ def test_comparison_in_markdown(tmp_path: Path) -> None:
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
     assert "±" in legend
     assert "`*`" in legend
-    assert "single run and is taken as exact" in legend
+    assert "is from a single run and is taken as exact" in legend
 
 
 def test_comparison_as_csv(tmp_path: Path) -> None:

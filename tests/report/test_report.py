@@ -12,7 +12,7 @@ import pytest
 
 from holdfast.defense.recipes import RECIPES
 from holdfast.report import COMPARED, STYLES, compare, comparison, csv_text, find, json_text, markdown, published, table
-from holdfast.report.figures import FIGURES, SCORES
+from holdfast.report.published import PUBLISHED, SCORES
 from holdfast.util.errors import HoldfastError
 from tests.helpers.result_files import CONTENT, write
 
@@ -221,7 +221,7 @@ def test_the_published_rows() -> None:
     ]
     plain, est, act = published("Fashion-MNIST")
     assert (plain["defense"], plain["eta"], act["defense"], act["eta"]) == ("N/A[R]", None, "ACT[R]", 32)
-    assert [est[name] for name in FIGURES] == [
+    assert [est[name] for name in PUBLISHED] == [
         *(76.6, 86.0, 59.2, 61.0),
         *(14.9, 36.1, 20.9, 48.6, 0.966, 0.288, 62.0, 28.0, 20.8, 0.0, 38.7),
     ]
