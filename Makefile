@@ -9,6 +9,7 @@ DIGITS := zoo:digits-none-r zoo:digits-hm-s-lga-ics
 PAPER := paper-fashion paper-cub paper-cars paper-sop
 INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 TORCH := torch==2.13.0
+APT := DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o=Dpkg::Use-Pty=0
 WHEEL := build/package
 
 .PHONY: demo explore test test-timm test-matrix e2e package bench check docs format clean $(PAPER)
@@ -36,7 +37,7 @@ test-matrix:
 e2e: $(READY)
 	$(BIN)/python $(INSTALL) -e ".[dev,e2e]"
 	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || \
-		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q chromium; } || \
+		{ apt-get update -qq && $(APT) chromium fonts-liberation; } || \
 		{ echo "no browser: install Chromium, or name it by CHROMIUM=/path/to/it"; exit 1; }
 	$(BIN)/python -m pytest tests/e2e
 
