@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from holdfast.runs.config import resolve
 from holdfast.training.loop import train
@@ -24,15 +25,8 @@ ARTEFACTS = Path(__file__).parent / "artefacts"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium; without it, or without playwright, the tests are skipped.
-
-    For a module: while playwright runs, so does an event loop, which other tests cannot have.
-    """
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'holdfast[e2e]'")
-    pytest.importorskip("uvicorn", reason="the explorer needs the extra serve")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}; install Chromium, or name it by CHROMIUM")
-    with api.sync_playwright() as playwright:
+    """Chromium, for a module: while playwright runs, so does an event loop, which other tests cannot have."""
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield browser
         browser.close()
@@ -45,19 +39,8 @@ def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     settings = {"recipe": "none-r", "model.dim": 16, "batch.pairs": 100, "optim.epochs": 2, "validation.attacked": 0}
     train(resolve(settings), root / "plain", device="cpu", quiet=True)
     folders = [str(root / "plain"), str(run_folder(root / "other", seed=1))]
-    command = [
-        sys.executable,
-        "-m",
-        "holdfast",
-        "explore",
-        *folders,
-        "--port",
-        "0",
-        "--images",
-        "200",
-        "--device",
-        "cpu",
-    ]
+    options = ["--port", "0", "--images", "200", "--device", "cpu"]
+    command = [sys.executable, "-m", "holdfast", "explore", *folders, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-
-pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'holdfast[e2e]'")
-
 from playwright.sync_api import expect
 
 expect.set_options(timeout=15_000)
