@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 from holdfast.runs.config import HARMLESS, decisive, differences, flatten, resolve
-from holdfast.util.errors import HoldfastError
 from holdfast.runs.folder import LIBRARIES, Run, State, environment
+from holdfast.util.errors import HoldfastError
 
 CONFIG = resolve()
 

@@ -10,13 +10,13 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
-from holdfast.data import DATASETS
-from holdfast.util.errors import HoldfastError, pick, unknown
-from holdfast.core.pgd import BALLS
-from holdfast.defense.recipes import Strength, parse
 from holdfast.core.fused import PRECISIONS
+from holdfast.core.pgd import BALLS
 from holdfast.core.samplers import SAMPLERS
+from holdfast.data import DATASETS
+from holdfast.defense.recipes import Strength, parse
 from holdfast.training.trackers import TRACKERS
+from holdfast.util.errors import HoldfastError, pick, unknown
 
 Section = TypeVar("Section")
 

@@ -30,9 +30,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from holdfast.runs.config import Config, differences, read_yaml, resolve
-from holdfast.util.errors import HoldfastError
-from holdfast.util.atomic import write_json, write_text
 from holdfast.util.arrays import save_safetensors
+from holdfast.util.atomic import write_json, write_text
+from holdfast.util.errors import HoldfastError
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "pillow", "safetensors")
 
