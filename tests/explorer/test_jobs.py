@@ -176,7 +176,7 @@ def test_closing_stops_what_runs_and_starts_nothing_more() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["submit", "cancel", "leave", "find"])), max_size=40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_in_whatever_order_clients_act_all_jobs_come_to_an_end(acts: list[tuple[int, str]]) -> None:
     jobs, mine = Jobs(), dict[int, Job]()
     made: list[Job] = []

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from multiprocessing import get_context
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,10 @@ class Gate:
         """Code that stops the process that runs it."""
         there, go = (str(self.folder / name) for name in ("there", "go"))
         return f"open({there!r}, 'wb', 0).write(b'x'); open({go!r}, 'rb', 0).read(1)"
+
+    def halt(self) -> None:
+        """Stop here; in a process that was forked."""
+        exec(self.stop())
 
     def arrived(self) -> None:
         """Wait for the next process to stop; where none comes, all go on."""
@@ -78,3 +84,15 @@ def meanwhile(work: Callable[[], None], gate: Gate) -> Iterator[None]:
         finally:
             over.set()
             future.result()
+
+
+def forked(work: Callable[[], Any]) -> ForkProcess:
+    """A copy of this process at work, in a session of its own."""
+
+    def alone() -> None:
+        os.setsid()
+        work()
+
+    process = get_context("fork").Process(target=alone)
+    process.start()
+    return process

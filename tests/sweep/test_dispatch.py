@@ -2,7 +2,6 @@
 
 import fcntl
 import json
-import multiprocessing
 import os
 import shlex
 import signal
@@ -27,7 +26,7 @@ from holdfast.sweep.plan import Planned
 from holdfast.training.loop import train
 from holdfast.util.progress import Progress
 from tests.helpers.sweep_files import PLAIN, SMALL, evaluated, inside, leave, planned
-from tests.helpers.waiting import Gate, meanwhile, until
+from tests.helpers.waiting import Gate, forked, meanwhile, until
 
 CPU = slots_of(["cpu"])
 TWO = {**PLAIN, "seed": [0, 1]}
@@ -299,13 +298,7 @@ def test_a_run_goes_on_when_its_sweep_is_killed_and_is_taken_up_when_it_is_kille
     (run,) = runs = planned(tmp_path)
     ways.ends(run)
     ways.stops(run, gate)
-
-    def sweep() -> None:
-        os.setsid()
-        dispatch(runs, CPU, quiet=True)
-
-    process = multiprocessing.get_context("fork").Process(target=sweep)
-    process.start()
+    process = forked(lambda: dispatch(runs, CPU, quiet=True))
     gate.arrived()
     process.kill()
     process.join()
