@@ -14,6 +14,7 @@ from playwright.sync_api import sync_playwright
 from holdfast.runs.config import resolve
 from holdfast.training.loop import train
 from tests.helpers.explorer_runs import run_folder
+from tests.helpers.waiting import GUARD
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 FLAGS = [
@@ -52,7 +53,7 @@ def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield found[0]
         server.terminate()
         assert "Traceback" not in server.stderr.read()
-        server.wait(timeout=20)
+        server.wait(timeout=GUARD)
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def tab(browser: Any, address: str, faults: list[str], request: pytest.FixtureRe
 
     def open_one(width: int = 1360, height: int = 900, **options: Any) -> Any:
         page = browser.new_context(viewport={"width": width, "height": height}, **options).new_page()
-        page.set_default_timeout(15000)
+        page.set_default_timeout(1000 * GUARD)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         page.goto(address)

@@ -178,12 +178,10 @@ def test_every_attack_stays_in_the_ball_and_shows_what_it_shows(name: str, scene
 
 def test_an_attack_is_that_of_the_command(folders: list[str], tmp_path: Path) -> None:
     settings: dict[str, Any] = {"eps": EPS, "step": 0.1, "steps": 6, "seed": 3}
-    for name in ("es", "qa+", "gtm"):
-        entries = save_attack(
-            folders[0], None, name, tmp_path / name, max_queries=2, quiet=True, device="cpu", **settings
-        )
-        with open_scene(folders[:1], device="cpu", quiet=True) as scene:
-            for entry in entries:
+    with open_scene(folders[:1], device="cpu", quiet=True) as scene:
+        for name in ("es", "qa+", "gtm"):
+            given = {"max_queries": 2, "quiet": True, "device": "cpu", **settings}
+            for entry in save_attack(folders[0], None, name, tmp_path / name, **given):
                 row = int(entry["file"].removesuffix(".png"))
                 outcome = attacked(scene, scene.ask(row), name, **settings)
                 found = outcome.report["models"][0]["readings"]
@@ -264,17 +262,3 @@ def test_a_perturbation_is_amplified_as_far_as_it_fits(eps: float, times: float)
     r = eps * torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3)
     low, middle, high = amplified(r, eps).flatten().tolist()
     assert 0 <= low <= middle == 0.5 <= high <= 1
-
-
-# --- the command line
-
-
-def test_the_command_says_what_it_takes(call: Any) -> None:
-    status, out, _ = call("explore", "--help")
-    assert status == 0
-    assert "--port" in out
-
-
-@pytest.mark.parametrize(("port", "said"), [("-1", "0 (any free one)"), ("70000", "not 70000")])
-def test_a_port_that_is_none_is_refused(port: str, said: str, folders: list[str], refused: Any) -> None:
-    assert said in refused("explore", folders[0], f"--port={port}")

@@ -23,7 +23,7 @@ from tests.helpers import tiny
 from tests.oracles import steps as oracles
 
 grids = st.integers(-2, 2).map(float)
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 @pytest.fixture(scope="module")
