@@ -40,7 +40,7 @@ def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: p
 
     status, out, _ = run("--help")
     assert status == 0
-    for verb in ("train", "evaluate", "attack", "report", "recipes", "datasets", "backbones", "doctor"):
+    for verb in ("train", "evaluate", "attack", "report", "list", "doctor"):
         assert re.search(rf"^  {verb} ", out, re.MULTILINE)
     status, out, err = run("train", "--data", "digitz")
     assert (status, out) == (2, "")

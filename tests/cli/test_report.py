@@ -19,7 +19,7 @@ def test_other_formats_are_written_too(call: Call, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     options = ("--published", "--format", "html", "--pictures", "0")
     assert call("report", path, *options, "--out", out)[0] == 0
-    assert out.read_text(encoding="utf-8") == COMPARED["published"]["html"](find([path]), pictures=0)
+    assert out.read_text(encoding="utf-8") == COMPARED["html"](find([path]), pictures=0)
 
 
 def test_what_does_not_go_together_is_refused(refused: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -78,7 +78,7 @@ def test_called_again_it_does_nothing(
     assert [line.split() for line in shown.splitlines() if "tiny" in line] == [
         ["done", "tiny", name] for name in GOOD["recipe"]
     ]
-    assert f"now: holdfast report {out} --compare published" in shown
+    assert f"now: holdfast report {out} --published" in shown
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
