@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table as Grid
 
 from holdfast import evaluate
-from holdfast.evaluation.protocols import COLUMNS
-from holdfast.report import Result
+from holdfast.evaluation.result import SCORES, Result
+from holdfast.evaluation.words import SCORE_WORDS
+from holdfast.report.tables import format_number
 from holdfast.runs.config import resolve
 from holdfast.training.loop import train
 
@@ -27,18 +28,6 @@ SETTINGS = {
     "batch.pairs": 64,
 }
 ATTACKED = 128
-MEANING = {
-    "CA+": "a random image raised for a query: rank, %",
-    "CA-": "a good answer sunk for a query: rank, %",
-    "QA+": "a query that raises a random image: rank, %",
-    "QA-": "a query that sinks a good answer: rank, %",
-    "TMA": "a query made like another image: cosine",
-    "ES:D": "a query moved far off: distance, 0 to 2",
-    "ES:R": "… and what it finds then: R@1, %",
-    "LTM": "a query pushed to wrong digits: R@1, %",
-    "GTM": "a query pulled onto a wrong digit: R@1, %",
-    "GTT": "a query whose best answer is kept, %",
-}
 
 
 def run() -> dict[str, Result]:
@@ -62,16 +51,17 @@ def show(results: dict[str, Result]) -> None:
     for name in results:
         grid.add_column(name, justify="right")
 
-    def row(name: str, what: str, column: str, digits: int, *, end: bool = False) -> None:
-        values = [result.number(column) for result in results.values()]
-        grid.add_row(name, what, *(f"{value:.{digits}f}" for value in values if value is not None), end_section=end)
+    def row(name: str, label: str, *, end: bool = False) -> None:
+        values = [result.number(name) for result in results.values()]
+        shown = (format_number(name, value) for value in values if value is not None)
+        grid.add_row(name, label, *shown, end_section=end)
 
-    row("R@1", "nothing: the images as they are: R@1, %", "R@1", 1, end=True)
-    for column in COLUMNS:
-        row(column.name, MEANING[column.name], column.name, 3 if column.name in ("TMA", "ES:D") else 1)
+    row("R@1", "no attack: R@1, %", end=True)
+    for name in SCORES:
+        row(name, SCORE_WORDS[name].label)
     grid.add_section()
-    row("robust R@1", "the worst attack on each query: R@1, %", "robust R@1", 1)
-    row("ERS", "Empirical Robustness Score, 0 to 100", "ERS", 1)
+    for name in ("robust R@1", "ERS"):
+        row(name, SCORE_WORDS[name].label)
     grid.add_row("verdict", "can the scores be trusted?", *(result.verdict for result in results.values()))
     console.print("Handwritten digits: how far can an attacker push the results?", style="bold")
     console.print(grid)

@@ -1,4 +1,4 @@
-"""What every test shares: one thread per process, where the real images lie, and the command line."""
+"""What every test shares: one thread per process, no deadlines, where the real images lie, and the command line."""
 
 import os
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from holdfast.cli import main
 
@@ -14,6 +15,8 @@ Call = Callable[..., tuple[int, str, str]]
 Refuse = Callable[..., str]
 
 torch.set_num_threads(1)
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 DATA = Path(os.environ.get("HOLDFAST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

@@ -9,7 +9,7 @@ import pytest
 
 from holdfast.defense.recipes import Strength, parse
 from holdfast.evaluation.result import read
-from holdfast.report.figures import printed
+from holdfast.report.published import printed
 from holdfast.runs.config import decisive, differences, resolve
 from holdfast.sweep.plan import START, Planned, plan
 from holdfast.util.errors import HoldfastError

@@ -100,7 +100,7 @@ def test_the_random_start_does_not_keep_from_the_optimum() -> None:
     torch.testing.assert_close(got, (images - 0.1 * weight.sum(dim=1).sign().view(1, 4, 4)).clamp(0, 1))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sampled_from(list(BALLS)), st.floats(0, 0.5), st.floats(0, 0.5), st.integers(0, 4), st.sampled_from([0, 0.3, 2])
 )

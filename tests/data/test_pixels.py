@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from holdfast.data import Pixels, Table, draw, load
+from holdfast.data.pixels import to_image
 from holdfast.util.errors import HoldfastError
 
 Array = npt.NDArray[np.uint8]
@@ -56,7 +57,7 @@ def naive(image: Array, size: int, row: list[float] | None) -> Tensor:
     return out
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(side=st.integers(1, 7), cut=st.integers(0, 6), channels=st.sampled_from((1, 3)), seed=st.integers(0, 99))
 def test_crop_and_flip_equal_the_naive_twin(side: int, cut: int, channels: int, seed: int) -> None:
     images = noise(3, side, side, 3, seed=seed) if channels == 3 else noise(3, side, side, seed=seed)
@@ -255,3 +256,17 @@ def test_real_images_have_the_right_size_and_range(real_data: Path) -> None:
     assert images.shape == (8, 3, 56, 56)
     assert images.min() >= 0
     assert 0.5 < images.max() <= 1
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_what_was_read_becomes_the_same_image_again(channels: int) -> None:
+    shape = (1, 5, 5) if channels == 1 else (1, 5, 5, 3)
+    images = noise(*shape)
+    shown = to_image(every(Pixels(table_of(images), 5, channels=channels))[0])
+    assert shown.mode == {1: "L", 3: "RGB"}[channels]
+    assert np.array_equal(np.asarray(shown), images[0])
+
+
+def test_values_beyond_the_pixel_range_are_clipped() -> None:
+    image = to_image(torch.tensor([-0.2, 0.0, 0.499 / 255, 0.501 / 255, 1.0, 1.3]).view(1, 1, 6))
+    assert np.asarray(image).tolist() == [[0, 0, 0, 1, 255, 255]]

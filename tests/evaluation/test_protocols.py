@@ -15,6 +15,7 @@ from holdfast.core.gallery import same_set
 from holdfast.core.gradients import NES, Square
 from holdfast.core.pgd import L2, PGD, LInf
 from holdfast.evaluation.protocols import BENIGN, COLUMNS, CVPR22, PROTOCOLS, STRICT, TOP1, ers
+from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.models.wrapped import Subject
 from holdfast.util.errors import HoldfastError
 from tests.oracles import attacks as naive
@@ -57,7 +58,7 @@ def test_every_column_is_read_by_its_attack() -> None:
     for protocol in (STRICT, CVPR22):
         for column in COLUMNS:
             assert column.name in protocol.attacks[column.attack].readings
-    assert set(TOP1) == {column.name for column in COLUMNS if column.unit == "R@1 in %"}
+    assert set(TOP1) == {column.name for column in COLUMNS if SCORE_WORDS[column.name].unit == "R@1 in %"}
 
 
 # ---- protocols ------------------------------------------------------------------------------------------------------

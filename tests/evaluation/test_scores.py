@@ -8,6 +8,7 @@ import pytest
 from holdfast.evaluation.protocols import COLUMNS, ers
 from holdfast.evaluation.records import Record
 from holdfast.evaluation.scores import LEVEL, RESAMPLES, interval, readings, summarise, weights, withstood
+from holdfast.evaluation.words import SCORE_WORDS
 
 ATTACKS = tuple(dict.fromkeys(column.attack for column in COLUMNS))
 
@@ -45,7 +46,7 @@ def test_columns_are_means_over_images() -> None:
     for column in COLUMNS:
         written = result["columns"][column.name]
         assert written["value"] == pytest.approx(sum(values(found, column.name)) / 50)
-        assert (written["unit"], written["queries"]) == (column.unit, 50)
+        assert (written["unit"], written["queries"]) == (SCORE_WORDS[column.name].unit, 50)
     assert result["ERS"]["value"] == pytest.approx(ers({n: c["value"] for n, c in result["columns"].items()}))
 
 

@@ -10,7 +10,7 @@ import pytest
 from holdfast.attacks import CA, QA, SPQA, Order
 from holdfast.core.pgd import L2, LInf, even, fading
 from holdfast.evaluation.protocols import CVPR22, STRICT
-from holdfast.evaluation.settings import GRADIENTS, Budget, radii, radius, resolve_budget
+from holdfast.evaluation.settings import GRADIENTS, Budget, parse_radii, parse_radius, resolve_budget
 from holdfast.util.errors import HoldfastError
 from tests.helpers.tiny import NINE
 
@@ -168,16 +168,16 @@ def test_what_cannot_be_is_refused_in_one_line(settings: dict[str, Any], message
 
 
 def test_radii_as_text() -> None:
-    assert radius(None) is None
-    assert radius("8/255") == 8 / 255
-    assert radius(" 0.03 ") == 0.03
-    assert radius("2.5/255") == 2.5 / 255
-    assert radii("0,1,2,16/255") == [0, 1 / 255, 2 / 255, 16 / 255]
-    assert radii("1/255, 0.03") == [1 / 255, 0.03]
-    assert radii("0.5,1/4") == [0.125, 0.25]
-    assert radii("0.5") == [0.5]
+    assert parse_radius(None) is None
+    assert parse_radius("8/255") == 8 / 255
+    assert parse_radius(" 0.03 ") == 0.03
+    assert parse_radius("2.5/255") == 2.5 / 255
+    assert parse_radii("0,1,2,16/255") == [0, 1 / 255, 2 / 255, 16 / 255]
+    assert parse_radii("1/255, 0.03") == [1 / 255, 0.03]
+    assert parse_radii("0.5,1/4") == [0.125, 0.25]
+    assert parse_radii("0.5") == [0.5]
     for text in ("", "8/", "eight", "1/0", "1e999"):
         with pytest.raises(HoldfastError, match=f"step is a number or a fraction such as 8/255, not '{text}'"):
-            radius(text, "step")
+            parse_radius(text, "step")
     with pytest.raises(HoldfastError, match="eps is a number or a fraction"):
-        radii("1,,2/255")
+        parse_radii("1,,2/255")

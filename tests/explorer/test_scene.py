@@ -18,7 +18,7 @@ from holdfast.explorer.attacking import Outcome, amplified, attack, clean, gain
 from holdfast.explorer.jobs import Cancelled
 from holdfast.explorer.ranking import FIRST, ranked
 from holdfast.explorer.scene import Query, Scene, open_scene
-from holdfast.explorer.words import WORDS
+from holdfast.explorer.server import ON_QUERIES
 from holdfast.util.errors import HoldfastError
 from tests.helpers.explorer_runs import run_folder
 from tests.helpers.tiny import photos
@@ -71,8 +71,8 @@ def test_the_networks_are_fixed_while_the_scene_is_open(scene: Scene) -> None:
     ("given", "said"),
     [
         ({"images": 1}, "at least 2, not 1"),
-        ({"specs": []}, "at least one run folder"),
-        ({"specs": ["nowhere"]}, "no run"),
+        ({"specs": []}, "name at least one model"),
+        ({"specs": ["nowhere"]}, "'nowhere' names no model"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(given: dict[str, Any], said: str, folders: list[str]) -> None:
@@ -92,7 +92,7 @@ def test_a_run_whose_weights_are_gone_is_refused_in_one_line(folders: list[str],
     folder = run_folder(tmp_path / "run")
     (folder / "model.safetensors").unlink()
     assert "model.safetensors" in refused("explore", folder, "--port", "0")
-    assert "is no run folder" in refused("explore", tmp_path / "absent", "--port", "0")
+    assert "names no model" in refused("explore", tmp_path / "absent", "--port", "0")
 
 
 def test_images_are_found_by_class_and_number(scene: Scene) -> None:
@@ -150,19 +150,13 @@ def test_an_image_that_is_not_in_the_gallery_leaves_nothing_out(scene: Scene) ->
 # --- attacks
 
 
-def test_every_attack_on_queries_has_words() -> None:
-    on_queries = {name: attack for name, attack in ATTACKS.items() if attack.side == "query"}
-    assert WORDS.keys() == on_queries.keys()
-    assert all(len(WORDS[name].readings) == len(attack.readings) for name, attack in on_queries.items())
-
-
-@pytest.mark.parametrize("name", WORDS)
+@pytest.mark.parametrize("name", ON_QUERIES)
 def test_every_attack_stays_in_the_ball_and_shows_what_it_shows(name: str, scene: Scene) -> None:
     query = scene.ask(list(scene.rows)[7])
     outcome = attacked(scene, query, name)
     report = outcome.report
     assert len(report["targets"]) == len(report["models"][0]["targets"])
-    assert bool(report["targets"]) == bool(WORDS[name].target)
+    assert bool(report["targets"]) == bool(ON_QUERIES[name].target)
     original = np.asarray(Image.open(BytesIO(outcome.files["clean"]))).astype(int)
     for i, (model, found) in enumerate(zip(scene.models, report["models"], strict=True)):
         file = np.array(Image.open(BytesIO(outcome.files[f"{i}-adversarial"])))
@@ -184,12 +178,10 @@ def test_every_attack_stays_in_the_ball_and_shows_what_it_shows(name: str, scene
 
 def test_an_attack_is_that_of_the_command(folders: list[str], tmp_path: Path) -> None:
     settings: dict[str, Any] = {"eps": EPS, "step": 0.1, "steps": 6, "seed": 3}
-    for name in ("es", "qa+", "gtm"):
-        entries = save_attack(
-            folders[0], None, name, tmp_path / name, max_queries=2, quiet=True, device="cpu", **settings
-        )
-        with open_scene(folders[:1], device="cpu", quiet=True) as scene:
-            for entry in entries:
+    with open_scene(folders[:1], device="cpu", quiet=True) as scene:
+        for name in ("es", "qa+", "gtm"):
+            given = {"max_queries": 2, "quiet": True, "device": "cpu", **settings}
+            for entry in save_attack(folders[0], None, name, tmp_path / name, **given):
                 row = int(entry["file"].removesuffix(".png"))
                 outcome = attacked(scene, scene.ask(row), name, **settings)
                 found = outcome.report["models"][0]["readings"]
@@ -270,17 +262,3 @@ def test_a_perturbation_is_amplified_as_far_as_it_fits(eps: float, times: float)
     r = eps * torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3)
     low, middle, high = amplified(r, eps).flatten().tolist()
     assert 0 <= low <= middle == 0.5 <= high <= 1
-
-
-# --- the command line
-
-
-def test_the_command_says_what_it_takes(call: Any) -> None:
-    status, out, _ = call("explore", "--help")
-    assert status == 0
-    assert "--port" in out
-
-
-@pytest.mark.parametrize(("port", "said"), [("-1", "0 (any free one)"), ("70000", "not 70000")])
-def test_a_port_that_is_none_is_refused(port: str, said: str, folders: list[str], refused: Any) -> None:
-    assert said in refused("explore", folders[0], f"--port={port}")

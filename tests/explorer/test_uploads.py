@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from holdfast.data import Pixels, Table
-from holdfast.evaluation.saving import picture
+from holdfast.data.pixels import to_image
 from holdfast.explorer import uploads
 from holdfast.explorer.uploads import PIXELS, Shelf, TooLargeError, as_the_models_see, body, decode
 from holdfast.util.errors import HoldfastError
@@ -125,7 +125,7 @@ def test_any_bytes_are_an_image_or_refused(data: bytes) -> None:
 
 
 @given(st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "BMP"]), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_damaged_images_are_images_or_refused(kind: str, draw: st.DataObject) -> None:
     data = bytearray(saved(photo(), kind))
     for _ in range(draw.draw(st.integers(1, 5))):
@@ -167,7 +167,7 @@ def test_an_upload_is_prepared_as_the_images_of_the_test_set_are(channels: int) 
 def test_an_image_of_a_test_set_comes_back_as_itself() -> None:
     test = digits(50)
     image = test.read(torch.tensor([3]))[0]
-    found, _ = decode(saved(picture(image[0])))
+    found, _ = decode(saved(to_image(image[0])))
     assert torch.equal(as_the_models_see(found, test), image)
 
 

@@ -141,7 +141,7 @@ def test_a_run_is_exported_and_verified(  # noqa: PLR0917
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = snapshot(run)
-    status, out, _ = call("export", run, "--format", form, "--verify", "--queries", "2")
+    status, out, _ = call("export", run, "--format", form, "--verify", "--max-queries", "2")
     assert status == 0
     assert f"written to exports/{name}" in out
     assert out.count("as in the run") == 3
@@ -155,7 +155,7 @@ def test_a_run_is_exported_and_verified(  # noqa: PLR0917
 
 def test_nothing_is_heard_of_the_exporter(run: Path, tmp_path: Path) -> None:
     """In a process of its own, whose loggers no test has touched."""
-    words = ["export", str(run), "--verify", "--queries", "2"]
+    words = ["export", str(run), "--verify", "--max-queries", "2"]
     done = subprocess.run(
         [sys.executable, "-m", "holdfast", *words], cwd=tmp_path, capture_output=True, text=True, check=True
     )
@@ -298,7 +298,7 @@ def test_what_differs_is_not_kept(run: Path, tmp_path: Path, monkeypatch: pytest
 
     broken = Format(".pt2", program.write, wrong)
     monkeypatch.setitem(FORMATS, "torch", broken)
-    words = ("export", run, "--format", "torch", "--verify", "--queries", "2", "--out", old)
+    words = ("export", run, "--format", "torch", "--verify", "--max-queries", "2", "--out", old)
     status, out, err = call(*words)
     assert status == 1
     assert "DIFFERS" in out
@@ -322,7 +322,7 @@ def test_what_cannot_be_exported_is_refused(run: Path, tmp_path: Path, refused: 
     (tmp_path / "dir.onnx").mkdir()
     (tmp_path / "file").write_text("mine")
     assert "unknown format 'onxx'; did you mean 'onnx'?" in refused("export", run, "--format", "onxx")
-    assert "is no run folder: it has no config.yaml" in refused("export", tmp_path / "absent")
+    assert "names no model, and no folder has this name" in refused("export", tmp_path / "absent")
     assert "ends in .onnx, not" in refused("export", run, "--out", tmp_path / "model.png")
     assert "dir.onnx is a folder; format onnx is a file" in refused("export", run, "--out", tmp_path / "dir.onnx")
     hub = ("export", run, "--format", "hub", "--out")
@@ -330,9 +330,9 @@ def test_what_cannot_be_exported_is_refused(run: Path, tmp_path: Path, refused: 
     assert "full is not empty and no earlier export; give another --out" in refused(*hub, tmp_path / "full")
     assert "digits is a run folder; give another --out" in refused(*hub, run)
     assert "best is not empty and no earlier export" in refused(*hub, run / "best")
-    assert "goes with format 'hub'; onnx holds float32" in refused("export", run, "--precision", "bfloat16")
-    assert "unknown precision 'half'" in refused("export", run, "--format", "hub", "--precision", "half")
-    assert "max_queries is a number of at least 1" in refused("export", run, "--verify", "--queries", "0")
+    assert "goes with format 'hub'; onnx holds float32" in refused("export", run, "--dtype", "bfloat16")
+    assert "unknown precision 'half'" in refused("export", run, "--format", "hub", "--dtype", "half")
+    assert "max_queries is a number of at least 1" in refused("export", run, "--verify", "--max-queries", "0")
     nowhere = tmp_path / "file" / "model.onnx"
     assert "cannot write" in refused("export", run, "--out", nowhere)
     assert "cannot write" in refused(*hub, tmp_path / "file" / "hub")

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from holdfast.report.figures import SCORES
+from holdfast.report.published import SCORES
 
 CONTENT: dict[str, Any] = {
     "format": "holdfast-evaluation-1",

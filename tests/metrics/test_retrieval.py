@@ -56,7 +56,7 @@ def test_equals_the_slow_twin_without_ties(sets: tuple[Queries, Gallery]) -> Non
             assert all(np.isnan(value) for value in got.values())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_ties_count_as_the_mean_over_all_orders(data: st.DataObject) -> None:
     """Coarse integers tie often, and their distances are exact."""
@@ -183,7 +183,7 @@ def test_precision_follows_the_input_but_is_never_below_float32() -> None:
     assert retrieval_metrics(*same_set(half, labels)) == retrieval_metrics(*same_set(half.float(), labels))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), items=st.integers(1, 30), positives=st.integers(1, 30), coarse=st.booleans())
 def test_both_ways_to_rank_agree(seed: int, items: int, positives: int, coarse: bool) -> None:
     """One full sort, as on an accelerator, and the rows one by one, as on a CPU; unused places hold infinity."""

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from holdfast.report import COMPARED, Group, compare, comparison, find, grouped, published
-from holdfast.report.figures import BENIGN, SCORES
+from holdfast.report.published import BENIGN, SCORES
 from tests.helpers.result_files import CONTENT, write
 
 T_975 = {1: 12.7062, 2: 4.30265}
@@ -263,14 +263,14 @@ def test_published_rows_of_the_same_loss_and_attack(
 ) -> None:
     model = {"recipe": recipe, "backbone": "resnet18"}
     path = trained(tmp_path, 0, model=model, training={"recipe": recipe, **loss}, data={"name": data})
-    ours, *_ = json.loads(COMPARED["published"]["json"](find([path])))
+    ours, *_ = json.loads(COMPARED["json"](find([path])))
     assert [row["defense"] for row in ours["published"]] == rows
 
 
 def test_a_result_without_its_training_had_the_defaults(tmp_path: Path) -> None:
     model = {"recipe": "hm-s-lga", "backbone": "resnet18"}
     path = write(tmp_path / "older.json", model=model, data={"name": "cub"})
-    ours, *_ = json.loads(COMPARED["published"]["json"](find([path])))
+    ours, *_ = json.loads(COMPARED["json"](find([path])))
     assert [row["defense"] for row in ours["published"]] == ["HM[S,g_LGA]"] * 5
 
 
@@ -307,7 +307,7 @@ def test_published_rows_of_every_data_set_stand_at_the_end_once(tmp_path: Path) 
 
 
 def test_comparison_in_markdown(tmp_path: Path) -> None:
-    text = COMPARED["published"]["markdown"](find([trained(tmp_path, seed, ERS=column(20 + seed)) for seed in (0, 1)]))
+    text = COMPARED["markdown"](find([trained(tmp_path, seed, ERS=column(20 + seed)) for seed in (0, 1)]))
     table, legend = text.split("\n\n")
     lines = table.splitlines()
     assert len(lines) == 2 + 3 + 2
@@ -316,13 +316,13 @@ def test_comparison_in_markdown(tmp_path: Path) -> None:
     assert {line.count("|") for line in lines} == {lines[0].count("|")}
     assert "±" in legend
     assert "`*`" in legend
-    assert "single run and is taken as exact" in legend
+    assert "is from a single run and is taken as exact" in legend
 
 
 def test_comparison_as_csv(tmp_path: Path) -> None:
     paths = [trained(tmp_path, seed, ERS=column(20 + seed)) for seed in (0, 1, 2)]
     strict = trained(tmp_path, 0, protocol="strict")
-    text = COMPARED["published"]["csv"](find([*paths, strict]))
+    text = COMPARED["csv"](find([*paths, strict]))
     ours, single, *theirs = csv.DictReader(io.StringIO(text))
     half = T_975[2] / math.sqrt(3)
     assert (ours["name"], ours["seeds"], float(ours["ERS"])) == ("act-r,pgd.steps=8", "3", 21.0)
@@ -338,7 +338,7 @@ def test_comparison_as_csv(tmp_path: Path) -> None:
 
 def test_comparison_as_json(tmp_path: Path) -> None:
     paths = [trained(tmp_path, seed, ERS=column(20 + seed)) for seed in (0, 1, 2)]
-    ours, *others = json.loads(COMPARED["published"]["json"](find(paths)))
+    ours, *others = json.loads(COMPARED["json"](find(paths)))
     assert (ours["name"], ours["seeds"], ours["files"]) == ("act-r,pgd.steps=8", 3, list(map(str, paths)))
     assert ours["settings"] == CONTENT["settings"]
     assert (ours["model"]["training_steps"], ours["passes"]) == (8, 2e6)

@@ -12,7 +12,7 @@ import pytest
 
 from holdfast.defense.recipes import RECIPES
 from holdfast.report import COMPARED, STYLES, compare, comparison, csv_text, find, json_text, markdown, published, table
-from holdfast.report.figures import FIGURES, SCORES
+from holdfast.report.published import PUBLISHED, SCORES
 from holdfast.util.errors import HoldfastError
 from tests.helpers.result_files import CONTENT, write
 
@@ -221,7 +221,7 @@ def test_the_published_rows() -> None:
     ]
     plain, est, act = published("Fashion-MNIST")
     assert (plain["defense"], plain["eta"], act["defense"], act["eta"]) == ("N/A[R]", None, "ACT[R]", 32)
-    assert [est[name] for name in FIGURES] == [
+    assert [est[name] for name in PUBLISHED] == [
         *(76.6, 86.0, 59.2, 61.0),
         *(14.9, 36.1, 20.9, 48.6, 0.966, 0.288, 62.0, 28.0, 20.8, 0.0, 38.7),
     ]
@@ -271,6 +271,6 @@ def test_some_columns_of_the_markdown_table_can_be_chosen(tmp_path: Path) -> Non
     assert STYLES["markdown"](results, columns=["ERS", "R@1"]) == (
         "| name | ERS | R@1 |\n| --- | --- | --- |\n| fashion-act | 63.3 ±0.8 | 78.6 |\n"
     )
-    for writing in (STYLES["markdown"], COMPARED["published"]["markdown"]):
+    for writing in (STYLES["markdown"], COMPARED["markdown"]):
         with pytest.raises(HoldfastError, match=r"unknown column 'R1'; did you mean 'R@1'\?"):
             writing(results, columns=["R1"])

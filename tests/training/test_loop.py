@@ -1,10 +1,8 @@
 """The training loop: resume after a kill, data parallel, NaN, collapse, averaged weights, every recipe."""
 
 import json
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +20,7 @@ from holdfast.training.loop import CollapsedError, finished, train
 from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError
 from tests.helpers.runs import assert_same, torchrun, weights
+from tests.helpers.waiting import Gate
 
 SMALL = {
     "data.name": "digits",
@@ -61,8 +60,17 @@ KILLED = """
 import sys
 from holdfast.runs.config import resolve
 from holdfast.training.loop import train
+from holdfast.runs.folder import Run
 import json
 torch = __import__("torch"); torch.set_num_threads(1)
+whole = Run.log_step
+
+def log_step(self, values):
+    whole(self, values)
+    if values["step"] == int(sys.argv[3]):
+        {stop}
+
+Run.log_step = log_step
 train(resolve(json.loads(sys.argv[1])), sys.argv[2], resume=True, quiet=True)
 """
 
@@ -82,18 +90,16 @@ def test_kill_and_resume_gives_the_weights_of_an_uninterrupted_run(tmp_path: Pat
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(resolve(SMALL, changes), whole, quiet=True)
 
-    command = [sys.executable, "-c", KILLED, json.dumps({**SMALL, **changes}), str(cut)]
+    gate = Gate(tmp_path / "gate")
+    script = KILLED.format(stop=gate.stop())
+    command = [sys.executable, "-c", script, json.dumps({**SMALL, **changes}), str(cut)]
     for target in (3, 20):
-        process = subprocess.Popen(command)
-        deadline = time.monotonic() + 120
-        while len(Run(cut).steps()) < target:
-            assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert len(Run(cut).steps()) < len(Run(whole).steps())
-    subprocess.run(command, check=True)
+        with subprocess.Popen([*command, str(target)]) as process:
+            gate.arrived()
+            process.kill()
+        assert len(Run(cut).steps()) == target
+    subprocess.run([*command, "0"], check=True)
+    gate.close()
 
     assert_same(weights(whole), weights(cut))
     assert Run(whole).load_state().progress == Run(cut).load_state().progress

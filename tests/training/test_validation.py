@@ -69,6 +69,17 @@ def test_without_a_radius_the_clean_recall_is_found() -> None:
     assert not fallen
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_only_queries_with_an_answer_are_attacked(seed: int) -> None:
+    """Of class 0 no image is in the gallery."""
+    images = np.zeros((8, 3, 3), np.uint8)
+    asks, kept = (np.array(side, np.bool_) for side in ([1] * 5 + [0] * 3, [0] * 4 + [1] * 4))
+    table = Table.build("sided", images, [0] * 4 + [1] * 4, ["test"] * 8, is_query=asks, is_gallery=kept)
+    config = resolve({"pgd.eps": 0.1, "validation.attacked": 1, "seed": seed})
+    scores, _ = validate(config, Mean(), Pixels(table, 3, channels=1), CPU)  # type: ignore[arg-type]
+    assert scores[SHIFTED] == 100
+
+
 def test_no_queries_no_attack() -> None:
     scores, _ = validate(settings(0.1, attacked=0), Mean(), two_classes(), CPU)  # type: ignore[arg-type]
     assert math.isnan(scores[SHIFTED])

@@ -6,7 +6,7 @@ import pytest
 from rich.console import Console
 
 from holdfast.util import progress as module
-from holdfast.util.progress import Progress
+from holdfast.util.progress import Progress, format_duration
 
 
 class Clock:
@@ -108,3 +108,15 @@ def test_what_was_lost_to_a_kill_says_nothing_of_the_time_left(
         clock.now += 40
         progress(51, 100)
     assert capsys.readouterr().out == "training: 40/100.\ntraining: 51/100, 178 s left.\n"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "0 s"), (89.4, "89 s"), (90, "2 min"), (3569, "59 min"), (3590, "1 h 00 min"), (7500, "2 h 05 min")],
+)
+def test_durations_have_the_unit_that_fits(seconds: float, shown: str) -> None:
+    assert format_duration(seconds) == shown
+
+
+def test_an_unknown_duration_is_a_question_mark() -> None:
+    assert format_duration(float("nan")) == "?"

@@ -9,8 +9,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.report.tables import radius
+from holdfast.evaluation.words import PASSED
+from holdfast.report.tables import format_radius
 from holdfast.util.errors import plain
+from holdfast.util.progress import format_duration
 
 if TYPE_CHECKING:
     from holdfast.evaluation.result import Result
@@ -20,7 +22,6 @@ if TYPE_CHECKING:
     from holdfast.sweep.plan import Planned
 
 WIDTH_OF_A_FILE = 200
-MARKS = {True: "passed", False: "FAILED", None: "not done"}
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -56,11 +57,11 @@ def result(found: "Result") -> None:
         for name in ("robust R@1", "ERS"):
             if one := content[name]:
                 rows.append([name, _value(one), _interval(one), one.get("unit", ""), ""])
-        reach = radius(settings["eps"], settings["norm"])
+        reach = format_radius(settings["eps"], settings["norm"])
         title = f"attacked by protocol {found.protocol}: ε = {reach}, {settings['steps']} steps"
         table(title, ["", "value", "95 % interval", "what it is", "images"], rows)
     if content["checks"]:
-        rows = [[MARKS[one["passed"]], one["name"], one["detail"]] for one in content["checks"]]
+        rows = [[PASSED[one["passed"]], one["name"], one["detail"]] for one in content["checks"]]
         table("can these scores be trusted?", ["", "check", "what was seen"], rows)
     for remark in content["model"].get("remarks", []):
         print(f"note: {remark}")
@@ -74,7 +75,7 @@ def curve(results: "Sequence[Result]") -> None:
     names = list(results[0].content["columns"])
     rows = [
         [
-            radius(one.content["settings"]["eps"], one.content["settings"]["norm"]),
+            format_radius(one.content["settings"]["eps"], one.content["settings"]["norm"]),
             *(_value(one.content["columns"][name]) for name in names),
             one.verdict,
         ]
@@ -121,10 +122,10 @@ def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> 
         step, total = int(run.run.progress().get("step", 0)), run.steps()
         evaluations = ", ".join(one.protocol for one in run.missing())
         training = "trained" if run.trained() else f"{step} of {total} steps" if step else f"{total} steps"
-        rows.append([run.sweep, run.name, training, evaluations or "–", duration(left)])
+        rows.append([run.sweep, run.name, training, evaluations or "–", format_duration(left)])
     table("what is to be done", ["sweep", "run", "training", "evaluations to make", "time left"], rows)
     ways = f", {slots} at a time" if slots > 1 else ""
-    total_time = duration(sum(left for left in seconds if not isnan(left)) / slots)
+    total_time = format_duration(sum(left for left in seconds if not isnan(left)) / slots)
     print(f"runs: {len(runs)}; about {total_time}{ways}; start-up, validations and checks of evaluations not counted")
 
 
@@ -137,16 +138,6 @@ def swept(board: "Board") -> None:
             log = run.folder / "log.txt"
             rows.append(["FAILED", run.sweep, run.name, f"{reason} ({log})" if log.exists() else reason])
     table("sweep", ["", "sweep", "run", ""], rows)
-
-
-def duration(seconds: float) -> str:
-    """``2 h 05 min``, ``12 min``, ``40 s``; ``?`` for NaN."""
-    if isnan(seconds):
-        return "?"
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"
 
 
 def _value(one: dict[str, float]) -> str:

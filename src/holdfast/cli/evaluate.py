@@ -28,7 +28,7 @@ def evaluate(  # noqa: PLR0917
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.evaluation.evaluate import evaluate as run  # noqa: PLC0415
     from holdfast.evaluation.evaluate import results_folder  # noqa: PLC0415
-    from holdfast.evaluation.settings import radii, resolve_budget  # noqa: PLC0415
+    from holdfast.evaluation.settings import parse_radii, resolve_budget  # noqa: PLC0415
     from holdfast.report import compare  # noqa: PLC0415
     from holdfast.report import published as published_rows  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError  # noqa: PLC0415
@@ -37,7 +37,7 @@ def evaluate(  # noqa: PLR0917
         raise HoldfastError("give --eps or --eps-curve, not both")
     settings = {**how.settings(), "attacks": tuple(attack) if attack else None}
     eps = settings.pop("eps")
-    values = [eps] if eps_curve is None else radii(eps_curve)
+    values = [eps] if eps_curve is None else parse_radii(eps_curve)
     model, images = target.open()
     if published and not published_rows(images.table.name):
         raise HoldfastError(f"--published: nothing was published for data set {images.table.name!r}")

@@ -45,11 +45,9 @@ def attacks() -> None:
     """The attacks."""
     from holdfast.attacks import ATTACKS  # noqa: PLC0415
     from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.evaluation.words import ATTACK_WORDS  # noqa: PLC0415
 
-    rows = [
-        [name, attack.side, ", ".join(attack.readings), (type(attack).__doc__ or "").partition("\n")[0]]
-        for name, attack in ATTACKS.items()
-    ]
+    rows = [[name, attack.side, ", ".join(attack.readings), ATTACK_WORDS[name].aim] for name, attack in ATTACKS.items()]
     display.table("attacks", ["name", "perturbs", "scores", "what it does"], rows)
 
 
@@ -59,7 +57,7 @@ def zoo() -> None:
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.export.source import results_of  # noqa: PLC0415
     from holdfast.models.zoo import find, home, names  # noqa: PLC0415
-    from holdfast.report.tables import text  # noqa: PLC0415
+    from holdfast.report.tables import format_number  # noqa: PLC0415
     from holdfast.runs.folder import Run  # noqa: PLC0415
 
     rows = []
@@ -67,7 +65,7 @@ def zoo() -> None:
         run = Run(find(name))
         config, results = run.config(), results_of(run, "last")
         figures = {key: results[0].number(key) if results else None for key in ("R@1", "ERS")}
-        shown = ["–" if value is None else text(key, value) for key, value in figures.items()]
+        shown = ["–" if value is None else format_number(key, value) for key, value in figures.items()]
         verdict = results[0].verdict if results else "not evaluated"
         size = (run.folder / "model.safetensors").stat().st_size
         rows.append([f"zoo:{name}", config.data.name, config.recipe, *shown, verdict, f"{size / 1e6:.1f} MB"])

@@ -75,9 +75,9 @@ class AttackOptions:
 
     def settings(self) -> dict[str, Any]:
         """As settings of an evaluation."""
-        from holdfast.evaluation.settings import radius  # noqa: PLC0415
+        from holdfast.evaluation.settings import parse_radius  # noqa: PLC0415
 
-        return {**asdict(self), "eps": radius(self.eps), "step": radius(self.step, "step")}
+        return {**asdict(self), "eps": parse_radius(self.eps), "step": parse_radius(self.step, "step")}
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:

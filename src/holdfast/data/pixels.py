@@ -1,4 +1,4 @@
-"""From a table's images to tensors in [0, 1]: decoding with PIL, resize, crop and flip."""
+"""From a table's images to tensors in [0, 1], with resize, crop and flip; and from a tensor back to an image."""
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +25,12 @@ def draw(n: int, generator: torch.Generator) -> Tensor:
     Drawn for a whole batch at once, its rows can be shared out: every rank draws the same and keeps its own rows.
     """
     return torch.rand(n, 3, generator=generator, dtype=torch.float64)
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """Pixels (C, H, W) in [0, 1], one channel or three, as an image of 8 bits; values beyond are clipped."""
+    levels = (pixels.clamp(0, 1).cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
 
 
 class Pixels:

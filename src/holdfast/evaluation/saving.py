@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from holdfast.attacks.base import Attacked
 from holdfast.core.pgd import Ball, LInf
+from holdfast.data.pixels import to_image
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.runner import Campaign, Target, reading
 from holdfast.util.atomic import append_lines, read_lines, rewrite_lines, write_text
@@ -68,8 +68,8 @@ def _save_batch(
     entries = []
     for i, identity in enumerate(ids.tolist()):
         names = {"file": f"{identity}.png", "clean": f"{identity}-clean.png"}
-        picture(images[i]).save(folder / names["file"])
-        picture(attacked.clean[i]).save(folder / names["clean"])
+        to_image(images[i]).save(folder / names["file"])
+        to_image(attacked.clean[i]).save(folder / names["clean"])
         entries.append(
             {
                 **names,
@@ -82,9 +82,3 @@ def _save_batch(
             }
         )
     return entries
-
-
-def picture(image: Tensor) -> Image.Image:
-    """An image (C, H, W) in [0, 1], one channel or three, in 8 bits."""
-    pixels = (image.cpu() * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    return Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)

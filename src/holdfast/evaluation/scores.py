@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from holdfast.evaluation.protocols import COLUMNS, TOP1, ers
 from holdfast.evaluation.records import Record
+from holdfast.evaluation.words import SCORE_WORDS
 
 RESAMPLES = 1000
 LEVEL = 95.0
@@ -58,19 +59,20 @@ def summarise(found: Mapping[str, Sequence[Record]], batch: int | None, seed: in
     if all(name in columns for name in TOP1):
         columns[ROBUST] = withstood(found)
     spread = bootstrap(columns, batch, seed)
-    known = {column.name: column.unit for column in COLUMNS}
+    ten = [column.name for column in COLUMNS]
     summary = {
         name: {"value": float(weights(len(values), batch) @ values), **interval(spread[name])}
         for name, values in columns.items()
     }
-    robust = {**summary.pop(ROBUST), "unit": "R@1 in %, the worst attack of each query"} if ROBUST in summary else None
+    robust = {**summary.pop(ROBUST), "unit": SCORE_WORDS[ROBUST].unit} if ROBUST in summary else None
     score = None
-    if all(name in summary for name in known):
-        samples = [ers({name: spread[name][i] for name in known}) for i in range(RESAMPLES)]
-        value = ers({name: summary[name]["value"] for name in known})
-        score = {"value": value, **interval(np.array(samples)), "unit": "0 to 100, higher is better"}
+    if all(name in summary for name in ten):
+        samples = [ers({name: spread[name][i] for name in ten}) for i in range(RESAMPLES)]
+        value = ers({name: summary[name]["value"] for name in ten})
+        score = {"value": value, **interval(np.array(samples)), "unit": SCORE_WORDS["ERS"].unit}
     described = {
-        name: {**one, "unit": known.get(name, ""), "queries": len(columns[name])} for name, one in summary.items()
+        name: {**one, "unit": SCORE_WORDS[name].unit if name in ten else "", "queries": len(columns[name])}
+        for name, one in summary.items()
     }
     return {"columns": described, "ERS": score, ROBUST: robust}
 

@@ -157,7 +157,7 @@ def attack_named(name: str, attacks: Mapping[str, RankingAttack]) -> RankingAtta
     )
 
 
-def radius(text: str | None, what: str = "eps") -> float | None:
+def parse_radius(text: str | None, what: str = "eps") -> float | None:
     """A size in pixel units from ``0.03``, ``8/255`` or ``2.5/255``; None stays None."""
     if text is None:
         return None
@@ -168,13 +168,13 @@ def radius(text: str | None, what: str = "eps") -> float | None:
         raise HoldfastError(f"{what} is a number or a fraction such as 8/255, not {text!r}") from None
 
 
-def radii(text: str) -> list[float]:
+def parse_radii(text: str) -> list[float]:
     """Several radii, from ``0,1,2,4/255`` (one denominator for all) or ``1/255,0.03``."""
     parts = [part.strip() for part in text.split(",")]
     _, slash, denominator = parts[-1].partition("/")
     if slash and not any("/" in part for part in parts[:-1]):
         parts = [*(f"{part}/{denominator}" for part in parts[:-1]), parts[-1]]
-    return [value for part in parts if (value := radius(part)) is not None]
+    return [value for part in parts if (value := parse_radius(part)) is not None]
 
 
 SMALLEST = {"eps": 0, "step": 0, "steps": 0, "restarts": 0, "max_queries": 1, "seed": 0}

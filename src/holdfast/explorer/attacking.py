@@ -13,8 +13,9 @@ from holdfast.attacks import RankingAttack, System
 from holdfast.attacks.base import Attacked, Draws, Plan, attack_images
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import Objective
+from holdfast.data.pixels import to_image
 from holdfast.evaluation.runner import draws_of, reading
-from holdfast.evaluation.saving import picture, rounded
+from holdfast.evaluation.saving import rounded
 from holdfast.evaluation.settings import Budget
 from holdfast.explorer.jobs import Tell
 from holdfast.explorer.ranking import FIRST, Ranking, ranked
@@ -213,5 +214,5 @@ def amplified(r: Tensor, eps: float) -> Tensor:
 def png(image: Tensor) -> bytes:
     """An image (1, C, H, W) in [0, 1] as a file."""
     file = BytesIO()
-    picture(image[0]).save(file, "PNG")
+    to_image(image[0]).save(file, "PNG")
     return file.getvalue()

@@ -17,13 +17,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
+from holdfast.attacks import ATTACKS
 from holdfast.evaluation.settings import Budget, resolve_budget
+from holdfast.evaluation.words import ATTACK_WORDS
 from holdfast.explorer import uploads
 from holdfast.explorer.attacking import Outcome, attack, clean, png
 from holdfast.explorer.guard import Guard
 from holdfast.explorer.jobs import BusyError, Job, Jobs
 from holdfast.explorer.scene import Query, Scene
-from holdfast.explorer.words import WORDS
 from holdfast.util.errors import HoldfastError, pick
 
 STATIC = Path(str(files("holdfast.explorer"))) / "static"
@@ -35,6 +36,9 @@ STEPS = 1000
 
 SMALL = 2**14
 """Bytes of a request that is no upload."""
+
+ON_QUERIES = {name: words for name, words in ATTACK_WORDS.items() if ATTACKS[name].side == "query"}
+"""The attacks that perturb a query, which is what the page is about."""
 
 CLIENT = "x-holdfast-client"
 DAY = {"Cache-Control": "private, max-age=86400"}
@@ -65,7 +69,10 @@ class Site:
                 "gallery": len(scene.models[0].target.system.gallery.ids),
                 "classes": list(scene.labels.items()),
                 "models": [{"name": model.name, "about": model.about} for model in scene.models],
-                "attacks": [{"name": name, **asdict(words)} for name, words in WORDS.items()],
+                "attacks": [
+                    {"name": name, **asdict(words), "title": f"{name.upper()}: {words.title}"}
+                    for name, words in ON_QUERIES.items()
+                ],
                 "defaults": {
                     "eps": 255 * budget.eps,
                     "step": 255 * budget.step,
@@ -170,7 +177,7 @@ class Site:
 
     def _budget(self, asked: dict[str, Any]) -> Budget:
         name = str(asked.get("attack", ""))
-        pick("attack", name, WORDS)
+        pick("attack", name, ON_QUERIES)
         given: dict[str, Any] = {"attacks": (name,)}
         given |= {key: _levels(asked[key], key) for key in ("eps", "step") if key in asked}
         given |= {key: _whole(asked[key], key) for key in ("steps", "seed") if key in asked}

@@ -8,23 +8,22 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from holdfast import __version__
-from holdfast.cli.display import duration
 from holdfast.data import DATASETS
 from holdfast.defense.recipes import parse
 from holdfast.evaluation.result import Result
-from holdfast.evaluation.settings import radius as read_radius
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.settings import parse_radius, resolve_budget
+from holdfast.evaluation.words import PASSED
 from holdfast.export.source import Source
 from holdfast.models.backbones import is_code
-from holdfast.report.tables import MEASURES, markdown, radius, short, text
+from holdfast.report.tables import MEASURES, format_count, format_interval, format_number, format_radius, markdown
 from holdfast.runs.config import Config
 from holdfast.runs.data import family_of
 from holdfast.util.imports import CUSTOM
+from holdfast.util.progress import format_duration
 
 TAGS = ["holdfast", "image-retrieval", "deep-metric-learning", "adversarial-robustness"]
 DECIMALS = 4
 """Of the figures in the front matter."""
-MARKS = {True: "passed", False: "FAILED", None: "not done"}
 NORMS = {"linf": "each pixel by up to {}", "l2": "all pixels together by up to {} (Euclidean norm)"}
 SIGHT = {
     "white-box": "knows the network and its gradients",
@@ -96,7 +95,7 @@ def way(result: Result) -> str:
     settings = result.content["settings"]
     if not settings["attacks"]:
         return result.protocol
-    return f"{result.protocol}, ε = {radius(settings['eps'], settings['norm'])}, {settings['steps']} steps"
+    return f"{result.protocol}, ε = {format_radius(settings['eps'], settings['norm'])}, {settings['steps']} steps"
 
 
 def figures(results: tuple[Result, ...]) -> str:
@@ -110,10 +109,8 @@ def figures(results: tuple[Result, ...]) -> str:
 
 
 def _figure(result: Result, name: str) -> str:
-    value, bounds = result.number(name), result.interval(name)
-    if value is None:
-        return ""
-    return text(name, value) + ("" if bounds is None else f" ({text(name, bounds[0])} to {text(name, bounds[1])})")
+    value = result.number(name)
+    return "" if value is None else format_number(name, value) + format_interval(name, result.interval(name))
 
 
 def threat(result: Result) -> str:
@@ -121,7 +118,7 @@ def threat(result: Result) -> str:
     settings, data = result.content["settings"], result.content["data"]
     if not settings["attacks"]:
         return f"**{way(result)}**: no attack."
-    reach, step = (radius(settings[key], settings["norm"]).removesuffix(" (l2)") for key in ("eps", "step"))
+    reach, step = (format_radius(settings[key], settings["norm"]).removesuffix(" (l2)") for key in ("eps", "step"))
     knows = SIGHT[settings.get("gradient", "white-box")]
     if result.content["model"].get("surrogate"):
         knows = "sees another network only (transfer)"
@@ -136,7 +133,7 @@ def threat(result: Result) -> str:
 
 def checks(result: Result) -> str:
     """A table of what was done to find out whether the scores can be trusted; empty where nothing was."""
-    rows = [[one["name"], MARKS[one["passed"]], one["detail"]] for one in result.content.get("checks") or []]
+    rows = [[one["name"], PASSED[one["passed"]], one["detail"]] for one in result.content.get("checks") or []]
     return markdown([way(result), "", "what was seen"], rows) if rows else ""
 
 
@@ -145,7 +142,7 @@ def settings(config: Config) -> Iterator[list[str]]:
     yield ["recipe", f"`{config.recipe}`"]
     yield ["begun from", "random weights" if config.model.weights is None else "pretrained weights"]
     if config.recipe != CUSTOM and parse(config.recipe).perturbs:
-        eps, step = (radius(value, config.pgd.norm) for value in (config.pgd.eps, config.pgd.step))
+        eps, step = (format_radius(value, config.pgd.norm) for value in (config.pgd.eps, config.pgd.step))
         yield ["adversary in training", f"ε = {eps}, {config.pgd.steps} steps of {step}"]
     warm = f"{config.warmup.epochs} plain, then " if config.warmup.epochs else ""
     most = "" if config.steps is None else f", at most {config.steps:,} steps"
@@ -160,8 +157,8 @@ def cost(known: dict[str, float]) -> str:
     """What training took, in words; empty where that is not known."""
     words: dict[str, Callable[[float], str]] = {
         "steps": lambda value: f"{value:,.0f} steps",
-        "passes": lambda value: f"{short(value)} images passed through the network",
-        "seconds": lambda value: f"{duration(value)} in these steps",
+        "passes": lambda value: f"{format_count(value)} images passed through the network",
+        "seconds": lambda value: f"{format_duration(value)} in these steps",
     }
     return ", ".join(say(known[key]) for key, say in words.items() if known.get(key) is not None)
 
@@ -176,7 +173,7 @@ def command(result: Result, name: str, config: Config) -> str:
         if key in ("protocol", "attacks") or value in (None, usual.get(key)):
             continue
         shown = f"{value}"
-        if key in ("eps", "step") and in_pixels and read_radius(fraction := radius(value, "linf")) == value:
+        if key in ("eps", "step") and in_pixels and parse_radius(fraction := format_radius(value, "linf")) == value:
             shown = fraction
         words.append(f"--{key.replace('_', '-')} {shown}")
     if list(usual["attacks"]) != list(settings["attacks"]):

@@ -1,15 +1,15 @@
-"""Results as tables and as a page: what evaluations left on disk, beside the published figures.
+"""Results of evaluations as tables and as a page, beside the published results.
 
-Tables read files only; the page also asks models for what they find, where it is to show that.
+Tables read result files only; the page also runs the models, for ranked lists.
 """
 
 from collections.abc import Callable, Mapping
 
 from holdfast.evaluation.result import Result, find
 from holdfast.report.comparison import compare, compared_csv, compared_json, compared_markdown, comparison
-from holdfast.report.figures import published
 from holdfast.report.groups import Group, grouped
 from holdfast.report.html import html_text
+from holdfast.report.published import published
 from holdfast.report.tables import csv_text, json_text, markdown, markdown_text, table
 
 Style = Callable[..., str]

@@ -1,4 +1,4 @@
-"""Results beside the published rows, and how far they are apart."""
+"""Results beside the published rows, and the differences."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,49 +6,48 @@ from dataclasses import asdict
 from typing import Any
 
 from holdfast.evaluation.result import BENIGN, COST, Result
-from holdfast.report.figures import FIGURES, published
 from holdfast.report.groups import Group, grouped
+from holdfast.report.published import PUBLISHED, published
 from holdfast.report.tables import (
     MEASURES,
     Header,
     Rows,
-    csv_of,
     decimals,
-    half_width,
+    format_half_width,
+    format_number,
+    format_radius,
     headings,
-    json_of,
     markdown,
     numbers,
-    radius,
     select,
     setting,
-    text,
     texts,
 )
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import to_csv, to_json
 
 Row = Mapping[str, Any]
 
 SHARED = ("recipe", "backbone", "weights", "training_steps")
-"""What JSON says of the models of a group."""
+"""What JSON has of the model of a group."""
 NARROWED = ("seeds", "data", "robust R@1", *COST)
-"""Columns that a single result beside published rows goes without."""
+"""Columns left out for a single result beside published rows."""
 AS_PUBLISHED = ("cvpr22", "cvpr22, bfloat16")
 """Protocols that measure what was published; half precision moves a score by less than its noise."""
 LEGEND = """
-seeds: how many runs a row is the mean of.
-`±`: half of the 95 % interval; of several seeds that of their mean on the same queries (Student's t), of one seed that
-over its attacked queries (bootstrap), where the spread between seeds is not in it and benign metrics have none.
-`*`: the interval of the difference, as rounded, excludes zero; one without width excludes nothing.
-A published number is that of a single run and is taken as exact: its own spread is not in the interval.
+seeds: the number of runs that a row averages.
+`±`: half of the 95 % interval. For several seeds: of their mean on the same queries (Student's t). For one seed: over
+its attacked queries (bootstrap), without the spread between seeds; benign metrics have none.
+`*`: the interval of the difference, as rounded, excludes zero; an interval without width never does.
+A published number is from a single run and is taken as exact: its own spread is not in the interval.
 Scores under attack are subtracted only where they were measured as published: protocol cvpr22, the same ε and steps.
 """
 
 
 def compare(result: Result) -> tuple[Header, Rows]:
-    """A result beside the published rows of its data set, as :func:`comparison` has it, in as little width as can be.
+    """A result beside the published rows of its data set, as in :func:`comparison`, but narrow.
 
-    Without the columns that say little of a single result; an interval stands on a second line of its cell.
+    Columns that say little about a single result are left out; an interval is on a second line of its cell.
     """
     header, rows = comparison([result])
     kept = [i for i, column in enumerate(header) if column not in NARROWED]
@@ -58,10 +57,10 @@ def compare(result: Result) -> tuple[Header, Rows]:
 def comparison(results: Sequence[Result]) -> tuple[Header, Rows]:
     """A table of results beside the published rows of their data sets: one row per group over seeds.
 
-    Each is followed by the published rows of its recipe, loss settings and backbone, those of its steps in training
-    first, and after each of these by the differences, ours minus published, with half their interval, and ``*`` where
-    it excludes zero; those of the scores under attack only where protocol, ε and steps are the published ones.
-    Published rows without a result stand at the end.
+    Each group is followed by the published rows of its recipe, loss settings and backbone, those with its number of
+    training steps first. After each of these come the differences, ours minus published, with half their interval and
+    ``*`` where it excludes zero; for scores under attack only where protocol, ε and steps are as published. Published
+    rows without a result are at the end.
     """
     header = ["name", "seeds", "protocol", "data", "ε", "steps", *MEASURES, *COST, "verdict", "source"]
     pairs, others = _beside(results)
@@ -76,12 +75,12 @@ def comparison(results: Sequence[Result]) -> tuple[Header, Rows]:
 
 
 def compared_markdown(results: Sequence[Result], columns: Sequence[str] = ()) -> str:
-    """The table of :func:`comparison` in Markdown, or the ``name`` and ``columns`` of it, with a legend."""
+    """The table of :func:`comparison` in Markdown with a legend; with ``columns``, the name and those columns only."""
     return markdown(*select(comparison(results), columns)) + LEGEND
 
 
 def compared_csv(results: Sequence[Result]) -> str:
-    """One line per group, numbers in full with their bounds, then one per published row, as CSV."""
+    """One line per group, unrounded with bounds, then one per published row, as CSV."""
     pairs, others = _beside(results)
     columns = headings(MEASURES)
     lines: list[list[object]] = [["name", "seeds", "protocol", "data", "ε", "steps", *columns, "verdict", "source"]]
@@ -90,13 +89,13 @@ def compared_csv(results: Sequence[Result]) -> str:
         lines.append([*_setting(group), *numbers(group, MEASURES), group.verdict, sources])
     for row in [*_distinct(pairs), *others]:
         lines.append([*_published_setting(row), *(row.get(name) for name in columns), "", row["source"]])
-    return csv_of(lines)
+    return to_csv(lines)
 
 
 def compared_json(results: Sequence[Result]) -> str:
-    """A list of groups, each with the published rows of its recipe and the differences, then the other published rows.
+    """A list of groups, each with the published rows of its recipe and the differences; then the other published rows.
 
-    Every measure and every difference has ``value``, ``low`` and ``high``, the bounds null where it has none.
+    Every measure and difference has ``value``, ``low`` and ``high``; bounds are null where there are none.
     """
     pairs, others = _beside(results)
     found = [
@@ -111,11 +110,11 @@ def compared_json(results: Sequence[Result]) -> str:
         }
         for group, counterparts in pairs
     ]
-    return json_of([*found, *({"protocol": "published", **row} for row in others)])
+    return to_json([*found, *({"protocol": "published", **row} for row in others)])
 
 
 def _beside(results: Sequence[Result]) -> tuple[list[tuple[Group, list[Row]]], list[Row]]:
-    """Each group with the published rows of its recipe, and the published rows that belong to none."""
+    """Each group with the published rows of its recipe, and the published rows without a group."""
     pairs = [(group, _counterparts(group)) for group in grouped(results)]
     used = _distinct(pairs)
     rows = [row for name in dict.fromkeys(result.dataset for result in results) for row in published(name)]
@@ -138,7 +137,7 @@ def _counterparts(group: Group) -> list[Row]:
 
 
 def _same_loss(result: Result, row: Row) -> bool:
-    """Whether the loss had the row's numbers; those that a result does not tell were the defaults."""
+    """Whether the loss had the settings of the row; those that a result does not give were the defaults."""
     from holdfast.runs.config import resolve  # noqa: PLC0415 (imports torch)
 
     data = {"data.name": row["dataset"].lower()}
@@ -148,7 +147,7 @@ def _same_loss(result: Result, row: Row) -> bool:
 
 
 def notation(recipe: object) -> str | None:
-    """A recipe in the paper's notation; None for what is none."""
+    """A recipe in the paper's notation; None for anything that is no recipe."""
     from holdfast.defense.recipes import parse  # noqa: PLC0415
 
     try:
@@ -158,7 +157,7 @@ def notation(recipe: object) -> str | None:
 
 
 def family(backbone: object) -> str:
-    """``resnet18`` of ResNet-18, timm:resnet18 and timm:resnet18.a1_in1k."""
+    """``resnet18`` for ResNet-18, timm:resnet18 and timm:resnet18.a1_in1k."""
     return str(backbone).removeprefix("timm:").partition(".")[0].replace("-", "").casefold()
 
 
@@ -179,7 +178,7 @@ def _bounds(group: Group, name: str, less: float = 0.0) -> dict[str, float | Non
 
 
 def _differences(group: Group, row: Row) -> dict[str, dict[str, float | None]]:
-    names = FIGURES if _as_published(group.first, row) else BENIGN
+    names = PUBLISHED if _as_published(group.first, row) else BENIGN
     return {name: _bounds(group, name, row[name]) for name in names if group.number(name) is not None}
 
 
@@ -191,11 +190,11 @@ def _gap(name: str, difference: Mapping[str, float | None]) -> str:
     if low is None or high is None:
         return shown
     excludes_zero = low < high and (round(low, digits) > 0 or round(high, digits) < 0)
-    return shown + half_width(name, low, high) + ("*" if excludes_zero else "")
+    return shown + format_half_width(name, low, high) + ("*" if excludes_zero else "")
 
 
 def _title(group: Group, row: Row) -> str:
-    """Whose differences: with the steps in training where they are not the same."""
+    """Which differences these are, with the training steps where they are not the same."""
     ours = group.first.content["model"].get("training_steps")
     if ours is None or row["eta"] in (None, ours):
         return "ours - published"
@@ -212,7 +211,7 @@ def _source(group: Group) -> str:
 
 
 def _published(row: Row) -> list[str]:
-    cells = (text(name, row[name]) if name in row else "" for name in (*MEASURES, *COST))
+    cells = (format_number(name, row[name]) if name in row else "" for name in (*MEASURES, *COST))
     return [*_published_setting(row), *cells, "", row["source"]]
 
 
@@ -220,5 +219,5 @@ def _published_setting(row: Row) -> list[str]:
     trained = "" if row["eta"] is None else f", η={row['eta']}"
     return [
         *(f"{row['defense']}, {row['model']}{trained}", "", "published", row["dataset"]),
-        *(radius(row["eps"], "linf"), f"{row['steps']}"),
+        *(format_radius(row["eps"], "linf"), f"{row['steps']}"),
     ]

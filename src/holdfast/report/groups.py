@@ -1,4 +1,4 @@
-"""Results of one experiment repeated with other seeds, taken together."""
+"""Results of one experiment under several training seeds, as one."""
 
 import json
 import re
@@ -15,36 +15,36 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Group:
-    """Evaluations, alike in all but the seed of training; at least one, each seed once."""
+    """Evaluations that differ only in the training seed; at least one, each seed once."""
 
     members: tuple[Result, ...]
 
     @property
     def first(self) -> Result:
-        """The member that stands for what all have in common."""
+        """The first member; it has what all members have in common."""
         return self.members[0]
 
     @property
     def name(self) -> str:
-        """The name of a result; of several, the first's without ``,seed=N``."""
+        """The name of the result; for several, that of the first without ``,seed=N``."""
         return self.first.name if len(self.members) == 1 else re.sub(r",seed=\d+", "", self.first.name)
 
     @property
     def verdict(self) -> str:
-        """That of all members, or how often there is which: ``ok ×2, COLLAPSED ×1``."""
+        """The verdict of all members, or the count of each: ``ok ×2, COLLAPSED ×1``."""
         counts = Counter(member.verdict for member in self.members)
         several = len(counts) > 1
         return ", ".join(f"{verdict} ×{count}" if several else verdict for verdict, count in counts.items())
 
     def number(self, column: str) -> float | None:
-        """The mean over the members of :meth:`Result.number`; None where one has none."""
+        """The mean of :meth:`Result.number` over the members; None where a member has none."""
         values = self._values(column)
         return None if values is None else fmean(values)
 
     def interval(self, column: str) -> tuple[float, float] | None:
-        """The bounds of the mean over seeds: Student's t interval at 95 %, n - 1 degrees of freedom.
+        """The 95 % interval of the mean over seeds: Student's t with n - 1 degrees of freedom.
 
-        Of a single member its own bounds, over queries.
+        For a single member: its own interval, over queries.
         """
         n, values = len(self.members), self._values(column)
         if n == 1 or values is None:
@@ -63,10 +63,10 @@ class Group:
 def grouped(results: Iterable[Result]) -> list[Group]:
     """Results by experiment, in the order of their first members.
 
-    Two belong together where data, protocol, its version and settings of the evaluation are the same, and backbone,
-    weights, recipe and all settings of training but its seed. A result that does not tell how its model was trained
-    stays alone, and so does one of a defense or network given as an object. A seed that comes again, as from a copy of
-    a run, begins another group: it is no further evidence.
+    Results belong together if they have the same data, protocol, version and settings of the evaluation, and the same
+    backbone, weights, recipe and training settings but the seed. A result that does not say how its model was trained,
+    or was trained with an object of somebody's own, is alone. A seed that occurs again, as in a copy of a run, starts
+    another group: it is no further evidence.
     """
     found: dict[tuple[str, int], list[Result]] = {}
     times: Counter[tuple[str, object]] = Counter()
@@ -79,7 +79,7 @@ def grouped(results: Iterable[Result]) -> list[Group]:
 
 
 def _experiment(result: Result) -> str | None:
-    """What the members of a group have in common, as text; None where it is not known."""
+    """What the members of a group have in common, as text; None where the training is not known."""
     settings = result.training.get("settings")
     if settings is None or CUSTOM in (settings.get("recipe"), settings.get("model.backbone")):
         return None

@@ -1,26 +1,24 @@
 """Results as a table, in Markdown, as CSV and as JSON."""
 
-import csv
-import io
-import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Protocol
 
 from holdfast.evaluation.result import COST, MEASURED, SCORES, Result
-from holdfast.report.figures import FIGURES
+from holdfast.report.published import PUBLISHED
 from holdfast.util.errors import unknown
+from holdfast.util.text import to_csv, to_json
 
 Header = list[str]
 Rows = list[list[str]]
 
 THREE_DECIMALS = frozenset(("TMA", "ES:D"))
-MEASURES = (*FIGURES, "robust R@1")
+MEASURES = (*PUBLISHED, "robust R@1")
 BOUNDED = (*SCORES, *MEASURED)
 SUFFIXES = {"G": 1e9, "M": 1e6, "k": 1e3}
 
 
 class Measured(Protocol):
-    """What has numbers by name, and the bounds of some: a result, a group of them."""
+    """A result or a group of results: numbers by name, some with an interval."""
 
     def number(self, column: str) -> float | None: ...
     def interval(self, column: str) -> tuple[float, float] | None: ...
@@ -29,20 +27,23 @@ class Measured(Protocol):
 def table(results: Sequence[Result]) -> tuple[Header, Rows]:
     """One row per result.
 
-    Numbers in percent with one decimal, TMA and ES:D with three; ERS with half the width of its interval; what the
-    training cost in image passes (``1.23M``) and seconds. A cell is empty where nothing was measured.
+    Percentages have one decimal, TMA and ES:D three; ERS is followed by half the width of its interval; the cost of
+    training is in image passes (``1.23M``) and seconds. A cell is empty where nothing was measured.
     """
     header = ["name", "protocol", "data", "ε", "steps", *MEASURES, *COST, "verdict"]
     return header, [[*setting(result), *texts(result, ("ERS",)), result.verdict] for result in results]
 
 
 def markdown_text(results: Sequence[Result], columns: Sequence[str] = ()) -> str:
-    """The table in Markdown, or the ``name`` and ``columns`` of it."""
+    """The table in Markdown; with ``columns``, the name and those columns only."""
     return markdown(*select(table(results), columns))
 
 
 def select(table: tuple[Header, Rows], columns: Sequence[str]) -> tuple[Header, Rows]:
-    """The first column of a table and ``columns``, in that order; none means all. HoldfastError for an unknown one."""
+    """The first column of a table, then ``columns`` in that order; all where none is named.
+
+    Raises HoldfastError for an unknown column.
+    """
     header, rows = table
     if not columns:
         return table
@@ -60,15 +61,15 @@ def markdown(header: Header, rows: Rows) -> str:
 
 
 def csv_text(results: Sequence[Result]) -> str:
-    """The table as CSV: numbers in full, the bounds of every score in columns of their own, the file as source."""
+    """The table as CSV: unrounded numbers, the bounds of every score in columns of their own, the source file."""
     header = ["name", "protocol", "data", "ε", "steps", *headings(BOUNDED), "verdict", "source"]
     lines = ([*setting(result), *numbers(result, BOUNDED), result.verdict, result.path] for result in results)
-    return csv_of([header, *lines])
+    return to_csv([header, *lines])
 
 
 def json_text(results: Sequence[Result]) -> str:
-    """A list of all that stands in the result files, each with its ``file``."""
-    return json_of([{"file": str(result.path), **result.content} for result in results])
+    """A list of the contents of the result files, each with its ``file``."""
+    return to_json([{"file": str(result.path), **result.content} for result in results])
 
 
 def setting(result: Result) -> list[str]:
@@ -77,41 +78,20 @@ def setting(result: Result) -> list[str]:
     steps = settings.get("steps")
     return [
         *(result.name, result.protocol, result.dataset),
-        radius(settings.get("eps"), settings.get("norm")),
+        format_radius(settings.get("eps"), settings.get("norm")),
         "" if steps is None else f"{steps}",
     ]
 
 
-def radius(eps: float | None, norm: str | None) -> str:
-    """A radius as tables show it: ``8/255``, ``0.5 (l2)``."""
-    if eps is None:
-        return ""
-    return f"{eps * 255:.4g}/255" if norm in (None, "linf") else f"{eps:.4g} ({norm})"
-
-
 def texts(measured: Measured, bounded: Collection[str]) -> Iterator[str]:
-    """All numbers as cells, those of ``bounded`` with half the width of their interval."""
+    """All numbers as cells; those named in ``bounded`` with half the width of their interval."""
     for name in MEASURES:
         value, bounds = measured.number(name), measured.interval(name) if name in bounded else None
-        yield "" if value is None else text(name, value) + ("" if bounds is None else half_width(name, *bounds))
+        shown = "" if value is None else format_number(name, value)
+        yield shown + ("" if value is None or bounds is None else format_half_width(name, *bounds))
     for name in COST:
         value = measured.number(name)
-        yield "" if value is None else short(value) if name == "passes" else f"{value:.0f}"
-
-
-def text(name: str, value: float) -> str:
-    """A number with the decimals of its measure."""
-    return f"{value:.{decimals(name)}f}"
-
-
-def half_width(name: str, low: float, high: float) -> str:
-    """Half the width of an interval, as ``±0.8`` after a space."""
-    return f" ±{text(name, (high - low) / 2)}"
-
-
-def decimals(name: str) -> int:
-    """How many decimals of a measure are shown."""
-    return 3 if name in THREE_DECIMALS else 1
+        yield "" if value is None else format_count(value) if name == "passes" else f"{value:.0f}"
 
 
 def headings(bounded: Collection[str]) -> list[str]:
@@ -124,26 +104,41 @@ def headings(bounded: Collection[str]) -> list[str]:
 
 
 def numbers(measured: Measured, bounded: Collection[str]) -> Iterator[float | None]:
-    """All numbers in full, those of ``bounded`` followed by their bounds."""
+    """All numbers, unrounded; those named in ``bounded`` are followed by their bounds."""
     for name in (*MEASURES, *COST):
         yield measured.number(name)
         if name in bounded:
             yield from measured.interval(name) or (None, None)
 
 
-def csv_of(lines: Iterable[Iterable[object]]) -> str:
-    """Lines as CSV."""
-    out = io.StringIO()
-    csv.writer(out, lineterminator="\n").writerows(lines)
-    return out.getvalue()
+def decimals(name: str) -> int:
+    """How many decimals of a measure are shown."""
+    return 3 if name in THREE_DECIMALS else 1
 
 
-def json_of(value: object) -> str:
-    """A value as JSON, indented."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+def format_number(name: str, value: float) -> str:
+    """A number with the decimals of its measure."""
+    return f"{value:.{decimals(name)}f}"
 
 
-def short(count: float) -> str:
+def format_half_width(name: str, low: float, high: float) -> str:
+    """Half the width of an interval, after a space: `` ±0.8``."""
+    return f" ±{format_number(name, (high - low) / 2)}"
+
+
+def format_interval(name: str, bounds: tuple[float, float] | None) -> str:
+    """An interval after a space: `` (11.0 to 13.0)``; empty where there is none."""
+    return "" if bounds is None else f" ({format_number(name, bounds[0])} to {format_number(name, bounds[1])})"
+
+
+def format_radius(eps: float | None, norm: str | None) -> str:
+    """A radius as tables show it: ``8/255``, ``0.5 (l2)``; empty where it is not known."""
+    if eps is None:
+        return ""
+    return f"{eps * 255:.4g}/255" if norm in (None, "linf") else f"{eps:.4g} ({norm})"
+
+
+def format_count(count: float) -> str:
     """A count in three digits: ``945``, ``23.5k``, ``1.23M``."""
     suffix, unit = next(((suffix, unit) for suffix, unit in SUFFIXES.items() if count >= 0.9995 * unit), ("", 1.0))
     return f"{count / unit:.3g}{suffix}"

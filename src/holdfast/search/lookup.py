@@ -11,9 +11,9 @@ from holdfast.data import Table
 from holdfast.data.readers.listing import gallery_only, listed
 from holdfast.models.open import lasting, open_model
 from holdfast.models.preprocessing import Preprocessing
-from holdfast.report.tables import csv_of, json_of
 from holdfast.search.index import Index
 from holdfast.util.errors import HoldfastError, plain
+from holdfast.util.text import to_csv, to_json
 
 
 def embed_files(
@@ -100,12 +100,12 @@ def lines(answers: Sequence[Answer]) -> str:
 
 def csv_text(answers: Sequence[Answer]) -> str:
     """A header and one row each."""
-    return csv_of([[field.name for field in fields(Answer)], *map(astuple, answers)])
+    return to_csv([[field.name for field in fields(Answer)], *map(astuple, answers)])
 
 
 def json_text(answers: Sequence[Answer]) -> str:
     """A list of objects."""
-    return json_of([asdict(one) for one in answers])
+    return to_json([asdict(one) for one in answers])
 
 
 STYLES: dict[str, Callable[[Sequence[Answer]], str]] = {"lines": lines, "csv": csv_text, "json": json_text}

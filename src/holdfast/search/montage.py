@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from holdfast.data import Pixels
+from holdfast.data.pixels import to_image
 from holdfast.data.readers.listing import gallery_only
 from holdfast.search.lookup import Answer, by_query
 from holdfast.util.atomic import replacing
@@ -36,14 +36,13 @@ def save_montage(answers: Sequence[Answer], root: str | None, out: Path) -> None
     if len(tiles) > MOST:
         raise HoldfastError(f"a picture of {len(tiles):,} tiles is too large; ask fewer queries, or for a smaller -k")
     table = gallery_only("montage", [path for path, _, _ in tiles], [""] * len(tiles))
-    pictures, _ = Pixels(table, TILE, max_broken=len(tiles)).read(torch.arange(len(tiles)))
+    images, _ = Pixels(table, TILE, max_broken=len(tiles)).read(torch.arange(len(tiles)))
     across, width, height = len(tiles) // len(rows), TILE + GAP, TILE + LINES * LINE + 2 * GAP
     sheet = Image.new("RGB", (across * width + GAP, len(rows) * height + GAP), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(LINE - 2)
-    for i, (picture, (_, *captions)) in enumerate(zip(pictures, tiles, strict=True)):
+    for i, (tile, (_, *captions)) in enumerate(zip(images, tiles, strict=True)):
         left, top = GAP + i % across * width, GAP + i // across * height
-        pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()
-        sheet.paste(Image.fromarray(np.ascontiguousarray(pixels)), (left, top))
+        sheet.paste(to_image(tile), (left, top))
         for line, caption in enumerate(captions):
             draw.text((left, top + TILE + line * LINE), _cut(plain(caption), font), "black", font)
     with replacing(out) as path:

@@ -23,7 +23,7 @@ from holdfast.data import PairBatches
 from holdfast.defense.recipes import parse
 from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.result import NAME, read
-from holdfast.evaluation.settings import radius, resolve_budget
+from holdfast.evaluation.settings import parse_radius, resolve_budget
 from holdfast.runs.config import Config, Tree, flatten, read_yaml, resolve
 from holdfast.runs.data import family_of, table_of
 from holdfast.runs.folder import Run
@@ -254,7 +254,7 @@ def _evaluation(file: Path, given: Any) -> Evaluation:
     for key in RADII:
         if isinstance(settings.get(key), str):
             try:
-                settings[key] = radius(settings[key], key)
+                settings[key] = parse_radius(settings[key], key)
             except HoldfastError as error:
                 raise HoldfastError(f"{file}: {error}") from None
     return Evaluation(protocol, settings, checks)

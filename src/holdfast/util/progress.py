@@ -1,6 +1,7 @@
 """One line of progress for long work: a live bar in a terminal, now and then a plain line elsewhere."""
 
 import time
+from math import isnan
 from types import TracebackType
 from typing import Self
 
@@ -61,3 +62,13 @@ class Progress:
         """A line that stays."""
         if not self.quiet:
             (self.bar.console if self.bar else self.console).print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def format_duration(seconds: float) -> str:
+    """``2 h 05 min``, ``12 min``, ``40 s``; ``?`` for NaN."""
+    if isnan(seconds):
+        return "?"
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min"

@@ -13,6 +13,7 @@ from holdfast.core.pgd import BALLS, PGD
 from holdfast.evaluation.checks.probe import CHANGE, Trial, attackable
 from holdfast.evaluation.runner import Target
 from holdfast.evaluation.settings import Budget
+from holdfast.evaluation.words import CHECK_WORDS
 from holdfast.util.progress import Progress
 
 RISE, CHANCE = 0.3, 0.01
@@ -32,7 +33,7 @@ Verdict = tuple[bool | None, str]
 
 @dataclass(frozen=True)
 class Check:
-    """What was tried, whether it went as it should (None: it could not be tried), and a sentence on what was seen."""
+    """A check by its name in result files, whether it passed (None: it could not be made), and what was seen."""
 
     name: str
     passed: bool | None
@@ -47,12 +48,14 @@ def check(target: Target, budget: Budget, rows: Tensor, progress: Progress) -> l
     """
     trial = Trial(target, budget, attackable(target, rows))
     found = []
-    for name, one in CHECKS.items():
-        verdict = one(trial) if len(trial.rows) else (None, "no query tried has both a match and a non-match to find")
+    for key, make in CHECKS.items():
+        name = CHECK_WORDS[key].name
+        verdict = make(trial) if len(trial.rows) else (None, "no query tried has both a match and a non-match to find")
         found.append(Check(name, *verdict))
         progress.advance(name)
-    faults = [Check(PREPROCESSING, False, fault) for fault in target.subject.faults]
-    return found + (faults or [Check(PREPROCESSING, True, "no normalisation or division too many was found")])
+    name = CHECK_WORDS["preprocessing"].name
+    faults = [Check(name, False, fault) for fault in target.subject.faults]
+    return found + (faults or [Check(name, True, "no normalisation or division too many was found")])
 
 
 def zero_changes_nothing(trial: Trial) -> Verdict:
@@ -181,18 +184,17 @@ def rises(before: Tensor, after: Tensor) -> bool:
     return (after - before).mean().item() > RISE and tail < CHANCE
 
 
-PREPROCESSING = "the model's preprocessing"
 CHECKS: dict[str, Callable[[Trial], Verdict]] = {
-    "ε = 0 changes nothing": zero_changes_nothing,
-    "stronger attacks do no less": stronger_is_stronger,
-    "unlimited changes defeat the model": the_limit_defeats,
-    "weaker attacks do no better": weaker_is_weaker,
-    "gradients are not zero": gradients_exist,
-    "gradients tell the truth": gradients_are_true,
-    "a second run gives the same": repeats,
-    "perturbations stay within bounds": within_bounds,
+    "zero-eps": zero_changes_nothing,
+    "stronger": stronger_is_stronger,
+    "unlimited": the_limit_defeats,
+    "weaker": weaker_is_weaker,
+    "zero-gradients": gradients_exist,
+    "true-gradients": gradients_are_true,
+    "repeat": repeats,
+    "bounds": within_bounds,
 }
-"""By name, in the order they are tried."""
+"""By id, in the order they are made; the preprocessing is checked before."""
 
 
 def _differs(one: dict[str, Tensor], other: dict[str, Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Results as one HTML page that needs nothing else: figures, pictures and styles are inside it."""
+"""Results as one self-contained HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,11 +6,11 @@ from pathlib import Path
 from holdfast.evaluation.result import Result
 
 PICTURES = 4
-"""Queries whose ranked lists are shown."""
+"""Queries shown with their ranked lists, by default."""
 
 
 def html_text(results: Sequence[Result], root: Path | None = None, pictures: int = PICTURES) -> str:
-    """The page; see :func:`.page.page`."""
+    """The page, see :func:`.page.page`."""
     from holdfast.report.html.page import page  # noqa: PLC0415 (imports torch)
 
     return page(results, root, pictures)

@@ -1,6 +1,6 @@
-"""Charts as places on a drawing: from data to what the macros in ``templates/charts.html.j2`` write as SVG.
+"""Charts: from data to the coordinates that the macros in ``templates/charts.html.j2`` write as SVG.
 
-A unit is about a pixel of a phone's screen; a chart is as wide as the smallest of these.
+A unit is about a pixel of a phone's screen; a chart is as wide as the smallest phone.
 """
 
 import math
@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from holdfast.report.tables import short
+from holdfast.report.tables import format_count
 
 WIDTH, HEIGHT = 344, 240
 LEFT, RIGHT, TOP, BOTTOM = 38, 12, 24, 40
 COLOURS = 7
-MARKS = (
+SHAPES = (
     "M-4.4 0a4.4 4.4 0 1 0 8.8 0a4.4 4.4 0 1 0-8.8 0z",
     "M-4-4h8v8h-8z",
     "M0-5.2L5 3.6H-5z",
@@ -23,33 +23,33 @@ MARKS = (
     "M0-5.4L1.6-1.8 5.4-1.6 2.4.9 3.4 4.8 0 2.6-3.4 4.8-2.4.9-5.4-1.6-1.6-1.8z",
     "M-2.2-5h4.4L5-2.2v4.4L2.2 5h-4.4L-5 2.2v-4.4z",
 )
-"""Shapes around the origin, of about the same size."""
+"""Marks as paths around the origin, of about the same size."""
 DASHES = ("", "6 3", "2 2", "8 3 2 3", "10 4")
 BEFORE_LINE = 16
-"""From the name of a row to its line."""
+"""From the top of a row's name to its line."""
 ROW = 40
 
 
 @dataclass(frozen=True)
 class Look:
-    """What tells a series apart without its colour, and the colour; ``colour`` None is grey."""
+    """A colour, and what tells a series apart without it: a shape and a dash. colour: an index; None is grey."""
 
     colour: int | None
-    mark: str
+    shape: str
     dash: str
 
 
-GREY = Look(None, MARKS[0], "2 3")
+GREY = Look(None, SHAPES[0], "2 3")
 
 
 def look(i: int) -> Look:
     """The look of the ``i``-th series."""
-    return Look(i % COLOURS, MARKS[i % len(MARKS)], DASHES[i % len(DASHES)])
+    return Look(i % COLOURS, SHAPES[i % len(SHAPES)], DASHES[i % len(DASHES)])
 
 
 @dataclass(frozen=True)
 class Point:
-    """A value ``y`` at ``x``, in a sentence, and the bounds of the value where it has some."""
+    """A value ``y`` at ``x``, a sentence that says so, and the bounds of the value where it has some."""
 
     x: float
     y: float
@@ -60,7 +60,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Points of one look. hollow: marks are outlines. marked, joined, banded: marks, a line, the area of the bounds."""
+    """Points of one look. marked, joined, banded: drawn with marks, a line, the band of bounds. hollow: in outline."""
 
     name: str
     look: Look
@@ -83,16 +83,16 @@ class Axis:
     log: bool = False
 
     def at(self, value: float) -> float:
-        """Where a value is drawn; beyond the ends it is drawn there."""
+        """The coordinate of a value; a value beyond an end is drawn at that end."""
         low, high, value = (math.log(one) if self.log else one for one in (self.low, self.high, value))
         share = min(1.0, max(0.0, (value - low) / (high - low)))
         return round(self.begin + share * (self.end - self.begin), 1)
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        """Places and texts of round values, three to seven of them."""
+        """Coordinates and texts of three to seven round values."""
         found = _round_powers(self.low, self.high) if self.log else _round_steps(self.low, self.high)
-        return [(self.at(value), short(value) if abs(value) >= 1e4 else f"{value:.12g}") for value in found]
+        return [(self.at(value), format_count(value) if abs(value) >= 1e4 else f"{value:.12g}") for value in found]
 
 
 def axis(
@@ -105,7 +105,7 @@ def axis(
     low: float | None = None,
     high: float | None = None,
 ) -> Axis:
-    """An axis on which all values have room; ``low`` and ``high`` are its ends unless a value is beyond."""
+    """An axis that holds all values; ``low`` and ``high`` are its ends unless a value is beyond."""
     known = list(values) or [1.0]
     least, most = min(known), max(known)
     if log:
@@ -117,10 +117,10 @@ def axis(
 
 
 @dataclass(frozen=True)
-class Chart:
-    """A drawing of series over two axes. title: what it shows, in a sentence."""
+class LineChart:
+    """Series over two axes. text: what it shows, in a sentence."""
 
-    title: str
+    text: str
     x: Axis
     y: Axis
     series: tuple[Series, ...]
@@ -128,18 +128,18 @@ class Chart:
     height: int = HEIGHT
 
     def line(self, series: Series) -> str:
-        """The path through its points."""
+        """The path through the points of a series."""
         return _path((self.x.at(point.x), self.y.at(point.y)) for point in series.points)
 
     def band(self, series: Series) -> str:
-        """The outline of the area between its bounds."""
+        """The outline of the band between the bounds of a series."""
         known = [(self.x.at(p.x), p.low, p.high) for p in series.points if p.low is not None and p.high is not None]
         there, back = [(x, self.y.at(high)) for x, _, high in known], [(x, self.y.at(low)) for x, low, _ in known]
         return _path([*there, *reversed(back)]) + "z" if known else ""
 
 
-def chart(
-    title: str,
+def line_chart(
+    text: str,
     series: Sequence[Series],
     x: str,
     y: str,
@@ -148,22 +148,23 @@ def chart(
     left: float | None = None,
     low: float | None = None,
     high: float | None = None,
-) -> Chart:
-    """A chart of ``series`` with axes that hold all of it. log: of x, which then leaves out what is not positive.
+) -> LineChart:
+    """A chart of ``series`` with axes that hold all points.
 
-    left: beginning of the x axis. low, high: ends of the y axis.
+    log: a logarithmic x axis; points that are not positive are left out. left: start of the x axis. low, high: ends of
+    the y axis.
     """
     shown = tuple(_positive(one) for one in series) if log else tuple(series)
     points = [point for one in shown for point in one.points]
     heights = [value for p in points for value in (p.y, p.low, p.high) if value is not None]
     across = axis(x, [point.x for point in points], LEFT, WIDTH - RIGHT, log=log, low=left)
     up = axis(y, heights, HEIGHT - BOTTOM, TOP, low=low, high=high)
-    return Chart(title, across, up, shown)
+    return LineChart(text, across, up, shown)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A value before and after an attack, and the bounds of the latter; what is not known is None."""
+    """A value before and after an attack, with the bounds of the latter; what is not known is None."""
 
     name: str
     look: Look
@@ -175,44 +176,45 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Ranges:
-    """A drawing of rows, one below the other, over one axis."""
+class DumbbellChart:
+    """Rows one below the other over one axis: a mark before, a mark after, and a line between."""
 
-    title: str
+    text: str
     x: Axis
     rows: tuple[Row, ...]
     width: int = WIDTH
 
     @property
     def height(self) -> int:
-        """That of all rows and the axis."""
+        """The height of all rows and the axis."""
         return ROW * len(self.rows) + BOTTOM
 
     def placed(self) -> list[tuple[int, Row]]:
-        """Each row with the height of its line."""
+        """Each row with the y coordinate of its line."""
         return [(ROW * i + BEFORE_LINE + 8, row) for i, row in enumerate(self.rows)]
 
 
-Drawing = TypeVar("Drawing", Chart, Ranges)
+Chart = TypeVar("Chart", LineChart, DumbbellChart)
 
 
 @dataclass(frozen=True)
-class Figure(Generic[Drawing]):
-    """A drawing with its heading and its caption."""
+class Figure(Generic[Chart]):
+    """A chart with its heading and its caption."""
 
     title: str
-    sentence: str
-    drawing: Drawing
+    caption: str
+    chart: Chart
 
 
-def ranges(title: str, rows: Sequence[Row], label: str, low: float, high: float) -> Ranges:
-    """Rows over an axis from ``low`` to ``high``, or wider where a value lies beyond."""
+def dumbbell_chart(title: str, rows: Sequence[Row], label: str, low: float, high: float) -> DumbbellChart:
+    """Rows over an axis from ``low`` to ``high``, or wider where a value is beyond."""
+    text = f"{title}: " + "; ".join(f"{row.name} {row.text}" for row in rows)
     values = [value for row in rows for value in (row.before, row.after, row.low, row.high) if value is not None]
-    return Ranges(title, axis(label, values or [low], 10, WIDTH - 10, low=low, high=high), tuple(rows))
+    return DumbbellChart(text, axis(label, values or [low], 10, WIDTH - 10, low=low, high=high), tuple(rows))
 
 
-def brief(text: str, most: int) -> str:
-    """A text of at most so many characters, its middle left out."""
+def shorten(text: str, most: int) -> str:
+    """A text of at most ``most`` characters, with … in the middle where some are left out."""
     keep = most - 1
     return text if len(text) <= most else f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"
 

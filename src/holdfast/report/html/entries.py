@@ -1,4 +1,4 @@
-"""What the page tells apart: evaluations with a name and a look of their own, sorted by what may be compared."""
+"""The evaluations as the page compares them: by group over seeds, each with a name and a look of its own."""
 
 import json
 from collections import Counter
@@ -7,15 +7,17 @@ from dataclasses import dataclass
 
 from holdfast.evaluation.result import Result
 from holdfast.report.groups import Group, grouped
-from holdfast.report.html.charts import Look, look
-from holdfast.report.tables import radius
+from holdfast.report.html.charts import Look, Row, look, shorten
+from holdfast.report.tables import format_interval, format_number, format_radius
 
 DOUBTS = ("COLLAPSED", "UNTRUSTED")
+ROW_LENGTH = 48
+"""Characters that fit in a row of a chart."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What evaluations must have in common to be compared."""
+    """What comparable evaluations have in common."""
 
     dataset: str
     protocol: str
@@ -32,16 +34,21 @@ class Setting:
         return f"{self.dataset}: {self.attack}"
 
 
+def doubts(verdict: str) -> list[str]:
+    """What of a verdict speaks against the numbers."""
+    return [doubt for doubt in DOUBTS if doubt in verdict]
+
+
 def setting_of(result: Result) -> Setting:
     """The setting of an evaluation."""
     settings = result.content["settings"]
-    reach = radius(settings.get("eps"), settings.get("norm"))
-    return Setting(result.dataset, result.protocol, reach, settings.get("steps"))
+    radius = format_radius(settings.get("eps"), settings.get("norm"))
+    return Setting(result.dataset, result.protocol, radius, settings.get("steps"))
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A group of evaluations, alike in all but the seed. name: no other entry of its setting has it."""
+    """Evaluations that differ only in the training seed. name: no other entry of its setting has it."""
 
     group: Group
     name: str
@@ -49,46 +56,46 @@ class Entry:
 
     @property
     def result(self) -> Result:
-        """The evaluation that stands for what all of them have in common."""
+        """The first evaluation; it has what all of them have in common."""
         return self.group.first
 
     @property
     def eps(self) -> float | None:
-        """The radius, in the unit of its norm."""
+        """The radius of the attack, in units of its norm."""
         eps: float | None = self.result.content["settings"].get("eps")
         return eps
 
     @property
     def setting(self) -> Setting:
-        """That of all its evaluations."""
+        """The setting of its evaluations."""
         return setting_of(self.result)
 
     @property
     def flag(self) -> str:
-        """What speaks against the numbers, after a space; empty where nothing was found."""
-        doubts = [doubt for doubt in DOUBTS if doubt in self.group.verdict]
-        return f" ⚠ {', '.join(doubts)}" if doubts else ""
+        """What speaks against the numbers, after a space; empty where nothing does."""
+        found = doubts(self.group.verdict)
+        return f" ⚠ {', '.join(found)}" if found else ""
 
     @property
     def title(self) -> str:
-        """The name, the number of seeds where there are several, and the flag."""
+        """The name, the number of seeds if several, and the flag."""
         count = len(self.group.members)
         return self.name + (f" (mean of {count} seeds)" if count > 1 else "") + self.flag
 
     @property
     def curve(self) -> str:
-        """What evaluations of one model at several radii have in common, as text; some may lack some attacks."""
+        """A key that evaluations of one model at several radii share; they may have different attacks."""
         settings = self.result.content["settings"]
-        loose = ("eps", "attacks") if settings.get("norm", "linf") == "linf" else ("eps", "step", "attacks")
-        same = {key: value for key, value in settings.items() if key not in loose}
+        free = ("eps", "attacks") if settings.get("norm", "linf") == "linf" else ("eps", "step", "attacks")
+        same = {key: value for key, value in settings.items() if key not in free}
         model = self.result.content["model"].get("hash") or self.name
         return json.dumps([self.result.dataset, self.result.protocol, self.group.name, model, same], sort_keys=True)
 
 
 def entries(results: Sequence[Result]) -> list[Entry]:
-    """The evaluations by group, in order; those of one name look alike, whatever the attack.
+    """The evaluations by group, in order. Entries of one name have one look, whatever the attack.
 
-    What the names of all models of a data set have in common, such as ``seed=0`` in ``act-r,seed=0``, is left out.
+    Parts that the names of all models of a data set share, such as ``seed=0`` in ``act-r,seed=0``, are left out.
     """
     groups = grouped(results)
     looks: dict[tuple[str, int], Look] = {}
@@ -105,7 +112,7 @@ def entries(results: Sequence[Result]) -> list[Entry]:
 
 
 def shortened(names: Iterable[str]) -> dict[str, str]:
-    """Each name without the parts, between commas, that all have; whole where nothing would be left of one."""
+    """Each name without the comma-separated parts that all names have; unchanged where a name would be empty."""
     parts = {name: name.split(",") for name in names}
     common = set.intersection(*map(set, parts.values())) if len(parts) > 1 else set()
     short = {name: ",".join(part for part in own if part not in common) for name, own in parts.items()}
@@ -119,8 +126,17 @@ def _by_dataset(groups: Iterable[Group]) -> dict[str, list[Group]]:
     return found
 
 
+def row(entry: Entry, name: str, before: float | None, after: float | None) -> Row:
+    """A row of a chart: a score before and after the attack, with the interval of the latter."""
+    bounds = entry.group.interval(name)
+    ends = [format_number(name, one) for one in (before, after) if one is not None]
+    text = " → ".join(ends) + format_interval(name, bounds)
+    title = shorten(entry.name, max(8, ROW_LENGTH - len(text) - len(entry.flag))) + entry.flag
+    return Row(title, entry.look, text, before, after, *(bounds or ()))
+
+
 def by_radius(found: Iterable[Entry]) -> list[list[Entry]]:
-    """The entries of each model and attack, by rising radius, each radius once: by the entry with the most scores."""
+    """The entries of each model and attack by rising radius; of several at one radius, the one with most scores."""
     by_curve: dict[str, dict[float | None, Entry]] = {}
     for entry in sorted(found, key=lambda entry: -len(entry.result.content["columns"])):
         by_curve.setdefault(entry.curve, {}).setdefault(entry.eps, entry)
@@ -128,8 +144,8 @@ def by_radius(found: Iterable[Entry]) -> list[list[Entry]]:
 
 
 def by_setting(found: Sequence[Entry]) -> dict[Setting, list[Entry]]:
-    """One entry of each model and attack, by setting: of several radii the one that most models were attacked with,
-    the largest of those."""
+    """One entry for each model and attack, by setting: at the radius that most models were attacked with, the largest
+    of several such radii."""
     popular = Counter(entry.setting for entry in found)
     settings: dict[Setting, list[Entry]] = {}
     for line in by_radius(found):

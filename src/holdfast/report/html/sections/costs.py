@@ -1,0 +1,96 @@
+"""Robustness against the cost of training and against recall on clean images; published results are hollow."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from holdfast.evaluation.words import SCORE_WORDS
+from holdfast.report.comparison import family, notation
+from holdfast.report.html.charts import GREY, Figure, LineChart, Point, Series, line_chart
+from holdfast.report.html.entries import Entry, Setting
+from holdfast.report.published import published
+from holdfast.report.tables import format_interval, format_number, format_radius
+
+STEPS, PASSES, RECALL = "passes per training step, η + 1", "image passes done in training", "R@1 without attack, %"
+CAPTIONS = {
+    STEPS: "The paper's cost of a training step: η + 1 passes with η steps of attack, 1 without attack.",
+    PASSES: "Images passed forward in training, as counted: adversarial examples that finish early cost less.",
+    RECALL: "What robustness costs when nobody attacks.",
+}
+
+Place = Callable[[Entry], float | None]
+Printed = Callable[[Mapping[str, Any]], float]
+
+
+def fill(settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
+    """What ``costs.html.j2`` shows."""
+    shown = []
+    for setting, alike in settings.items():
+        rows = counterparts(alike)
+        attack = f"{format_radius(rows[0]['eps'], 'linf')}, {rows[0]['steps']} steps" if rows else ""
+        shown.append({"title": str(setting), "entries": alike, "figures": figures(alike), "published": attack})
+    return {"settings": shown, "grey": GREY}
+
+
+def figures(found: Sequence[Entry]) -> list[Figure[LineChart]]:
+    """Figure 1 of the paper and its relatives, of entries of one setting; one without a point is left out."""
+    drawn = [
+        _figure(found, "ERS", STEPS, nominal, lambda row: (row["eta"] or 0) + 1.0),
+        _figure(found, "ERS", PASSES, lambda entry: entry.group.number("passes")),
+        _figure(found, "robust R@1", PASSES, lambda entry: entry.group.number("passes")),
+        _figure(found, "ERS", RECALL, lambda entry: entry.group.number("R@1"), lambda row: row["R@1"]),
+        _figure(found, "robust R@1", RECALL, lambda entry: entry.group.number("R@1")),
+    ]
+    return [one for one in drawn if one is not None]
+
+
+def nominal(entry: Entry) -> float | None:
+    """The paper's cost of a training step, in passes of the network: η + 1 with η steps of attack, 1 without attack."""
+    from holdfast.defense.recipes import parse  # noqa: PLC0415 (imports torch)
+
+    model = entry.result.content["model"]
+    if notation(model.get("recipe")) is None:
+        return None
+    eta = model.get("training_steps") if parse(model["recipe"]).perturbs else 0
+    return eta + 1.0 if isinstance(eta, int) else None
+
+
+def counterparts(found: Sequence[Entry]) -> list[dict[str, Any]]:
+    """The published rows of the data set and the backbones of some entries."""
+    backbones = {family(entry.result.content["model"].get("backbone")) for entry in found}
+    return [row for row in published(found[0].result.dataset) if family(row["model"]) in backbones]
+
+
+def _figure(
+    found: Sequence[Entry], name: str, label: str, place: Place, printed: Printed | None = None
+) -> Figure[LineChart] | None:
+    ours = [series for entry in found if (series := _ours(entry, name, place)) is not None]
+    if not ours:
+        return None
+    log = label != RECALL
+    theirs = [] if printed is None else _theirs(found, printed, joined=log)
+    text = f"{name} against {label}: " + "; ".join(series.points[0].text for series in ours)
+    chart = line_chart(text, [*theirs, *ours], label, SCORE_WORDS[name].label, log=log, low=0, high=10)
+    return Figure(f"{name} against {label.partition(',')[0]}", CAPTIONS[label], chart)
+
+
+def _ours(entry: Entry, name: str, place: Place) -> Series | None:
+    x, y, bounds = place(entry), entry.group.number(name), entry.group.interval(name)
+    if x is None or y is None:
+        return None
+    shown = format_number(name, y) + format_interval(name, bounds)
+    text = f"{entry.title}: {name} {shown} at {x:,.{0 if x >= 1000 else 1}f}"
+    return Series(entry.name, entry.look, (Point(x, y, text, *(bounds or ())),))
+
+
+def _theirs(found: Sequence[Entry], x: Printed, joined: bool) -> list[Series]:
+    looks = {notation(entry.result.content["model"].get("recipe")): entry.look for entry in reversed(found)}
+    rows = sorted(counterparts(found), key=lambda row: (row["recipe"], row["defense"], row["eta"] or 0))
+    series = []
+    for defense, group in groupby(rows, key=lambda row: row["defense"]):
+        known = list(group)
+        points = [
+            Point(x(row), row["ERS"], f"published, {defense}, η = {row['eta'] or 0}: ERS {row['ERS']}") for row in known
+        ]
+        series.append(Series(defense, looks.get(known[0]["recipe"], GREY), tuple(points), hollow=True, joined=joined))
+    return series

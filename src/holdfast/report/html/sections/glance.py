@@ -1,0 +1,49 @@
+"""R@1, clean and under attack, and ERS."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from holdfast.evaluation.result import Result
+from holdfast.evaluation.words import SCORE_WORDS
+from holdfast.report.html.charts import DumbbellChart, Figure, dumbbell_chart
+from holdfast.report.html.entries import Entry, Setting, doubts, row
+
+FIGURES = {
+    "robust R@1": ("R@1, clean and under attack", "Hollow: R@1 on clean images."),
+    "ERS": (
+        "Empirical Robustness Score (ERS)",
+        "A model that gives every image the same embedding scores high too: look at the verdict.",
+    ),
+}
+"""The titles, and what the captions add to the words for the score."""
+
+
+def fill(results: Sequence[Result], settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
+    """What ``glance.html.j2`` shows."""
+    verdicts = Counter(result.verdict for result in results)
+    return {
+        "settings": [
+            {
+                "title": str(setting),
+                "figures": figures(alike),
+                "unchecked": [entry.name for entry in alike if "unchecked" in entry.group.verdict],
+            }
+            for setting, alike in settings.items()
+        ],
+        "verdicts": ", ".join(f"{verdict} ×{count}" for verdict, count in verdicts.items()),
+        "doubtful": any(doubts(result.verdict) for result in results),
+    }
+
+
+def figures(found: Sequence[Entry]) -> list[Figure[DumbbellChart]]:
+    """R@1 and robust R@1 in one figure, ERS in another, with a row for each entry."""
+    drawn = []
+    for name, (title, remark) in FIGURES.items():
+        words = SCORE_WORDS[name]
+        before = [entry.group.number("R@1") if name == "robust R@1" else None for entry in found]
+        rows = [row(entry, name, first, entry.group.number(name)) for entry, first in zip(found, before, strict=True)]
+        if rows := [one for one in rows if one.text]:
+            chart = dumbbell_chart(title, rows, f"{words.short}; {words.better}", words.low, words.high)
+            drawn.append(Figure(title, f"{words.sentence} The bar is the 95 % interval. {remark}", chart))
+    return drawn

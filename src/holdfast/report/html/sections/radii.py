@@ -1,0 +1,63 @@
+"""Scores against the radius of the attack, for models that were attacked at several radii."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+from holdfast.evaluation.words import SCORE_WORDS
+from holdfast.report.html.charts import Figure, LineChart, Point, Series, line_chart
+from holdfast.report.html.entries import Entry, by_radius
+from holdfast.report.tables import format_interval, format_number, format_radius
+
+MEASURES = ("robust R@1", "ERS", "ES:R", "LTM", "GTM")
+
+
+def fill(found: Sequence[Entry]) -> dict[str, Any]:
+    """What ``radii.html.j2`` shows: for each attack its title, the models, each by one entry, and the figures."""
+    several = [line for line in by_radius(found) if len(line) > 1 and line[0].eps is not None]
+    groups = []
+    for (dataset, protocol, _, steps), lines in groupby(sorted(several, key=_attack), key=_attack):
+        models = list(lines)
+        if figures := [one for name in MEASURES if (one := _figure(models, name)) is not None]:
+            title = f"{dataset}: protocol {protocol}, {steps} steps"
+            groups.append({"title": title, "entries": [line[0] for line in models], "figures": figures})
+    return {"groups": groups} if groups else {}
+
+
+def _attack(line: Sequence[Entry]) -> tuple[str, str, str, str]:
+    settings = line[0].result.content["settings"]
+    return line[0].result.dataset, line[0].result.protocol, str(settings.get("norm")), str(settings.get("steps"))
+
+
+def _figure(models: Sequence[Sequence[Entry]], name: str) -> Figure[LineChart] | None:
+    norm = models[0][0].result.content["settings"].get("norm")
+    unit, label = (255, "ε, in 1/255") if norm in (None, "linf") else (1, f"ε, {norm}")
+    series = [Series(line[0].name, line[0].look, _points(line, name, unit)) for line in models]
+    series = [one for one in series if len(one.points) > 1]
+    if not series:
+        return None
+    text = f"{name} by attack radius: " + "; ".join(point.text for one in series for point in one.points)
+    return Figure(name, _caption(models), line_chart(text, series, label, SCORE_WORDS[name].label, low=0, high=100))
+
+
+def _caption(models: Sequence[Sequence[Entry]]) -> str:
+    """What bars are, and how far the steps of the attack reach where that is less than the radius."""
+    largest = models[0][-1]
+    settings = largest.result.content["settings"]
+    step, steps, norm = settings.get("step"), settings.get("steps"), settings.get("norm")
+    known = isinstance(step, float | int) and isinstance(steps, float | int)
+    if not known or step * steps >= (largest.eps or 0.0):
+        return "Bars are 95 % intervals."
+    reached = f"{steps} steps of {format_radius(step, norm)} reach {format_radius(step * steps, norm)}"
+    return f"Bars are 95 % intervals. {reached}: a larger radius is not fully used."
+
+
+def _points(line: Sequence[Entry], name: str, unit: int) -> tuple[Point, ...]:
+    points = []
+    for entry in line:
+        y, bounds = entry.group.number(name), entry.group.interval(name)
+        if y is not None and entry.eps is not None:
+            shown = format_number(name, y) + format_interval(name, bounds)
+            text = f"{entry.title}, ε = {entry.setting.radius}: {shown}"
+            points.append(Point(unit * entry.eps, y, text, *(bounds or ())))
+    return tuple(points)

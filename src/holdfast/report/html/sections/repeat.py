@@ -1,0 +1,92 @@
+"""Commands, settings and versions: what it takes to repeat the results."""
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from holdfast.evaluation.result import Result
+from holdfast.report.html.checkpoints import folder_of
+from holdfast.report.html.entries import setting_of
+from holdfast.runs.folder import Run
+
+VERSIONS = ("python", "platform", "libraries", "git", "cuda", "devices", "threads", "processes")
+
+Pairs = list[tuple[str, str]]
+
+
+def fill(results: Sequence[Result]) -> dict[str, Any]:
+    """What ``repeat.html.j2`` shows: how each model was trained, and its evaluations by command."""
+    by_model: dict[tuple[str, Path | None, str], list[Result]] = {}
+    for result in results:
+        model = result.name, folder_of(result), str(result.content["model"].get("hash"))
+        by_model.setdefault(model, []).append(result)
+    return {
+        "models": [
+            {"title": name, "training": _training(known[0], folder), "commands": _by_command(known)}
+            for (name, folder, _), known in by_model.items()
+        ]
+    }
+
+
+def _training(result: Result, folder: Path | None) -> dict[str, Any]:
+    environment: dict[str, Any] = {} if folder is None else _read(folder / "environment.json")
+    settings = flat(result.training)
+    if folder is not None:
+        settings = [("config.yaml", Run(folder).config_file.read_text(encoding="utf-8", errors="replace"))]
+    return {
+        "command": command(environment),
+        "tables": [("Training settings", settings), ("Training versions", _versions(environment))],
+    }
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A file of JSON; empty where there is none that can be read."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _by_command(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:
+    found: dict[str, list[dict[str, Any]]] = {}
+    for result in results:
+        environment = result.content.get("environment")
+        environment = environment if isinstance(environment, dict) else {}
+        found.setdefault(command(environment), []).append(_evaluation(result, environment))
+    return found
+
+
+def _evaluation(result: Result, environment: Mapping[str, Any]) -> dict[str, Any]:
+    content = result.content
+    model = {name: value for name, value in content["model"].items() if name != "training"}
+    used = flat({"settings": content["settings"], "model": model, "data": content["data"]})
+    return {
+        "title": str(setting_of(result)),
+        "file": "" if result.path is None else str(result.path),
+        "tables": [("Settings, model, data and versions", used + _versions(environment))],
+    }
+
+
+def command(environment: Mapping[str, Any]) -> str:
+    """The command of an environment as one types it; empty where it is not known."""
+    words = environment.get("command")
+    return shlex.join(map(str, words)) if isinstance(words, list) else ""
+
+
+def flat(settings: Mapping[str, Any], above: str = "") -> Pairs:
+    """Nested settings as pairs of dotted names and texts."""
+    pairs: Pairs = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            pairs += flat(value, f"{above}{name}.")
+        else:
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            pairs.append((f"{above}{name}", shown))
+    return pairs
+
+
+def _versions(environment: Mapping[str, Any]) -> Pairs:
+    return flat({name: environment[name] for name in VERSIONS if name in environment})

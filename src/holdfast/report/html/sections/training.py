@@ -1,0 +1,126 @@
+"""Training curves: what a run logged at each step, and what its validations measured."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from holdfast.report.html.charts import Figure, LineChart, Point, Series, line_chart, look
+from holdfast.report.html.checkpoints import Checkpoint
+from holdfast.runs.folder import Run
+from holdfast.util.errors import HoldfastError
+
+MAX_POINTS = 100
+"""Of a curve; longer ones are averaged over consecutive steps."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Curves drawn together: a label by the name in the logs. high: the end of the axis, where it is known."""
+
+    title: str
+    caption: str
+    curves: Mapping[str, str]
+    unit: str = ""
+    high: float | None = None
+
+
+STEPS = (
+    Panel(
+        "loss",
+        "What training minimises.",
+        {"loss": "total", "triplet_loss": "triplet loss", "structure_loss": "intra-class structure (ICS)"},
+    ),
+    Panel(
+        "hardness",
+        "How hard the triplets are: above 0 the negative is nearer than the positive.",
+        {
+            "source_hardness": "H_S, sampled",
+            "destination_hardness": "H_D, destination",
+            "hardness": "H̃_S, after the attack",
+        },
+    ),
+    Panel(
+        "share of triplets moved", "The share of triplets that the attack had to change.", {"moved": "moved"}, high=1
+    ),
+)
+VALIDATIONS = (
+    Panel(
+        "R@1 at validations",
+        "Recall on the test set, with clean queries and with queries shifted by a short attack.",
+        {"R@1": "clean", "R@1 shifted": "under shift"},
+        unit="%",
+        high=100,
+    ),
+    Panel(
+        "mean cosine",
+        "A collapse gauge: above 0.999 all embeddings are alike.",
+        {"mean_cosine": "all pairs"},
+        high=1,
+    ),
+    Panel("effective rank", "A collapse gauge: below 1.5 all embeddings lie on a line.", {"effective_rank": "rank"}),
+)
+
+
+def fill(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+    """What ``training.html.j2`` shows."""
+    return {"runs": [_described(one) for one in checkpoints]} if checkpoints else {}
+
+
+def _described(checkpoint: Checkpoint) -> dict[str, Any]:
+    try:
+        drawn, cost = figures(checkpoint.run), checkpoint.run.cost()
+    except (HoldfastError, OSError, TypeError) as error:
+        return {"name": checkpoint.name, "figures": [], "cost": f"The logs cannot be read: {error}"}
+    text = "No steps logged."
+    if cost.get("steps"):
+        text = "{steps:,.0f} steps, {passes:,.0f} image passes, {seconds:,.0f} seconds.".format(**cost)
+    return {"name": checkpoint.name, "figures": drawn, "cost": text}
+
+
+def figures(run: Run) -> list[Figure[LineChart]]:
+    """Figures of what a run logged. Raises HoldfastError where its logs are damaged."""
+    steps, epochs = run.steps(), run.epochs()
+    found = [*((panel, steps) for panel in STEPS), *((panel, epochs) for panel in VALIDATIONS)]
+    return [one for panel, lines in found if (one := _figure(panel, lines)) is not None]
+
+
+def downsampled(points: Sequence[tuple[float, float]], count: int = MAX_POINTS) -> tuple[Point, ...]:
+    """Means over at most ``count`` stretches of consecutive points (x, y), with the minimum and maximum as bounds."""
+    edges = np.linspace(0, len(points), min(count, len(points)) + 1).round().astype(int).tolist()
+    parts = [np.array(points[first:last], dtype=float) for first, last in pairwise(edges)]
+    return tuple(
+        Point(float(x.mean()), float(y.mean()), low=float(y.min()), high=float(y.max()))
+        for x, y in (part.T for part in parts)
+    )
+
+
+def _figure(panel: Panel, lines: Sequence[Mapping[str, Any]]) -> Figure[LineChart] | None:
+    series: list[Series] = []
+    for i, (name, label) in enumerate(panel.curves.items()):
+        if points := _logged(lines, name):
+            curve, few = downsampled(points), len(points) <= MAX_POINTS // 4
+            series.append(Series(label, look(i), curve, marked=few, banded=len(points) > len(curve)))
+    series = [one for i, one in enumerate(series) if one.points not in [before.points for before in series[:i]]]
+    if not series:
+        return None
+    ends = "; ".join(f"{one.name} from {one.points[0].y:.3g} to {one.points[-1].y:.3g}" for one in series)
+    text, low = f"{panel.title} over training: {ends}", None if panel.high is None else 0
+    chart = line_chart(text, series, "step", panel.unit, left=0, low=low, high=panel.high)
+    return Figure(panel.title, panel.caption, chart)
+
+
+def _logged(lines: Iterable[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
+    """The finite values of a name with their steps, in the order of the lines."""
+    pairs = ((_number(line.get("step")), _number(line.get(name))) for line in lines)
+    return [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
+
+
+def _number(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return math.nan

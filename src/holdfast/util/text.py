@@ -1,0 +1,18 @@
+"""Data as text: CSV and JSON."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+
+
+def to_csv(lines: Iterable[Iterable[object]]) -> str:
+    """Lines as CSV; None is an empty cell."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows(lines)
+    return out.getvalue()
+
+
+def to_json(value: object) -> str:
+    """A value as indented JSON."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,38 @@
+"""``holdfast report``: formats, files, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from holdfast.report import COMPARED, STYLES, find, html_text
+from holdfast.util.errors import HoldfastError
+from tests.conftest import Call, Refuse
+from tests.helpers.result_files import write
+
+
+def test_other_formats_are_written_too(call: Call, tmp_path: Path) -> None:
+    path = write(tmp_path / "result.json")
+    for style in ("markdown", "csv", "json"):
+        out = tmp_path / "new" / f"table.{style}"
+        assert call("report", path, "--format", style, "--out", out) == (0, f"written to {out}\n", "")
+        assert out.read_text(encoding="utf-8") == STYLES[style](find([path]))
+    out = tmp_path / "page.html"
+    options = ("--published", "--format", "html", "--pictures", "0")
+    assert call("report", path, *options, "--out", out)[0] == 0
+    assert out.read_text(encoding="utf-8") == COMPARED["html"](find([path]), pictures=0)
+
+
+def test_what_does_not_go_together_is_refused(refused: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = write(tmp_path / "result.json")
+    assert "--pictures needs --format html" in refused("report", path, "--pictures", "2")
+    assert "--root needs --format html" in refused("report", path, "--root", tmp_path, "--format", "csv")
+    assert "--columns needs --format markdown" in refused("report", path, "--format", "html", "--columns", "ERS")
+    assert "at least 0, not -1" in refused("report", path, "--format", "html", "--pictures", "-1")
+    assert "is a folder; try" in refused("report", path, "--format", "html", "--out", tmp_path)
+    assert "did you mean 'html'?" in refused("report", path, "--format", "htm")
+    assert not (tmp_path / "report.html").exists()
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in refused("report", path, "--out", tmp_path / "file" / "table.md")
+    with pytest.raises(HoldfastError, match="at least 0"):
+        html_text(find([path]), pictures=-1)

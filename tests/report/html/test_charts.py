@@ -1,0 +1,39 @@
+"""Axes and names of charts."""
+
+import pytest
+
+from holdfast.report.html.charts import Axis, axis, line_chart, shorten
+from holdfast.report.html.entries import shortened
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log", "texts"),
+    [
+        (0, 100, False, ["0", "25", "50", "75", "100"]),
+        (-0.4, 0.1, False, ["-0.4", "-0.2", "0"]),
+        (1, 40, True, ["1", "3", "10", "30"]),
+        (2.0e6, 3.0e6, True, ["2M", "3M"]),
+    ],
+)
+def test_ticks_are_round_and_inside(low: float, high: float, log: bool, texts: list[str]) -> None:
+    one = Axis("", low, high, 10, 110, log)
+    assert [text for _, text in one.ticks] == texts
+    assert all(10 <= place <= 110 for place, _ in one.ticks)
+
+
+def test_axes_have_room_for_every_value() -> None:
+    for values in ([], [3.0], [0.0, 0.0], [-5.0, 120.0], [1e-9, 2e-9]):
+        one = axis("", values, 0, 100, low=0, high=100)
+        assert one.low < one.high
+        assert all(one.low <= value <= one.high for value in values)
+        assert one.ticks
+    assert line_chart("", [], "x", "y", log=True).x.ticks
+
+
+def test_what_all_names_have_in_common_is_left_out() -> None:
+    long = ["act-r,steps=80,seed=0", "hm-s-m,steps=80,seed=0", "hm-s-m,steps=90,seed=0"]
+    assert list(shortened(long).values()) == ["act-r,steps=80", "hm-s-m,steps=80", "hm-s-m,steps=90"]
+    assert shortened(["act-r,seed=0"]) == {"act-r,seed=0": "act-r,seed=0"}
+    assert shortened(["a", "a,b"]) == {"a": "a", "a,b": "a,b"}
+    assert shorten("abcdefghij", 7) == "abc…hij"
+    assert shorten("abcdefg", 7) == "abcdefg"

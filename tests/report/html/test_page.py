@@ -1,0 +1,244 @@
+"""The HTML page: whole, safe, true to the files, and made of whatever results there are."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.report import find
+from holdfast.report.html.entries import by_radius, by_setting, entries
+from holdfast.report.published import SCORES
+from tests.conftest import Call
+from tests.helpers.html_page import page_of, sound
+from tests.helpers.result_files import write
+
+
+def test_one_result_and_nothing_beside_it(tmp_path: Path) -> None:
+    page = page_of(write(tmp_path / "result.json"))
+    assert page.sections == ["glance", "table", "scores", "costs", "checks", "repeat"]
+    assert "1 evaluation of 1 model:" in page.text
+    assert "there are no records beside these results" in page.text
+    assert "The results below do not say which command made them." in page.text
+    for i, name in enumerate(SCORES, start=1):
+        digits = 3 if name in ("TMA", "ES:D") else 1
+        assert f"{i:.{digits}f} ({i - 0.5:.{digits}f} to {i + 0.25:.{digits}f})" in page.inside("text"), name
+    assert "63.3 (62.5 to 64.1)" in page.inside("text")
+    assert "78.6 → 12.0 (11.0 to 13.0)" in page.inside("text")
+    assert "Zhou" not in page.text
+    assert "robrank" in page.text  # Fashion-MNIST has published rows
+
+
+def test_many_results_of_other_data_sets_each_with_a_look_of_its_own(tmp_path: Path) -> None:
+    names = [f"model-{i}" for i in range(10)]
+    files = [write(tmp_path / f"{name}.json", name=name) for name in names]
+    files += [write(tmp_path / "cub.json", name="bird", data={"name": "cub"}, model={"backbone": "resnet18"})]
+    page = page_of(*files)
+    assert "11 evaluations of 11 models" in page.text
+    assert set(names) <= set(page.inside("text"))
+    assert "fashion-mnist: protocol strict, ε = 77/255, 32 steps" in page.inside("h3")
+    assert "cub: protocol strict, ε = 77/255, 32 steps" in page.inside("h3")
+    looks = {(one.look.colour, one.look.shape) for one in entries(find(files))}
+    assert len(looks) == len(files)
+
+
+def test_sections_that_are_missing_are_missing(tmp_path: Path) -> None:
+    bare = write(
+        tmp_path / "result.json",
+        **dict.fromkeys(("checks", "trusted", "ERS", "robust R@1", "hash")),
+        benign={"R@1": 50.0},
+        data={"name": "mine"},
+    )
+    content = json.loads(bare.read_text())
+    content.update(columns={}, settings={}, model={})
+    bare.write_text(json.dumps(content))
+    page = page_of(bare)
+    assert "No attack was tried." in page.text
+    assert "unchecked" in page.text
+    assert "50.0" in page.inside("text")
+
+
+def test_odd_types_in_what_is_not_checked_when_read(tmp_path: Path) -> None:
+    odd = write(
+        tmp_path / "result.json",
+        checks=["?", {"name": "new check", "passed": "perhaps", "detail": 3}, {"passed": False}],
+        gauges={"mean_cosine": "high"},
+        model={"remarks": "none", "recipe": ["act"], "training_steps": "eight", "hash": {"a": 1}},
+        environment="unknown",
+        settings={"step": "small"},
+    )
+    page = page_of(odd)
+    assert "new check" in page.inside("dt")
+    assert "not done" in page.text
+
+
+def test_collapsed_and_untrusted_results_are_marked_wherever_they_are_drawn(tmp_path: Path) -> None:
+    bad = {"name": "zero", "passed": False, "detail": "the gradient is zero"}
+    page = page_of(
+        write(
+            tmp_path / "a.json", name="flat", collapsed=True, gauges={"mean_cosine": 0.99991, "effective_rank": 1.23}
+        ),
+        write(tmp_path / "b.json", name="masked", trusted=False, checks=[bad]),
+        write(tmp_path / "c.json", name="fine"),
+    )
+    assert page.inside("text").count("flat ⚠ COLLAPSED") == page.inside("text").count("masked ⚠ UNTRUSTED") == 12
+    assert page.inside("text").count("fine") == 12
+    assert {"COLLAPSED", "UNTRUSTED", "ok", "FAILED"} <= set(page.inside("span"))
+    assert "0.9999" in page.text
+    assert "says nothing about robustness" in page.text
+    assert any("flat ⚠ COLLAPSED" in title for title in page.inside("title"))
+
+
+def test_text_of_files_is_text(tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>\"'&<b>"
+    folder = tmp_path / "run <i> & 'q' \"ü\" {{ 1 + 1 }}"
+    path = write(
+        folder / "result.json",
+        name=evil,
+        data={"name": f"data{evil}"},
+        protocol=f"strict{evil}",
+        model={"recipe": evil, "remarks": [evil]},
+        checks=[{"name": evil, "passed": True, "detail": evil}],
+        environment={"command": ["holdfast", evil], "platform": evil},
+    )
+    page = page_of(path)
+    assert evil in page.inside("dt")
+    assert not page.of("b") or all(not attributes for attributes in page.of("b"))
+    assert any("{{ 1 + 1 }}" in text for text in page.inside("p"))
+    assert "<script" not in page.source
+
+
+def test_seeds_are_one_row_and_a_copy_is_another(tmp_path: Path) -> None:
+    for i, (seed, value) in enumerate(((0, 20.0), (1, 26.0), (1, 80.0))):
+        training = {"settings": {"recipe": "act-r", "seed": seed}, "passes": 1e6, "seconds": 9.0}
+        write(
+            tmp_path / f"{i}" / "result.json",
+            name=f"act-r,seed={seed}",
+            ERS={"value": value, "low": value - 1, "high": value + 1},
+            model={"seed": seed, "training": training},
+        )
+    page = page_of(tmp_path)
+    half = 12.7062 * 18**0.5 / 2**0.5
+    assert any(text.startswith(f"23.0 ({23 - half:.1f} to {23 + half:.1f}") for text in page.inside("text"))
+    assert "80.0 (79.0 to 81.0)" in page.inside("text")
+
+
+def test_published_rows_stand_beside_ours(tmp_path: Path) -> None:
+    training = {"settings": {"recipe": "act-r"}, "passes": 1_234_567.0, "seconds": 9.0}
+    page = page_of(write(tmp_path / "result.json", model={"training_steps": 8, "training": training}))
+    titles = page.inside("title")
+    assert "published, ACT[R], η = 32: ERS 63.3" in titles
+    assert "fashion-act: ERS 63.3 (62.5 to 64.1) at 9.0" in titles
+    assert "fashion-act: robust R@1 12.0 (11.0 to 13.0) at 1,234,567" in titles
+    assert sum("hollow" in (attributes.get("class") or "") for attributes in page.of("path")) >= 6
+
+
+def test_radii_of_one_model_are_a_curve_and_one_of_them_stands_for_it(tmp_path: Path) -> None:
+    for name, radii in {"a": (0, 8, 77), "b": (0, 8, 77), "c": (8,)}.items():
+        for eps in radii:
+            value = {"value": 90.0 - eps, "low": 89.0 - eps, "high": 91.0 - eps}
+            write(tmp_path / f"{name}{eps}" / "result.json", name=name, settings={"eps": eps / 255}, ERS=value)
+    found = find([tmp_path])
+    assert [(str(setting), len(alike)) for setting, alike in by_setting(entries(found)).items()] == [
+        ("fashion-mnist: protocol strict, ε = 8/255, 32 steps", 3)
+    ]
+    page = page_of(tmp_path)
+    assert "radii" in page.sections
+    for eps in (0, 8, 77):
+        assert f"a, ε = {eps}/255: {90 - eps:.1f} ({89 - eps:.1f} to {91 - eps:.1f})" in page.inside("title")
+    assert not any(text.startswith("c, ε") for text in page.inside("title"))
+    assert "4 evaluations of the same models at other radii or with fewer attacks" in page.text
+
+
+def test_radii_with_fewer_attacks_join_the_curve_of_all_ten(tmp_path: Path) -> None:
+    for folder, eps, kept in (("a8", 8, ("ES:R",)), ("a77", 77, ("ES:R",)), ("whole", 77, ("ES:R", "LTM"))):
+        file = write(
+            tmp_path / folder / "result.json", settings={"eps": eps / 255, "attacks": [*kept]}, model={"hash": "1a"}
+        )
+        content = json.loads(file.read_text())
+        file.write_text(json.dumps({**content, "columns": {name: content["columns"][name] for name in kept}}))
+    (line,) = by_radius(entries(find([tmp_path])))
+    assert [(entry.eps, len(entry.result.content["columns"])) for entry in line] == [(8 / 255, 1), (77 / 255, 2)]
+    assert "2 evaluations of the same models at other radii or with fewer attacks" in page_of(tmp_path).text
+
+
+def test_what_an_attack_can_reach_is_said_where_it_is_less_than_the_radius(tmp_path: Path) -> None:
+    for eps in (0, 77):
+        settings = {"eps": eps / 255, "step": 3 / 255, "steps": 8}
+        write(tmp_path / f"{eps}" / "result.json", settings=settings)
+    assert "8 steps of 3/255 reach 24/255: a larger radius is not fully used." in page_of(tmp_path).text
+
+
+def means(result: Path, when: str) -> dict[str, float]:
+    """Readings of the records beside a result, recomputed."""
+    values: dict[str, list[float]] = {}
+    for file in (result.parent / "records").glob("*.jsonl"):
+        for line in file.read_text().splitlines():
+            for name, value in json.loads(line)[when].items():
+                values.setdefault(name, []).append(value)
+    return {name: sum(known) / len(known) for name, known in values.items()}
+
+
+def test_a_page_end_to_end(call: Call, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    status, out, err = call("report", runs / "none-r", runs / "hm-s-lga-ics", "--format", "html", "--pictures", "2")
+    assert (status, err) == (0, "")
+    assert out.endswith("written to report.html\n")
+    page = sound((tmp_path / "report.html").read_text(encoding="utf-8"))
+    assert page.sections == ["glance", "table", "scores", "costs", "radii", "training", "rankings", "checks", "repeat"]
+    for file in runs.rglob("result.json"):
+        content = json.loads(file.read_text())
+        if content["settings"]["eps"] != 0.2:
+            continue
+        first, last = means(file, "before"), means(file, "after")
+        for name, column in content["columns"].items():
+            digits = 3 if name in ("TMA", "ES:D") else 1
+            assert last[name] == pytest.approx(column["value"])
+            shown = [f"{value:.{digits}f}" for value in (first[name], last[name], column["low"], column["high"])]
+            assert f"{shown[0]} → {shown[1]} ({shown[2]} to {shown[3]})" in page.inside("text")
+        assert all(check["name"] in page.inside("dt") for check in content["checks"])
+        assert all(any(check["detail"] in text for text in page.inside("li")) for check in content["checks"])
+    assert "6 steps" in page.text
+    assert (runs / "none-r" / "config.yaml").read_text() in page.source.replace("&#39;", "'")
+    assert page.inside("caption") == ["none-r", "hm-s-lga-ics"] * 2
+    pictures = page.of("img")
+    assert len(pictures) == 2 * 2 * (6 + 7 + 7)
+    clean = [one["src"] for one in pictures if one["alt"] == "the query, clean"]
+    assert clean[0] == clean[1] != clean[2] == clean[3]
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (lambda run: (run / "model.safetensors").unlink(), "no ranked lists; "),
+        (lambda run: (run / "model.safetensors").write_bytes(b"?"), "no ranked lists; "),
+        (lambda run: (run / "config.json").write_text("[]"), "no ranked lists; "),
+        (lambda run: (run / "config.yaml").write_text("recipes: act-r"), "no ranked lists; "),
+        (lambda run: (run / "steps.jsonl").write_text("{]\n"), "The logs cannot be read: "),
+        (lambda run: (run / "steps.jsonl").write_text("[1]\n"), "The logs cannot be read: "),
+        (lambda run: (run / "steps.jsonl").write_text('{"step": 1, "loss": "?", "moved": NaN}\n'), "1 steps, "),
+        (lambda run: (run / "steps.jsonl").unlink(), "No steps logged."),
+        (lambda run: (run / "environment.json").write_text("}"), "hm-s-lga-ics"),
+        (
+            lambda run: shutil.copy(run.parent / "none-r" / "model.safetensors", run),
+            "have changed since the evaluation",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_said_and_all_else_is_there(runs: Path, tmp_path: Path, harm: Any, message: str) -> None:
+    for name in ("none-r", "hm-s-lga-ics"):
+        shutil.copytree(runs / name, tmp_path / name)
+    harm(tmp_path / "hm-s-lga-ics")
+    page = page_of(tmp_path / "hm-s-lga-ics", pictures=1)
+    assert message in page.text
+    assert {"glance", "scores", "radii", "training", "checks", "repeat"} <= set(page.sections)
+
+
+def test_records_that_are_damaged_are_left_alone(runs: Path, tmp_path: Path) -> None:
+    shutil.copytree(runs / "none-r", tmp_path / "run")
+    for file in (tmp_path / "run").rglob("ltm.jsonl"):
+        file.write_text("{]\n")
+    page = page_of(tmp_path)
+    assert "there are no records beside these results" in page.text
+    assert not page.of("img")

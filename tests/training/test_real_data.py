@@ -1,0 +1,49 @@
+"""Every method takes a step on every real data set that lies here."""
+
+import functools
+import math
+from pathlib import Path
+
+import pytest
+
+from holdfast import data
+from holdfast.defense.recipes import METHODS, parse
+from holdfast.runs.config import resolve
+from holdfast.runs.folder import Run
+from holdfast.training.loop import train
+
+FOLDERS = {"fashion-mnist": "fashion-mnist", "cub": "CUB_200_2011", "cars": "stanford_cars"}
+TINY = {
+    "model.backbone": "c2f2",
+    "model.dim": 8,
+    "data.size": 12,
+    "batch.pairs": 8,
+    "pgd.steps": 3,
+    "warmup.epochs": 0,
+    "validation.every": 0,
+    "steps": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("holdfast.runs.data.load", _load)
+
+
+@functools.cache
+def _load(name: str, root: Path) -> data.Table:
+    return data.load(name, root)
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_every_method_takes_a_step(name: str, tmp_path: Path, real_data: Path) -> None:
+    where = {"data.name": name, "data.root": str(real_data / FOLDERS[name])}
+    for method in METHODS:
+        recipe = parse("hm-s-lga-ics" if method == "hm" else f"{method}-r")
+        train(resolve(TINY, where, {"recipe": recipe.name}), tmp_path / method, quiet=True)
+        (line,) = Run(tmp_path / method).steps()
+        assert math.isfinite(line["loss"]), method
+        if method in ("hm", "minmax"):
+            assert line["hardness"] >= line["source_hardness"] - 1e-4, method
+        if method == "minmax":
+            assert line["moved"] == 1
