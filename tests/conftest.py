@@ -10,6 +10,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from holdfast.cli import main
+from holdfast.runs.config import resolve
+from holdfast.training.loop import train
 
 Call = Callable[..., tuple[int, str, str]]
 Refuse = Callable[..., str]
@@ -27,6 +29,15 @@ def real_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no real images at {DATA}; set HOLDFAST_DATA to the folder that holds them")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps on digits; tests that change it, or evaluate it, take a copy."""
+    folder = tmp_path_factory.mktemp("session") / "digits"
+    settings = {"recipe": "hm-s-lga", "model.dim": 8, "batch.pairs": 100, "steps": 2, "pgd.steps": 1}
+    train(resolve(settings, {"validation.every": 0}), folder, quiet=True)
+    return folder
 
 
 @pytest.fixture

@@ -1,6 +1,7 @@
 """The model card says what was measured, nothing else, and its code and commands work."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from holdfast.report import Result, find
 from holdfast.report.tables import MEASURES
 from holdfast.runs.config import differences, read_yaml, resolve
 from holdfast.runs.folder import Run
-from holdfast.training.loop import train
 from tests.conftest import Call
 from tests.helpers.tiny import embedder
 
@@ -28,11 +28,9 @@ QUICK: dict[str, Any] = {"steps": 2, "max_queries": 8, "quiet": True, "device": 
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on digits with two evaluations, one of them checked."""
-    folder = tmp_path_factory.mktemp("work") / "runs" / "tiny"
-    settings = {"recipe": "hm-s-lga", "model.dim": 8, "batch.pairs": 100, "steps": 2, "pgd.steps": 1}
-    train(resolve(settings, {"validation.every": 0}), folder, quiet=True)
+    folder = shutil.copytree(digits_run, tmp_path_factory.mktemp("work") / "runs" / "tiny")
     evaluate(folder, eps=0.1, **QUICK)
     evaluate(folder, None, "cvpr22", checks=False, **QUICK)
     return folder
@@ -155,8 +153,6 @@ def test_an_interrupted_run_is_known_by_its_state(run: Path, tmp_path: Path) -> 
 
 def test_results_of_earlier_weights_are_left_out(run: Path, tmp_path: Path) -> None:
     """A run trained further since is not what was measured."""
-    import shutil
-
     shutil.copytree(run, tmp_path / "run")
     assert len(open_run(tmp_path / "run").results) == 2
     Run(tmp_path / "run").log_step({"step": 3, "passes": 10, "seconds": 1.0})

@@ -179,8 +179,8 @@ def test_an_embedder_in_a_folder_runs_the_code_it_names(tmp_path: Path) -> None:
     saved = Embedder(CONFIG).eval()
     saved.save_pretrained(tmp_path / "saved")
     images = torch.rand(2, 3, 8, 8)
-    assert torch.equal(Embedder.from_pretrained(tmp_path / "saved").eval()(images), saved(images))
-    assert torch.equal(Embedder.from_pretrained("saved").eval()(images), saved(images))
+    assert torch.equal(Embedder.from_pretrained(tmp_path / "saved")(images), saved(images))
+    assert torch.equal(Embedder.from_pretrained("saved")(images), saved(images))
 
 
 def test_an_embedder_from_elsewhere_runs_no_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -193,7 +193,7 @@ def test_an_embedder_from_elsewhere_runs_no_code(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(HoldfastError, match=r"^someone/model names code, own.py:build, which is not run"):
         open_model("someone/model")
     network, images = find_backbone("own.py:build").network(4, 3, 8), torch.rand(2, 3, 8, 8)
-    loaded = Embedder.from_pretrained("someone/model", backbone=network).eval()
+    loaded = Embedder.from_pretrained("someone/model", backbone=network)
     assert torch.equal(loaded(images), saved(images))
     assert loaded.config.backbone == "custom"
 

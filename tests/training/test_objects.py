@@ -215,7 +215,7 @@ def test_resuming_without_the_objects_or_with_others_is_refused(tmp_path: Path) 
 def test_a_saved_embedder_takes_its_network_again(tmp_path: Path) -> None:
     trained = train(settings(steps=2), tmp_path, backbone=network(), quiet=True).eval()
     images = torch.rand(3, 1, 8, 8)
-    loaded = Embedder.from_pretrained(tmp_path, backbone=network(seed=5)).eval()
+    loaded = Embedder.from_pretrained(tmp_path, backbone=network(seed=5))
     assert torch.equal(loaded(images), trained(images))
     with pytest.raises(HoldfastError, match=r"^backbone 'custom' stands for a module: give it again, as backbone=…$"):
         Embedder.from_pretrained(tmp_path)
