@@ -7,8 +7,12 @@ OUT ?= results
 FASHION := zoo:fashion-none-r zoo:fashion-act-r zoo:fashion-hm-s-lga-ics
 DIGITS := zoo:digits-none-r zoo:digits-hm-s-lga-ics
 PAPER := paper-fashion paper-cub paper-cars paper-sop
+INSTALL := -m pip install --quiet --disable-pip-version-check -c constraints.txt
+TORCH := torch==2.13.0
+APT := DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o=Dpkg::Use-Pty=0
+WHEEL := build/package
 
-.PHONY: demo explore test test-timm e2e bench check docs format clean $(PAPER)
+.PHONY: demo explore test test-timm test-matrix e2e package bench check docs format clean $(PAPER)
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -22,14 +26,31 @@ test: $(READY)
 
 # timm needs torchvision, which the main environment must not have.
 test-timm: .venv-timm/ready
-	PYTHONPATH=src .venv-timm/bin/python -m pytest tests/test_timm.py tests/test_models_timm.py
+	PYTHONPATH=src .venv-timm/bin/python -m pytest tests/models/*timm*.py
 
-# The explorer in a browser: Chromium, from Debian's packages where they may be installed. CHROMIUM: one elsewhere.
+# Every Python at hand, with the oldest and the newest versions that pyproject.toml admits; hours, and 7 GB of disk.
+# MATRIX: a part of it, such as "3.11:oldest 3.13:newest".
+test-matrix:
+	$(PYTHON) tests/matrix.py --jobs $(JOBS) $(MATRIX)
+
+# The explorer in a browser: Chromium, from Debian's packages where it is missing. CHROMIUM: one elsewhere.
 e2e: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,e2e]"
-	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || { apt-get update -q && apt-get install -y -q chromium; } || \
-		echo "no browser: install Chromium, or name it by CHROMIUM=/path/to/it; the tests will be skipped"
+	$(BIN)/python $(INSTALL) -e ".[dev,e2e]"
+	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || \
+		{ apt-get update -qq && $(APT) chromium fonts-liberation; } || \
+		{ echo "no browser: install Chromium, or name it by CHROMIUM=/path/to/it"; exit 1; }
 	$(BIN)/python -m pytest tests/e2e
+
+# The wheel, built from the sdist, has every file of the package; installed alone, it runs the demo outside the checkout.
+package: $(READY)
+	rm -rf dist $(WHEEL)
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv $(WHEEL)
+	$(WHEEL)/bin/python $(INSTALL) $(TORCH)
+	$(WHEEL)/bin/python $(INSTALL) dist/*.whl
+	diff -r -x __pycache__ src/holdfast $(WHEEL)/lib/python3*/site-packages/holdfast
+	cd "$$(mktemp -d)" && unset PYTHONPATH && export PATH="$(CURDIR)/$(WHEEL)/bin:$$PATH" && \
+		holdfast doctor && python $(CURDIR)/examples/demo.py && holdfast report runs/demo-* --format html
 
 # DATA: a folder with fashion-mnist/ and CUB_200_2011/ in it; without it the images are digits and noise.
 bench: $(READY)
@@ -60,17 +81,17 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-timm build site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-timm build dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'holdfast needs Python 3.11 or newer; name it: make PYTHON=python3.11')"
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,docs]"
+	$(BIN)/python $(INSTALL) $(TORCH)
+	$(BIN)/python $(INSTALL) -e ".[dev,docs]"
 	touch $(READY)
 
 .venv-timm/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-timm
-	.venv-timm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	.venv-timm/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torchvision==0.28.0 pytest -e ".[timm]"
+	.venv-timm/bin/python $(INSTALL) $(TORCH)
+	.venv-timm/bin/python $(INSTALL) torchvision==0.28.0 pytest -e ".[timm]"
 	touch .venv-timm/ready

@@ -26,10 +26,10 @@ from holdfast.attacks import System
 from holdfast.data import Pixels, held_out
 from holdfast.evaluation.evaluate import campaigns_of
 from holdfast.evaluation.records import Records
-from holdfast.evaluation.runner import Campaign, Target, side_of, take
+from holdfast.evaluation.runner import Campaign, Target
 from holdfast.evaluation.settings import Budget, resolve_budget
-from holdfast.metrics.benign import embed_test
 from holdfast.models.embedder import Embedder
+from holdfast.models.embedding import embed_dataset
 from holdfast.models.wrapped import Subject
 from holdfast.runs.config import resolve
 from holdfast.training.loop import train
@@ -65,7 +65,7 @@ def attacked_by(embedder: Embedder, pixels: Pixels, precision: str, device: torc
     """The system that the embedder makes of the images, as an evaluation sets it up."""
     subject = Subject(embedder, precision)
     subject.examine(pixels.read(torch.arange(32))[0].to(device))
-    embedded = embed_test(subject, pixels, device)
+    embedded = embed_dataset(subject, pixels, device)
     return Target(subject, System(embedded.queries, embedded.gallery), pixels)
 
 
@@ -88,7 +88,7 @@ def naive(campaign: Campaign, target: Target, model: Embedder, budget: Budget, c
     """The naive loops at work on the first ``count`` images of a campaign, with as many steps as they are told."""
     prepared = []
     for rows in torch.split(campaign.images[:count], BATCH):
-        perturbed = take(side_of(campaign.attack, target.system), rows)
+        perturbed = target.system.perturbed(campaign.attack).take(rows)
         chosen = campaign.attack.choose(perturbed, target.system, campaign.draws(target, rows))
         images = target.pixels.read(perturbed.ids.cpu())[0].to(perturbed.embeddings.device)
         start = naive_attacks.near(images, campaign.attack.start * budget.eps, campaign.draws(target, rows))
@@ -152,7 +152,7 @@ def main() -> None:
 
     pixels, embedder = clothes(options.root, options.gallery), network(options.root)
     embedder.to(device).eval().requires_grad_(False)
-    budget = resolve_budget(28, max_queries=options.images, steps=options.steps, precision=precision)
+    budget = resolve_budget("28", max_queries=options.images, steps=options.steps, precision=precision)
     target = attacked_by(embedder, pixels, precision, device)
     campaigns = campaigns_of(target, budget, BATCH)
     if any(len(campaign.images) % BATCH for campaign in campaigns):

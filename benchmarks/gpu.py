@@ -33,12 +33,12 @@ from benchmarks.step import AFTER, DTYPES, NAIVE, SHORT, WARMUP, Work, midway
 from holdfast.attacks import System
 from holdfast.core.frozen import frozen
 from holdfast.core.fused import Replica
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.data import PairBatches, Pixels, Table, load
 from holdfast.defense.base import Perturbing, Step
 from holdfast.evaluation.evaluate import campaigns_of
 from holdfast.evaluation.runner import Target
 from holdfast.evaluation.settings import resolve_budget
-from holdfast.metrics.retrieval import Gallery, Queries
 from holdfast.models.embedder import Embedder
 from holdfast.models.wrapped import Subject
 from holdfast.runs.config import resolve
@@ -283,7 +283,9 @@ def evaluation(embedder: Embedder, options: argparse.Namespace, device: torch.de
         subject = Subject(embedder, precision)
         subject.examine(pixels.read(torch.arange(32))[0].to(device))
         target = Target(subject, System(Queries(*columns), Gallery(*columns)), pixels)
-        budget = resolve_budget(size, max_queries=BATCH, steps=options.attack_steps, precision=precision)
+        budget = resolve_budget(
+            "28" if size <= 32 else "224", max_queries=BATCH, steps=options.attack_steps, precision=precision
+        )
         facts = {**about, "gallery": gallery, "images": BATCH, "steps": budget.steps}
         facts |= {"replica": isinstance(subject.network, Replica) and subject.network.network is not embedder}
         total: dict[str, float] = {"library": 0, "bare": 0}

@@ -16,8 +16,8 @@ from PIL import Image
 from benchmarks.side_by_side import Bar, row
 from holdfast.data import Loader, PairBatches, Pixels
 from holdfast.runs.config import Config, resolve
+from holdfast.runs.data import table_of
 from holdfast.runs.folder import Run
-from holdfast.training.build import table_of
 from holdfast.training.loop import train
 
 CLASSES = 4

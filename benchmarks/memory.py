@@ -17,12 +17,12 @@ from benchmarks.side_by_side import Bar, row
 from holdfast.attacks import System
 from holdfast.evaluation.evaluate import campaigns_of
 from holdfast.evaluation.records import Records
-from holdfast.evaluation.runner import Target, take
+from holdfast.evaluation.runner import Target
 from holdfast.evaluation.settings import resolve_budget
-from holdfast.metrics.benign import embed_test
 from holdfast.metrics.clustering import kmeans
 from holdfast.metrics.collapse import gauges
-from holdfast.metrics.retrieval import evaluate
+from holdfast.metrics.retrieval import retrieval_metrics
+from holdfast.models.embedding import embed_dataset
 from holdfast.util.progress import Progress
 
 ITEMS, CLASSES = 60_502, 11_316
@@ -52,11 +52,11 @@ def stages(target: Target, queries: int, steps: int, before: float) -> dict[str,
     """MB at the peak of each stage beyond those resident ``before``."""
     system, clusters = target.system, len(target.pixels.table.classes)
     needed = {
-        "metrics": peak(lambda: evaluate(take(system.queries, torch.arange(RANKED)), system.gallery), before),
+        "metrics": peak(lambda: retrieval_metrics(system.queries.take(torch.arange(RANKED)), system.gallery), before),
         "gauges": peak(lambda: gauges(system.gallery.embeddings), before),
         "k-means": peak(lambda: kmeans(system.gallery.embeddings, clusters, iterations=0), before),
     }
-    campaigns = campaigns_of(target, resolve_budget(SIZE, max_queries=queries, steps=steps), queries)
+    campaigns = campaigns_of(target, resolve_budget("224", max_queries=queries, steps=steps), queries)
     with Progress("", queries * len(campaigns), quiet=True) as progress:
         for campaign in campaigns:
             needed[campaign.name] = peak(lambda one=campaign: list(one.run(target, Records(None), progress)), before)  # type: ignore[misc]
@@ -73,7 +73,7 @@ def main() -> None:
 
     pixels = noise(options.items, options.classes)
     subject = untrained(pixels)
-    embedded = embed_test(subject, pixels, torch.device("cpu"))
+    embedded = embed_dataset(subject, pixels, torch.device("cpu"))
     before = resident()
     system = System(embedded.queries, embedded.gallery)
     shared = {"queries and gallery": resident() - before}

@@ -16,8 +16,9 @@ from torch.nn.functional import normalize
 
 from benchmarks.memory import peak
 from benchmarks.side_by_side import REPEATS, Bar, interleaved, row
+from holdfast.core.gallery import same_set
 from holdfast.metrics.clustering import kmeans, nmi
-from holdfast.metrics.retrieval import RECALLS, evaluate, per_query, same_set
+from holdfast.metrics.retrieval import RECALLS, per_query, retrieval_metrics
 
 ROWS = 256
 """Queries of one block of the matrix product."""
@@ -87,7 +88,7 @@ def main() -> None:
 
     seconds = interleaved(
         {
-            "metrics": lambda: evaluate(queries, gallery),
+            "metrics": lambda: retrieval_metrics(queries, gallery),
             "gemm": lambda: bare_gemm(points),
             "sort": lambda: [np.sort(one) for one in products],
             "loop": lambda: naive(points, labels, sample),
@@ -102,7 +103,7 @@ def main() -> None:
         "sample": options.sample,
         "apart": apart,
         "cpu_seconds": seconds,
-        "peak_mb": peak(lambda: evaluate(queries, gallery)),
+        "peak_mb": peak(lambda: retrieval_metrics(queries, gallery)),
         "numpy": np.__version__,
     }
     size = f"benign metrics, {options.items:,} x {options.dim}"

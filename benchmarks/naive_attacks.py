@@ -13,8 +13,8 @@ from torch import Generator, Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from holdfast.attacks import System
-from holdfast.core.pgd import random
-from holdfast.metrics.retrieval import Gallery, Queries
+from holdfast.core.gallery import Gallery, Queries
+from holdfast.core.gradients import random
 
 
 def d(a: Tensor, b: Tensor) -> Tensor:

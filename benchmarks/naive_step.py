@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from holdfast.core.pgd import PGD
 from holdfast.defense.base import Learning
-from holdfast.models.backbones import C2F2
+from holdfast.models.backbones.c2f2 import C2F2
 from holdfast.models.embedder import Embedder
 
 

@@ -18,12 +18,12 @@ from torch.nn.functional import normalize
 from benchmarks.noise import noise, untrained
 from benchmarks.side_by_side import Bar, interleaved, row
 from holdfast.attacks import Plan, System
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.data import Pixels, Table
-from holdfast.evaluation.runner import Target, carry_out
+from holdfast.evaluation.runner import Target, attack_batch
 from holdfast.evaluation.settings import Budget, resolve_budget
-from holdfast.metrics.benign import embed_test
-from holdfast.metrics.retrieval import Gallery, Queries
 from holdfast.models.embedder import Embedder, EmbedderConfig
+from holdfast.models.embedding import embed_dataset
 from holdfast.models.wrapped import Subject
 
 QUERIES, IMAGES = 128, 64
@@ -46,7 +46,7 @@ def attacking(target: Target, budget: Budget, queries: int) -> Callable[[], None
 
     def work() -> None:
         for name in budget.attacks:
-            carry_out(budget.attack(name), target, rows, budget.pgd(), draws=draws(rows))
+            attack_batch(budget.attack(name), target, rows, budget.pgd(), draws=draws(rows))
 
     return work
 
@@ -55,9 +55,9 @@ def growth(gallery: int, queries: int, steps: int) -> None:
     """Print how time grows with the queries and with the steps."""
     pixels = noise(gallery, 10)
     subject = untrained(pixels)
-    embedded = embed_test(subject, pixels, torch.device("cpu"))
+    embedded = embed_dataset(subject, pixels, torch.device("cpu"))
     target = Target(subject, System(embedded.queries, embedded.gallery), pixels)
-    once, twice = (resolve_budget(28, steps=number, attacks=ENDLESS) for number in (steps, 2 * steps))
+    once, twice = (resolve_budget("28", steps=number, attacks=ENDLESS) for number in (steps, 2 * steps))
     seconds = interleaved(
         {
             "once": attacking(target, once, queries),
@@ -139,7 +139,7 @@ def ranking(size: int) -> None:
     """Print what the ranking adds, and how that grows with the gallery."""
     target = large_target(size)
     quarter = smaller(target, GALLERY // 4)
-    budget = resolve_budget(size)
+    budget = resolve_budget("28" if size <= 32 else "224")
     z = normalize(torch.randn(QUERIES, 512), dim=1)
     plans = {"objective": planned(target, budget), "objective, quarter": planned(quarter, budget)}
     seconds = interleaved(

@@ -24,7 +24,8 @@ from holdfast.defense.base import Defense, Perturbing, Step
 from holdfast.defense.recipes import Recipe, parse
 from holdfast.models.embedder import Embedder
 from holdfast.runs.config import Config, resolve
-from holdfast.training.build import embedder_of, optimizer_of, pgd_of, pixels_of, table_of
+from holdfast.runs.data import pixels_of, table_of
+from holdfast.training.build import embedder_of, optimizer_of, pgd_of
 from holdfast.util import distributed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

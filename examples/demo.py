@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table as Grid
 
-from holdfast.evaluation.opened import evaluate_run
+from holdfast import evaluate
 from holdfast.evaluation.result import SCORES, Result
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.report.tables import format_number
@@ -38,7 +38,7 @@ def run() -> dict[str, Result]:
         shutil.rmtree(folder, ignore_errors=True)
         config = resolve(SETTINGS, {"recipe": recipe})
         train(config, folder, device="cpu")
-        results[name] = evaluate_run(folder, eps=EPS, max_queries=ATTACKED, device="cpu")
+        results[name] = evaluate(folder, eps=EPS, max_queries=ATTACKED, device="cpu")
     return results
 
 

@@ -12,18 +12,16 @@ The run is otherwise ``est-r,pgd.steps=8,pgd.step=12of255,seed=0`` of fashion-qu
 
 import argparse
 from pathlib import Path
-from unittest.mock import patch
 
 from torch import Tensor
 
-from holdfast import resolve
+from holdfast import PGD, SAMPLERS, LInf, resolve, train
 from holdfast.attacks.shift import HEADSTART
-from holdfast.core.objectives import ShiftEmbedding
-from holdfast.defense import base as defense
-from holdfast.training.loop import train
+from holdfast.core.objectives import Objective, ShiftEmbedding
+from holdfast.core.samplers import Sampler
+from holdfast.defense.base import Learning, ShiftedBatch
 
 SETTINGS = {
-    "recipe": "est-r",
     "data": {"name": "fashion-mnist", "root": "data/fashion-mnist"},
     "precision": "bfloat16",
     "pgd": {"steps": 8, "step": "12/255"},
@@ -37,15 +35,27 @@ class Ahead(ShiftEmbedding):
         return super().__call__(z + HEADSTART, rows)
 
 
+class HeadStart(ShiftedBatch):
+    """EST whose shifts set out from the images themselves, ahead."""
+
+    def __init__(self, source: Sampler, learning: Learning, pgd: PGD) -> None:
+        super().__init__(source, learning, pgd)
+        self.pgd = pgd
+
+    def objective(self, clean: Tensor) -> Objective:
+        return Ahead(clean)
+
+
 def main() -> None:
-    """Train with the recipe's attack replaced for the time being."""
+    """Train with this defense in place of a recipe."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     arguments = parser.parse_args()
-    settings = SETTINGS | {"optim.epochs": arguments.epochs, "validation.every": arguments.epochs}
-    with patch.object(defense, "ShiftEmbedding", Ahead), patch.object(defense, "_off_origin", lambda pgd: pgd):
-        train(resolve(settings), arguments.out, resume=True, device="cpu")
+    config = resolve(SETTINGS, {"optim.epochs": arguments.epochs, "validation.every": arguments.epochs})
+    pgd = PGD(LInf(config.pgd.eps), config.pgd.step, config.pgd.steps)
+    defense = HeadStart(SAMPLERS["R"], Learning(config.loss.margin), pgd)
+    train(config, arguments.out, defense=defense, resume=True, device="cpu")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every test shares: one thread per process, where the real images lie, and the command line."""
+"""What every test shares: one thread per process, no deadlines, where the real images lie, and the command line."""
 
 import os
 from collections.abc import Callable
@@ -7,13 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 
 from holdfast.cli import main
+from holdfast.runs.config import resolve
+from holdfast.training.loop import train
 
 Call = Callable[..., tuple[int, str, str]]
 Refuse = Callable[..., str]
 
 torch.set_num_threads(1)
+settings.register_profile("no clock", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("no clock")
 
 DATA = Path(os.environ.get("HOLDFAST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -24,6 +29,15 @@ def real_data() -> Path:
     if not DATA.is_dir():
         pytest.skip(f"no real images at {DATA}; set HOLDFAST_DATA to the folder that holds them")
     return DATA
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps on digits; tests that change it, or evaluate it, take a copy."""
+    folder = tmp_path_factory.mktemp("session") / "digits"
+    settings = {"recipe": "hm-s-lga", "model.dim": 8, "batch.pairs": 100, "steps": 2, "pgd.steps": 1}
+    train(resolve(settings, {"validation.every": 0}), folder, quiet=True)
+    return folder
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import re
 import runpy
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ from holdfast.evaluation.settings import attack_named, parse_radii, parse_radius
 from holdfast.models.backbones import find_backbone
 from holdfast.runs.config import resolve
 from holdfast.util.errors import pick
-from tests.helpers.pages import DOCS, PAGES, ROOT, TUTORIALS, anchors, blocks, commands, lines, links, words
+from tests.helpers.pages import DOCS, PAGES, ROOT, TYPED, anchors, blocks, commands, lines, links, words
 
 SHOWN = [(page, command) for page, text in PAGES.items() for command in sorted(set(commands(text)))]
-CODED = [page for page in PAGES.keys() - TUTORIALS if any(one.language == "python" for one in blocks(PAGES[page]))]
+CODED = [page for page in PAGES.keys() - TYPED if any(one.language == "python" for one in blocks(PAGES[page]))]
 
 LOOKED_UP: dict[str, Callable[[Any], Any]] = {
     "recipe": parse,
@@ -47,15 +47,6 @@ def run(code: str, page: Path, names: dict[str, Any]) -> None:
     exec(compile(code, str(page), "exec"), names)
 
 
-@pytest.fixture(autouse=True)
-def attacks_stay_as_they_are() -> Iterator[None]:
-    """A page that adds an attack adds it for itself alone."""
-    before = dict(ATTACKS)
-    yield
-    ATTACKS.clear()
-    ATTACKS.update(before)
-
-
 @pytest.mark.parametrize("page", sorted(CODED), ids=name)
 def test_examples_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
@@ -68,8 +59,8 @@ def test_examples_run(
         run(code, page, {"__name__": "__main__"})
 
 
-@pytest.mark.parametrize("page", sorted(TUTORIALS), ids=name)
-def test_a_tutorial_works_as_typed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", sorted(TYPED), ids=name)
+def test_a_page_works_as_typed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "pytorch_metric_learning" in PAGES[page]:
         pytest.importorskip("pytorch_metric_learning")
     monkeypatch.chdir(tmp_path)
@@ -87,6 +78,8 @@ def test_a_tutorial_works_as_typed(page: Path, tmp_path: Path, monkeypatch: pyte
 def type_in(line: str) -> None:
     """Carry out a line of a shell block, in this process."""
     program, *arguments = shlex.split(line)
+    if program == "source":  # the environment, which the tests are in
+        return
     if program == "python":
         runpy.run_path(arguments[0], run_name="__main__")
         return
@@ -110,7 +103,7 @@ def look_up(command: str) -> None:
 def parsed(arguments: list[str]) -> dict[str, Any]:
     """What the command line makes of the words, by the arguments of the verb's function."""
     verb, *rest = arguments
-    if verb == "--help":
+    if verb in ("--help", "--version"):
         return {}
     command = pick("verb", verb, typer.main.get_command(app).commands)  # type: ignore[attr-defined]
     options = {spelling: option for option in command.params for spelling in option.opts}
@@ -163,6 +156,14 @@ def test_scripts_and_targets_exist(page: Path) -> None:
     for module in re.findall(r"python -m (benchmarks(?:\.\w+)?)", PAGES[page]):
         place = ROOT / module.replace(".", "/")
         assert place.is_dir() or place.with_suffix(".py").is_file(), module
+
+
+@pytest.mark.parametrize("page", [DOCS / "architecture.md", ROOT / "CONTRIBUTING.md"], ids=name)
+def test_named_source_files_exist(page: Path) -> None:
+    named = re.findall(r"(?:^    |`)((?:\w+/)+(?:\w+\.\w+)?)(?=`| )", PAGES[page], re.MULTILINE)
+    roots = ROOT, ROOT / "src" / "holdfast"
+    assert named
+    assert [file for file in named if not any((root / file).exists() for root in roots)] == []
 
 
 def test_every_public_name_is_in_the_reference() -> None:

@@ -141,6 +141,23 @@ def violations(root: Path) -> list[str]:
     return sorted(found)
 
 
+def test_the_layers_hold() -> None:
+    assert {package for layer in LAYERS for package in layer} == {name.split(".")[0] for name in modules(SOURCE)}
+    assert violations(SOURCE) == []
+
+
+def test_folders_and_files_are_small() -> None:
+    files = list(SOURCE.rglob("*.py"))
+    counts = {
+        folder: sum(file.parent == folder and file.name != "__init__.py" for file in files)
+        for folder in {file.parent for file in files}
+    }
+    large = {f.relative_to(SOURCE).as_posix(): count for f, count in counts.items() if count > MOST_MODULES}
+    assert {name: count for name, count in large.items() if name not in FAMILIES} == {}
+    lines = {file.relative_to(SOURCE).as_posix(): len(file.read_text().splitlines()) for file in files}
+    assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
+
+
 def test_the_core_is_found_to_import_what_it_does() -> None:
     assert Graph(SOURCE, lazy=True).inside("core.samplers") == {"core.distance", "util.errors", "core.triplets"}
     assert "torch" in Graph(SOURCE, lazy=False).outside("core.samplers")

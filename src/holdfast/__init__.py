@@ -7,7 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast.attacks import ATTACKS, NES, Square
+    from holdfast.attacks import ATTACKS
+    from holdfast.core.gallery import Gallery, Queries
+    from holdfast.core.gradients import NES, Square
     from holdfast.core.pgd import L2, PGD, LInf
     from holdfast.core.samplers import SAMPLERS
     from holdfast.core.triplets import Triplets, hardness
@@ -15,20 +17,21 @@ if TYPE_CHECKING:
     from holdfast.defense.base import Defense, Step
     from holdfast.defense.recipes import RECIPES, Recipe, Strength, parse
     from holdfast.evaluation.evaluate import attack, evaluate
-    from holdfast.evaluation.opened import evaluate_run
     from holdfast.evaluation.protocols import PROTOCOLS, ers
     from holdfast.evaluation.result import Result
-    from holdfast.metrics.retrieval import Gallery, Queries
+    from holdfast.models.adapters.base import OpenedModel
     from holdfast.models.embedder import Embedder, EmbedderConfig
-    from holdfast.models.open import load_model
+    from holdfast.models.open import open_model
+    from holdfast.models.preprocessing import Preprocessing
     from holdfast.runs.config import Config, resolve
     from holdfast.search.index import Index
+    from holdfast.training.loop import train
     from holdfast.util.errors import HoldfastError
 
 __version__ = "0.1.0"
 
 HOMES = {
-    "attacks": ("ATTACKS", "NES", "Square"),
+    "attacks": ("ATTACKS",),
     "evaluation.evaluate": ("attack", "evaluate"),
     "runs.config": ("Config", "resolve"),
     "data": ("DATASETS", "Loader", "PairBatches", "Pixels", "Table", "held_out", "load", "query_gallery"),
@@ -36,15 +39,18 @@ HOMES = {
     "models.embedder": ("Embedder", "EmbedderConfig"),
     "util.errors": ("HoldfastError",),
     "search.index": ("Index",),
-    "models.open": ("load_model",),
+    "models.adapters.base": ("OpenedModel",),
+    "models.open": ("open_model",),
+    "models.preprocessing": ("Preprocessing",),
+    "core.gallery": ("Gallery", "Queries"),
+    "core.gradients": ("NES", "Square"),
     "core.pgd": ("L2", "PGD", "LInf"),
     "evaluation.protocols": ("PROTOCOLS", "ers"),
     "defense.recipes": ("RECIPES", "Recipe", "Strength", "parse"),
     "report": ("Result",),
-    "evaluation.opened": ("evaluate_run",),
-    "metrics.retrieval": ("Gallery", "Queries"),
     "core.samplers": ("SAMPLERS",),
     "core.triplets": ("Triplets", "hardness"),
+    "training.loop": ("train",),
 }
 
 __all__ = [
@@ -65,8 +71,10 @@ __all__ = [
     "Index",
     "LInf",
     "Loader",
+    "OpenedModel",
     "PairBatches",
     "Pixels",
+    "Preprocessing",
     "Queries",
     "Recipe",
     "Result",
@@ -78,14 +86,14 @@ __all__ = [
     "attack",
     "ers",
     "evaluate",
-    "evaluate_run",
     "hardness",
     "held_out",
     "load",
-    "load_model",
+    "open_model",
     "parse",
     "query_gallery",
     "resolve",
+    "train",
 ]
 
 

@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from holdfast.attacks import CA, QA, SPQA, Order, System
-from holdfast.attacks.base import nearest, nearest_percent, nearest_percent_after_the_first, nothing, own_entries, pick
-from holdfast.attacks.rank import Sign
-from holdfast.core.pgd import PGD, LInf, Objective
+from holdfast.attacks.base import nearest_percent, nearest_percent_after_the_first, nothing, own_entries, pick
+from holdfast.core.gallery import Gallery, nearest, same_set
+from holdfast.core.objectives import Objective, Sign
+from holdfast.core.pgd import PGD, LInf
 from holdfast.evaluation.protocols import CVPR22, STRICT
-from holdfast.metrics.retrieval import Gallery, same_set
 from holdfast.util.errors import HoldfastError
 from tests.oracles import attacks as naive
 from tests.oracles.attacks import generators, listed, numbers, some, world
@@ -51,7 +51,7 @@ def line(*places: float) -> System:
 # ---- objective and reading ------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, st.booleans(), SIGNS, st.integers(1, 4), st.booleans())
 def test_qa_is_its_twin(seed: int, grid: bool, sign: Sign, targets: int, own_counts: bool) -> None:
     system = world(seed, grid=grid)
@@ -73,7 +73,7 @@ def naive_targets(system: System, count: int) -> Tensor:
     return torch.tensor([rows[:count] for rows in nearest_rows])
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, st.booleans(), SIGNS, st.integers(1, 3), st.booleans())
 def test_ca_is_its_twin(seed: int, grid: bool, sign: Sign, width: int, own_counts: bool) -> None:
     """Also for candidates that stand where they stood, tied with the items that equal them."""
@@ -96,7 +96,7 @@ def test_ca_is_its_twin(seed: int, grid: bool, sign: Sign, width: int, own_count
     assert plan.outcome(z)[attack.readings[0]].tolist() == close(ranks)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(SEEDS, st.booleans(), SIGNS, st.integers(1, 3))
 def test_spqa_is_its_twin(seed: int, grid: bool, sign: Sign, targets: int) -> None:
     system = world(seed, grid=grid)
@@ -132,7 +132,7 @@ def repeated(gallery: Gallery, times: int) -> Gallery:
     return Gallery(gallery.embeddings.repeat(times, 1) + noise, gallery.labels.repeat(times), ids)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, st.booleans(), st.integers(2, 5), st.integers(1, 12))
 def test_oa_is_its_twin(seed: int, grid: bool, count: int, visible: int) -> None:
     system = world(seed, grid=grid)

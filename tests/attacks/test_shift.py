@@ -11,9 +11,9 @@ from torch.nn.functional import normalize
 
 from holdfast.attacks import ES, TMA, System
 from holdfast.attacks.shift import ESBeforeLastStep
+from holdfast.core.gallery import same_set
 from holdfast.core.pgd import PGD, LInf
 from holdfast.evaluation.protocols import CVPR22, STRICT
-from holdfast.metrics.retrieval import same_set
 from tests.oracles import attacks as naive
 from tests.oracles import steps as oracles
 from tests.oracles.attacks import generators, listed, numbers, some, world
@@ -49,7 +49,7 @@ def uniform(*shape: int, low: float = 0.0, high: float = 1.0, seed: int = 0) -> 
 # ---- objectives and readings ----------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, st.booleans())
 def test_es_is_its_twin(seed: int, grid: bool) -> None:
     """R@1 too, with ties, and for queries that the gallery has no match for."""
@@ -73,7 +73,7 @@ def test_es_is_its_twin(seed: int, grid: bool) -> None:
     assert reading["ES:R"].tolist() == pytest.approx(hits, abs=1e-3, nan_ok=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS)
 def test_tma_is_its_twin(seed: int) -> None:
     system = world(seed, grid=False)

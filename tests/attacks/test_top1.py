@@ -10,8 +10,9 @@ from torch import Tensor
 
 from holdfast.attacks import GTM, GTT, LTM, System
 from holdfast.attacks.base import first_matches
+from holdfast.core.gallery import Gallery, Queries, same_set
 from holdfast.evaluation.protocols import CVPR22, STRICT
-from holdfast.metrics.retrieval import Gallery, Queries, evaluate, same_set
+from holdfast.metrics.retrieval import retrieval_metrics
 from holdfast.util.errors import HoldfastError
 from tests.oracles import attacks as naive
 from tests.oracles.attacks import generators, listed, numbers, some, world
@@ -40,7 +41,7 @@ def labelled(places: list[float], labels: list[int]) -> System:
 # ---- R@1 ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, st.booleans())
 def test_r_at_1_is_its_twin(seed: int, grid: bool) -> None:
     system, z = world(seed, grid=grid, classes=8), embedded(seed, grid)
@@ -51,7 +52,7 @@ def test_r_at_1_is_its_twin(seed: int, grid: bool) -> None:
 
 def test_r_at_1_of_unmoved_queries_is_the_benign_one() -> None:
     system = world(0, queries=50, items=50, grid=False, dim=2)
-    benign = evaluate(system.queries, system.gallery)["R@1"]
+    benign = retrieval_metrics(system.queries, system.gallery)["R@1"]
     assert 20 < benign < 80
     assert first_matches(system.queries.embeddings, system.queries, system).mean().item() == pytest.approx(benign)
 
@@ -59,7 +60,7 @@ def test_r_at_1_of_unmoved_queries_is_the_benign_one() -> None:
 # ---- LTM ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, st.booleans())
 def test_ltm_is_its_twin(seed: int, grid: bool) -> None:
     system, z = world(seed, grid=grid, classes=2, items=30), embedded(seed, grid)
@@ -96,7 +97,7 @@ def test_published_ltm_stops_where_no_unmatched_item_is_farther_than_a_match() -
 # ---- GTM ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(SEEDS, st.booleans())
 def test_gtm_is_its_twin(seed: int, grid: bool) -> None:
     system, z = world(seed, grid=grid), embedded(seed, grid)
@@ -113,7 +114,7 @@ def test_gtm_is_its_twin(seed: int, grid: bool) -> None:
     assert plan.outcome(z)["GTM"].tolist() == pytest.approx(hits, abs=1e-3, nan_ok=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, st.booleans())
 def test_the_published_gtm_target_is_its_twin(seed: int, grid: bool) -> None:
     system = world(seed, grid=grid)
@@ -154,7 +155,7 @@ def test_gtm_needs_another_class() -> None:
 # ---- GTT ------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(SEEDS, st.booleans())
 def test_gtt_is_its_twin(seed: int, grid: bool) -> None:
     system, z = world(seed, grid=grid), embedded(seed, grid)

@@ -133,33 +133,33 @@ def test_compare_puts_published_rows_beside(call: Call, tmp_path: Path) -> None:
     settings = ("--data", "fashion-mnist", "--root", root, "--recipe", "none-r", "--set", "batch.pairs=4")
     assert call("train", *settings, "--set", "validation.every=0", "--set", "steps=1", "--out", out_folder)[0] == 0
     few = ("--protocol", "cvpr22", "--max-queries", "4", "--steps", "1", "--no-checks")
-    status, out, err = call("evaluate", out_folder, *few, "--compare")
+    status, out, err = call("evaluate", out_folder, *few, "--published")
     assert (status, err) == (0, "")
     assert "N/A[R]" in out
     assert "ours - published" in out
-    status, out, err = call("report", out_folder, "--compare", "published")
+    status, out, err = call("report", out_folder, "--published")
     assert (status, err) == (0, "")
     assert len(re.findall(r"^\| (run|N/A\[R\], C2F2|ours - published) \|", out, re.MULTILINE)) == 3
-    status, out, err = call("report", out_folder, "--compare", "published", "--format", "csv")
+    status, out, err = call("report", out_folder, "--published", "--format", "csv")
     assert [row["protocol"] for row in csv.DictReader(StringIO(out))] == ["cvpr22", *["published"] * 3]
-    status, out, err = call("report", out_folder, "--compare", "published", "--format", "json")
+    status, out, err = call("report", out_folder, "--published", "--format", "json")
     assert [len(one.get("published", [])) for one in json.loads(out)] == [1, 0, 0]
 
 
 def test_a_model_of_the_users_own(call: Call, photos: Path, models: Path) -> None:
     arguments = ("--data", "folder", "--root", photos, "--size", "8", "--channels", "1", "--no-checks", *FEW)
-    status, out, err = call("evaluate", "--model", "models:build", *arguments)
+    status, out, err = call("evaluate", "models:build", *arguments)
     assert (status, err) == (0, "")
     assert "holdfast normalised them" in out
     weights = models.parent / "w.safetensors"
     save_file({"layer.weight": torch.rand(8, 64), "layer.bias": torch.rand(8)}, weights)
-    status, out, err = call("evaluate", "--model", f"{models}:Net", "--weights", weights, *arguments)
+    status, out, err = call("evaluate", f"{models}:Net", "--weights", weights, *arguments)
     assert (status, err) == (0, "")
 
 
 def test_queries_and_gallery_from_lists(call: Call, photos: Path, models: Path) -> None:
     lists = ("--queries", photos / "q.csv", "--gallery", photos / "g.csv", "--size", "8", "--channels", "1")
-    status, _, err = call("evaluate", "--model", f"{models}:build", *lists, "--no-checks", *FEW, "--eps", "4/255")
+    status, _, err = call("evaluate", f"{models}:build", *lists, "--no-checks", *FEW, "--eps", "4/255")
     assert (status, err) == (0, "")
     data = result_in(models.parent / "evaluations")["data"]
     assert isinstance(data, dict)
@@ -168,7 +168,7 @@ def test_queries_and_gallery_from_lists(call: Call, photos: Path, models: Path) 
 
 def test_attack_writes_images_and_a_manifest(call: Call, run: Path, tmp_path: Path) -> None:
     folder = tmp_path / "adv"
-    status, out, _ = call("attack", run, "--attack", "qa+", "--save", folder, *FEW)
+    status, out, _ = call("attack", run, "--attack", "qa+", "--out", folder, *FEW)
     assert status == 0
     entries = [json.loads(line) for line in (folder / "manifest.jsonl").read_text().splitlines()]
     assert len(entries) == 12
@@ -208,11 +208,11 @@ def test_report_of_several_results(call: Call, run: Path, tmp_path: Path) -> Non
         (["--gradient", "nse"], "did you mean 'nes'?"),
         (["--precision", "half"], "unknown precision 'half' (allowed: float32, bfloat16)"),
         (["--protocol", "cvpr22", "--restarts", "2"], "neither restarts nor black-box"),
-        (["--batch", "0"], "batch is at least 1"),
+        (["--batch-size", "0"], "batch is at least 1"),
         (["--eps", "0.1", "--eps-curve", "0,1/255"], "not both"),
-        (["--weights", "w.pth"], "--weights goes with --model"),
-        (["--size", "8"], "--size goes with --model"),
-        (["--compare"], "nothing was published for data set 'digits'"),
+        (["--weights", "w.pth"], "brings its own weights; leave out w.pth"),
+        (["--size", "8"], "--size goes with other models; the run"),
+        (["--published"], "nothing was published for data set 'digits'"),
         (["--eps-curve", "0,8,300/255"], "in units of the pixel range [0, 1], as 8/255"),
         (["--transfer", "nowhere"], "nowhere"),
     ],
@@ -222,19 +222,16 @@ def test_what_cannot_be_evaluated(arguments: list[str], told: str, refused: Refu
 
 
 def test_a_model_needs_images(refused: Refuse, models: Path, photos: Path) -> None:
-    assert "one of the two" in refused("evaluate")
-    assert "needs a test set" in refused("evaluate", "--model", "models:build")
-    assert "go together" in refused("evaluate", "--model", "models:build", "--queries", photos / "q.csv")
-    unknown = refused("evaluate", "--model", "models:biuld", "--data", "folder", "--root", photos, "--size", "8")
+    assert "needs a test set" in refused("evaluate", "models:build")
+    assert "go together" in refused("evaluate", "models:build", "--queries", photos / "q.csv")
+    unknown = refused("evaluate", "models:biuld", "--data", "folder", "--root", photos, "--size", "8")
     assert "did you mean 'build'?" in unknown
     photos_at = ("--data", "folder", "--root", photos, "--size", "8", "--channels", "1")
-    assert "does not reach the pixels" in refused("evaluate", "--model", "models:detached", *photos_at)
-    assert "the model fails on" in refused("evaluate", "--model", "models:build", *photos_at[:4], "--size", "9")
+    assert "does not reach the pixels" in refused("evaluate", "models:detached", *photos_at)
+    assert "the model fails on" in refused("evaluate", "models:build", *photos_at[:4], "--size", "9")
 
 
 def test_report_without_results(refused: Refuse, tmp_path: Path) -> None:
     assert "holdfast evaluate RUN" in refused("report", tmp_path)
     assert "unknown format 'md'" in refused("report", tmp_path, "--format", "md")
-    assert "unknown format 'md'" in refused("report", tmp_path, "--compare", "published", "--format", "md")
-    told = "unknown value of --compare 'publish'; did you mean 'published'? (allowed: published)"
-    assert told in refused("report", tmp_path, "--compare", "publish")
+    assert "unknown format 'md'" in refused("report", tmp_path, "--published", "--format", "md")

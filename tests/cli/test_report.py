@@ -17,9 +17,9 @@ def test_other_formats_are_written_too(call: Call, tmp_path: Path) -> None:
         assert call("report", path, "--format", style, "--out", out) == (0, f"written to {out}\n", "")
         assert out.read_text(encoding="utf-8") == STYLES[style](find([path]))
     out = tmp_path / "page.html"
-    options = ("--compare", "published", "--format", "html", "--pictures", "0")
+    options = ("--published", "--format", "html", "--pictures", "0")
     assert call("report", path, *options, "--out", out)[0] == 0
-    assert out.read_text(encoding="utf-8") == COMPARED["published"]["html"](find([path]), pictures=0)
+    assert out.read_text(encoding="utf-8") == COMPARED["html"](find([path]), pictures=0)
 
 
 def test_what_does_not_go_together_is_refused(refused: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

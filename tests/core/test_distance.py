@@ -19,7 +19,7 @@ def draw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tens
 
 sizes = st.integers(1, 9)
 seeds = st.integers(0, 10_000)
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 @quick

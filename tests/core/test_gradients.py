@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.attacks import NES, Square
-from holdfast.core.gradients import HALVINGS
-from holdfast.core.pgd import BALLS, L2, PGD, BackPropagation, Draws, Gradient, Iterate, LInf
+from holdfast.core.gradients import HALVINGS, NES, BackPropagation, Draws, Gradient, Iterate, Square
+from holdfast.core.pgd import BALLS, L2, PGD, LInf
 from tests.oracles.attacks import generators
 
 EPS = 0.05

@@ -11,20 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from holdfast.core.gradients import BackPropagation, Draws, Gradient, Iterate, random
 from holdfast.core.objectives import CollapsePair, RaiseHardness, ShiftEmbedding
-from holdfast.core.pgd import (
-    BALLS,
-    L2,
-    PGD,
-    BackPropagation,
-    Draws,
-    Gradient,
-    Iterate,
-    LInf,
-    even,
-    fading,
-    random,
-)
+from holdfast.core.pgd import BALLS, L2, PGD, LInf, even, fading
 from holdfast.core.triplets import hardness
 from tests.oracles import steps as oracles
 
@@ -111,7 +100,7 @@ def test_the_random_start_does_not_keep_from_the_optimum() -> None:
     torch.testing.assert_close(got, (images - 0.1 * weight.sum(dim=1).sign().view(1, 4, 4)).clamp(0, 1))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.sampled_from(list(BALLS)), st.floats(0, 0.5), st.floats(0, 0.5), st.integers(0, 4), st.sampled_from([0, 0.3, 2])
 )

@@ -75,7 +75,7 @@ def pair_batches(draw: st.DrawFn) -> tuple[Tensor, list[int]]:
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pair_batches())
 def test_every_draw_is_allowed(strategy: str, case: tuple[Tensor, list[int]]) -> None:
     z, labels = case

@@ -29,7 +29,7 @@ def check_batch(batch: Indices, labels: Labels, per_class: int) -> None:
     assert len(set(labels[batch.indices.numpy()].tolist())) >= 2
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     sizes=SIZES,
     share=st.integers(2, 5),

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from holdfast.data import Batch, Loader, PairBatches, Pixels, Table, stream
 from holdfast.util.errors import HoldfastError
+from tests.helpers.waiting import GUARD
 
 
 def table_of(sizes: list[int], side: int = 6) -> Table:
@@ -115,7 +116,7 @@ def test_one_batch_is_prepared_ahead_and_no_more(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(loader.pixels, "read", noted)
     epoch: Iterator[Batch] = loader.epoch(0)
     next(epoch)
-    assert second.wait(timeout=10)
+    assert second.wait(GUARD)
     assert len(begun) == 2
     assert len(list(epoch)) == 4
     assert loader.waited > 0

@@ -57,7 +57,7 @@ def naive(image: Array, size: int, row: list[float] | None) -> Tensor:
     return out
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(side=st.integers(1, 7), cut=st.integers(0, 6), channels=st.sampled_from((1, 3)), seed=st.integers(0, 99))
 def test_crop_and_flip_equal_the_naive_twin(side: int, cut: int, channels: int, seed: int) -> None:
     images = noise(3, side, side, 3, seed=seed) if channels == 3 else noise(3, side, side, seed=seed)

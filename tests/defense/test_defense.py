@@ -12,7 +12,8 @@ from torch import Generator, Tensor, nn
 from torch.fx import Proxy
 from torch.nn.functional import normalize
 
-from holdfast.core.pgd import L2, PGD, LInf, Objective
+from holdfast.core.objectives import Objective
+from holdfast.core.pgd import L2, PGD, LInf
 from holdfast.core.samplers import SAMPLERS, Batch
 from holdfast.core.triplets import ANCHOR, Triplets, hardness
 from holdfast.defense.base import (

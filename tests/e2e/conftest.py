@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import sync_playwright
 
 from holdfast.runs.config import resolve
 from holdfast.training.loop import train
 from tests.helpers.explorer_runs import run_folder
+from tests.helpers.waiting import GUARD
 
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
 FLAGS = [
@@ -24,15 +26,8 @@ ARTEFACTS = Path(__file__).parent / "artefacts"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium; without it, or without playwright, the tests are skipped.
-
-    For a module: while playwright runs, so does an event loop, which other tests cannot have.
-    """
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'holdfast[e2e]'")
-    pytest.importorskip("uvicorn", reason="the explorer needs the extra serve")
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}; install Chromium, or name it by CHROMIUM")
-    with api.sync_playwright() as playwright:
+    """Chromium, for a module: while playwright runs, so does an event loop, which other tests cannot have."""
+    with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=FLAGS)
         yield browser
         browser.close()
@@ -45,19 +40,8 @@ def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     settings = {"recipe": "none-r", "model.dim": 16, "batch.pairs": 100, "optim.epochs": 2, "validation.attacked": 0}
     train(resolve(settings), root / "plain", device="cpu", quiet=True)
     folders = [str(root / "plain"), str(run_folder(root / "other", seed=1))]
-    command = [
-        sys.executable,
-        "-m",
-        "holdfast",
-        "explore",
-        *folders,
-        "--port",
-        "0",
-        "--images",
-        "200",
-        "--device",
-        "cpu",
-    ]
+    options = ["--port", "0", "--images", "200", "--device", "cpu"]
+    command = [sys.executable, "-m", "holdfast", "explore", *folders, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
@@ -69,7 +53,7 @@ def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield found[0]
         server.terminate()
         assert "Traceback" not in server.stderr.read()
-        server.wait(timeout=20)
+        server.wait(timeout=GUARD)
 
 
 @pytest.fixture
@@ -85,7 +69,7 @@ def tab(browser: Any, address: str, faults: list[str], request: pytest.FixtureRe
 
     def open_one(width: int = 1360, height: int = 900, **options: Any) -> Any:
         page = browser.new_context(viewport={"width": width, "height": height}, **options).new_page()
-        page.set_default_timeout(15000)
+        page.set_default_timeout(1000 * GUARD)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         page.goto(address)

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 from PIL import Image
-
-pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install 'holdfast[e2e]'")
-
 from playwright.sync_api import expect
 
-expect.set_options(timeout=15_000)
+from tests.helpers.waiting import GUARD
+
+expect.set_options(timeout=1000 * GUARD)
 
 
 def set_attack(page: Any, name: str = "es", eps: int = 70, steps: int = 20) -> None:

@@ -10,16 +10,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from holdfast.attacks import System
+from holdfast.attacks.base import Attacked
 from holdfast.core.batching import WIDTH
+from holdfast.core.gallery import Gallery, Queries, same_set
 from holdfast.core.pgd import LInf
 from holdfast.evaluation import checks
-from holdfast.evaluation import probe as trial
 from holdfast.evaluation.checks import CHECKS, Check, check, rises
-from holdfast.evaluation.runner import Attacked, Target, carry_out
+from holdfast.evaluation.checks import probe as trial
+from holdfast.evaluation.runner import Target, attack_batch
 from holdfast.evaluation.settings import resolve_budget
 from holdfast.evaluation.words import CHECK_WORDS
-from holdfast.metrics.benign import embed_test
-from holdfast.metrics.retrieval import Gallery, Queries, same_set
+from holdfast.models.embedding import embed_dataset
 from holdfast.models.wrapped import Subject
 from holdfast.util.progress import Progress
 from tests.helpers.tiny import digits, embedder
@@ -53,12 +54,12 @@ def surrogate(there: Embed, back: Embed) -> Embed:
 def target_of(embed: Embed) -> Target:
     subject = Subject(embed)
     subject.examine(CLEAN[:8])
-    embedded = embed_test(subject, PIXELS, torch.device("cpu"))
+    embedded = embed_dataset(subject, PIXELS, torch.device("cpu"))
     return Target(subject, System(embedded.queries, embedded.gallery), PIXELS)
 
 
 def found(target: Target, rows: Tensor | None = None, **settings: Any) -> dict[str, Check]:
-    budget = resolve_budget(8, **{"eps": 0.1, "steps": 5} | settings)
+    budget = resolve_budget("28", **{"eps": 0.1, "steps": 5} | settings)
     with target.subject.frozen(), Progress("checks", len(CHECKS), quiet=True) as progress:
         results = check(target, budget, torch.arange(3, 67, 2) if rows is None else rows, progress)
     assert progress.done == progress.total
@@ -208,12 +209,12 @@ def test_perturbations_larger_than_allowed(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize("shift", [-1e-4, 1e-4])
 def test_pixels_outside_their_range(monkeypatch: pytest.MonkeyPatch, shift: float) -> None:
     def shifted(*given: Any, **named: Any) -> Attacked:
-        attacked = carry_out(*given, **named)
+        attacked = attack_batch(*given, **named)
         ends = (attacked.clean == 0) | (attacked.clean == 1)
         attacked.images.add_(shift * (ends & (attacked.images == attacked.clean)))
         return attacked
 
-    monkeypatch.setattr(trial, "carry_out", shifted)
+    monkeypatch.setattr(trial, "attack_batch", shifted)
     results = found(target_of(MODEL))
     assert results[BOUNDS].passed is False
     assert "up to 0.0001" in results[BOUNDS].detail
@@ -245,7 +246,7 @@ def test_faults_found_before_are_passed_on() -> None:
     target = target_of(MODEL)
     target.subject.faults = ["normalised twice", "divided twice"]
     with Progress("checks", len(CHECKS), quiet=True) as progress:
-        results = check(target, resolve_budget(8, eps=0.1, steps=2), torch.arange(8), progress)
+        results = check(target, resolve_budget("28", eps=0.1, steps=2), torch.arange(8), progress)
     assert results[len(CHECKS) :] == [
         Check(PREPROCESSING, False, "normalised twice"),
         Check(PREPROCESSING, False, "divided twice"),

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from holdfast.evaluation.records import Record, Records, append, lines, rewrite
+from holdfast.evaluation.records import Record, Records
+from holdfast.util.atomic import append_lines, read_lines, rewrite_lines
 from holdfast.util.errors import HoldfastError
 from tests.helpers.tiny import rows, snapshot
 
@@ -107,17 +108,17 @@ def test_a_damaged_line_is_an_error_that_names_its_file(content: bytes, tmp_path
 def test_numbers_survive_the_file(tmp_path: Path) -> None:
     """So that a resumed evaluation computes from the same numbers as one in a single go."""
     values: list[dict[str, Any]] = [{"x": value} for value in (0.1, 1 / 3, 1e-6, 100.0, -0.333333, 123456.654321)]
-    append(tmp_path / "a", values)
-    assert lines(tmp_path / "a") == values
+    append_lines(tmp_path / "a", values)
+    assert read_lines(tmp_path / "a") == values
 
 
 def test_rewriting_replaces_only_what_differs(tmp_path: Path) -> None:
     file = tmp_path / "a"
-    append(file, batch(0, 3))
+    append_lines(file, batch(0, 3))
     inode = file.stat().st_ino
-    rewrite(file, batch(0, 3))
+    rewrite_lines(file, batch(0, 3))
     assert file.stat().st_ino == inode
-    rewrite(file, batch(0, 1))
+    rewrite_lines(file, batch(0, 1))
     assert [json.loads(line) for line in file.read_text().splitlines()] == batch(0, 1)
-    rewrite(tmp_path / "absent", batch(0, 1))
+    rewrite_lines(tmp_path / "absent", batch(0, 1))
     assert sorted(snapshot(tmp_path)) == ["a"]

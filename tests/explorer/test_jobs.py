@@ -3,7 +3,6 @@
 import re
 import threading
 from collections.abc import Callable, Iterator
-from time import monotonic, sleep
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +10,7 @@ from hypothesis import strategies as st
 
 from holdfast.explorer.jobs import KEPT, WAITING, BusyError, Cancelled, Job, Jobs, Tell
 from holdfast.util.errors import HoldfastError
+from tests.helpers.waiting import until
 
 
 @pytest.fixture
@@ -18,13 +18,6 @@ def jobs() -> Iterator[Jobs]:
     jobs = Jobs()
     yield jobs
     jobs.close()
-
-
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    end = monotonic() + seconds
-    while not condition():
-        assert monotonic() < end, "it did not happen"
-        sleep(0.002)
 
 
 class Held:
@@ -38,7 +31,7 @@ class Held:
         while not self.go.is_set():
             tell(self.steps)
             self.steps += 1
-            sleep(0.002)
+            self.go.wait(0.002)
         return "made"
 
 
@@ -123,8 +116,8 @@ def test_who_asks_no_more_is_gone() -> None:
     now[0] = 89
     assert jobs.find(running.id) is running
     assert jobs.find(asking.id) is asking
-    now[0] = 100
-    sleep(0.05)
+    now[0], told = 100, first.steps
+    until(lambda: first.steps > told + 1)
     assert running.state == "running"
     assert jobs.find(asking.id) is asking
     now[0] = 180
@@ -183,7 +176,7 @@ def test_closing_stops_what_runs_and_starts_nothing_more() -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["submit", "cancel", "leave", "find"])), max_size=40))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_in_whatever_order_clients_act_all_jobs_come_to_an_end(acts: list[tuple[int, str]]) -> None:
     jobs, mine = Jobs(), dict[int, Job]()
     made: list[Job] = []

@@ -12,12 +12,12 @@ from PIL import Image
 
 from holdfast.attacks import ATTACKS
 from holdfast.core.batching import WIDTH
-from holdfast.evaluation.opened import of_run
+from holdfast.evaluation.evaluate import attack as save_attack
 from holdfast.evaluation.settings import resolve_budget
 from holdfast.explorer.attacking import Outcome, amplified, attack, clean, gain
 from holdfast.explorer.jobs import Cancelled
 from holdfast.explorer.ranking import FIRST, ranked
-from holdfast.explorer.scene import Query, Scene, opened
+from holdfast.explorer.scene import Query, Scene, open_scene
 from holdfast.explorer.server import ON_QUERIES
 from holdfast.util.errors import HoldfastError
 from tests.helpers.explorer_runs import run_folder
@@ -32,7 +32,7 @@ def quiet(progress: Any) -> None:
 
 
 def attacked(scene: Scene, query: Query, name: str, **settings: Any) -> Outcome:
-    budget = resolve_budget(8, attacks=(name,), **{"eps": EPS, "step": 0.1, "steps": 6, **settings})
+    budget = resolve_budget("28", attacks=(name,), **{"eps": EPS, "step": 0.1, "steps": 6, **settings})
     return attack(scene, query, budget, quiet)
 
 
@@ -44,7 +44,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 @pytest.fixture(scope="module")
 def scene(folders: list[str]) -> Iterator[Scene]:
-    with opened(folders, images=IMAGES, device="cpu", quiet=True) as scene:
+    with open_scene(folders, images=IMAGES, device="cpu", quiet=True) as scene:
         yield scene
 
 
@@ -56,7 +56,7 @@ def test_a_scene_holds_every_model_on_one_test_set(scene: Scene, folders: list[s
     assert all("none-r" in model.about for model in scene.models)
     assert len(scene.rows) == IMAGES == len(scene.table)
     assert list(scene.labels.values()) == [str(i) for i in range(10)]
-    with opened(folders[:1] * 2, device="cpu", quiet=True) as whole:
+    with open_scene(folders[:1] * 2, device="cpu", quiet=True) as whole:
         assert [model.name for model in whole.models] == ["one", "one (2)"]
         assert len(whole.rows) == 797
 
@@ -71,12 +71,12 @@ def test_the_networks_are_fixed_while_the_scene_is_open(scene: Scene) -> None:
     ("given", "said"),
     [
         ({"images": 1}, "at least 2, not 1"),
-        ({"specs": []}, "at least one run folder"),
-        ({"specs": ["nowhere"]}, "no run"),
+        ({"specs": []}, "name at least one model"),
+        ({"specs": ["nowhere"]}, "'nowhere' names no model"),
     ],
 )
 def test_what_cannot_be_shown_is_refused(given: dict[str, Any], said: str, folders: list[str]) -> None:
-    with pytest.raises(HoldfastError, match=said), opened(**{"specs": folders, **given}):
+    with pytest.raises(HoldfastError, match=said), open_scene(**{"specs": folders, **given}):
         pass
 
 
@@ -84,7 +84,7 @@ def test_models_of_other_images_are_not_put_side_by_side(folders: list[str], tmp
     colour = {"data.name": "folder", "data.root": str(photos(tmp_path / "photos")), "data.size": 8, "data.resize": 8}
     other = run_folder(tmp_path / "colour", **colour, **{"model.backbone": "c2f2"})
     said = "one test set: one has digits at 8 pixels, colour has folder at 8"
-    with pytest.raises(HoldfastError, match=said), opened([*folders, str(other)], device="cpu", quiet=True):
+    with pytest.raises(HoldfastError, match=said), open_scene([*folders, str(other)], device="cpu", quiet=True):
         pass
 
 
@@ -92,7 +92,7 @@ def test_a_run_whose_weights_are_gone_is_refused_in_one_line(folders: list[str],
     folder = run_folder(tmp_path / "run")
     (folder / "model.safetensors").unlink()
     assert "model.safetensors" in refused("explore", folder, "--port", "0")
-    assert "is no run folder" in refused("explore", tmp_path / "absent", "--port", "0")
+    assert "names no model" in refused("explore", tmp_path / "absent", "--port", "0")
 
 
 def test_images_are_found_by_class_and_number(scene: Scene) -> None:
@@ -112,7 +112,7 @@ def test_photos_are_found_by_their_files(tmp_path: Path) -> None:
         tmp_path / "run",
         **{"data.name": "folder", "data.root": str(root), "data.size": 8, "data.resize": 8, "model.backbone": "c2f2"},
     )
-    with opened([str(folder)], device="cpu", quiet=True) as scene:
+    with open_scene([str(folder)], device="cpu", quiet=True) as scene:
         assert [scene.name_of(row) for row in scene.search("C 3.png")] == ["c/3.png"]
         assert len(scene.search("d")) == 5
         (root / "c" / "3.png").write_bytes(b"")
@@ -178,10 +178,10 @@ def test_every_attack_stays_in_the_ball_and_shows_what_it_shows(name: str, scene
 
 def test_an_attack_is_that_of_the_command(folders: list[str], tmp_path: Path) -> None:
     settings: dict[str, Any] = {"eps": EPS, "step": 0.1, "steps": 6, "seed": 3}
-    for name in ("es", "qa+", "gtm"):
-        entries = of_run(folders[0]).attack(name, tmp_path / name, max_queries=2, quiet=True, device="cpu", **settings)
-        with opened(folders[:1], device="cpu", quiet=True) as scene:
-            for entry in entries:
+    with open_scene(folders[:1], device="cpu", quiet=True) as scene:
+        for name in ("es", "qa+", "gtm"):
+            given = {"max_queries": 2, "quiet": True, "device": "cpu", **settings}
+            for entry in save_attack(folders[0], None, name, tmp_path / name, **given):
                 row = int(entry["file"].removesuffix(".png"))
                 outcome = attacked(scene, scene.ask(row), name, **settings)
                 found = outcome.report["models"][0]["readings"]
@@ -194,7 +194,7 @@ def test_an_attack_is_that_of_the_command(folders: list[str], tmp_path: Path) ->
 def test_all_models_are_pushed_toward_the_first_models_choice(scene: Scene, folders: list[str]) -> None:
     row = list(scene.rows)[11]
     both = attacked(scene, scene.ask(row), "gtm").report
-    with opened(folders[::-1], images=IMAGES, device="cpu", quiet=True) as swapped:
+    with open_scene(folders[::-1], images=IMAGES, device="cpu", quiet=True) as swapped:
         other = attacked(swapped, swapped.ask(row), "gtm").report
     wrong = [next(one for one in clean_list(scene, row, i) if not one["match"])["id"] for i in (0, 1)]
     assert [report["targets"][0]["id"] for report in (both, other)] == wrong
@@ -219,7 +219,7 @@ def test_the_default_attack_changes_what_is_found(scene: Scene) -> None:
 
 def test_progress_is_told_and_an_attack_stops_where_it_is_told_to(scene: Scene) -> None:
     told: list[dict[str, Any]] = []
-    budget = resolve_budget(8, attacks=("es",), eps=EPS, steps=5)
+    budget = resolve_budget("28", attacks=("es",), eps=EPS, steps=5)
     attack(scene, scene.ask(next(iter(scene.rows))), budget, told.append)
     assert [one["model"] for one in told] == [0] * 6 + [1] * 6
     assert [one["step"] for one in told] == [1, 2, 3, 4, 5, 5] * 2
@@ -241,7 +241,7 @@ def test_one_image_costs_one_image(scene: Scene) -> None:
 
 
 def test_a_class_of_one_image_has_no_right_answer(tmp_path: Path, folders: list[str]) -> None:
-    with opened(folders[:1], images=12, device="cpu", quiet=True) as scene:
+    with open_scene(folders[:1], images=12, device="cpu", quiet=True) as scene:
         classes = [scene.class_of(row) for row in scene.rows]
         alone = next(row for row in scene.rows if classes.count(scene.class_of(row)) == 1)
         with pytest.raises(HoldfastError, match="holds no other image of class"):
@@ -262,17 +262,3 @@ def test_a_perturbation_is_amplified_as_far_as_it_fits(eps: float, times: float)
     r = eps * torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3)
     low, middle, high = amplified(r, eps).flatten().tolist()
     assert 0 <= low <= middle == 0.5 <= high <= 1
-
-
-# --- the command line
-
-
-def test_the_command_says_what_it_takes(call: Any) -> None:
-    status, out, _ = call("explore", "--help")
-    assert status == 0
-    assert "--port" in out
-
-
-@pytest.mark.parametrize(("port", "said"), [("-1", "0 (any free one)"), ("70000", "not 70000")])
-def test_a_port_that_is_none_is_refused(port: str, said: str, folders: list[str], refused: Any) -> None:
-    assert said in refused("explore", folders[0], f"--port={port}")

@@ -5,8 +5,8 @@
 import json
 from collections.abc import Iterator
 from io import BytesIO
-from pathlib import Path
-from time import monotonic, sleep
+from itertools import count
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import Tensor
 
 from tests.helpers.explorer_runs import run_folder
+from tests.helpers.waiting import GUARD, until
 
 for module in ("starlette", "uvicorn"):
     pytest.importorskip(module, reason="the explorer needs the extra serve")
@@ -25,12 +27,9 @@ from starlette.testclient import TestClient
 
 from holdfast.data.pixels import to_image
 from holdfast.explorer import uploads
-from holdfast.explorer.guard import is_loopback
-from holdfast.explorer.jobs import Jobs
-from holdfast.explorer.scene import Scene, opened
+from holdfast.explorer.jobs import Job, Jobs
+from holdfast.explorer.scene import Scene, open_scene
 from holdfast.explorer.server import PAGE, STATIC, application
-from holdfast.explorer.serving import address_of, listen
-from holdfast.util.errors import HoldfastError
 
 HOST = "http://127.0.0.1:8777"
 ONE, TWO = ({"X-Holdfast-Client": name * 10, "Origin": HOST} for name in "ab")
@@ -41,7 +40,7 @@ LONG = {"attack": "es", "eps": 70, "steps": 1000}
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     root = tmp_path_factory.mktemp("runs")
     folders = [str(run_folder(root / name, seed)) for seed, name in enumerate(("one", "other"))]
-    with opened(folders, images=100, device="cpu", quiet=True) as scene:
+    with open_scene(folders, images=100, device="cpu", quiet=True) as scene:
         yield scene
 
 
@@ -60,12 +59,28 @@ def begin(site: TestClient, headers: dict[str, str] = ONE, **asked: Any) -> Any:
     return site.post("/api/attacks", headers=headers, json={"query": "0", "attack": "es", **asked})
 
 
+def look(site: TestClient, job: str) -> Any:
+    return site.get(f"/api/jobs/{job}").json()
+
+
 def ended(site: TestClient, job: str) -> Any:
-    end = monotonic() + 30
-    while (found := site.get(f"/api/jobs/{job}").json())["state"] in ("queued", "running"):
-        assert monotonic() < end
-        sleep(0.005)
-    return found
+    until(lambda: look(site, job)["state"] not in ("queued", "running"))
+    return look(site, job)
+
+
+@pytest.fixture
+def held(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
+    """An attack gets no further than its fifth pass until this is set."""
+    go, subject, passes = Event(), scene.models[0].target.subject, count()
+    network = subject.network
+
+    def slowly(images: Tensor) -> Any:
+        assert next(passes) < 5 or go.wait(GUARD)
+        return network(images)
+
+    monkeypatch.setattr(subject, "network", slowly)
+    yield go
+    go.set()
 
 
 def png(image: Image.Image) -> bytes:
@@ -154,22 +169,18 @@ def test_an_attack_is_followed_to_its_end(site: TestClient, scene: Scene) -> Non
     ("asked", "said"),
     [
         ({"attack": "ca+"}, "unknown attack 'ca+'"),
-        ({"attack": "es7"}, "did you mean"),
         ({"attack": None}, "unknown attack"),
         ({"query": "99999"}, "image 99999 is no query"),
-        ({"query": "x"}, "image is a whole number"),
         ({"query": "-1"}, "image is a whole number"),
         ({"query": "upload-none"}, "no longer kept"),
         ({"eps": 256}, "eps is a number from 0 to 255"),
         ({"eps": -1}, "eps is a number"),
-        ({"eps": None}, "eps is a number"),
         ({"eps": "8/255"}, "eps is a number"),
         ({"eps": True}, "eps is a number"),
         ({"eps": 10**400}, "eps is a number"),
         ({"steps": 1001}, "steps is at most 1000"),
         ({"steps": 1.5}, "steps is a whole number"),
-        ({"steps": 10**12}, "steps is a whole number"),
-        ({"seed": -3}, "seed is a whole number"),
+        ({"seed": 10**12}, "seed is a whole number"),
     ],
 )
 def test_what_makes_no_attack_is_refused(asked: dict[str, Any], said: str, site: TestClient) -> None:
@@ -186,32 +197,32 @@ def test_what_is_no_request_is_refused(sent: bytes, site: TestClient) -> None:
     assert site.post("/api/attacks", headers=ONE, content=b" " * 2**15).status_code == 413
 
 
-def test_two_clients_wait_for_each_other_and_cancel_their_own_only(site: TestClient) -> None:
+def test_two_clients_wait_for_each_other_and_cancel_their_own_only(site: TestClient, held: Event) -> None:
     running = begin(site, ONE, **LONG).json()["id"]
     again = begin(site, ONE, **LONG)
     assert again.status_code == 409
     assert "under way" in again.json()["error"]
     waiting = begin(site, TWO, steps=2).json()
     assert (waiting["state"], waiting["position"]) == ("queued", 1)
-    end = monotonic() + 20
-    while not (site.get(f"/api/jobs/{running}").json()["progress"] or {}).get("step", 0) > 2:
-        assert monotonic() < end
-    progress = site.get(f"/api/jobs/{running}").json()["progress"]
+    until(lambda: (look(site, running)["progress"] or {}).get("step", 0) > 2)
+    progress = look(site, running)["progress"]
     assert progress["model"] == 0
     assert len(progress["traces"][0]) >= progress["step"]
     assert site.post(f"/api/jobs/{running}/cancel", headers=TWO).status_code == 403
     assert site.post(f"/api/jobs/{running}/cancel", headers=ONE).status_code == 200
+    held.set()
     assert ended(site, running)["state"] == "cancelled"
     assert ended(site, waiting["id"])["state"] == "done"
     assert site.get("/api/jobs/none").status_code == 404
 
 
-def test_a_page_that_is_closed_frees_the_queue(site: TestClient) -> None:
+def test_a_page_that_is_closed_frees_the_queue(site: TestClient, held: Event) -> None:
     running = begin(site, ONE, **LONG).json()["id"]
     waiting = begin(site, TWO, steps=2).json()["id"]
     assert site.post("/api/leave", headers=ONE).status_code == 200
+    held.set()
     assert ended(site, waiting)["state"] == "done"
-    assert site.get(f"/api/jobs/{running}").json().get("state") in ("cancelled", None)
+    assert look(site, running).get("state") in ("cancelled", None)
 
 
 def test_an_attack_that_breaks_is_a_message_and_no_trace(
@@ -254,14 +265,9 @@ def test_an_upload_counts_as_its_nearest_class_unless_told_otherwise(site: TestC
         assert site.get(f"/api/queries/{key}", params={"label": label}).status_code == 400
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", png(Image.new("I;16", (8, 8)))])
-def test_what_is_no_image_is_refused(content: bytes, site: TestClient) -> None:
-    answer = site.post("/api/uploads", headers=ONE, content=content)
-    assert answer.status_code == 400
-    assert answer.json()["error"]
-
-
-def test_an_upload_that_is_too_large_is_refused(site: TestClient) -> None:
+def test_an_upload_that_is_no_image_or_too_large_is_refused(site: TestClient) -> None:
+    answer = site.post("/api/uploads", headers=ONE, content=b"no image")
+    assert (answer.status_code, answer.json()["error"][:14]) == (400, "the file is no")
     answer = site.post("/api/uploads", headers=ONE, content=b"x" * (uploads.BYTES + 1))
     assert answer.status_code == 413
     assert "10 MB" in answer.json()["error"]
@@ -276,68 +282,17 @@ def test_an_old_upload_goes_to_make_room(site: TestClient, scene: Scene) -> None
     assert site.get(f"/api/queries/{keys[1]}").status_code == 200
 
 
-# --- security
+# --- who may
 
 
-@pytest.mark.parametrize("path", ["/", "/api/scene", "/static/app.js", "/images/0.png", "/none", "/api/images?page=x"])
-def test_every_answer_is_sealed(path: str, site: TestClient) -> None:
-    headers = site.get(path, headers={"Origin": "http://evil.example"}).headers
-    policy = dict(part.strip().split(" ", 1) for part in headers["content-security-policy"].split(";"))
-    assert policy["default-src"] == policy["frame-ancestors"] == policy["form-action"] == "'none'"
-    assert policy["script-src"] == policy["style-src"] == "'self'"
-    assert headers["x-content-type-options"] == "nosniff"
-    assert headers["cross-origin-resource-policy"] == "same-origin"
-    assert "access-control-allow-origin" not in headers
-    assert "cache-control" in headers
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1:8777", "localhost", "LOCALHOST:1", "[::1]:8777", "127.3.2.1:80"])
-def test_this_machine_is_answered(host: str, site: TestClient) -> None:
-    assert site.get("/api/scene", headers={"Host": host}).status_code == 200
-
-
-HOSTS = [
-    "evil.example",
-    "127.0.0.1.evil.example",
-    "localhost.evil.example:8777",
-    "",
-    "8.8.8.8",
-    "[::1",
-    "a@localhost@b",
-    "0.0.0.0",
-]
-
-
-@pytest.mark.parametrize("host", HOSTS)
-def test_a_name_made_to_point_here_is_not(host: str, site: TestClient, scene: Scene) -> None:
-    answer = site.get("/api/scene", headers={"Host": host})
-    assert answer.status_code == 403
-    assert "this machine only" in answer.json()["error"]
-    jobs = Jobs()
-    anywhere = TestClient(application(scene, jobs, loopback=False), base_url=HOST)
-    assert anywhere.get("/api/scene", headers={"Host": host}).status_code == 200
-    jobs.close()
-
-
-ORIGINS = [
-    None,
-    "null",
-    "",
-    "http://evil.example",
-    "http://127.0.0.1:9999",
-    "http://127.0.0.1",
-    "http://[",
-    f"{HOST}.evil.example",
-]
-
-
-@pytest.mark.parametrize("origin", ORIGINS)
-@pytest.mark.parametrize("path", ["/api/attacks", "/api/uploads", "/api/leave", "/api/jobs/x/cancel"])
-def test_only_the_page_itself_may_change_something(path: str, origin: str | None, site: TestClient) -> None:
-    headers = {**ONE, "Origin": origin} if origin is not None else {k: v for k, v in ONE.items() if k != "Origin"}
-    answer = site.post(path, headers=headers)
-    assert answer.status_code == 403
-    assert answer.json() == {"error": "only the page itself may ask for this"}
+def test_the_site_is_guarded(site: TestClient, scene: Scene) -> None:
+    answer = site.get("/api/scene", headers={"Host": "evil.example"})
+    assert answer.status_code == 400
+    assert answer.headers["content-security-policy"].startswith("default-src 'none'")
+    for path in ("/api/attacks", "/api/uploads", "/api/leave", "/api/jobs/x/cancel"):
+        assert site.post(path, headers={**ONE, "Origin": "http://evil.example"}).status_code == 403
+    anywhere = TestClient(application(scene, Jobs(), loopback=False), base_url=HOST)
+    assert anywhere.get("/api/scene", headers={"Host": "evil.example"}).status_code == 200
 
 
 @pytest.mark.parametrize("client", ["", "short", "x" * 65])
@@ -355,35 +310,10 @@ def test_a_page_must_name_itself(client: str, site: TestClient) -> None:
         ),
     )
 )
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_asked_is_answered_or_refused(site: TestClient, asked: dict[str, Any]) -> None:
-    answer = site.post("/api/attacks", headers=ONE, content=json.dumps({"query": "0", "attack": "es"} | asked))
-    assert answer.status_code in (202, 400, 409)
-    if answer.status_code == 202:
-        site.post(f"/api/jobs/{answer.json()['id']}/cancel", headers=ONE)
-
-
-# --- the socket
-
-
-def test_a_free_port_is_found_and_one_in_use_is_refused(tmp_path: Path, refused: Any) -> None:
-    with listen("127.0.0.1", 0) as listener:
-        url, loopback = address_of(listener)
-        port = int(url.rpartition(":")[2])
-        assert (url, loopback) == (f"http://127.0.0.1:{port}", True)
-        with pytest.raises(HoldfastError, match=f"port {port} is in use; give another with --port"):
-            listen("127.0.0.1", port)
-        assert f"port {port} is in use" in refused("explore", tmp_path, "--port", str(port))
-    with listen("0.0.0.0", 0) as listener:
-        assert not address_of(listener)[1]
-
-
-@pytest.mark.parametrize("host", ["no.such.host.invalid", "", "256.1.1.1", "x" * 300])
-def test_a_host_that_is_none_is_refused(host: str) -> None:
-    with pytest.raises(HoldfastError, match="cannot listen on"):
-        listen(host, 0)
-
-
-@given(st.text(max_size=12))
-def test_no_name_but_localhost_is_this_machine_for_certain(name: str) -> None:
-    assert not is_loopback(name) or name in ("localhost", "::1") or name.startswith("127.")
+    """What is taken is not carried out."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Jobs, "submit", lambda self, client, work: Job(client, work, 0.0))
+        answer = site.post("/api/attacks", headers=ONE, content=json.dumps({"query": "0", "attack": "es"} | asked))
+    assert answer.status_code in (202, 400)

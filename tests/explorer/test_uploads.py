@@ -125,7 +125,7 @@ def test_any_bytes_are_an_image_or_refused(data: bytes) -> None:
 
 
 @given(st.sampled_from(["PNG", "JPEG", "GIF", "WEBP", "BMP"]), st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_damaged_images_are_images_or_refused(kind: str, draw: st.DataObject) -> None:
     data = bytearray(saved(photo(), kind))
     for _ in range(draw.draw(st.integers(1, 5))):

@@ -1,6 +1,7 @@
 """The model card says what was measured, nothing else, and its code and commands work."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,15 +11,14 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 
-from holdfast.evaluation.opened import evaluate_run
+from holdfast.evaluation.evaluate import evaluate
 from holdfast.export import export
 from holdfast.export.card import DECIMALS, card, checks, command, cost, figures, front, threat, way
-from holdfast.export.source import Source, opened, standing
+from holdfast.export.source import Source, open_run, standing
 from holdfast.report import Result, find
 from holdfast.report.tables import MEASURES
 from holdfast.runs.config import differences, read_yaml, resolve
 from holdfast.runs.folder import Run
-from holdfast.training.loop import train
 from tests.conftest import Call
 from tests.helpers.tiny import embedder
 
@@ -28,13 +28,11 @@ QUICK: dict[str, Any] = {"steps": 2, "max_queries": 8, "quiet": True, "device": 
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on digits with two evaluations, one of them checked."""
-    folder = tmp_path_factory.mktemp("work") / "runs" / "tiny"
-    settings = {"recipe": "hm-s-lga", "model.dim": 8, "batch.pairs": 100, "steps": 2, "pgd.steps": 1}
-    train(resolve(settings, {"validation.every": 0}), folder, quiet=True)
-    evaluate_run(folder, eps=0.1, **QUICK)
-    evaluate_run(folder, "cvpr22", checks=False, **QUICK)
+    folder = shutil.copytree(digits_run, tmp_path_factory.mktemp("work") / "runs" / "tiny")
+    evaluate(folder, eps=0.1, **QUICK)
+    evaluate(folder, None, "cvpr22", checks=False, **QUICK)
     return folder
 
 
@@ -47,7 +45,7 @@ def test_the_hub_reads_every_figure(run: Path, folder: Path) -> None:
     data = ModelCard.load(folder / "README.md").data
     assert data.library_name == "holdfast"
     assert data.pipeline_tag == "image-feature-extraction"
-    results = opened(run).results
+    results = open_run(run).results
     wanted = {
         (f"{name} ({way(result)})", round(value, DECIMALS))
         for result in results
@@ -61,7 +59,7 @@ def test_the_hub_reads_every_figure(run: Path, folder: Path) -> None:
 
 def test_the_text_has_scores_intervals_and_checks(run: Path, folder: Path) -> None:
     text = (folder / "README.md").read_text()
-    strict, cvpr22 = opened(run).results
+    strict, cvpr22 = open_run(run).results
     assert (strict.protocol, cvpr22.protocol) == ("strict", "cvpr22")
     bounds = strict.interval("ERS")
     assert bounds is not None
@@ -124,8 +122,25 @@ def test_what_else_there_is_to_know() -> None:
     assert "pretrained weights" in text
 
 
+def test_a_defense_or_a_network_of_one_s_own_is_said_to_be_one() -> None:
+    config = replace(SOURCE.config, recipe="custom")
+    text = card(replace(SOURCE, config=config))
+    assert "trained on `digits` by a defense of its author's own, with" in text
+    assert "it takes, with the settings" not in text
+    assert "`holdfast.train(…, defense=…)` takes it" in text
+    assert "holdfast train" not in text
+    assert "adversary in training" not in text
+    assert "without a defense" not in text
+    assert "backbone=network" not in text
+    coded = standing(embedder())
+    coded.config = replace(coded.config, backbone="net.py:build")
+    text = card(replace(SOURCE, embedder=coded))
+    assert "# network: what net.py:build builds, of dim 16, 1 channels, size 8" in text
+    assert 'Embedder.from_pretrained(".", backbone=network)' in text
+
+
 def test_an_interrupted_run_is_known_by_its_state(run: Path, tmp_path: Path) -> None:
-    assert opened(run).ended
+    assert open_run(run).ended
     config = Run(run).config()
     changed = replace(config, steps=None)
     other = tmp_path / "run"
@@ -133,21 +148,19 @@ def test_an_interrupted_run_is_known_by_its_state(run: Path, tmp_path: Path) -> 
     for name in ("config.json", "model.safetensors", "state.safetensors"):
         (other / name).write_bytes((run / name).read_bytes())
     (other / "config.yaml").write_text(changed.to_yaml())
-    assert not opened(other).ended
+    assert not open_run(other).ended
 
 
 def test_results_of_earlier_weights_are_left_out(run: Path, tmp_path: Path) -> None:
     """A run trained further since is not what was measured."""
-    import shutil
-
     shutil.copytree(run, tmp_path / "run")
-    assert len(opened(tmp_path / "run").results) == 2
+    assert len(open_run(tmp_path / "run").results) == 2
     Run(tmp_path / "run").log_step({"step": 3, "passes": 10, "seconds": 1.0})
-    assert opened(tmp_path / "run").results == ()
+    assert open_run(tmp_path / "run").results == ()
 
 
 def test_other_attackers_are_told_apart(run: Path) -> None:
-    strict = opened(run).results[0]
+    strict = open_run(run).results[0]
 
     def changed(surrogate: str | None = None, **settings: Any) -> Result:
         content = strict.content

@@ -8,9 +8,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-FILES = [ROOT / "README.md", ROOT / "experiments" / "README.md", *sorted(DOCS.rglob("*.md"))]
+NAMES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "experiments/README.md", "zoo/README.md")
+FILES = [*(ROOT / name for name in NAMES), *sorted(DOCS.rglob("*.md"))]
 PAGES = {file: file.read_text(encoding="utf-8") for file in FILES}
-TUTORIALS = {page for page in PAGES if page.parent == DOCS / "tutorials"}
+TYPED = {page for page in PAGES if page.parent == DOCS / "tutorials"} | {ROOT / "README.md"}
+"""Pages whose blocks, shell and Python, work in order as they stand."""
 
 FENCE = re.compile(r"^```(\w*)([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 SHOWN = re.compile(r"^    (holdfast .+)", re.MULTILINE)

@@ -1,17 +1,27 @@
 """Sweep files on digits, and what runs of theirs leave behind, for the tests that need some."""
 
 import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, BinaryIO
 
+import pytest
 import torch
 import yaml
 
+from holdfast.cli import app
 from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.settings import resolve_budget
+from holdfast.runs.data import family_of
 from holdfast.runs.folder import State
+from holdfast.sweep import dispatch
 from holdfast.sweep.plan import Evaluation, Planned, plan
+from holdfast.util.errors import HoldfastError
 from tests.helpers import result_files
 
 SMALL: dict[str, Any] = {
@@ -54,7 +64,7 @@ def leave(run: Planned, step: int | None = None, collapsed: int = 0) -> None:
 def evaluated(run: Planned, evaluation: Evaluation, **changes: Any) -> Path:
     """The result of an evaluation in the folder of a run."""
     rules = PROTOCOLS[evaluation.protocol]
-    budget = asdict(resolve_budget(run.config.data.size, evaluation.protocol, **evaluation.settings))
+    budget = asdict(resolve_budget(family_of(run.config), evaluation.protocol, **evaluation.settings))
     given: dict[str, Any] = {"settings": {**budget, "attacks": list(budget["attacks"])}, "checks": []}
     given |= {
         "protocol": rules.name,
@@ -68,3 +78,28 @@ def evaluated(run: Planned, evaluation: Evaluation, **changes: Any) -> Path:
     content = json.loads(path.read_text())
     path.write_text(json.dumps({**content, "settings": given["settings"]}))
     return path
+
+
+class Inside:
+    """In place of a process: ``holdfast`` called here, where torch is imported already."""
+
+    def __init__(self, words: list[str], *, stdout: BinaryIO, **_: Any) -> None:
+        assert words[:3] == [sys.executable, "-m", "holdfast"]
+        try:
+            app(args=words[3:])
+        except SystemExit as stop:
+            self.code = int(stop.code or 0)
+        except HoldfastError as error:
+            stdout.write(f"holdfast: {error}\n".encode())
+            self.code = 2
+
+    def wait(self) -> int:
+        return self.code
+
+
+@contextmanager
+def inside() -> Iterator[None]:
+    """The commands of a sweep are carried out in this process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dispatch, "subprocess", SimpleNamespace(Popen=Inside, DEVNULL=subprocess.DEVNULL))
+        yield

@@ -1,7 +1,7 @@
 """A retrieval system small enough to be attacked in a moment: a few digits, and a network with random weights."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch import Tensor
 
 from holdfast.data import Pixels, Table, load
 from holdfast.models.embedder import Embedder, EmbedderConfig
@@ -21,6 +22,26 @@ def embedder(seed: int = 0, channels: int = 1) -> Embedder:
     """c2f2 with random weights, from 8 pixels to 16 dimensions; it retrieves eight digits in ten."""
     torch.manual_seed(seed)
     return Embedder(EmbedderConfig("c2f2", dim=16, channels=channels, size=8)).eval()
+
+
+def interrupt() -> None:
+    """As Ctrl+C."""
+    raise KeyboardInterrupt
+
+
+def counted(
+    model: Callable[[Tensor], Tensor], fatal: int | None = None, end: Callable[[], None] = interrupt
+) -> tuple[Callable[[Tensor], Tensor], list[int]]:
+    """A function that embeds, and how often it was called; ``end`` comes at the ``fatal``-th call."""
+    calls = [0]
+
+    def embed(images: Tensor) -> Tensor:
+        calls[0] += 1
+        if calls[0] == fatal:
+            end()
+        return model(images)
+
+    return embed, calls
 
 
 def digits(count: int = 100) -> Pixels:

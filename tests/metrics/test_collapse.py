@@ -21,7 +21,7 @@ def classes(count: int, spread: float, offset: float = 0.0, items: int = 600) ->
     return normalize(centres[torch.arange(items) % count] + noise + offset * torch.eye(64)[0], dim=1)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(items=st.integers(2, 12), dimensions=st.integers(1, 6), seed=st.integers(0, 1000))
 def test_equal_the_slow_twin(items: int, dimensions: int, seed: int) -> None:
     embeddings = np.random.default_rng(seed).standard_normal((items, dimensions)) + 0.3

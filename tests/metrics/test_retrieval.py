@@ -10,16 +10,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from holdfast.core import batching as blocks
-from holdfast.metrics.retrieval import (
-    Gallery,
-    Queries,
-    _queries_per_block,
-    _ranks,
-    _ranks_on_cpu,
-    evaluate,
-    per_query,
-    same_set,
-)
+from holdfast.core.gallery import Gallery, Queries, same_set
+from holdfast.metrics.retrieval import _queries_per_block, _ranks, _ranks_on_cpu, per_query, retrieval_metrics
 from holdfast.util.errors import HoldfastError
 from tests.oracles.retrieval import of_query, of_untied_query
 
@@ -64,7 +56,7 @@ def test_equals_the_slow_twin_without_ties(sets: tuple[Queries, Gallery]) -> Non
             assert all(np.isnan(value) for value in got.values())
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(data=st.data())
 def test_ties_count_as_the_mean_over_all_orders(data: st.DataObject) -> None:
     """Coarse integers tie often, and their distances are exact."""
@@ -91,7 +83,7 @@ def test_evaluate_is_the_mean_over_queries_with_a_match_in_percent() -> None:
     single = per_query(queries, gallery)
     left_out = int(single["mAP"].isnan().sum())
     assert 0 < left_out < len(queries.ids)
-    means = evaluate(queries, gallery)
+    means = retrieval_metrics(queries, gallery)
     for name, values in single.items():
         assert means.pop(name) == pytest.approx(100 * values.nanmean().item())
     assert means == {"queries": len(queries.ids) - left_out, "queries_without_match": left_out}
@@ -112,10 +104,10 @@ def test_equals_pytorch_metric_learning() -> None:
     embeddings, labels = embedded(150, 9)
     found, sought = embedded(70, 9, seed=1)
     theirs = calculator.get_accuracy(embeddings, labels)
-    ours = evaluate(*same_set(embeddings, labels))
+    ours = retrieval_metrics(*same_set(embeddings, labels))
     theirs_apart = calculator.get_accuracy(found, sought, embeddings, labels)
     asked = Queries(found, sought, torch.arange(1000, 1070))
-    ours_apart = evaluate(asked, Gallery(embeddings, labels, torch.arange(150)))
+    ours_apart = retrieval_metrics(asked, Gallery(embeddings, labels, torch.arange(150)))
     for theirs_name, name in names.items():
         assert ours[name] == pytest.approx(100 * theirs[theirs_name], abs=1e-6)
         assert ours_apart[name] == pytest.approx(100 * theirs_apart[theirs_name], abs=1e-6)
@@ -127,7 +119,7 @@ def test_map_equals_scikit_learn() -> None:
     for query in range(100):
         distances, matches = distances_without_own(queries, gallery, query)
         expected.append(average_precision_score(matches, -distances))
-    assert evaluate(queries, gallery)["mAP"] == pytest.approx(100 * np.mean(expected), abs=1e-9)
+    assert retrieval_metrics(queries, gallery)["mAP"] == pytest.approx(100 * np.mean(expected), abs=1e-9)
 
 
 @pytest.mark.parametrize("values", ["equal", "zero", "nearly equal"])
@@ -137,7 +129,7 @@ def test_a_collapsed_embedder_scores_at_chance(values: str) -> None:
     if values == "nearly equal":
         embeddings = embeddings + 1e-7 * torch.randn(items, 16, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(items) // (items // classes)
-    scores = evaluate(*same_set(embeddings, labels))
+    scores = retrieval_metrics(*same_set(embeddings, labels))
     chance = 100 * (items // classes - 1) / (items - 1)
     tolerance = 4.0 if values == "nearly equal" else 1e-9
     assert scores["R@1"] == pytest.approx(chance, abs=tolerance)
@@ -164,34 +156,34 @@ def test_block_size_and_gallery_order_change_nothing() -> None:
         torch.randn(120, 16, generator=generator),
     ):
         queries, gallery = same_set(embeddings, labels)
-        whole = evaluate(queries, gallery)
+        whole = retrieval_metrics(queries, gallery)
         order = torch.randperm(120, generator=generator)
         shuffled = Gallery(embeddings[order], labels[order], order)
         for block in (1, 7, 64, 120, 1000):
-            assert evaluate(queries, gallery, block=block) == pytest.approx(whole, abs=1e-9)
-            assert evaluate(queries, shuffled, block=block) == pytest.approx(whole, abs=1e-9)
+            assert retrieval_metrics(queries, gallery, block=block) == pytest.approx(whole, abs=1e-9)
+            assert retrieval_metrics(queries, shuffled, block=block) == pytest.approx(whole, abs=1e-9)
 
 
 def test_embeddings_close_together_are_told_apart() -> None:
     """Cosines of 0.9999 and more: without a shift, float32 products round the differences away."""
     embeddings, labels = embedded(200, 5, dimensions=32)
     crowded = (5 * torch.ones(32) + 1e-4 * embeddings).float()
-    exact = evaluate(*same_set(crowded.double(), labels))
-    assert evaluate(*same_set(crowded, labels)) == pytest.approx(exact, abs=1e-6)
+    exact = retrieval_metrics(*same_set(crowded.double(), labels))
+    assert retrieval_metrics(*same_set(crowded, labels)) == pytest.approx(exact, abs=1e-6)
 
 
 def test_precision_follows_the_input_but_is_never_below_float32() -> None:
     embeddings, labels = embedded(150, 6, dimensions=32)
     embeddings.requires_grad_()
-    single = evaluate(*same_set(embeddings, labels))
-    assert evaluate(*same_set(embeddings.double(), labels)) == pytest.approx(single, abs=0.05)
+    single = retrieval_metrics(*same_set(embeddings, labels))
+    assert retrieval_metrics(*same_set(embeddings.double(), labels)) == pytest.approx(single, abs=0.05)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert evaluate(*same_set(embeddings, labels)) == single
+        assert retrieval_metrics(*same_set(embeddings, labels)) == single
     half = embeddings.bfloat16()
-    assert evaluate(*same_set(half, labels)) == evaluate(*same_set(half.float(), labels))
+    assert retrieval_metrics(*same_set(half, labels)) == retrieval_metrics(*same_set(half.float(), labels))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), items=st.integers(1, 30), positives=st.integers(1, 30), coarse=st.booleans())
 def test_both_ways_to_rank_agree(seed: int, items: int, positives: int, coarse: bool) -> None:
     """One full sort, as on an accelerator, and the rows one by one, as on a CPU; unused places hold infinity."""
@@ -232,7 +224,7 @@ def test_memory_stays_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     except OSError:
         pytest.skip("this system cannot reset a process's peak memory")
     before = peak_memory("VmRSS")
-    evaluate(queries, gallery)
+    retrieval_metrics(queries, gallery)
     assert peak_memory("VmHWM") - before < 60e6
 
 
@@ -262,15 +254,15 @@ def test_unusable_input_is_refused(changes: dict[str, Tensor], message: str) -> 
     good = broken()
     gallery = Gallery(good.embeddings, good.labels, good.ids)
     with pytest.raises(HoldfastError, match=message):
-        evaluate(broken(**changes), gallery)
+        retrieval_metrics(broken(**changes), gallery)
 
 
 def test_unusable_settings_are_refused() -> None:
     queries, gallery = same_set(*embedded(10, 2))
     with pytest.raises(HoldfastError, match="K of Recall@K"):
-        evaluate(queries, gallery, ks=(0, 1))
+        retrieval_metrics(queries, gallery, ks=(0, 1))
     with pytest.raises(HoldfastError, match="block"):
-        evaluate(queries, gallery, block=0)
+        retrieval_metrics(queries, gallery, block=0)
     with pytest.raises(HoldfastError, match="occurs twice"):
         Gallery(gallery.embeddings, gallery.labels, gallery.ids // 2)
 

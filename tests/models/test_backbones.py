@@ -10,9 +10,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from holdfast.models.backbones import BACKBONES, IMAGENET_MEAN, build_backbone, find_backbone
+from holdfast.models.backbones import BACKBONES, find_backbone
+from holdfast.models.backbones.base import IMAGENET_MEAN
 from holdfast.util.errors import HoldfastError
 from holdfast.util.extras import require
+
+
+def build(name: str, dim: int, channels: int, size: int) -> nn.Module:
+    return find_backbone(name).network(dim, channels, size)
 
 
 def parameters(network: nn.Module) -> int:
@@ -20,18 +25,18 @@ def parameters(network: nn.Module) -> int:
 
 
 def test_c2f2_has_the_papers_size() -> None:
-    assert parameters(build_backbone("c2f2", dim=512, channels=1, size=28)) == 3_789_184
+    assert parameters(build("c2f2", dim=512, channels=1, size=28)) == 3_789_184
 
 
 @pytest.mark.parametrize(("size", "features"), [(28, 64 * 7 * 7), (8, 64 * 2 * 2), (4, 64), (31, 64 * 7 * 7)])
 def test_c2f2_follows_the_image_size(size: int, features: int) -> None:
-    network = build_backbone("c2f2", dim=5, channels=3, size=size)
+    network = build("c2f2", dim=5, channels=3, size=size)
     assert network.get_parameter("fc1.weight").shape == (1024, features)
     assert network(torch.rand(2, 3, size, size)).shape == (2, 5)
 
 
 def test_c2f2_pools_after_relu_as_published() -> None:
-    network = build_backbone("c2f2", dim=7, channels=1, size=12)
+    network = build("c2f2", dim=7, channels=1, size=12)
     p = dict(network.named_parameters())
     x = torch.rand(3, 1, 12, 12)
     y = F.max_pool2d(F.relu(F.conv2d(x, p["conv1.weight"], p["conv1.bias"], padding=2)), 2)
@@ -45,7 +50,7 @@ def test_c2f2_pools_after_relu_as_published() -> None:
     [("resnet18", 11_689_512, 122), ("resnet34", 21_797_672, 218), ("resnet50", 25_557_032, 320)],
 )
 def test_resnets_have_the_published_number_of_parameters(name: str, weights: int, entries: int) -> None:
-    network = build_backbone(name, dim=1000, channels=3, size=224)
+    network = build(name, dim=1000, channels=3, size=224)
     assert parameters(network) == weights
     assert len(network.state_dict()) == entries
 
@@ -68,7 +73,7 @@ def test_resnets_have_the_published_number_of_parameters(name: str, weights: int
     ],
 )
 def test_resnets_use_the_usual_names(name: str, parameter: str, shape: tuple[int, ...]) -> None:
-    state = build_backbone(name, dim=1000, channels=3, size=224).state_dict()
+    state = build(name, dim=1000, channels=3, size=224).state_dict()
     assert state[parameter].shape == shape
     assert "layer1.1.downsample.0.weight" not in state
 
@@ -108,7 +113,7 @@ def by_names(state: dict[str, Tensor], x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
 def test_resnets_compute_what_their_names_say(name: str) -> None:
     torch.manual_seed(0)
-    network = build_backbone(name, dim=6, channels=3, size=32).double()
+    network = build(name, dim=6, channels=3, size=32).double()
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -126,7 +131,7 @@ def test_resnets_compute_what_their_names_say(name: str) -> None:
 
 @pytest.mark.parametrize("name", BACKBONES)
 def test_every_backbone_takes_one_channel(name: str) -> None:
-    network = build_backbone(name, dim=3, channels=1, size=16).eval()
+    network = build(name, dim=3, channels=1, size=16).eval()
     assert network(torch.rand(2, 1, 16, 16)).shape == (2, 3)
     assert find_backbone(name).summary
 
@@ -138,10 +143,10 @@ def test_unknown_name_shows_the_nearest() -> None:
 
 def test_numbers_are_checked() -> None:
     with pytest.raises(HoldfastError, match="at least 4 pixels, got 3"):
-        build_backbone("c2f2", 8, 1, 3)
+        build("c2f2", 8, 1, 3)
     for arguments in [(0, 3, 32), (8, 0, 32), (8, 3, 0), (8.5, 3, 32)]:
         with pytest.raises(HoldfastError, match="positive whole number"):
-            build_backbone("resnet18", *arguments)  # type: ignore[arg-type]
+            build("resnet18", *arguments)  # type: ignore[arg-type]
 
 
 def test_missing_timm_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +160,7 @@ def test_broken_package_shows_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.delitem(sys.modules, "timm", raising=False)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(HoldfastError, match=r"RuntimeError: operator torchvision::nms does not exist\).*\[timm\]"):
-        build_backbone("timm:resnet18", 8, 3, 32)
+        build("timm:resnet18", 8, 3, 32)
 
 
 def test_require_gives_the_module() -> None:
@@ -200,14 +205,14 @@ def test_timm_models_bring_their_statistics(timm: list[dict[str, Any]]) -> None:
     found = find_backbone("timm:convy")
     assert (found.mean, found.std, found.fixed_size) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), False)
     assert find_backbone("timm:plain").mean == IMAGENET_MEAN
-    assert build_backbone("timm:convy", 4, 3, 8)(torch.rand(2, 3, 8, 8)).shape == (2, 4)
+    assert build("timm:convy", 4, 3, 8)(torch.rand(2, 3, 8, 8)).shape == (2, 4)
     assert timm == [{"num_classes": 4, "in_chans": 3}]
 
 
 def test_timm_models_of_one_size_are_built_for_the_size(timm: list[dict[str, Any]]) -> None:
     assert find_backbone("timm:vitty").fixed_size
-    build_backbone("timm:vitty", 4, 3, 224)
-    build_backbone("timm:vitty", 4, 3, 96)
+    build("timm:vitty", 4, 3, 224)
+    build("timm:vitty", 4, 3, 96)
     assert [call.get("img_size") for call in timm] == [None, 96]
 
 
@@ -218,4 +223,4 @@ def test_timm_refusals_are_clear() -> None:
     with pytest.raises(HoldfastError, match="Invalid pretrained tag"):
         find_backbone("timm:convy.nope")
     with pytest.raises(HoldfastError, match="cannot build convy for dim 2, 4 channels, size 8: four"):
-        build_backbone("timm:convy", 2, 4, 8)
+        build("timm:convy", 2, 4, 8)

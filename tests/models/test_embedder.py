@@ -40,7 +40,7 @@ def test_real_images_land_on_the_unit_sphere() -> None:
 
 
 @given(st.sampled_from([1, 2, 3, 4]), st.integers(4, 13), st.integers(1, 5), st.integers(0, 3))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_every_shape(channels: int, size: int, dim: int, batch: int) -> None:
     model = embedder(channels=channels, size=size, dim=dim)
     z = model(torch.rand(batch, channels, size, size))
@@ -157,7 +157,7 @@ def snapshot(model: nn.Module) -> tuple[list[bool], list[bool]]:
 
 
 @given(st.integers(0, 2**16), st.booleans())
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_frozen_restores_a_mixed_tree(seed: int, fails: bool) -> None:
     model = embedder(RESNET)
     chance = np.random.default_rng(seed)
@@ -256,7 +256,7 @@ CONFIGS = st.builds(
 
 
 @given(CONFIGS, st.sampled_from([torch.float32, torch.float64]), st.booleans(), st.integers(0, 99))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_what_is_saved_comes_back_bit_for_bit(config: EmbedderConfig, dtype: torch.dtype, own: bool, seed: int) -> None:
     if own:
         given = {name: tuple(0.1 * (i + 1) for i in range(config.channels)) for name in ("mean", "std")}

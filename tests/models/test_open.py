@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.models.embedder import Embedder, EmbedderConfig
-from holdfast.models.open import load_model
-from holdfast.models.weights import save_safetensors
+from holdfast.models.open import lasting, open_model
+from holdfast.models.preprocessing import Preprocessing
 from holdfast.models.wrapped import Subject
+from holdfast.util.arrays import save_safetensors
 from holdfast.util.errors import HoldfastError
 
 SOURCE = """
@@ -79,40 +80,38 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("name", "dim"), [("net", 4), ("Net", 3), ("build", 5), ("pair", 2), ("embed", 12), ("Doubler", 12)]
 )
 def test_what_an_attribute_becomes(where: str, name: str, dim: int) -> None:
-    assert load_model(f"{where}:{name}")(IMAGES).shape == (6, dim)
+    assert open_model(f"{where}:{name}").embed(IMAGES).shape == (6, dim)
 
 
 def test_an_absolute_path_and_its_siblings(project: Path) -> None:
-    assert torch.equal(load_model(f"{project / 'files' / 'random.py'}:embed")(IMAGES), IMAGES * 7)
+    assert torch.equal(open_model(f"{project / 'files' / 'random.py'}:embed").embed(IMAGES), IMAGES * 7)
     import random
 
     assert hasattr(random, "shuffle")
 
 
 def test_an_instance_is_itself_and_keeps_its_mode() -> None:
-    model = load_model("nets:net")
+    model = open_model("nets:net").embed
     assert model is sys.modules["nets"].net
     assert isinstance(model, nn.Module)
     assert model.training
 
 
 def test_a_file_is_read_anew(project: Path) -> None:
-    load_model("lone.py:net")
+    open_model("lone.py:net")
     (project / "lone.py").write_text("embed = lambda x: x + 1  # changed\n")
-    assert torch.equal(load_model("lone.py:embed")(IMAGES), IMAGES + 1)
+    assert torch.equal(open_model("lone.py:embed").embed(IMAGES), IMAGES + 1)
 
 
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        (
-            "nets",
-            "names no model; allowed: package.module:attribute, path/to/file.py:attribute, timm:NAME, zoo:NAME, "
-            "or a folder",
-        ),
-        ("lone.py", "names no model; allowed: package.module:attribute"),
+        ("nets", "nets holds no saved embedder"),
+        ("loan", "names no model, and no folder has this name; allowed: a run folder, .*package.module:attribute"),
+        ("lone.py", "names no model, and no folder"),
         ("files/mine:net", "names no model"),
         (":net", "names no model"),
+        ("files", r"files holds no saved embedder: config\.json"),
         ("nets:", "names no model"),
         ("", "names no model"),
         ("https://example.org/net", "names no model"),
@@ -135,7 +134,7 @@ def test_a_file_is_read_anew(project: Path) -> None:
 )
 def test_what_is_not_a_model(spec: str, message: str) -> None:
     with pytest.raises(HoldfastError, match=message) as caught:
-        load_model(spec)
+        open_model(spec)
     assert "\n" not in str(caught.value)
 
 
@@ -159,7 +158,7 @@ def state(dim: int = 3, prefix: str = "") -> dict[str, Tensor]:
 @pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_weights_are_loaded(tmp_path: Path, suffix: str, prefix: str) -> None:
-    model = load_model("nets:Net", write(tmp_path / f"w{suffix}", state(prefix=prefix)))
+    model = open_model("nets:Net", weights=write(tmp_path / f"w{suffix}", state(prefix=prefix))).embed
     torch.testing.assert_close(model(IMAGES), IMAGES.flatten(1) @ state()["fc.weight"].T + state()["fc.bias"])
 
 
@@ -177,14 +176,14 @@ def test_weights_that_do_not_fit(
     tmp_path: Path, change: Callable[[dict[str, Tensor]], dict[str, Tensor]], message: str
 ) -> None:
     with pytest.raises(HoldfastError, match=message):
-        load_model("nets:Net", write(tmp_path / "w.safetensors", change(state())))
+        open_model("nets:Net", weights=write(tmp_path / "w.safetensors", change(state())))
 
 
 def test_weights_without_a_module_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(HoldfastError, match="nets:embed is a function, not a torch module"):
-        load_model("nets:embed", write(tmp_path / "w.pth", state()))
+        open_model("nets:embed", weights=write(tmp_path / "w.pth", state()))
     with pytest.raises(HoldfastError, match=r"no weights at absent\.pth"):
-        load_model("nets:Net", Path("absent.pth"))
+        open_model("nets:Net", weights=Path("absent.pth"))
 
 
 # --- folders and timm
@@ -194,20 +193,59 @@ def test_a_folder_that_holdfast_wrote(tmp_path: Path) -> None:
     torch.manual_seed(0)
     embedder = Embedder(EmbedderConfig("c2f2", dim=4, channels=1, size=8))
     embedder.save_pretrained(tmp_path / "run")
-    model = load_model(str(tmp_path / "run"))
+    opened = open_model(tmp_path / "run")
+    model = opened.embed
+    assert opened.preprocessing == Preprocessing(8, None, 1)
+    assert opened.folder is None
+    assert open_model(tmp_path / "run", resize=10).preprocessing == Preprocessing(8, 10, 1)
+    assert open_model(opened) is opened
     pixels = torch.rand(3, 1, 8, 8)
     assert torch.equal(model(pixels), embedder.eval()(pixels))
     assert Subject(model).remarks == []
     with pytest.raises(HoldfastError, match=r"brings its own weights; leave out w.pth"):
-        load_model(str(tmp_path / "run"), Path("w.pth"))
-
-
-def test_a_folder_without_a_model() -> None:
-    with pytest.raises(HoldfastError, match=r"'files' names no model.*a folder that holds config\.json and"):
-        load_model("files")
+        open_model(str(tmp_path / "run"), weights=Path("w.pth"))
 
 
 def test_timm_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(HoldfastError, match=r"pip install 'holdfast\[timm\]'"):
-        load_model("timm:resnet18")
+        open_model("timm:resnet18")
+
+
+# --- how a model is shown images
+
+
+def test_a_model_says_how_it_is_shown_images(tmp_path: Path) -> None:
+    def embed(images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+    opened = open_model(embed)
+    assert (opened.embed, opened.name, opened.preprocessing) == (embed, "model", None)
+    assert open_model(embed, size=32, channels=1).preprocessing == Preprocessing(32, None, 1)
+    embed.size, embed.channels = 12, 1  # type: ignore[attr-defined]
+    assert open_model(embed).preprocessing == Preprocessing(12, None, 1)
+    assert open_model(embed, resize=16).preprocessing == Preprocessing(12, 16, 1)
+    (tmp_path / "sized.py").write_text("def embed(x):\n    return x.flatten(1)\n\n\nembed.size = 24\n")
+    assert open_model("sized.py:embed").preprocessing == Preprocessing(24, None, 3)
+
+
+def test_what_does_not_go_with_a_model_is_refused() -> None:
+    def embed(images: Tensor) -> Tensor:
+        return images.flatten(1)
+
+    with pytest.raises(HoldfastError, match="--resize needs --size as well"):
+        open_model(embed, resize=40)
+    for given in ({"weights": "w.pth"}, {"best": True}):
+        with pytest.raises(HoldfastError, match="takes neither weights nor best"):
+            open_model(embed, **given)  # type: ignore[arg-type]
+    with pytest.raises(HoldfastError, match="a word, a path, or a callable"):
+        open_model(3)  # type: ignore[arg-type]
+
+
+def test_a_word_that_lasts(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    assert lasting("timm:resnet18") == "timm:resnet18"
+    assert lasting("zoo:x") == "zoo:x"
+    assert lasting("pkg.module:name") == "pkg.module:name"
+    assert lasting(f"{tmp_path}/x/../net.py:net") == f"{tmp_path.resolve()}/net.py:net"
+    assert lasting("run") == str(tmp_path.resolve() / "run")

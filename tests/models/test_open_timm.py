@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.models.open import load_model
+from holdfast.models.open import open_model
 from holdfast.models.wrapped import Subject
 from holdfast.util.errors import HoldfastError
 
@@ -45,7 +45,7 @@ def saved(path: Path, state: dict[str, Tensor]) -> Path:
 def test_a_file_of_weights_with_any_classifier(tmp_path: Path, classes: int, prefix: str) -> None:
     whole = network(classes)
     file = saved(tmp_path / "w.pth", {prefix + name: value for name, value in whole.state_dict().items()})
-    model, images = load_model("timm:resnet18", file), torch.rand(4, 3, 64, 64)
+    model, images = open_model("timm:resnet18", weights=file).embed, torch.rand(4, 3, 64, 64)
     whole.reset_classifier(0)  # type: ignore[operator]
     expected = whole((images - MEAN[:, None, None]) / STD[:, None, None])
     torch.testing.assert_close(model(images), expected)
@@ -69,7 +69,7 @@ def test_only_the_classifier_may_differ(tmp_path: Path, drop: str, add: str, mes
     if add:
         state[add] = torch.zeros(2)
     with pytest.raises(HoldfastError, match=message):
-        load_model("timm:resnet18", saved(tmp_path / "w.pth", state))
+        open_model("timm:resnet18", weights=saved(tmp_path / "w.pth", state))
 
 
 def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,15 +79,15 @@ def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
     monkeypatch.setattr("timm.models._builder.load_state_dict_from_url", unreachable)
     with pytest.raises(HoldfastError, match=r"no route to host\).*--weights"):
-        load_model("timm:resnet18")
+        open_model("timm:resnet18")
 
 
 def test_a_network_without_pretrained_weights_is_not_left_random() -> None:
     without = next(name for name in timm.list_models() if not timm.get_pretrained_cfg(name).has_weights)
     with pytest.raises(HoldfastError, match=f"no pretrained weights of {without}.*--weights"):
-        load_model(f"timm:{without}")
+        open_model(f"timm:{without}")
 
 
 def test_an_unknown_network_names_the_nearest() -> None:
     with pytest.raises(HoldfastError, match="did you mean timm:resnet18"):
-        load_model("timm:resnet1888")
+        open_model("timm:resnet1888")

@@ -13,14 +13,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from holdfast.models.backbones import build_backbone
-from holdfast.models.weights import Mismatch, load_weights, read_state, replacing, save_safetensors
+from holdfast.models.backbones import find_backbone
+from holdfast.models.weights import Mismatch, load_weights, read_state
+from holdfast.util.arrays import save_safetensors
+from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError
 
 
 def network(dim: int = 3, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    return build_backbone("c2f2", dim=dim, channels=1, size=4)
+    return find_backbone("c2f2").network(dim=dim, channels=1, size=4)
 
 
 def write(path: Path, state: dict[str, Tensor], wrapper: str | None = None) -> Path:
@@ -90,7 +92,7 @@ def test_head_beside_a_prefixed_backbone_is_unexpected(tmp_path: Path) -> None:
 
 
 def test_batch_counters_of_older_files_are_no_loss(tmp_path: Path) -> None:
-    target = build_backbone("resnet18", 4, 3, 32)
+    target = find_backbone("resnet18").network(4, 3, 32)
     state = {k: v for k, v in target.state_dict().items() if not k.endswith("num_batches_tracked")}
     assert load_weights(target, write(tmp_path / "w.pth", state)).missing == ()
 

@@ -2,21 +2,20 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 
-from holdfast.evaluation.opened import another, evaluate_run, of_run
+from holdfast.evaluation.evaluate import evaluate
 from holdfast.export import export
 from holdfast.export.card import card
-from holdfast.export.source import opened
+from holdfast.export.source import open_run
 from holdfast.models import zoo
 from holdfast.models.embedder import Embedder
-from holdfast.models.open import load_model
+from holdfast.models.open import open_model
 from holdfast.report import find
-from holdfast.runs.config import resolve
-from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
 from tests.conftest import Call, Refuse
 from tests.helpers.tiny import QUICK, digits, snapshot
@@ -26,14 +25,13 @@ SPOKEN = ("--steps", "2", "--max-queries", "8", "--no-checks", "--device", "cpu"
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(digits_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A zoo of two entries on digits, one of them evaluated."""
     home = tmp_path_factory.mktemp("made")
-    settings = {"recipe": "none-r", "model.dim": 8, "batch.pairs": 100, "steps": 2, "validation.every": 0}
-    train(resolve(settings), home / "run", quiet=True)
-    export(home / "run", "hub", home / "zoo" / "digits-raw", precision="bfloat16")
-    evaluate_run(home / "run", **QUICK)
-    export(home / "run", "hub", home / "zoo" / "digits-none-r", precision="bfloat16")
+    run = shutil.copytree(digits_run, home / "run")
+    export(run, "hub", home / "zoo" / "digits-raw", precision="bfloat16")
+    evaluate(run, **QUICK)
+    export(run, "hub", home / "zoo" / "digits-hm", precision="bfloat16")
     return home / "zoo"
 
 
@@ -45,7 +43,7 @@ def elsewhere(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_entries_are_found_by_name(made: Path) -> None:
-    assert zoo.names() == ["digits-none-r", "digits-raw"]
+    assert zoo.names() == ["digits-hm", "digits-raw"]
     assert zoo.located("zoo:digits-raw") == zoo.located(Path("zoo:digits-raw")) == made / "digits-raw"
     assert zoo.located("runs/x") == Path("runs/x")
     with pytest.raises(HoldfastError, match=r"unknown zoo entry 'digits-row'; did you mean 'digits-raw'\?"):
@@ -69,13 +67,11 @@ def test_where_the_zoo_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_an_entry_stands_for_a_model_everywhere(made: Path) -> None:
     images = digits().read(torch.arange(4))[0]
-    wanted = Embedder.from_pretrained(made / "digits-raw").eval()(images)
+    wanted = Embedder.from_pretrained(made / "digits-raw")(images)
     for embed in (
-        Embedder.from_pretrained("zoo:digits-raw").eval(),
-        load_model("zoo:digits-raw"),
-        another("zoo:digits-raw").eval(),  # type: ignore[attr-defined]
-        opened("zoo:digits-raw").embedder,
-        of_run("zoo:digits-raw").embed,
+        Embedder.from_pretrained("zoo:digits-raw"),
+        open_model("zoo:digits-raw").embed,
+        open_run("zoo:digits-raw").embedder,
     ):
         assert (embed(images) == wanted).all()
 
@@ -88,25 +84,25 @@ def test_an_evaluation_of_an_entry_does_not_touch_the_zoo(made: Path, tmp_path: 
     assert result.name == "digits-raw"
     assert "written to evaluations/digits-raw/strict-" in out
     assert result.number("passes") is result.number("seconds") is None, "what it cost is not known here"
-    model = ("--model", "zoo:digits-raw", "--data", "digits", "--transfer", "zoo:digits-none-r")
+    model = ("zoo:digits-raw", "--data", "digits", "--transfer", "zoo:digits-hm")
     assert call("evaluate", *model, *SPOKEN)[0] == 0
-    assert call("attack", "zoo:digits-raw", "--max-queries", "2", "--steps", "1", "--save", tmp_path / "adv")[0] == 0
+    assert call("attack", "zoo:digits-raw", "--max-queries", "2", "--steps", "1", "--out", tmp_path / "adv")[0] == 0
     assert call("export", "zoo:digits-raw", "--format", "torch")[0] == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adv", "evaluations", "exports"]
     assert snapshot(made) == before
 
 
 def test_the_zoo_is_listed(made: Path, call: Call) -> None:
-    status, out, _ = call("zoo")
+    status, out, _ = call("list", "zoo")
     assert status == 0
-    (result,) = find([made / "digits-none-r"])
+    (result,) = find([made / "digits-hm"])
     lines = {name: next(line for line in out.splitlines() if f"zoo:{name} " in line) for name in zoo.names()}
-    assert f"{result.number('R@1'):.1f}" in lines["digits-none-r"]
-    assert f"{result.number('ERS'):.1f}" in lines["digits-none-r"]
-    assert "unchecked" in lines["digits-none-r"]
+    assert f"{result.number('R@1'):.1f}" in lines["digits-hm"]
+    assert f"{result.number('ERS'):.1f}" in lines["digits-hm"]
+    assert "unchecked" in lines["digits-hm"]
     assert "not evaluated" in lines["digits-raw"]
     size = (made / "digits-raw" / "model.safetensors").stat().st_size / 1e6
-    assert all("none-r" in line and f"{size:.1f} MB" in line for line in lines.values())
+    assert all("hm-s-lga" in line and f"{size:.1f} MB" in line for line in lines.values())
 
 
 def test_a_report_over_a_zoo(made: Path, call: Call) -> None:
@@ -117,7 +113,7 @@ def test_a_report_over_a_zoo(made: Path, call: Call) -> None:
 
 def test_what_is_wrong_with_a_name_is_said(refused: Refuse) -> None:
     assert "did you mean 'digits-raw'?" in refused("evaluate", "zoo:digits-rae")
-    assert "did you mean 'digits-raw'?" in refused("evaluate", "--model", "zoo:digits-rae", "--data", "digits")
+    assert "did you mean 'digits-raw'?" in refused("evaluate", "zoo:digits-rae", "--data", "digits")
     assert "has no best/" in refused("evaluate", "zoo:digits-raw", "--best")
     assert "unknown zoo entry ''" in refused("evaluate", "zoo:")
 
@@ -131,7 +127,7 @@ def entries() -> list[Path]:
 
 def faults(entry: Path) -> list[str]:
     """What is wrong with an entry: it does not load, or its card does not say what its results say."""
-    source, found = opened(entry), []
+    source, found = open_run(entry), []
     images = source.embedder.config.channels, source.embedder.config.size
     if source.config.data.name not in ("digits", "mnist", "fashion-mnist"):
         found.append(f"trained on {source.config.data.name}, whose images are not free")
@@ -161,10 +157,10 @@ def test_the_committed_zoo_is_small_and_told_of() -> None:
 
 
 def test_faults_are_found(made: Path, tmp_path: Path) -> None:
-    assert faults(made / "digits-none-r") == []
+    assert faults(made / "digits-hm") == []
     assert "has no results" in faults(made / "digits-raw")
     entry = tmp_path / "entry"
-    for name, content in snapshot(made / "digits-none-r").items():
+    for name, content in snapshot(made / "digits-hm").items():
         (entry / name).parent.mkdir(parents=True, exist_ok=True)
         (entry / name).write_bytes(content)
     card = entry / "README.md"

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks import System
-from holdfast.attacks.rank import Sign
-from holdfast.metrics.retrieval import Gallery, Queries
+from holdfast.core.gallery import Gallery, Queries
+from holdfast.core.objectives import Sign
 from tests.oracles.steps import Vector, distance
 
 Points = Sequence[Vector]

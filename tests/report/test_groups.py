@@ -99,6 +99,11 @@ def test_what_differs_in_more_than_the_seed_stays_apart(tmp_path: Path, other: d
     assert sizes(*paths) == [2, 1]
 
 
+@pytest.mark.parametrize("setting", ["recipe", "model.backbone"])
+def test_objects_of_somebody_s_own_are_not_taken_for_the_same(tmp_path: Path, setting: str) -> None:
+    assert sizes(*(trained(tmp_path, seed, training={setting: "custom"}) for seed in (0, 1, 2))) == [1, 1, 1]
+
+
 def test_groups_stand_where_their_first_member_stood(tmp_path: Path) -> None:
     order = [(0, 8), (0, 32), (1, 8), (1, 32), (2, 8)]
     found = groups(*(trained(tmp_path, seed, training={"pgd.steps": steps}) for seed, steps in order))
@@ -258,14 +263,14 @@ def test_published_rows_of_the_same_loss_and_attack(
 ) -> None:
     model = {"recipe": recipe, "backbone": "resnet18"}
     path = trained(tmp_path, 0, model=model, training={"recipe": recipe, **loss}, data={"name": data})
-    ours, *_ = json.loads(COMPARED["published"]["json"](find([path])))
+    ours, *_ = json.loads(COMPARED["json"](find([path])))
     assert [row["defense"] for row in ours["published"]] == rows
 
 
 def test_a_result_without_its_training_had_the_defaults(tmp_path: Path) -> None:
     model = {"recipe": "hm-s-lga", "backbone": "resnet18"}
     path = write(tmp_path / "older.json", model=model, data={"name": "cub"})
-    ours, *_ = json.loads(COMPARED["published"]["json"](find([path])))
+    ours, *_ = json.loads(COMPARED["json"](find([path])))
     assert [row["defense"] for row in ours["published"]] == ["HM[S,g_LGA]"] * 5
 
 
@@ -302,7 +307,7 @@ def test_published_rows_of_every_data_set_stand_at_the_end_once(tmp_path: Path) 
 
 
 def test_comparison_in_markdown(tmp_path: Path) -> None:
-    text = COMPARED["published"]["markdown"](find([trained(tmp_path, seed, ERS=column(20 + seed)) for seed in (0, 1)]))
+    text = COMPARED["markdown"](find([trained(tmp_path, seed, ERS=column(20 + seed)) for seed in (0, 1)]))
     table, legend = text.split("\n\n")
     lines = table.splitlines()
     assert len(lines) == 2 + 3 + 2
@@ -317,7 +322,7 @@ def test_comparison_in_markdown(tmp_path: Path) -> None:
 def test_comparison_as_csv(tmp_path: Path) -> None:
     paths = [trained(tmp_path, seed, ERS=column(20 + seed)) for seed in (0, 1, 2)]
     strict = trained(tmp_path, 0, protocol="strict")
-    text = COMPARED["published"]["csv"](find([*paths, strict]))
+    text = COMPARED["csv"](find([*paths, strict]))
     ours, single, *theirs = csv.DictReader(io.StringIO(text))
     half = T_975[2] / math.sqrt(3)
     assert (ours["name"], ours["seeds"], float(ours["ERS"])) == ("act-r,pgd.steps=8", "3", 21.0)
@@ -333,7 +338,7 @@ def test_comparison_as_csv(tmp_path: Path) -> None:
 
 def test_comparison_as_json(tmp_path: Path) -> None:
     paths = [trained(tmp_path, seed, ERS=column(20 + seed)) for seed in (0, 1, 2)]
-    ours, *others = json.loads(COMPARED["published"]["json"](find(paths)))
+    ours, *others = json.loads(COMPARED["json"](find(paths)))
     assert (ours["name"], ours["seeds"], ours["files"]) == ("act-r,pgd.steps=8", 3, list(map(str, paths)))
     assert ours["settings"] == CONTENT["settings"]
     assert (ours["model"]["training_steps"], ours["passes"]) == (8, 2e6)

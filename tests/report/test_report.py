@@ -271,6 +271,6 @@ def test_some_columns_of_the_markdown_table_can_be_chosen(tmp_path: Path) -> Non
     assert STYLES["markdown"](results, columns=["ERS", "R@1"]) == (
         "| name | ERS | R@1 |\n| --- | --- | --- |\n| fashion-act | 63.3 ±0.8 | 78.6 |\n"
     )
-    for writing in (STYLES["markdown"], COMPARED["published"]["markdown"]):
+    for writing in (STYLES["markdown"], COMPARED["markdown"]):
         with pytest.raises(HoldfastError, match=r"unknown column 'R1'; did you mean 'R@1'\?"):
             writing(results, columns=["R1"])

@@ -12,8 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.runs.config import CHOICES, SMALLEST, Config, differences, flatten, read_yaml, resolve
 from holdfast.data import DATASETS
+from holdfast.runs.config import CHOICES, SMALLEST, Config, differences, flatten, read_yaml, resolve
 from holdfast.util.errors import HoldfastError
 
 CHECKED_APART = {"data.resize", "optim.clip", "optim.ema", "loss.ceiling"}

@@ -16,8 +16,8 @@ import torch
 from safetensors.torch import save_file
 
 from holdfast.runs.config import HARMLESS, decisive, differences, flatten, resolve
-from holdfast.util.errors import HoldfastError
 from holdfast.runs.folder import LIBRARIES, Run, State, environment
+from holdfast.util.errors import HoldfastError
 
 CONFIG = resolve()
 
@@ -68,7 +68,7 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
 
 def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
     run = begun(tmp_path)
-    with pytest.raises(HoldfastError, match=r"holds a run already; add --resume auto"):
+    with pytest.raises(HoldfastError, match=r"holds a run already; add --resume"):
         Run(tmp_path).begin(CONFIG, resume=False)
     assert len(run.steps()) == 4
 

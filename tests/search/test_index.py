@@ -23,7 +23,7 @@ from tests.helpers import tiny
 from tests.oracles import steps as oracles
 
 grids = st.integers(-2, 2).map(float)
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=40)
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_reference_images_are_pixels_and_always_the_same() -> None:
 
 
 def test_queries_are_embedded_as_the_index_is(index: Index) -> None:
-    z, rows = index.queries(tiny.embedder(), index.view.pixels(tiny.digits(60).table))
+    z, rows = index.queries(tiny.embedder(), index.preprocessing.pixels(tiny.digits(60).table))
     assert rows.tolist() == list(range(60))
     torch.testing.assert_close(z, index.embeddings, rtol=0, atol=1e-5)
 

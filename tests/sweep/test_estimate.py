@@ -1,6 +1,5 @@
 """How long a sweep takes: what is left of each run, from a few timed steps of each kind."""
 
-import re
 from dataclasses import dataclass, field, replace
 from math import isnan
 from pathlib import Path
@@ -13,8 +12,8 @@ from holdfast.runs.config import Config
 from holdfast.runs.folder import Run
 from holdfast.sweep import estimate
 from holdfast.sweep.estimate import Estimator
-from tests.conftest import Call
-from tests.helpers.sweep_files import PLAIN, SMALL, evaluated, leave, planned, write
+from tests.helpers.sweep_files import PLAIN, SMALL, evaluated, leave, planned
+from tests.helpers.tiny import photos
 
 TEST_IMAGES = 797
 LONG: dict[str, Any] = {**SMALL, "steps": None}
@@ -201,35 +200,14 @@ def test_an_evaluation_timed_in_full_is_not_scaled(
     assert len(machine.evaluated) == 1
 
 
-# ---- for real -------------------------------------------------------------------------------------------------------
-
-
 def test_an_epoch_may_be_shorter_than_what_is_timed(tmp_path: Path) -> None:
-    """Of one batch, or of two."""
-    for pairs in (1000, 500):
-        (seconds,) = Estimator("cpu").seconds(
-            planned(tmp_path, settings={**LONG, "batch.pairs": pairs, "optim.epochs": 3}), quiet=True
-        )
+    """Of one batch, or of two; here steps are timed."""
+    photos(tmp_path / "photos", each=4)
+    small = {"data.name": "folder", "data.root": str(tmp_path / "photos"), "data.size": 8, "model.backbone": "c2f2"}
+    for pairs in (8, 4):
+        runs = planned(tmp_path, settings={**LONG, **small, "batch.pairs": pairs, "optim.epochs": 3})
+        (seconds,) = Estimator("cpu").seconds(runs, quiet=True)
         assert seconds > 0
-
-
-def test_the_dry_run_prints_runs_and_times_and_leaves_nothing(tmp_path: Path, call: Call) -> None:
-    file = write(
-        tmp_path,
-        {"recipe": ["act-r", "hm-s-lga"]},
-        start={"recipe": "none-s", "steps": 3},
-        evaluations=[{"protocol": "strict", "attacks": ["es"], "max_queries": 4, "steps": 1}, {"protocol": "benign"}],
-    )
-    status, shown, err = call("sweep", file, "--out", tmp_path / "out", "--dry-run", "--device", "cpu")
-    assert (status, err) == (0, "")
-    rows = [line.strip() for line in shown.splitlines() if line.strip().startswith("tiny")]
-    patterns = [r"start\s+3 steps\s+–", r"act-r\s+2 steps\s+strict, benign", r"hm-s-lga\s+2 steps\s+strict, benign"]
-    for row, pattern in zip(rows, patterns, strict=True):
-        assert re.fullmatch(rf"tiny\s+{pattern}\s+\d+ s", row)
-    assert re.search(
-        r"^runs: 3; about \d+ s; start-up, validations and checks of evaluations not counted$", shown, re.MULTILINE
-    )
-    assert not (tmp_path / "out").exists()
 
 
 def test_a_kind_that_cannot_be_timed_stops_nothing(

@@ -1,11 +1,8 @@
 """The training loop: resume after a kill, data parallel, NaN, collapse, averaged weights, every recipe."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +19,8 @@ from holdfast.runs.folder import Run, State
 from holdfast.training.loop import CollapsedError, finished, train
 from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError
+from tests.helpers.runs import assert_same, torchrun, weights
+from tests.helpers.waiting import Gate
 
 SMALL = {
     "data.name": "digits",
@@ -35,16 +34,6 @@ SMALL = {
 
 def settings(**changes: Any) -> Config:
     return resolve(SMALL, {key.replace("__", "."): value for key, value in changes.items()})
-
-
-def weights(folder: Path) -> dict[str, Tensor]:
-    return Run(folder).load_state().tensors
-
-
-def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
-    assert a.keys() == b.keys()
-    different = [name for name in a if not torch.equal(a[name], b[name])]
-    assert not different
 
 
 def test_loss_falls_and_logs_lie_in_the_folder(tmp_path: Path) -> None:
@@ -71,8 +60,17 @@ KILLED = """
 import sys
 from holdfast.runs.config import resolve
 from holdfast.training.loop import train
+from holdfast.runs.folder import Run
 import json
 torch = __import__("torch"); torch.set_num_threads(1)
+whole = Run.log_step
+
+def log_step(self, values):
+    whole(self, values)
+    if values["step"] == int(sys.argv[3]):
+        {stop}
+
+Run.log_step = log_step
 train(resolve(json.loads(sys.argv[1])), sys.argv[2], resume=True, quiet=True)
 """
 
@@ -92,18 +90,16 @@ def test_kill_and_resume_gives_the_weights_of_an_uninterrupted_run(tmp_path: Pat
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(resolve(SMALL, changes), whole, quiet=True)
 
-    command = [sys.executable, "-c", KILLED, json.dumps({**SMALL, **changes}), str(cut)]
+    gate = Gate(tmp_path / "gate")
+    script = KILLED.format(stop=gate.stop())
+    command = [sys.executable, "-c", script, json.dumps({**SMALL, **changes}), str(cut)]
     for target in (3, 20):
-        process = subprocess.Popen(command)
-        deadline = time.monotonic() + 120
-        while len(Run(cut).steps()) < target:
-            assert process.poll() is None, "the run ended before it could be killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        assert len(Run(cut).steps()) < len(Run(whole).steps())
-    subprocess.run(command, check=True)
+        with subprocess.Popen([*command, str(target)]) as process:
+            gate.arrived()
+            process.kill()
+        assert len(Run(cut).steps()) == target
+    subprocess.run([*command, "0"], check=True)
+    gate.close()
 
     assert_same(weights(whole), weights(cut))
     assert Run(whole).load_state().progress == Run(cut).load_state().progress
@@ -168,15 +164,14 @@ class Constant(nn.Module):
 
 
 def test_a_collapsed_run_says_so_and_stops_unless_told_otherwise(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("holdfast.models.embedder.build_backbone", lambda *_: Constant())
+    changes: dict[str, Any] = {"recipe": "none-r", "optim__epochs": 3, "batch__pairs": 128}
     with pytest.raises(CollapsedError, match=r"warmup\.epochs"):
-        train(settings(recipe="none-r", optim__epochs=3, batch__pairs=128), tmp_path / "stops")
+        train(settings(**changes), tmp_path / "stops", backbone=Constant())
     assert capsys.readouterr().out.count("COLLAPSED") == 2
     assert len(Run(tmp_path / "stops").epochs()) == 2
-    changes = {"recipe": "none-r", "optim__epochs": 3, "batch__pairs": 128, "stop_on_collapse": False}
-    train(settings(**changes), tmp_path / "goes-on", quiet=True)
+    train(settings(**changes, stop_on_collapse=False), tmp_path / "goes-on", backbone=Constant(), quiet=True)
     assert len(Run(tmp_path / "goes-on").epochs()) == 3
 
 
@@ -294,14 +289,6 @@ if __name__ == "__main__":
 """
 
 
-def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
-    )
-
-
 def test_two_processes_find_the_gradients_of_one_on_the_whole_batch(tmp_path: Path) -> None:
     """Perturbation, intra-class structure and LGA's averaged loss included, over two steps."""
     script = tmp_path / "worker.py"
@@ -406,10 +393,8 @@ def test_training_to_the_end_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
         patch.setattr("holdfast.training.loop._Training._log_epoch", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(settings(**small, steps=2, save_minutes=0), tmp_path / "cut", quiet=True)
-    with monkeypatch.context() as patch:
-        patch.setattr("holdfast.models.embedder.build_backbone", lambda *_: Constant())
-        changes = {**small, "model__dim": 16, "optim__epochs": 3, "batch__pairs": 500}
-        with pytest.raises(CollapsedError):
-            train(settings(**changes), tmp_path / "collapsed", quiet=True)
+    changes = {**small, "model__dim": 16, "optim__epochs": 3, "batch__pairs": 500}
+    with pytest.raises(CollapsedError):
+        train(settings(**changes), tmp_path / "collapsed", backbone=Constant(), quiet=True)
     found = {folder.name: finished(Run(folder), Run(folder).config()) for folder in sorted(tmp_path.iterdir())}
     assert found == {"collapsed": True, "cut": False, "epochs": True, "steps": True}

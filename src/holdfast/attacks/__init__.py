@@ -1,10 +1,9 @@
 """Attacks on rankings: each says what it chooses, what PGD minimises, and what is read off afterwards."""
 
-from holdfast.attacks.base import Items, Plan, RankingAttack, System
+from holdfast.attacks.base import Plan, RankingAttack, System
 from holdfast.attacks.rank import CA, QA, SPQA, Order
 from holdfast.attacks.shift import ES, TMA
 from holdfast.attacks.top1 import GTM, GTT, LTM
-from holdfast.core.gradients import NES, Square
 
 ATTACKS: dict[str, RankingAttack] = {
     "ca+": CA("+"),
@@ -29,14 +28,11 @@ __all__ = [
     "GTM",
     "GTT",
     "LTM",
-    "NES",
     "QA",
     "SPQA",
     "TMA",
-    "Items",
     "Order",
     "Plan",
     "RankingAttack",
-    "Square",
     "System",
 ]

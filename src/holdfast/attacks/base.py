@@ -1,26 +1,25 @@
 """What every ranking attack is made of: what to choose, what to minimise, what to read off."""
 
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
 
-from holdfast.core.batching import WIDTH, full_precision, rows_per_block, steady
-from holdfast.core.pgd import Objective
-from holdfast.metrics.retrieval import Gallery, Queries
-from holdfast.util.errors import HoldfastError
+from holdfast.core.batching import WIDTH
+from holdfast.core.gallery import Gallery, Items, Queries, nearest, require_finite
+from holdfast.core.objectives import Objective
+from holdfast.core.pgd import PGD, Embed
+from holdfast.util.errors import HoldfastError, unknown
 
 Outcome = Callable[[Tensor], dict[str, Tensor]]
 """From embeddings ``(B, D)`` of the perturbed images to readings by name, ``(B,)`` each, in the unit of the column."""
 
 Draws = Sequence[Generator]
 """One generator for each perturbed image, so that its draws do not depend on the images beside it."""
-
-ITEM = 64
-"""Bytes that an item takes for each row of distances, intermediate results included."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,97 +28,6 @@ class Plan:
 
     objective: Objective
     outcome: Outcome
-
-
-@dataclass(frozen=True, eq=False)
-class Items:
-    """Embedded items that distances are measured to, N of them. width: from how many images at once; see
-    :func:`.steady`."""
-
-    set: Queries
-    width: int = WIDTH
-
-    @cached_property
-    def origin(self) -> Tensor:
-        """``(D,)``, near the items: measured from there, small distances keep their digits."""
-        return self.embeddings.median(dim=0).values
-
-    @cached_property
-    def columns(self) -> Tensor:
-        """``(D, N)``, the items as seen from the origin, side by side: the layout that products are quickest in."""
-        return self.seen(self.embeddings).T.contiguous()
-
-    @cached_property
-    def squares(self) -> Tensor:
-        """``(N,)``, squared distances of the items to the origin."""
-        blocks = torch.split(self.embeddings, WIDTH)
-        return torch.cat([self.seen(block).square().sum(1) for block in blocks])
-
-    @property
-    def embeddings(self) -> Tensor:
-        return self.set.embeddings
-
-    @property
-    def labels(self) -> Tensor:
-        return self.set.labels
-
-    def __len__(self) -> int:
-        return len(self.set.ids)
-
-    def distances(self, z: Tensor) -> Tensor:
-        """Euclidean distances of embeddings ``(B, D)`` to the items, ``(B, N)``, without gradient.
-
-        Next to an item the product leaves an error of about 1e-4: leave an image's own item out by index.
-        """
-        return by_rows(lambda z: self.measure(self.seen(z), self.columns, self.squares), self, z)
-
-    def moved(self, ids: Tensor, there: Tensor, z: Tensor) -> Tensor:
-        """Distances ``(B,)`` of embeddings ``(B, D)`` to the items with these ids, were those ``there`` (B, D).
-
-        They come from a product of the shape that gives the other distances: what ties there ties here.
-        """
-        place = self.own(ids).to(torch.uint8).argmax(1)
-        there = self.seen(there)
-        columns = self.columns.index_copy(1, place, there.T)
-        squares = self.squares.index_copy(0, place, there.square().sum(1))
-
-        def measured(z: Tensor, place: Tensor) -> Tensor:
-            return self.measure(self.seen(z), columns, squares).gather(1, place[:, None])
-
-        return by_rows(measured, self, z, place)[:, 0]
-
-    def seen(self, z: Tensor) -> Tensor:
-        """Embeddings as seen from the origin."""
-        return z.to(self.origin) - self.origin
-
-    @staticmethod
-    def measure(z: Tensor, columns: Tensor, squares: Tensor) -> Tensor:
-        """Distances of ``z`` (B, D) to ``columns`` (D, N) with these ``squares``, all seen from one origin."""
-        squared = torch.addmm(squares, z, columns, alpha=-2).add_(z.square().sum(1, keepdim=True))
-        return squared.clamp_(min=torch.finfo(squared.dtype).eps ** 2).sqrt_()
-
-    def own(self, ids: Tensor) -> Tensor:
-        """``(B, N)`` bool: where each image's own entry stands."""
-        return ids[:, None] == self.set.ids
-
-
-def by_rows(function: Callable[..., Tensor], items: Items, *tensors: Tensor) -> Tensor:
-    """``function(*tensors)`` that measures distances to the items, without gradient, row by row; see :func:`.steady`.
-
-    With many items there are fewer rows at once, so that what is measured stays small.
-    """
-    with full_precision(tensors[0].device):
-        return steady(function, *tensors, width=min(items.width, max(16, rows_per_block(ITEM * len(items)))))
-
-
-def of_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """``x[rows]``, without a copy where that is all of it."""
-    return x if len(rows) == len(x) else x[rows]
-
-
-def linear(z: Tensor, values: Tensor, gradient: Tensor) -> Tensor:
-    """``values`` (g,) of embeddings ``z`` (g, D), with the ``gradient`` (g, D) that is known already."""
-    return values + (gradient * (z - z.detach())).sum(1) if z.requires_grad else values
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +40,14 @@ class System:
     queries: Queries
     gallery: Gallery
     width: int = WIDTH
+
+    def perturbed(self, attack: "RankingAttack") -> Queries:
+        """The images that an attack perturbs."""
+        return self.queries if attack.side == "query" else self.gallery
+
+    def targets(self, attack: "RankingAttack") -> Queries:
+        """The images that an attack chooses among."""
+        return self.gallery if attack.side == "query" else self.queries
 
     @cached_property
     def items(self) -> Items:
@@ -169,6 +85,34 @@ class RankingAttack(Protocol):
         """The objective and the outcome for images whose clean embeddings are ``perturbed.embeddings``."""
 
 
+PARTS = ("side", "readings", "start", "choose", "plan")
+SIDES = ("query", "candidate")
+NAME = re.compile(r"[\w+-][\w.+-]*")
+"""What an attack may be called: its records are a file of that name."""
+
+
+def name_of(attack: object) -> str:
+    """What an attack given as an object is called: its ``name`` where it has one, else its class's in lower case.
+
+    Raises HoldfastError for what is no :class:`RankingAttack`, and says what it lacks.
+    """
+    kind = attack.__name__ if isinstance(attack, type) else type(attack).__name__
+    if isinstance(attack, type):
+        raise HoldfastError(f"attack {kind} is a class: give an object of it, {kind}(…)")
+    if lacking := [part for part in PARTS if not hasattr(attack, part)]:
+        raise HoldfastError(
+            f"attack {kind} lacks {', '.join(lacking)}: an attack is a name, or an object with {', '.join(PARTS)}"
+        )
+    name, side, readings = getattr(attack, "name", kind.lower()), attack.side, attack.readings  # type: ignore[attr-defined]
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        raise HoldfastError(f"attack {kind} is called {name!r}: a name has letters, digits, and any of _ + - . only")
+    if side not in SIDES:
+        raise unknown(f"side of attack {name}", side, SIDES)
+    if not isinstance(readings, tuple) or not readings or not all(isinstance(one, str) for one in readings):
+        raise HoldfastError(f"the readings of attack {name} are a tuple of names, not {readings!r}")
+    return name
+
+
 Excluded = Callable[[Items, Tensor], Tensor]
 """Which items take no part, for images with these ids: ``(B, N)`` bool."""
 
@@ -202,18 +146,6 @@ def nearest_percent_after_the_first(distances: Tensor) -> Tensor:
     return nearest(distances, max(1, distances.shape[1] // 100) + 1)[:, 1:]
 
 
-def nearest(distances: Tensor, k: int) -> Tensor:
-    """Rows of the ``k`` nearest items, nearest first, ``(B, k)``; in a tie the earlier row, never an infinite one."""
-    _check_enough(distances, k)
-    total = distances.shape[1]
-    beyond = distances > distances.topk(k, dim=1, largest=False).values[:, -1:]
-    rows = torch.arange(total, dtype=torch.int32, device=distances.device).masked_fill(beyond, total)
-    # All that are tied with the last, in the order of their rows; where others have more of these, nothing.
-    rows = rows.topk(total - int(beyond.sum(1).min()), dim=1, largest=False).values.long()
-    found = distances.gather(1, rows.clamp(max=total - 1)).masked_fill_(rows == total, torch.inf)
-    return rows.gather(1, found.sort(dim=1, stable=True).indices[:, :k])
-
-
 def pick(pool: Tensor, count: int, draws: Draws) -> Tensor:
     """``count`` different entries of each row of a pool ``(B, k)``, evenly drawn, ``(B, count)``."""
     if count > pool.shape[1]:
@@ -224,23 +156,9 @@ def pick(pool: Tensor, count: int, draws: Draws) -> Tensor:
 
 def anywhere(distances: Tensor, count: int, draws: Draws) -> Tensor:
     """Rows ``(B, count)`` of different items, evenly drawn from those with a finite distance ``(B, N)``."""
-    _check_enough(distances, count)
+    require_finite(distances, count)
     keys = torch.stack([torch.rand(distances.shape[1], generator=one) for one in draws]).to(distances.device)
     return keys.masked_fill(distances.isinf(), torch.inf).topk(count, dim=1, largest=False).indices
-
-
-def _check_enough(distances: Tensor, count: int) -> None:
-    available = int(distances.isfinite().sum(1).min())
-    if count > available:
-        raise HoldfastError(f"the attack needs {count} different targets, but there are {available} to choose from")
-
-
-def ahead(distances: Tensor, targets: Tensor) -> Tensor:
-    """How many items are nearer than each target distance, ties one half: ``(B, N), (B, M) -> (B, M)`` float64."""
-    counts = [
-        (distances < target).sum(1) + 0.5 * (distances == target).sum(1) for target in targets[:, :, None].unbind(1)
-    ]
-    return torch.stack(counts, dim=1).double()
 
 
 def first_matches(z: Tensor, perturbed: Queries, system: System) -> Tensor:
@@ -251,3 +169,59 @@ def first_matches(z: Tensor, perturbed: Queries, system: System) -> Tensor:
     first = distances == distances.amin(1, keepdim=True)
     found = 100 * (first & matching).sum(1) / first.sum(1)
     return found.masked_fill_(~(matching & ~hidden).any(1), torch.nan)
+
+
+@dataclass(frozen=True, eq=False)
+class Attacked:
+    """A batch after an attack.
+
+    clean, images: before and after, (B, C, H, W). chosen: what the attack was about, (B, k). before, after: readings
+    (B,) by name. outcome: what reads them off embeddings (B, D).
+    """
+
+    clean: Tensor
+    images: Tensor
+    chosen: Tensor
+    before: dict[str, Tensor]
+    after: dict[str, Tensor]
+    outcome: Outcome
+
+
+Surrogate = tuple[Embed, System, Queries]
+"""What a transfer attack sees instead of the target: a model, its system, and its embeddings of the images."""
+
+
+def attack_images(
+    attack: RankingAttack,
+    embed: Embed,
+    system: System,
+    perturbed: Queries,
+    images: Tensor,
+    *,
+    chosen: Tensor,
+    pgd: PGD,
+    generators: Draws | Generator,
+    surrogate: Surrogate | None = None,
+) -> Attacked:
+    """Attack images (B, C, H, W), embedded clean in ``perturbed``, about what was ``chosen`` (B, k).
+
+    The images need not be of the test set. With a surrogate the descent sees only that model. Raises FloatingPointError
+    where an embedding is not finite.
+    """
+    plan = attack.plan(perturbed, system, chosen)
+    with torch.no_grad():
+        before = plan.outcome(perturbed.embeddings)
+    seen, clean, objective = embed, perturbed, plan.objective
+    if surrogate is not None:
+        seen, other, clean = surrogate
+        objective = attack.plan(clean, other, chosen).objective
+    start = max(pgd.start, attack.start * pgd.ball.eps)
+    adversarial = replace(pgd, start=start)(
+        seen, images[:, None], objective, clean=clean.embeddings[:, None], generator=generators
+    ).squeeze(1)
+    with torch.no_grad():
+        z = embed(adversarial)
+        if not z.isfinite().all():
+            raise FloatingPointError("an embedding is not finite")
+        after = plan.outcome(z)
+    return Attacked(images, adversarial, chosen, before, after, plan.outcome)

@@ -1,9 +1,7 @@
 """Attacks on ranks: raise or lower candidates for a query (Zhou et al., ECCV 2020), and set their order (ICCV 2021)."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -11,117 +9,21 @@ from torch import Tensor
 from holdfast.attacks.base import (
     Draws,
     Excluded,
-    Items,
     Plan,
     Pool,
     System,
-    ahead,
     anywhere,
-    by_rows,
-    linear,
-    nearest,
     nearest_percent,
-    of_rows,
     own_entries,
     pick,
     shown,
 )
-from holdfast.core.batching import ascending
-from holdfast.core.distance import pairs
-from holdfast.metrics.retrieval import Queries
+from holdfast.core.gallery import Queries, ahead, nearest
+from holdfast.core.objectives import Both, CandidateHinge, OrderHinge, RankHinge, Sign
 from holdfast.util.errors import HoldfastError
-
-Sign = Literal["+", "-"]
-"""``+`` brings the target nearer to the top, ``-`` pushes it away from there."""
 
 KEPT = 5
 """Items whose ranks a semantics-preserving attack keeps (Zhou et al., ECCV 2020)."""
-
-
-@dataclass(frozen=True, eq=False)
-class Hinge:
-    """``mean_x max(0, ±(d(z, c) - d(z, x)))``, summed over the ``chosen`` items ``c`` (B, M), of each image.
-
-    What is ``hidden`` (B, N) counts nothing.
-    """
-
-    sign: Sign
-    chosen: Tensor
-    items: Items
-    hidden: Tensor
-    floor: float = 0.0
-
-    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        z = z[:, 0]
-        found = by_rows(partial(self._with_gradient, wanted=z.requires_grad), self.items, z, rows)
-        return linear(z, found[:, 0], found[:, 1:])
-
-    def _with_gradient(self, z: Tensor, rows: Tensor, wanted: bool) -> Tensor:
-        """The value and, where wanted, its gradient, ``(g, 1 + D)``.
-
-        The value is a weighted sum of distances, and ``∂d(z, x)/∂z = (z - x) / d(z, x)``: the gradient is a second
-        matrix product, of the weights over the distances with the items.
-        """
-        items, seen = self.items, self.items.seen(z)
-        distances = items.measure(seen, items.columns, items.squares)
-        hidden, chosen = self.hidden[rows], self.chosen[rows]
-        reached = distances.gather(1, chosen)
-        value, counts = torch.zeros_like(seen[:, 0]), torch.empty_like(reached)
-        weights = distances[:0]
-        for i, target in enumerate(reached.unbind(1)):
-            gap = _signed(self.sign, target[:, None] - distances).masked_fill_(hidden, 0).relu_()
-            value += gap.sum(1)
-            active = gap.sign_()
-            counts[:, i] = active.sum(1)
-            weights = active if i == 0 else weights.add_(active)
-        if not wanted:
-            return value[:, None] / len(items)
-        weights.div_(distances)
-        away = seen * weights.sum(1, keepdim=True) - weights @ items.columns.T
-        onto = ((z[:, None] - items.embeddings[chosen]) * (counts / reached)[:, :, None]).sum(1)
-        return torch.cat([value[:, None], _signed(self.sign, onto - away)], dim=1) / len(items)
-
-
-@dataclass(frozen=True, eq=False)
-class CandidateHinge:
-    """``mean_x max(0, ±(d(q, z) - d(q, x)))``, summed over the queries ``q`` (B, W, D), of each image.
-
-    ``d(q, x)`` is changed by no perturbation, so it is sorted once: with r items nearer than the candidate, at
-    distances that add up to s, the sum over these is ``r d(q, z) - s``.
-
-    nearer: ``d(q, x)`` of what counts, ascending, then infinite, (B, W, N). sums: of the first 0 to N finite ones,
-    (B, W, N + 1) float64. counts: how many count, (B, W).
-    """
-
-    sign: Sign
-    queries: Tensor
-    nearer: Tensor
-    sums: Tensor
-    counts: Tensor
-    floor: float = 0.0
-
-    @classmethod
-    def of(cls, sign: Sign, queries: Tensor, distances: Tensor) -> "CandidateHinge":
-        """From ``d(q, x)`` (B, W, N), infinite for what counts nothing; sorts them where they lie."""
-        nearer = ascending(distances)
-        sums = nearer.new_zeros((*nearer.shape[:2], nearer.shape[2] + 1), dtype=torch.float64)
-        for image, row in zip(sums, nearer, strict=True):
-            image[:, 1:] = row.nan_to_num(posinf=0.0).cumsum(1, dtype=torch.float64)
-        return cls(sign, queries, nearer, sums, nearer.isfinite().sum(2))
-
-    def ranks(self, reached: Tensor) -> Tensor:
-        """How many items are nearer than ``reached`` (B, W), ties one half, likewise float64."""
-        sides = [torch.searchsorted(self.nearer, reached[:, :, None], right=right) for right in (False, True)]
-        return (sides[0] + sides[1])[:, :, 0].double() / 2
-
-    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        queries, nearer, sums, counts = (of_rows(x, rows) for x in (self.queries, self.nearer, self.sums, self.counts))
-        reached = pairs(z, queries)
-        places = torch.searchsorted(nearer, reached.detach()[:, :, None], right=self.sign == "-")
-        total, passed = sums.gather(2, places)[:, :, 0], places[:, :, 0]
-        if self.sign == "-":
-            total, passed = total - sums[:, :, -1], (passed - counts).clamp(max=0)
-        return ((passed * reached.double() - total).sum(1) / nearer.shape[2]).to(z)
 
 
 @dataclass(frozen=True)
@@ -187,7 +89,7 @@ class QA:
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         hidden = self.excluded(system.items, perturbed.ids)
-        objective = Hinge(self.sign, chosen, system.items, hidden)
+        objective = RankHinge(self.sign, chosen, system.items, hidden)
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
             return {self.readings[0]: _percent(places(z, system, chosen, hidden), len(system.items))}
@@ -273,33 +175,7 @@ class Order:
             kept = next(iter(keep.outcome(z).values()))
             return dict(zip(self.readings, (correlation, kept), strict=True))
 
-        return Plan(Both(InOrder(wanted), keep.objective, self.balance), outcome)
-
-
-@dataclass(frozen=True, eq=False)
-class InOrder:
-    """``Σ max(0, d(z, c_i) - d(z, c_j))`` over pairs i < j of ``wanted`` (B, k, D), of each image."""
-
-    wanted: Tensor
-    floor: float = 0.0
-
-    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        distances = pairs(z, self.wanted[rows])
-        first, second = torch.triu_indices(distances.shape[1], distances.shape[1], offset=1, device=z.device)
-        return (distances[:, first] - distances[:, second]).relu().sum(1)
-
-
-@dataclass(frozen=True, eq=False)
-class Both:
-    """One objective plus ``balance`` times another."""
-
-    one: Callable[[Tensor, Tensor], Tensor]
-    other: Callable[[Tensor, Tensor], Tensor]
-    balance: float
-    floor: float = 0.0
-
-    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        return self.one(z, rows) + self.balance * self.other(z, rows)
+        return Plan(Both(OrderHinge(wanted), keep.objective, self.balance), outcome)
 
 
 def places(z: Tensor, system: System, chosen: Tensor, hidden: Tensor) -> Tensor:
@@ -319,7 +195,3 @@ def _numbered(name: str, count: int) -> str:
 
 def _percent(ranks: Tensor, count: int) -> Tensor:
     return 100 * ranks.mean(1) / count
-
-
-def _signed(sign: Sign, gap: Tensor) -> Tensor:
-    return gap if sign == "+" else -gap

@@ -1,7 +1,6 @@
 """Attacks on the embedding itself: away from where it was (ES), or onto a target (TMA)."""
 
 from dataclasses import dataclass, field
-from math import inf
 from typing import ClassVar
 
 from torch import Tensor
@@ -9,40 +8,19 @@ from torch.nn.functional import cosine_similarity
 
 from holdfast.attacks.base import Draws, Excluded, Plan, System, anywhere, first_matches, own_entries, shown
 from holdfast.core.distance import pairs
-from holdfast.metrics.retrieval import Queries
+from holdfast.core.gallery import Queries
+from holdfast.core.objectives import CosineToTarget, ShiftEmbedding
 
 
 @dataclass(frozen=True, eq=False)
-class Away:
-    """``-d(z, origin)`` of each image. At the origin itself it has no gradient: start off it."""
-
-    origin: Tensor
-    floor: float = -inf
-
-    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        return -pairs(z[:, 0], self.origin[rows])
-
-
-@dataclass(frozen=True, eq=False)
-class AwaySeen(Away):
-    """:class:`Away` that remembers the embeddings ``(B, D)`` it was last asked about."""
+class ShiftSeen(ShiftEmbedding):
+    """:class:`ShiftEmbedding` that remembers the embeddings ``(B, D)`` it was last asked about."""
 
     seen: Tensor = field(kw_only=True)
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
         self.seen[rows] = z[:, 0].detach()
         return super().__call__(z, rows)
-
-
-@dataclass(frozen=True, eq=False)
-class Unlike:
-    """``1 - cos(z, target)`` of each image."""
-
-    target: Tensor
-    floor: float = 0.0
-
-    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        return 1 - cosine_similarity(z[:, 0], self.target[rows], dim=1)
 
 
 @dataclass(frozen=True)
@@ -65,7 +43,7 @@ class ES:
         def outcome(z: Tensor) -> dict[str, Tensor]:
             return {"ES:D": pairs(z, origin), "ES:R": first_matches(z, perturbed, system)}
 
-        return Plan(Away(origin), outcome)
+        return Plan(ShiftEmbedding(origin[:, None]), outcome)
 
 
 HEADSTART = 9e-7
@@ -84,7 +62,7 @@ class ESBeforeLastStep(ES):
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         origin = perturbed.embeddings
-        objective = AwaySeen(origin - HEADSTART, seen=origin.clone())
+        objective = ShiftSeen((origin - HEADSTART)[:, None], seen=origin.clone())
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
             return {"ES:D": pairs(objective.seen, origin), "ES:R": first_matches(z, perturbed, system)}
@@ -113,4 +91,4 @@ class TMA:
         def outcome(z: Tensor) -> dict[str, Tensor]:
             return {"TMA": cosine_similarity(z, target, dim=1)}
 
-        return Plan(Unlike(target), outcome)
+        return Plan(CosineToTarget(target), outcome)

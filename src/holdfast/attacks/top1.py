@@ -7,60 +7,12 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from holdfast.attacks.base import Draws, Items, Plan, System, first_matches, nearest, of_rows, own_entries, shown
-from holdfast.attacks.rank import Hinge, places
-from holdfast.core.distance import pairs
-from holdfast.metrics.retrieval import Queries
+from holdfast.attacks.base import Draws, Plan, System, first_matches, own_entries, shown
+from holdfast.attacks.rank import places
+from holdfast.core.gallery import Queries, nearest
+from holdfast.core.objectives import Contrast, DistanceToTarget, Margin, RankHinge, nearest_match_beyond_nearest_other
 
 TOP = 4
-
-
-@dataclass(frozen=True, eq=False)
-class Toward:
-    """``d(z, target)`` of each image."""
-
-    target: Tensor
-    floor: float = 0.0
-
-    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        return pairs(z[:, 0], self.target[rows])
-
-
-Contrast = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""From distances (g, N), which items match, and which of these are the image's own, to the rows (g,) of two items: the
-one to come nearer, and the one to fall behind it."""
-
-
-def nearest_match_beyond_nearest_other(distances: Tensor, matching: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest unmatched and the nearest matched item; once the first is nearer, the first result is wrong."""
-    return _nearest(distances, ~matching), _nearest(distances, matching & ~own)
-
-
-def farthest_other_within_nearest_match(distances: Tensor, matching: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-    """What the authors' evaluator takes: the farthest unmatched and the nearest matched, the own copy matched."""
-    return distances.masked_fill(matching, -inf).argmax(dim=1), _nearest(distances, matching)
-
-
-def _nearest(distances: Tensor, among: Tensor) -> Tensor:
-    return distances.masked_fill(~among, inf).argmin(dim=1)
-
-
-@dataclass(frozen=True, eq=False)
-class Mismatch:
-    """By how much one item is farther than another, which a contrast picks at each step; not below the floor."""
-
-    contrast: Contrast
-    items: Items
-    matching: Tensor
-    own: Tensor
-    floor: float
-
-    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        z = z[:, 0]
-        matching, own = of_rows(self.matching, rows), of_rows(self.own, rows)
-        picked = self.contrast(self.items.distances(z.detach()), matching, own)
-        near, far = (pairs(z, self.items.embeddings[row]) for row in picked)
-        return (near - far).clamp(min=self.floor)
 
 
 @dataclass(frozen=True)
@@ -78,7 +30,7 @@ class LTM:
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         matching = perturbed.labels[:, None] == system.items.labels
-        objective = Mismatch(self.contrast, system.items, matching, system.items.own(perturbed.ids), self.floor)
+        objective = Margin(self.contrast, system.items, matching, system.items.own(perturbed.ids), self.floor)
         return Plan(objective, lambda z: {"LTM": first_matches(z, perturbed, system)})
 
 
@@ -119,7 +71,7 @@ class GTM:
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         target = system.gallery.embeddings[chosen[:, 0]]
-        return Plan(Toward(target), lambda z: {"GTM": first_matches(z, perturbed, system)})
+        return Plan(DistanceToTarget(target), lambda z: {"GTM": first_matches(z, perturbed, system)})
 
 
 @dataclass(frozen=True)
@@ -138,7 +90,7 @@ class GTT:
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         hidden = system.items.own(perturbed.ids)
-        objective = Hinge("-", chosen, system.items, hidden)
+        objective = RankHinge("-", chosen, system.items, hidden)
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
             return {"GTT": 100 * (TOP - places(z, system, chosen, hidden)[:, 0]).clamp(0, 1)}

@@ -1,16 +1,20 @@
 """The command line: verbs only. torch is imported when a verb needs it, so that ``--help`` answers at once."""
 
+from typing import Annotated
+
 import typer
 
-from holdfast.cli.about import backbones, datasets, doctor, recipes
-from holdfast.cli.attack import attack, evaluate
+from holdfast import __version__
+from holdfast.cli.attack import attack
+from holdfast.cli.doctor import doctor
+from holdfast.cli.evaluate import evaluate
 from holdfast.cli.explore import explore
 from holdfast.cli.export import export
+from holdfast.cli.listing import listing
 from holdfast.cli.report import report
 from holdfast.cli.search import embed, search
 from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
-from holdfast.cli.zoo import zoo
 
 VERBS = (
     train,
@@ -22,10 +26,6 @@ VERBS = (
     embed,
     search,
     export,
-    zoo,
-    recipes,
-    datasets,
-    backbones,
     doctor,
 )
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory")
@@ -40,6 +40,21 @@ app = typer.Typer(
 )
 for verb in VERBS:
     app.command()(verb)
+app.add_typer(listing, name="list")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"holdfast {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and stop.", is_eager=True, callback=_print_version)
+    ] = False,
+) -> None: ...
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -58,7 +73,9 @@ def main(arguments: list[str] | None = None) -> None:
         if not isinstance(error, MemoryError) and not any(known in text for known in OUT_OF_MEMORY):
             raise
         reason = str(error).partition("\n")[0]
-        _fail(f"out of memory ({reason}); try a smaller --batch (in training: batch.pairs, data.size or model.dim)")
+        _fail(
+            f"out of memory ({reason}); try a smaller --batch-size (in training: batch.pairs, data.size or model.dim)"
+        )
 
 
 def _fail(message: str) -> None:

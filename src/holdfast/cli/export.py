@@ -9,7 +9,7 @@ from holdfast.cli.options import Best, Root
 
 
 def export(  # noqa: PLR0917
-    run: Annotated[Path, typer.Argument(help="A run folder, an exported folder, or zoo:NAME.")],
+    run: Annotated[str, typer.Argument(help="A run folder, an exported folder, or zoo:NAME.")],
     form: Annotated[
         str, typer.Option("--format", help="onnx, torch (a .pt2 file), or hub (a folder with a model card).")
     ] = "onnx",
@@ -17,8 +17,8 @@ def export(  # noqa: PLR0917
     verify: Annotated[
         bool, typer.Option("--verify", help="Keep it only if embeddings and scores under attack are those of the run.")
     ] = False,
-    queries: Annotated[int, typer.Option(help="Attacked by --verify.")] = 64,
-    precision: Annotated[
+    max_queries: Annotated[int, typer.Option(help="Attacked by --verify.")] = 64,
+    dtype: Annotated[
         str, typer.Option(help="Of the weights in a hub folder: float32, or bfloat16 for half the size.")
     ] = "float32",
     best: Best = False,
@@ -31,7 +31,7 @@ def export(  # noqa: PLR0917
 
     try:
         place, found, reason = write(
-            run, form, out, best=best, precision=precision, verify=verify, queries=queries, root=root
+            run, form, out, best=best, precision=dtype, verify=verify, queries=max_queries, root=root
         )
     except DifferenceError as error:
         display.compared(error.found)

@@ -16,16 +16,11 @@ DEFAULT_OUT = {"html": Path("report.html")}
 def report(  # noqa: PLR0917
     paths: Annotated[list[Path], typer.Argument(help="Result files, or folders with some in them.")],
     style: Annotated[str, typer.Option("--format", help="markdown, csv, json or html.")] = "markdown",
-    compare: Annotated[
-        str | None,
-        typer.Option(metavar="published", help="Put means over seeds beside the published rows, with the differences."),
-    ] = None,
-    columns: Annotated[
-        str | None, typer.Option(help="Columns of the Markdown table: R@1,ERS,passes; all by default.")
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="File to write; by default html goes to report.html, the others are printed.")
-    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="Means over seeds beside the published rows, and the differences.")
+    ] = False,
+    columns: Annotated[str | None, typer.Option(help="Of the Markdown table, these only: R@1,ERS,passes.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write here; html by default to report.html.")] = None,
     pictures: Annotated[
         int | None, typer.Option(help="Queries with ranked lists on the html page, 4 by default; 0 reads no model.")
     ] = None,
@@ -33,9 +28,10 @@ def report(  # noqa: PLR0917
 ) -> None:
     """Make one table of many results, or one page with charts and ranked lists."""
     from holdfast.report import COMPARED, STYLES, find  # noqa: PLC0415
+    from holdfast.util.atomic import write_text  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError, pick  # noqa: PLC0415
 
-    styles = STYLES if compare is None else pick("value of --compare", compare, COMPARED)
+    styles = COMPARED if published else STYLES
     write = pick("format", style, styles)
     given: dict[str, Any] = {"columns": columns, "root": root, "pictures": pictures}
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -51,8 +47,5 @@ def report(  # noqa: PLR0917
     if place.is_dir():
         raise HoldfastError(f"--out must be a file, and {place} is a folder; try {place / 'report'}.{style}")
     results = find(paths)
-    from holdfast.models.weights import replacing  # noqa: PLC0415 (imports torch)
-
-    with replacing(place) as path:
-        path.write_text(write(results, **chosen), encoding="utf-8")
+    write_text(place, write(results, **chosen))
     print(f"written to {place}")

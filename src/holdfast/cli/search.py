@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.options import Device, Precision, Resize, Weights
+from holdfast.cli.options import MODEL, BatchSize, Channels, Device, Precision, Resize, Size, Weights
 
 SHOWN = 20
 
@@ -16,16 +16,14 @@ def embed(  # noqa: PLR0917
         Path,
         typer.Argument(metavar="FOLDER", help="Images, and folders of images; or a CSV: path and, if known, label."),
     ],
-    model: Annotated[
-        str, typer.Option(help="A run folder, a saved embedder, package.module:name, file.py:name or timm:NAME.")
-    ],
+    model: Annotated[str, typer.Option(help=MODEL)],
     out: Annotated[Path, typer.Option(help="The index to write, .npz.")] = Path("embeddings.npz"),
     weights: Weights = None,
-    size: Annotated[int | None, typer.Option(help="Side of the images --model takes; its own, or 224.")] = None,
+    size: Size = None,
     resize: Resize = None,
-    channels: Annotated[int | None, typer.Option(help="1 (grey) or 3 (colour), for --model; its own, or 3.")] = None,
-    batch: Annotated[int, typer.Option(help="Images embedded at once.")] = 64,
-    precision: Precision = None,
+    channels: Channels = None,
+    batch_size: BatchSize = 64,
+    precision: Precision = "float32",
     device: Device = None,
 ) -> None:
     """Embed all images below a folder into an index to search. Killed, it goes on where it was."""
@@ -40,8 +38,8 @@ def embed(  # noqa: PLR0917
         size=size,
         resize=resize,
         channels=channels,
-        batch=batch,
-        precision=precision or "float32",
+        batch=batch_size,
+        precision=precision,
         device=device,
     )
     for fault in index.about["faults"]:
@@ -60,11 +58,11 @@ def search(  # noqa: PLR0917
     index: Annotated[Path, typer.Option(help="What 'holdfast embed' wrote.")],
     query: Annotated[list[Path], typer.Option(help="An image, or a folder of some; repeatable.")],
     more: Annotated[list[Path] | None, typer.Argument(help="More queries.")] = None,
-    k: Annotated[int, typer.Option(help="Results for each query.")] = 10,
+    k: Annotated[int, typer.Option("-k", help="Results for each query.")] = 10,
     style: Annotated[
         str | None, typer.Option("--format", help="table, lines, csv or json; by default a table in a terminal.")
     ] = None,
-    save: Annotated[Path | None, typer.Option(help="A picture of the queries and their results, .png.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A picture of the queries and their results, .png.")] = None,
     backend: Annotated[str, typer.Option(help="torch, or faiss where it is installed; both are exact.")] = "torch",
     model: Annotated[str | None, typer.Option(help="Where the index's model lies now.")] = None,
     weights: Weights = None,
@@ -88,8 +86,8 @@ def search(  # noqa: PLR0917
         display.answers(by_query(found))
     else:
         print(STYLES[style](found).encode(errors="backslashreplace").decode(), end="")
-    if save is not None and found:
-        save_montage(found, known.about["root"], save)
+    if out is not None and found:
+        save_montage(found, known.about["root"], out)
     if broken:
         named = "; ".join(f"{plain(path)} ({plain(reason)})" for path, reason in list(broken.items())[:3])
         more_of_them = "; …" if len(broken) > 3 else ""

@@ -34,6 +34,6 @@ def sweep(
     board = dispatch(runs, slots)
     display.swept(board)
     if any(run.evaluations for run in board.done):
-        print(f"now: holdfast report {out} --compare published")
+        print(f"now: holdfast report {out} --published")
     if board.failed:
         raise typer.Exit(1)

@@ -10,15 +10,19 @@ from holdfast.cli.options import Device, Set
 
 
 def train(  # noqa: PLR0917
-    recipe: Annotated[str | None, typer.Option(help="hm-s-lga-ics or HM[S,g_LGA]&ICS; see 'holdfast recipes'.")] = None,
-    data: Annotated[str | None, typer.Option(help="Data set; see 'holdfast datasets'.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="hm-s-lga-ics or HM[S,g_LGA]&ICS; see 'holdfast list recipes'.")
+    ] = None,
+    data: Annotated[str | None, typer.Option(help="Data set; see 'holdfast list datasets'.")] = None,
     root: Annotated[Path | None, typer.Option(help="Where the data set lies.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="Network; see 'holdfast backbones'.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="Network, or file.py:build; see 'holdfast list backbones'.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Pretrained weights, .safetensors or .pth.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as YAML.")] = None,
     changes: Set = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/DATA-RECIPE-SEED.")] = None,
-    resume: Annotated[str, typer.Option(help="auto: go on with the run in the folder; never: refuse.")] = "never",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
     device: Device = None,
     verify: Annotated[bool, typer.Option("--verify", help="Decode every image before training starts.")] = False,
 ) -> None:
@@ -26,10 +30,7 @@ def train(  # noqa: PLR0917
     from holdfast.defense.recipes import parse  # noqa: PLC0415
     from holdfast.runs.config import read_yaml, resolve  # noqa: PLC0415
     from holdfast.training.loop import train as run  # noqa: PLC0415
-    from holdfast.util.errors import unknown  # noqa: PLC0415
 
-    if resume not in ("auto", "never"):
-        raise unknown("value of --resume", resume, ("auto", "never"))
     options = {
         "recipe": recipe,
         "data.name": data,
@@ -41,6 +42,6 @@ def train(  # noqa: PLR0917
     settings = resolve(read_yaml(config) if config else {}, given, assignments=changes or ())
     name = parse(settings.recipe).name
     folder = out or Path("runs") / f"{settings.data.name}-{name}-{settings.seed}"
-    run(settings, folder, resume=resume == "auto", device=device, verify=verify)
+    run(settings, folder, resume=resume, device=device, verify=verify)
     if os.environ.get("RANK", "0") == "0":
         print(f"the run is in {folder}; now: holdfast evaluate {folder}")

@@ -1,12 +1,59 @@
-"""Gradients without back-propagation, for the same descent: an attacker who can only ask the model."""
+"""How a descent finds its direction: by back-propagation, or as an attacker who can only query the model."""
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from holdfast.core.pgd import Draws, Iterate, random
+Draws = Generator | Sequence[Generator] | None
+"""Where random numbers come from: one generator for all groups, or one per group, whose draws then do not depend on
+the other groups."""
+
+
+@dataclass(frozen=True)
+class Iterate:
+    """Where a descent stands, as a :class:`Gradient` sees it.
+
+    images: ``(g, R, C, H, W)``, the groups still in play.
+    value: the objective of such images, ``(g, R, C, H, W) -> (g,)``.
+    move: from a direction ``(g, R, C, H, W)`` to the images that a step against it leads to.
+    floor: groups with a value down to it are finished.
+    progress: share of the steps already taken, in [0, 1).
+    """
+
+    images: Tensor
+    value: Callable[[Tensor], Tensor]
+    move: Callable[[Tensor], Tensor]
+    floor: float
+    progress: float
+
+
+class Gradient(Protocol):
+    """How a descent finds its direction: the objective ``(g,)`` at an iterate, and its gradient like the images."""
+
+    def __call__(self, at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]: ...
+
+
+@dataclass(frozen=True)
+class BackPropagation:
+    """The white box: the exact gradient for the pixels."""
+
+    def __call__(self, at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]:
+        pixels = at.images.detach().requires_grad_()
+        with torch.enable_grad():
+            values = at.value(pixels)
+            # Groups do not share images, so the gradient of the sum holds the gradient of each.
+            total = values.sum()
+        values = values.detach()
+        if not (values > at.floor).any():
+            return values, torch.zeros_like(at.images)
+        return values, torch.autograd.grad(total, pixels)[0]
+
+
+WHITE_BOX = BackPropagation()
 
 
 @dataclass(frozen=True)
@@ -63,3 +110,22 @@ class Square:
 
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Shares of the steps after which the squares' area halves: the authors' 10 to 8,000 of 10,000 queries."""
+
+
+def random(sample: Callable[..., Tensor], like: Tensor, draws: Draws) -> Tensor:
+    """``sample`` (torch.rand, torch.randn) in the shape ``(g, ...)`` of a tensor, by one generator or one per group."""
+    if draws is None or isinstance(draws, Generator):
+        device = like.device if draws is None else draws.device
+        return sample(like.shape, generator=draws, device=device).to(like)
+    if len(draws) != len(like):
+        raise ValueError(f"{len(draws)} generators for {len(like)} groups")
+    if not len(like):
+        return torch.empty_like(like)
+    return torch.stack([sample(like.shape[1:], generator=one, device=one.device) for one in draws]).to(like)
+
+
+def of_rows(draws: Draws, rows: Tensor) -> Draws:
+    """The generators of these groups."""
+    if draws is None or isinstance(draws, Generator):
+        return draws
+    return [draws[row] for row in rows.tolist()]

@@ -1,29 +1,17 @@
 """Projected gradient descent on pixels: the only perturbation loop of the house."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
+
+from holdfast.core.gradients import WHITE_BOX, Draws, Gradient, Iterate, of_rows, random
+from holdfast.core.objectives import Objective
 
 Embed = Callable[[Tensor], Tensor]
-Draws = Generator | Sequence[Generator] | None
-"""Where random numbers come from: one generator for all groups, or one per group, whose draws then do not depend on
-the other groups."""
-
-
-class Objective(Protocol):
-    """What a perturbation minimises: one value per group of images (a triplet, a pair, a query).
-
-    Called as ``objective(z (g, R, D), rows (g,)) -> (g,)``; ``rows`` says which of the groups are in play, ascending. A
-    group whose value is down to ``floor`` is finished: its gradient is zero from there on.
-    """
-
-    @property
-    def floor(self) -> float: ...
-
-    def __call__(self, z: Tensor, rows: Tensor) -> Tensor: ...
+"""A model: images (n, C, H, W) in [0, 1] to embeddings (n, D)."""
 
 
 class Ball(Protocol):
@@ -78,46 +66,6 @@ class L2:
 BALLS: dict[str, type[LInf] | type[L2]] = {"linf": LInf, "l2": L2}
 
 
-@dataclass(frozen=True)
-class Iterate:
-    """Where a descent stands, as a :class:`Gradient` sees it.
-
-    images: ``(g, R, C, H, W)``, the groups still in play.
-    value: the objective of such images, ``(g, R, C, H, W) -> (g,)``.
-    move: from a direction ``(g, R, C, H, W)`` to the images that a step against it leads to.
-    floor: groups with a value down to it are finished.
-    progress: share of the steps already taken, in [0, 1).
-    """
-
-    images: Tensor
-    value: Callable[[Tensor], Tensor]
-    move: Callable[[Tensor], Tensor]
-    floor: float
-    progress: float
-
-
-class Gradient(Protocol):
-    """How a descent finds its direction: the objective ``(g,)`` at an iterate, and its gradient like the images."""
-
-    def __call__(self, at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]: ...
-
-
-@dataclass(frozen=True)
-class BackPropagation:
-    """The white box: the exact gradient for the pixels."""
-
-    def __call__(self, at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]:
-        pixels = at.images.detach().requires_grad_()
-        with torch.enable_grad():
-            values = at.value(pixels)
-            # Groups do not share images, so the gradient of the sum holds the gradient of each.
-            total = values.sum()
-        values = values.detach()
-        if not (values > at.floor).any():
-            return values, torch.zeros_like(at.images)
-        return values, torch.autograd.grad(total, pixels)[0]
-
-
 def even(progress: float) -> float:
     """Steps of one size."""
     return 1.0
@@ -152,7 +100,7 @@ class PGD:
     step: float
     steps: int
     start: float = 0.0
-    gradient: Gradient = BackPropagation()
+    gradient: Gradient = WHITE_BOX
     pace: Callable[[float], float] = even
     best: bool = False
     restarts: int = 0
@@ -232,7 +180,7 @@ class PGD:
                 break
             size = self.step * self.pace((i + 0.5) / self.steps)
             at = Iterate(current[rows], value, move, objective.floor, i / self.steps)
-            values, gradient = self.gradient(at, _of(draws, rows))
+            values, gradient = self.gradient(at, of_rows(draws, rows))
             if keep:
                 note(values)
             unfinished = values > objective.floor
@@ -255,25 +203,6 @@ class PGD:
         noise = random(torch.rand, images, draws).mul_(2).sub_(1).mul_(radius)
         r = near.project(noise.flatten(0, 1)).view_as(images)
         return (images + r).clamp(0, 1)
-
-
-def random(sample: Callable[..., Tensor], like: Tensor, draws: Draws) -> Tensor:
-    """``sample`` (torch.rand, torch.randn) in the shape ``(g, ...)`` of a tensor, by one generator or one per group."""
-    if draws is None or isinstance(draws, Generator):
-        device = like.device if draws is None else draws.device
-        return sample(like.shape, generator=draws, device=device).to(like)
-    if len(draws) != len(like):
-        raise ValueError(f"{len(draws)} generators for {len(like)} groups")
-    if not len(like):
-        return torch.empty_like(like)
-    return torch.stack([sample(like.shape[1:], generator=one, device=one.device) for one in draws]).to(like)
-
-
-def _of(draws: Draws, rows: Tensor) -> Draws:
-    """The generators of these groups."""
-    if draws is None or isinstance(draws, Generator):
-        return draws
-    return [draws[row] for row in rows.tolist()]
 
 
 def _finite(values: Tensor) -> Tensor:

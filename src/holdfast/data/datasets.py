@@ -1,7 +1,7 @@
 """Data sets by name."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holdfast.data.readers.arrays import digits, fashion_mnist, mnist
@@ -46,4 +46,4 @@ def load(name: str, root: Path | str | None = None) -> Table:
     dataset = pick("data set", name, DATASETS)
     if root is None and not dataset.bundled:
         raise HoldfastError(f"data set {name!r} needs the folder its files lie in (--root)")
-    return dataset.read(Path(root or ".").expanduser())
+    return replace(dataset.read(Path(root or ".").expanduser()), family=dataset.family)

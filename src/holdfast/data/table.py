@@ -25,6 +25,8 @@ class Table:
     is_query, is_gallery: (N,) bool, true in the test split only; an image may be both, or neither.
     numbers: (N,) int64, the place of each image within its split; counted here where it is not given, and kept by
         :meth:`select`, so that a message names the image the user knows.
+    family: ``"28"`` or ``"224"``, whose settings of the paper apply, the radius of attacks among them; None where
+        nothing says which.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Table:
     is_gallery: npt.NDArray[np.bool_]
     classes: tuple[str, ...]
     numbers: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    family: str | None = None
 
     def __post_init__(self) -> None:
         self._check_images()
@@ -159,7 +162,7 @@ class Table:
         else:
             images = tuple(self.images[i] for i in np.flatnonzero(mask))
         columns = {name: getattr(self, name)[mask] for name in ("labels", "split", "is_query", "is_gallery", "numbers")}
-        return Table(name=self.name, images=images, classes=self.classes, **columns)
+        return Table(name=self.name, images=images, classes=self.classes, family=self.family, **columns)
 
     def train(self) -> "Table":
         """The training images."""

@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from holdfast.core.fused import Replica
-from holdfast.core.objectives import CollapsePair, RaiseHardness, ShiftEmbedding
-from holdfast.core.pgd import PGD, Embed, Objective
+from holdfast.core.objectives import CollapsePair, Objective, RaiseHardness, ShiftEmbedding
+from holdfast.core.pgd import PGD, Embed
 from holdfast.core.samplers import Batch, Sampler
 from holdfast.core.triplets import ANCHOR, NEGATIVE, POSITIVE, Triplets, hardness
 from holdfast.defense.destinations import Destination
@@ -25,7 +25,10 @@ from holdfast.util.errors import HoldfastError
 
 @dataclass(frozen=True)
 class Step:
-    """One training step: the ``loss`` to call ``backward()`` on, and what to log, scalars by name."""
+    """One training step: the ``loss`` to call ``backward()`` on, and what to log, scalars by name.
+
+    Under ``passes`` stand the images passed forward, where they are counted.
+    """
 
     loss: Tensor
     logs: dict[str, Tensor]
@@ -128,6 +131,10 @@ class ShiftedBatch(Perturbing):
     def __init__(self, source: Sampler, learning: Learning, pgd: PGD) -> None:
         super().__init__(source, learning, _off_origin(pgd))
 
+    def objective(self, clean: Tensor) -> Objective:
+        """What the descent minimises, of images with clean embeddings ``(B, 1, D)``."""
+        return ShiftEmbedding(clean)
+
     def forward(
         self,
         embedder: nn.Module,
@@ -141,8 +148,8 @@ class ShiftedBatch(Perturbing):
         with replica.still():
             with torch.no_grad():
                 clean = attacked(images)
-            shift = ShiftEmbedding(clean[:, None])
-            shifted = self.pgd(attacked, images[:, None], shift, generator=generator).squeeze(1)
+            objective = self.objective(clean[:, None])
+            shifted = self.pgd(attacked, images[:, None], objective, generator=generator).squeeze(1)
         z = embed(shifted)
         triplets = self.source(Batch.of(z, labels, anchors), generator)
         benign = None

@@ -20,6 +20,7 @@ from holdfast.defense.base import (
 )
 from holdfast.defense.destinations import Boosted, Constant, Destination, Gradual, Sampled
 from holdfast.util.errors import HoldfastError, unknown
+from holdfast.util.imports import CUSTOM
 
 METHODS = {"none": "N/A", "est": "EST", "act": "ACT", "rest": "REST", "minmax": "MinMax", "hm": "HM"}
 SOURCES = {"R": "random", "M": "semihard", "S": "softhard", "D": "distance-weighted", "H": "hardest"}
@@ -123,6 +124,8 @@ def parse(name: str) -> Recipe:
     Raises HoldfastError naming the part that is not understood, what is allowed there, and the nearest match.
     """
     text = re.sub(r"\s+", "", name)
+    if text.lower() == CUSTOM:
+        raise HoldfastError(f"recipe {name!r} stands for a Defense object: give it again, holdfast.train(…, defense=…)")
     written = re.fullmatch(r"(.+?)\[(.+?)(?:,(.+))?\](&ICS)?", text, re.IGNORECASE)
     short = re.fullmatch(r"([a-z]+)-([a-z])(?:-(?!ics$)(.+?))?(-ics)?", text, re.IGNORECASE)
     found = written or short

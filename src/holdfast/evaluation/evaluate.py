@@ -1,6 +1,5 @@
 """A whole evaluation of any model: attacked, scored, checked, and written down."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
-from holdfast.attacks import System
+from holdfast.attacks import RankingAttack, System
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels, Table
 from holdfast.evaluation.checks import CHECKS, Check, check
@@ -21,13 +20,19 @@ from holdfast.evaluation.result import FORMAT, NAME, Result, read
 from holdfast.evaluation.runner import Campaign, Target
 from holdfast.evaluation.saving import save
 from holdfast.evaluation.scores import summarise
-from holdfast.evaluation.settings import Budget, family_of, resolve_budget
-from holdfast.metrics.benign import Embedded, benign, clustering, embed_test, is_collapsed
+from holdfast.evaluation.settings import Budget, resolve_budget
+from holdfast.metrics.benign import benign
+from holdfast.metrics.clustering import nmi
 from holdfast.metrics.collapse import collapsed, gauges
-from holdfast.models.weights import replacing
+from holdfast.models import zoo
+from holdfast.models.adapters.base import OpenedModel
+from holdfast.models.embedding import EmbeddedDataset, embed_dataset
+from holdfast.models.open import open_model
+from holdfast.models.test_set import load_test_set
 from holdfast.models.wrapped import Subject
 from holdfast.runs.folder import environment
 from holdfast.util import distributed
+from holdfast.util.atomic import write_json
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
 
@@ -40,14 +45,14 @@ Data = Pixels | tuple[Any, Any]
 
 
 def evaluate(
-    embed: Embed,
-    data: Data,
+    model: str | Path | Embed | OpenedModel,
+    data: Data | None = None,
     protocol: str = "strict",
     *,
-    name: str = "model",
+    name: str | None = None,
     about: Mapping[str, Any] | None = None,
     folder: str | Path | None = None,
-    surrogate: Embed | None = None,
+    surrogate: str | Path | Embed | OpenedModel | None = None,
     batch: int = 128,
     checks: bool = True,
     device: torch.device | str | None = None,
@@ -57,24 +62,33 @@ def evaluate(
     """Attack a retrieval model and score it.
 
     Args:
-        embed: any callable from images (n, C, H, W) in [0, 1] to vectors (n, D). A module is moved to the device, and
-            is in evaluation mode meanwhile.
+        model: what :func:`.open_model` takes: a word such as ``runs/x``, ``zoo:NAME`` or ``timm:NAME``, an opened
+            model, or any callable from images (n, C, H, W) in [0, 1] to vectors (n, D). A module is moved to the
+            device, and is in evaluation mode meanwhile.
         data: a test set as :class:`Pixels`, or a pair of images, (N, H, W) or (N, H, W, 3) uint8, and labels, (N,).
+            None: the test set of the model's own run.
         protocol: ``strict``, ``cvpr22`` or ``benign``.
-        name: of the model, in tables.
+        name: of the model, in tables; by default its own.
         about: what else the result should say of the model, as plain data.
-        folder: an evaluation is kept in ``folder/PROTOCOL-HASH``, and goes on from there after a kill; None: in memory.
+        folder: an evaluation is kept in ``folder/PROTOCOL-HASH``, and goes on from there after a kill. None: in
+            ``evaluations/`` of the run folder, of a run on its own test set; any other evaluation is kept in memory.
         surrogate: another model; the attacks see only its gradients (transfer).
         batch: images attacked at once; strict results do not depend on it.
         checks: find out whether the scores can be trusted.
         device: by default the GPU where there is one.
         settings: of :class:`.Budget`: eps, step, steps, norm, gradient, precision, restarts, attacks, max_queries,
-            seed.
+            seed. Without ``eps`` the radius is the paper's for the data set; a pair of arrays has none. An attack is a
+            name, or an object that is a :class:`.RankingAttack`: its ``name``, else its class in lower case, names its
+            records, and its repr stands for it in the result's hash.
 
     Raises HoldfastError for what cannot be evaluated, before any attack.
     """
-    pixels = as_pixels(data)
-    budget = resolve_budget(pixels.size, protocol, **settings)
+    opened = open_model(model)
+    if folder is None and data is None:
+        folder = results_folder(opened)
+    pixels = load_test_set(opened) if data is None else as_pixels(data)
+    budget = resolve_budget(pixels.table.family, protocol, **settings)
+    embed, other_embed = opened.embed, None if surrogate is None else open_model(surrogate).embed
     if surrogate is not None and not budget.rules.best:
         raise HoldfastError(f"protocol {protocol!r} has no transfer attacks; use protocol 'strict'")
     if batch < 1:
@@ -83,7 +97,7 @@ def evaluate(
     white = bool(budget.attacks) and budget.gradient == "white-box"
     with (
         examined(embed, pixels, where, budget, white and surrogate is None) as subject,
-        examined(surrogate, pixels, where, budget, white) as other,
+        examined(other_embed, pixels, where, budget, white) as other,
     ):
         target, embedded = target_of(subject, pixels, where, quiet)
         transfer = None if other is None else target_of(other, pixels, where, quiet)[0]
@@ -109,12 +123,12 @@ def evaluate(
         found = [] if not (checks and budget.attacks) else _check(target, budget, quiet)
         content = {
             "format": FORMAT,
-            "name": name,
-            "model": {**(about or {}), **hashes, "dim": embedded.z.shape[1], "remarks": remarks},
+            "name": name or opened.name,
+            "model": {**opened.about, **(about or {}), **hashes, "dim": embedded.z.shape[1], "remarks": remarks},
             "data": of_data(pixels) | {"attacked": len(_attacked("query", target, budget)) if budget.attacks else 0},
             "protocol": protocol,
             "protocol_version": budget.rules.version,
-            "settings": asdict(budget) | {"attacks": list(budget.attacks)},
+            "settings": budget.plain(),
             "hash": identity,
             **measured,
             **summarise({name: records.of(name) for name in budget.attacks}, _batch(budget, pixels), budget.seed),
@@ -124,15 +138,14 @@ def evaluate(
             "environment": environment(),
         }
     if place is not None:
-        with replacing(place / NAME) as path:
-            path.write_text(json.dumps(content, indent=2) + "\n")
+        write_json(place / NAME, content)
     return Result(None if place is None else place / NAME, content)
 
 
 def attack(
-    embed: Embed,
-    data: Data,
-    name: str,
+    model: str | Path | Embed | OpenedModel,
+    data: Data | None,
+    name: str | RankingAttack,
     folder: str | Path,
     *,
     batch: int = 128,
@@ -140,12 +153,21 @@ def attack(
     quiet: bool = False,
     **settings: Any,
 ) -> list[dict[str, Any]]:
-    """Attack images of a test set by one attack and save them; see :func:`.saving.save`, and :func:`evaluate`."""
-    pixels = as_pixels(data)
-    budget = resolve_budget(pixels.size, attacks=(name,), **settings)
-    with prepared(embed, pixels, budget, device, quiet) as target:
+    """Attack images of a test set by one attack, a name or an object, and save them; see :func:`.saving.save`, and
+    :func:`evaluate`."""
+    opened = open_model(model)
+    pixels = load_test_set(opened) if data is None else as_pixels(data)
+    budget = resolve_budget(pixels.table.family, attacks=(name,), **settings)
+    with prepared(opened.embed, pixels, budget, device, quiet) as target:
         identity = budget.hash({"model": of_model(target)}, of_data(pixels))
         return save(campaigns_of(target, budget, batch)[0], target, Path(folder), identity, quiet)
+
+
+def results_folder(model: OpenedModel) -> Path:
+    """Where evaluations of a model on its own test set are kept: in its run folder; of the zoo, and of others, here."""
+    if model.folder is None or zoo.is_entry(model.word or ""):
+        return Path("evaluations") / model.name
+    return model.folder / "evaluations"
 
 
 @contextmanager
@@ -250,10 +272,10 @@ def _first(pixels: Pixels) -> str:
     return pixels.table.name_of(min(pixels.broken, default=0))
 
 
-def target_of(subject: Subject, pixels: Pixels, device: torch.device, quiet: bool) -> tuple[Target, Embedded]:
+def target_of(subject: Subject, pixels: Pixels, device: torch.device, quiet: bool) -> tuple[Target, EmbeddedDataset]:
     """The system that a model makes of a test set."""
     with Progress("embedding", len(pixels), quiet=quiet) as progress:
-        embedded = embed_test(subject, pixels, device, progress)
+        embedded = embed_dataset(subject, pixels, device, progress)
     for side, images in {"queries": embedded.queries, "gallery": embedded.gallery}.items():
         if not len(images.ids):
             raise HoldfastError(f"{pixels.table.name}: nothing to evaluate, there is no readable image in the {side}")
@@ -274,19 +296,20 @@ def _trusted(subject: Subject, checks: list[Check]) -> bool | None:
     return all(one.passed is not False for one in checks) if checks else None
 
 
-def _benign(embedded: Embedded, seed: int, pixels: Pixels) -> dict[str, Any]:
+def _benign(embedded: EmbeddedDataset, seed: int, pixels: Pixels) -> dict[str, Any]:
     """``benign``, ``gauges`` and ``collapsed`` of a result."""
-    scores = benign(embedded)
+    gallery = embedded.gallery
+    scores = benign(embedded.queries, gallery)
     gauges = {name: scores.pop(name) for name in GAUGES}
     counts = {name: int(scores.pop(name)) for name in COUNTS}
-    scores["NMI"] = clustering(embedded, seed)
+    scores["NMI"] = nmi(gallery.embeddings, gallery.labels, seed=seed)
     return {
         "benign": {**scores, **counts, "unreadable": len(pixels.broken)},
         "gauges": gauges,
-        "collapsed": is_collapsed(gauges, embedded),
+        "collapsed": collapsed(gauges, embedded.classes),
     }
 
 
 def _batch(budget: Budget, pixels: Pixels) -> int | None:
     batches = budget.rules.batch
-    return None if batches is None else batches[family_of(pixels.size)]
+    return None if batches is None else batches[pixels.table.family or "224"]

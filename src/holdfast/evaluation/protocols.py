@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from holdfast.attacks import ATTACKS, CA, QA, TMA, RankingAttack
 from holdfast.attacks.base import nearest_percent_after_the_first, nothing
 from holdfast.attacks.shift import ESBeforeLastStep
-from holdfast.attacks.top1 import GTM, LTM, farthest_other_within_nearest_match, place_among_others
+from holdfast.attacks.top1 import GTM, LTM, place_among_others
+from holdfast.core.objectives import farthest_other_within_nearest_match
 from holdfast.core.pgd import even, fading
 from holdfast.util.errors import HoldfastError
 

@@ -9,13 +9,11 @@
 its readings, ``moved`` the size of the perturbation in the ball's norm. A batch counts once its costs are written.
 """
 
-import json
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from holdfast.models.weights import replacing
+from holdfast.util.atomic import append_lines, read_lines, rewrite_lines
 from holdfast.util.errors import HoldfastError
 
 Record = dict[str, Any]
@@ -33,10 +31,10 @@ class Records:
         if folder is None:
             return
         (folder / "records").mkdir(parents=True, exist_ok=True)
-        self.costs = lines(folder / "costs.jsonl")
-        rewrite(folder / "costs.jsonl", self.costs)
+        self.costs = read_lines(folder / "costs.jsonl")
+        rewrite_lines(folder / "costs.jsonl", self.costs)
         for attack in dict.fromkeys(cost["attack"] for cost in self.costs):
-            done, records = self._done(attack), lines(self._file(attack))
+            done, records = self._done(attack), read_lines(self._file(attack))
             if len(records) < done:
                 raise HoldfastError(
                     f"{self._file(attack)} holds {len(records)} records, but {folder / 'costs.jsonl'} counts {done}; "
@@ -45,7 +43,7 @@ class Records:
             self.kept[attack] = records[:done]
         kept = {_stem(attack): records for attack, records in self.kept.items()}
         for file in (folder / "records").glob("*.jsonl"):
-            rewrite(file, kept.get(file.stem, []))
+            rewrite_lines(file, kept.get(file.stem, []))
 
     def of(self, attack: str) -> list[Record]:
         """The records of an attack's finished batches."""
@@ -56,8 +54,8 @@ class Records:
         self.kept.setdefault(attack, []).extend(records)
         self.costs.append({"attack": attack, "images": len(records), **cost})
         if self.folder is not None:
-            append(self._file(attack), records)
-            append(self.folder / "costs.jsonl", self.costs[-1:])
+            append_lines(self._file(attack), records)
+            append_lines(self.folder / "costs.jsonl", self.costs[-1:])
 
     def cost(self) -> dict[str, float]:
         """Images passed forward and backward, and seconds, over all batches."""
@@ -73,30 +71,3 @@ class Records:
 
 def _stem(attack: str) -> str:
     return attack.replace(":", "_")
-
-
-def lines(file: Path) -> list[Record]:
-    """The whole lines of a file; a last one cut short by a kill is left out."""
-    if not file.exists():
-        return []
-    try:
-        whole = file.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in whole if line.endswith("\n")]
-    except ValueError as error:
-        raise HoldfastError(f"{file} is damaged; remove {file.parent} to start over: {error}") from error
-
-
-def append(file: Path, records: Iterable[Record]) -> None:
-    """Add lines to a file, on the disk when this returns."""
-    with file.open("a") as stream:
-        stream.write("".join(json.dumps(record) + "\n" for record in records))
-        stream.flush()
-        os.fsync(stream.fileno())
-
-
-def rewrite(file: Path, records: list[Record]) -> None:
-    """Drop the lines of a file that was written after the last finished batch."""
-    text = "".join(json.dumps(record) + "\n" for record in records)
-    if file.exists() and file.read_text() != text:
-        with replacing(file) as path:
-            path.write_text(text)

@@ -4,18 +4,18 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from holdfast.attacks import RankingAttack, System
-from holdfast.attacks.base import Outcome
+from holdfast.attacks.base import Attacked, Surrogate, attack_images
+from holdfast.core.gallery import Queries
 from holdfast.core.pgd import PGD
 from holdfast.data import Pixels
 from holdfast.evaluation.records import DIGITS, Record, Records
-from holdfast.metrics.retrieval import Queries
 from holdfast.models.wrapped import Subject
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
@@ -29,31 +29,9 @@ class Target:
     system: System
     pixels: Pixels
 
-
-@dataclass(frozen=True, eq=False)
-class Attacked:
-    """A batch after an attack.
-
-    clean, images: before and after, (B, C, H, W). chosen: what the attack was about, (B, k). before, after: readings
-    (B,) by name. outcome: what reads them off embeddings (B, D).
-    """
-
-    clean: Tensor
-    images: Tensor
-    chosen: Tensor
-    before: dict[str, Tensor]
-    after: dict[str, Tensor]
-    outcome: Outcome
-
-
-def side_of(attack: RankingAttack, system: System) -> Queries:
-    """The images that an attack perturbs."""
-    return system.queries if attack.side == "query" else system.gallery
-
-
-def aim_of(attack: RankingAttack, system: System) -> Queries:
-    """The images that an attack's choice is among."""
-    return system.gallery if attack.side == "query" else system.queries
+    def surrogate(self, attack: RankingAttack, rows: Tensor) -> Surrogate:
+        """What a transfer attack on the images at ``rows`` sees of this model."""
+        return self.subject, self.system, self.system.perturbed(attack).take(rows)
 
 
 def reading(values: Mapping[str, Tensor], i: int) -> dict[str, float]:
@@ -61,7 +39,7 @@ def reading(values: Mapping[str, Tensor], i: int) -> dict[str, float]:
     return {name: round(float(column[i]), DIGITS) for name, column in values.items()}
 
 
-def carry_out(
+def attack_batch(
     attack: RankingAttack,
     target: Target,
     rows: Tensor,
@@ -74,50 +52,25 @@ def carry_out(
 
     With a surrogate the descent sees only that model (a transfer attack); what is chosen and read is the target's.
     """
-    perturbed = take(side_of(attack, target.system), rows)
+    perturbed = target.system.perturbed(attack).take(rows)
     images, readable = target.pixels.read(perturbed.ids.cpu())
     if not readable.all():
         raise HoldfastError(f"{target.pixels.table.name_of(int(perturbed.ids[~readable][0]))} can no longer be read")
     images = images.to(perturbed.embeddings.device)
     chosen = attack.choose(perturbed, target.system, draws)
-    seen = None if surrogate is None else (surrogate, take(side_of(attack, surrogate.system), rows))
+    other = None if surrogate is None else surrogate.surrogate(attack, rows)
     with _finite(target, perturbed):
-        return push(attack, target, perturbed, images, chosen=chosen, pgd=pgd, draws=draws, seen=seen)
-
-
-def push(
-    attack: RankingAttack,
-    target: Target,
-    perturbed: Queries,
-    images: Tensor,
-    *,
-    chosen: Tensor,
-    pgd: PGD,
-    draws: list[Generator],
-    seen: tuple[Target, Queries] | None = None,
-) -> Attacked:
-    """Attack images (B, C, H, W), embedded clean in ``perturbed``, about what was ``chosen`` (B, k).
-
-    The images need not be of the test set. seen: the model that the descent sees, with its embeddings of the images;
-    by default the target. Raises FloatingPointError where an embedding is not finite.
-    """
-    plan = attack.plan(perturbed, target.system, chosen)
-    with torch.no_grad():
-        before = plan.outcome(perturbed.embeddings)
-    subject, known, objective = target.subject, perturbed, plan.objective
-    if seen is not None:
-        surrogate, known = seen
-        subject, objective = surrogate.subject, attack.plan(known, surrogate.system, chosen).objective
-    start = max(pgd.start, attack.start * pgd.ball.eps)
-    adversarial = replace(pgd, start=start)(
-        subject, images[:, None], objective, clean=known.embeddings[:, None], generator=draws
-    ).squeeze(1)
-    with torch.no_grad():
-        z = target.subject(adversarial)
-        if not z.isfinite().all():
-            raise FloatingPointError("an embedding is not finite")
-        after = plan.outcome(z)
-    return Attacked(images, adversarial, chosen, before, after, plan.outcome)
+        return attack_images(
+            attack,
+            target.subject,
+            target.system,
+            perturbed,
+            images,
+            chosen=chosen,
+            pgd=pgd,
+            generators=draws,
+            surrogate=other,
+        )
 
 
 @contextmanager
@@ -156,7 +109,7 @@ class Campaign:
         for first in range(done, len(self.images), self.batch):
             rows = self.images[first : first + self.batch]
             began, before = time.monotonic(), _passes(subjects)
-            attacked = carry_out(
+            attacked = attack_batch(
                 self.attack, target, rows, self.pgd, draws=self.draws(target, rows), surrogate=surrogate
             )
             cost: dict[str, float] = {name: count - before[name] for name, count in _passes(subjects).items()}
@@ -166,19 +119,27 @@ class Campaign:
             progress.advance(self.name, by=len(rows))
 
     def rehearse(self, target: Target) -> None:
-        """Raise HoldfastError where the attack finds too little to choose from; tried with the first image."""
+        """Choose for the first image, and read off it as it is.
+
+        Raises HoldfastError where the attack finds too little to choose from, or gives other readings than it says.
+        """
         rows = self.images[:1]
-        perturbed = take(side_of(self.attack, target.system), rows)
-        self.attack.choose(perturbed, target.system, self.draws(target, rows))
+        perturbed = target.system.perturbed(self.attack).take(rows)
+        chosen = self.attack.choose(perturbed, target.system, self.draws(target, rows))
+        with torch.no_grad():
+            found = self.attack.plan(perturbed, target.system, chosen).outcome(perturbed.embeddings)
+        if found.keys() != set(self.attack.readings):
+            said, given = (", ".join(names) or "nothing" for names in (self.attack.readings, found))
+            raise HoldfastError(f"attack {self.name!r} says that it reads {said}, and gives {given}")
 
     def draws(self, target: Target, rows: Tensor) -> list[Generator]:
         """A generator per image; see :func:`draws_of`."""
-        return draws_of(self.name, self.seed, side_of(self.attack, target.system).ids[rows].tolist())
+        return draws_of(self.name, self.seed, target.system.perturbed(self.attack).ids[rows].tolist())
 
     def records(self, target: Target, rows: Tensor, attacked: Attacked) -> list[Record]:
         """One record per image of a batch."""
-        ids = side_of(self.attack, target.system).ids[rows]
-        aim = aim_of(self.attack, target.system)
+        ids = target.system.perturbed(self.attack).ids[rows]
+        aim = target.system.targets(self.attack)
         moved = self.pgd.ball.norm(attacked.images - attacked.clean)
         return [
             {
@@ -202,8 +163,3 @@ def draws_of(name: str, seed: int, ids: list[int]) -> list[Generator]:
 def _passes(subjects: list[Subject]) -> dict[str, int]:
     """Images passed so far."""
     return {name: sum(getattr(subject, name) for subject in subjects) for name in ("forward", "backward")}
-
-
-def take(images: Queries, rows: Tensor) -> Queries:
-    """The images at ``rows``."""
-    return Queries(images.embeddings[rows], images.labels[rows], images.ids[rows])

@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from holdfast.attacks.base import Attacked
 from holdfast.core.pgd import Ball, LInf
 from holdfast.data.pixels import to_image
-from holdfast.evaluation.records import Records, append, lines, rewrite
-from holdfast.evaluation.runner import Attacked, Campaign, Target, aim_of, reading, side_of
-from holdfast.models.weights import replacing
+from holdfast.evaluation.records import Records
+from holdfast.evaluation.runner import Campaign, Target, reading
+from holdfast.util.atomic import append_lines, read_lines, rewrite_lines, write_text
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
 
@@ -44,24 +45,23 @@ def save(campaign: Campaign, target: Target, folder: Path, identity: str, quiet:
     mark = folder / "identity"
     if mark.exists() and mark.read_text().strip() != identity:
         raise HoldfastError(f"{folder} holds images of another attack, model or data set; give another folder")
-    with replacing(mark) as path:
-        path.write_text(identity + "\n")
+    write_text(mark, identity + "\n")
     records, manifest = Records(folder), folder / MANIFEST
-    done, entries = len(records.of(campaign.name)), lines(manifest)
+    done, entries = len(records.of(campaign.name)), read_lines(manifest)
     if len(entries) < done:
         raise HoldfastError(f"{manifest} has {len(entries)} lines for {done} images; remove {folder} to start over")
-    rewrite(manifest, entries[:done])
+    rewrite_lines(manifest, entries[:done])
     with Progress("attacking", len(campaign.images), done, quiet=quiet) as progress:
         for rows, attacked in campaign.run(target, records, progress):
-            append(manifest, _save_batch(campaign, target, rows, attacked, folder))
-    return lines(manifest)
+            append_lines(manifest, _save_batch(campaign, target, rows, attacked, folder))
+    return read_lines(manifest)
 
 
 def _save_batch(
     campaign: Campaign, target: Target, rows: Tensor, attacked: Attacked, folder: Path
 ) -> list[dict[str, Any]]:
     table, attack, system = target.pixels.table, campaign.attack, target.system
-    ids, aim = side_of(attack, system).ids[rows], aim_of(attack, system)
+    ids, aim = system.perturbed(attack).ids[rows], system.targets(attack)
     images = rounded(attacked.images, attacked.clean, campaign.pgd.ball)
     with torch.no_grad():
         saved = attacked.outcome(target.subject(images))

@@ -2,27 +2,24 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
 from fractions import Fraction
 from math import inf, nan
 from numbers import Real
 from typing import Any
+from uuid import uuid4
 
-from holdfast.attacks import CA, NES, QA, SPQA, Order, RankingAttack, Square
+from holdfast.attacks import CA, QA, SPQA, Order, RankingAttack
+from holdfast.attacks.base import name_of
 from holdfast.core.fused import PRECISIONS
-from holdfast.core.pgd import BALLS, PGD, BackPropagation, Gradient, crossing, even
+from holdfast.core.gradients import NES, WHITE_BOX, Gradient, Square
+from holdfast.core.pgd import BALLS, PGD, crossing, even
 from holdfast.evaluation.protocols import BUDGETS, COLUMNS, PROTOCOLS, Protocol
 from holdfast.util.errors import HoldfastError, pick, unknown
 
-GRADIENTS: dict[str, Gradient] = {"white-box": BackPropagation(), "nes": NES(), "square": Square()}
-SMALL = 32
-"""Images of up to so many pixels a side have the settings of the 28-pixel sets."""
-
-
-def family_of(size: int) -> str:
-    """The family of data sets, ``"28"`` or ``"224"``, whose settings images of ``size`` pixels have."""
-    return "28" if size <= SMALL else "224"
+GRADIENTS: dict[str, Gradient] = {"white-box": WHITE_BOX, "nes": NES(), "square": Square()}
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,8 @@ class Budget:
 
     eps, step: in units of the pixel range [0, 1] (of the Euclidean norm, for ``norm="l2"``). precision: of the network,
     ``float32`` or ``bfloat16``. restarts: further descents from random points of the ball. max_queries: images
-    attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five targets.
+    attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five targets. objects: those that are not of
+    the protocol, by name.
     """
 
     protocol: str
@@ -45,14 +43,20 @@ class Budget:
     restarts: int = 0
     max_queries: int | None = None
     seed: int = 0
+    objects: Mapping[str, RankingAttack] = field(default_factory=dict)
 
     @property
     def rules(self) -> Protocol:
         return PROTOCOLS[self.protocol]
 
     def attack(self, name: str) -> RankingAttack:
-        """An attack of the protocol, by name."""
-        return attack_named(name, self.rules.attacks)
+        """An attack of the protocol, or one given as an object, by name."""
+        return self.objects[name] if name in self.objects else attack_named(name, self.rules.attacks)
+
+    def plain(self) -> dict[str, Any]:
+        """The settings as plain data, attacks by name."""
+        given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "objects"}
+        return given | {"attacks": list(self.attacks)}
 
     def pgd(self) -> PGD:
         """The descent."""
@@ -68,38 +72,70 @@ class Budget:
 
     def hash(self, *others: Mapping[str, Any]) -> str:
         """Eight hex digits that stand for the budget, the protocol's version, and what else is given."""
-        content = [asdict(self), self.rules.version, *others]
+        objects = [_identity(self.objects[name]) for name in self.attacks if name in self.objects]
+        content = [self.plain(), self.rules.version, *others, *objects]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def resolve_budget(size: int, protocol: str = "strict", **given: Any) -> Budget:
-    """The budget for images of ``size`` pixels: the paper's where nothing else is given.
+def resolve_budget(family: str | None, protocol: str = "strict", **given: Any) -> Budget:
+    """The budget for a data set of a ``family``, ``"28"`` or ``"224"``: the paper's where nothing else is given.
+
+    Where no family is known (None), the attacks of a protocol need ``eps``.
 
     Raises HoldfastError for what is not allowed, naming what is.
     """
     rules = pick("protocol", protocol, PROTOCOLS)
-    allowed = [field.name for field in fields(Budget)]
+    allowed = [one.name for one in fields(Budget) if one.name != "objects"]
     for key in given:
         if key not in allowed:
             raise unknown("setting of an evaluation", key, allowed)
     given = {key: _number(key, value) for key, value in given.items() if value is not None}
-    eps, step, steps = BUDGETS[family_of(size)]
+    eps, step, steps = BUDGETS[family or "28"]
     norm, gradient = given.get("norm", "linf"), given.get("gradient", "white-box")
     pick("norm", norm, BALLS)
     pick("gradient", gradient, GRADIENTS)
     pick("precision", given.get("precision", "float32"), PRECISIONS)
     if norm != "linf" and "eps" not in given:
         raise HoldfastError(f"the paper has no radius for norm {norm!r}: give eps, in units of the Euclidean norm")
+    if family is None and "eps" not in given and given.get("attacks", rules.attacks):
+        raise HoldfastError(
+            "nothing says how far these images may be changed: give eps, such as 8/255 for photos and 77/255 for small "
+            "drawings, in units of the pixel range [0, 1]"
+        )
     eps, steps = given.setdefault("eps", eps), given.setdefault("steps", steps)
     if norm != "linf":
         step = crossing(eps, steps)
     given.setdefault("step", 2 * eps if gradient == "square" else step)
     columns = tuple(dict.fromkeys(column.attack for column in COLUMNS if column.attack in rules.attacks))
-    names = given.pop("attacks", columns)
-    attacks = dict.fromkeys(str(name).lower() for name in ((names,) if isinstance(names, str) else names))
-    budget = Budget(protocol=protocol, attacks=tuple(attacks), **given)
+    attacks, objects = _attacks(given.pop("attacks", columns), rules)
+    budget = Budget(protocol=protocol, attacks=attacks, objects=objects, **given)
     _check(budget)
     return budget
+
+
+def _identity(attack: RankingAttack) -> str:
+    """The repr of an attack given as an object, which stands for it; one that holds an address never comes twice."""
+    text = repr(attack)
+    return f"{text} {uuid4().hex}" if re.search(r" at 0x[0-9a-fA-F]+", text) else text
+
+
+def _attacks(given: Any, rules: Protocol) -> tuple[tuple[str, ...], dict[str, RankingAttack]]:
+    """The names of attacks given by name or as objects, and the objects, but for those that the protocol has itself."""
+    found: dict[str, Any] = {}
+    for one in (given,) if isinstance(given, str) or not isinstance(given, Iterable) else given:
+        name = one.lower() if isinstance(one, str) else name_of(one)
+        if not isinstance(one, str):
+            name = next((known for known, attack in rules.attacks.items() if attack == one), name)
+        if name in found and not (isinstance(one, str) and isinstance(found[name], str)):
+            raise HoldfastError(f"two attacks are called {name!r}: give one of them another `name`")
+        found[name] = one
+    objects = {name: one for name, one in found.items() if not isinstance(one, str) and rules.attacks.get(name) != one}
+    for name, one in objects.items():
+        if name in rules.attacks:
+            raise HoldfastError(f"protocol {rules.name!r} has another attack called {name!r}: give yours a `name`")
+        if scores := {column.name for column in COLUMNS} & set(one.readings):
+            raise HoldfastError(f"attack {name!r} gives {scores.pop()}, a score of the protocols: rename its reading")
+    return tuple(found), objects
 
 
 def attack_named(name: str, attacks: Mapping[str, RankingAttack]) -> RankingAttack:

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks import RankingAttack, System
-from holdfast.attacks.base import Draws, Plan
-from holdfast.core.pgd import Objective
+from holdfast.attacks.base import Attacked, Draws, Plan, attack_images
+from holdfast.core.gallery import Queries
+from holdfast.core.objectives import Objective
 from holdfast.data.pixels import to_image
-from holdfast.evaluation.runner import Attacked, draws_of, push, reading
+from holdfast.evaluation.runner import draws_of, reading
 from holdfast.evaluation.saving import rounded
 from holdfast.evaluation.settings import Budget
 from holdfast.explorer.jobs import Tell
 from holdfast.explorer.ranking import FIRST, Ranking, ranked
 from holdfast.explorer.scene import Model, Query, Scene
-from holdfast.metrics.retrieval import Queries
 from holdfast.util.errors import HoldfastError
 
 VISIBLE = 64.0
@@ -113,7 +113,10 @@ def attack(scene: Scene, query: Query, budget: Budget, tell: Tell) -> Outcome:
 
         watched, draws = Watched(kind, look), draws_of(name, budget.seed, [query.id])
         try:
-            attacked = push(watched, model.target, seen, query.image, chosen=chosen, pgd=pgd, draws=draws)
+            target = model.target
+            attacked = attack_images(
+                watched, target.subject, target.system, seen, query.image, chosen=chosen, pgd=pgd, generators=draws
+            )
         except FloatingPointError as error:
             raise HoldfastError(
                 f"{model.name} gives NaN or infinite embeddings on the way: no attack is possible"

@@ -4,6 +4,7 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,13 +20,16 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
 }
 SAFE = ("GET", "HEAD")
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+NOT_OURS = JSONResponse({"error": "only the page itself may ask for this"}, 403)
 
 
 class Guard:
     """An application behind checks of Host and Origin; no answer may be read by, or shown in, a page of another origin.
 
-    loopback: it listens on this machine only, so that a request naming another host comes from a page whose name was
-    made to point here (DNS rebinding), and is refused. What changes something must come from the page itself.
+    loopback: it listens on this machine only, so that a request naming a host other than this machine or the address
+    it reached comes from a page whose name was made to point here (DNS rebinding), and is refused. What changes
+    something must come from the page itself.
     """
 
     def __init__(self, app: ASGIApp, loopback: bool) -> None:
@@ -39,22 +43,14 @@ class Guard:
         async def sealed(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    headers[name] = value
+                headers.update(HEADERS)
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        refusal = self._refusal(scope["method"], Headers(scope=scope))
-        app = self.app if refusal is None else JSONResponse({"error": refusal}, 403)
+        app = self.app if scope["method"] in SAFE or _own(Headers(scope=scope)) else NOT_OURS
+        if self.loopback:
+            app = TrustedHostMiddleware(app, [*LOOPBACK, scope["server"][0]], www_redirect=False)
         await app(scope, receive, sealed)
-
-    def _refusal(self, method: str, headers: Headers) -> str | None:
-        host = headers.get("host", "")
-        if self.loopback and not is_loopback(_name(host)):
-            return f"this server listens on this machine only and does not answer to the host {host!r}"
-        if method not in SAFE and (not host or _place(headers.get("origin", "")) != host):
-            return "only the page itself may ask for this"
-        return None
 
 
 def is_loopback(name: str) -> bool:
@@ -67,17 +63,10 @@ def is_loopback(name: str) -> bool:
         return False
 
 
-def _name(host: str) -> str:
-    """The host of a Host header, lower case, without port and brackets; empty where it is no such thing."""
+def _own(headers: Headers) -> bool:
+    """Whether a request comes from a page of the host it names."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        origin = urlsplit(headers.get("origin", "")).netloc
     except ValueError:
-        return ""
-
-
-def _place(origin: str) -> str:
-    """``host:port`` of an origin."""
-    try:
-        return urlsplit(origin).netloc
-    except ValueError:
-        return ""
+        return False
+    return origin != "" and origin == headers.get("host")

@@ -6,8 +6,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from holdfast.core.gallery import Queries
 from holdfast.evaluation.runner import Target
-from holdfast.metrics.retrieval import Queries
 
 FIRST = 10
 """Results that are shown."""

@@ -1,6 +1,6 @@
 """Models and the test set they share: embedded once, searched, and asked."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks import System
+from holdfast.core.gallery import Queries
 from holdfast.data import Pixels
 from holdfast.defense.recipes import RECIPES
 from holdfast.evaluation.evaluate import prepared
 from holdfast.evaluation.fingerprint import of_data
-from holdfast.evaluation.opened import of_run
 from holdfast.evaluation.runner import Target
 from holdfast.evaluation.settings import resolve_budget
-from holdfast.metrics.retrieval import Queries
+from holdfast.models.open import open_model
+from holdfast.models.test_set import load_test_set
 from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError
 
@@ -151,41 +152,44 @@ class Scene:
 
 
 @contextmanager
-def opened(
+def open_scene(
     specs: Sequence[str],
     *,
+    data: str | None = None,
     root: str | Path | None = None,
     images: int | None = None,
     device: str | None = None,
     quiet: bool = False,
 ) -> Iterator[Scene]:
-    """The scene of some runs, which must be of one test set; their networks are fixed inside.
+    """The scene of some models, which must share one test set; their networks are fixed inside.
 
-    root: where the data set lies now. images: so many of the test set only, evenly taken.
+    data, root: the test set and where it lies; by default that of the models' own runs. images: so many of it only,
+    evenly taken.
     Raises HoldfastError for what cannot be shown, as far as possible before anything is embedded.
     """
     if not specs:
-        raise HoldfastError("name at least one run folder")
+        raise HoldfastError("name at least one model")
     if images is not None and images < 2:
-        raise HoldfastError(f"--images is at least 2, not {images}")
-    runs = [of_run(spec, root=root) for spec in specs]
-    facts = [of_data(run.pixels) for run in runs]
-    for run, fact in zip(runs, facts, strict=True):
+        raise HoldfastError(f"--max-images is at least 2, not {images}")
+    opened = [open_model(spec) for spec in specs]
+    sets = [load_test_set(model, data=data, root=root) for model in opened]
+    facts = [of_data(pixels) for pixels in sets]
+    for model, fact in zip(opened, facts, strict=True):
         if any(fact[key] != facts[0][key] for key in SHARED):
             one, other = (
-                f"{r.name} has {f['name']} at {f['size']} pixels" for r, f in ((runs[0], facts[0]), (run, fact))
+                f"{m.name} has {f['name']} at {f['size']} pixels" for m, f in ((opened[0], facts[0]), (model, fact))
             )
             same = " (other images or other classes)" if facts[0]["name"] == fact["name"] else ""
             raise HoldfastError(f"models side by side need one test set: {one}, {other}{same}")
-    pixels, where = _fewer(runs[0].pixels, images), distributed.device(device)
-    budget, names = resolve_budget(pixels.size), _distinct([run.name for run in runs])
+    pixels, where = _fewer(sets[0], images), distributed.device(device)
+    budget, names = resolve_budget(pixels.table.family), _distinct([model.name for model in opened])
     with ExitStack() as stack:
         models = []
-        for run, name in zip(runs, names, strict=True):
-            target = stack.enter_context(prepared(run.embed, pixels, budget, where, quiet))
+        for model, name in zip(opened, names, strict=True):
+            target = stack.enter_context(prepared(model.embed, pixels, budget, where, quiet))
             target.subject.width = 1  # from here on one image is passed at a time, and not 64 for the sake of one
             target = replace(target, system=replace(target.system, width=1))
-            models.append(Model(name, _about(run.about), target))
+            models.append(Model(name, _about(model.about), target))
         yield Scene(models)
 
 
@@ -202,6 +206,7 @@ def _distinct(names: Sequence[str]) -> list[str]:
     return [f"{name} ({names[:i].count(name) + 1})" if name in names[:i] else name for i, name in enumerate(names)]
 
 
-def _about(facts: dict[str, Any]) -> str:
-    recipe = RECIPES.get(facts["recipe"])
-    return f"{facts['recipe']}: {recipe.summary}" if recipe else str(facts["recipe"] or facts["backbone"])
+def _about(facts: Mapping[str, Any]) -> str:
+    name = facts.get("recipe")
+    recipe = RECIPES.get(name or "")
+    return f"{name}: {recipe.summary}" if recipe else str(name or facts.get("backbone") or "a model")

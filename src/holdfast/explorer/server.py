@@ -51,7 +51,7 @@ class Site:
         self.scene, self.jobs = scene, jobs
         self.uploads: uploads.Shelf[Query] = uploads.Shelf()
         self.key = token_urlsafe(6)  # in the addresses of images, so that a browser keeps none of another scene
-        self.defaults = resolve_budget(scene.pixels.size)
+        self.defaults = resolve_budget(scene.table.family)
 
     async def page(self, request: Request) -> Response:
         """The page itself."""
@@ -181,7 +181,7 @@ class Site:
         given: dict[str, Any] = {"attacks": (name,)}
         given |= {key: _levels(asked[key], key) for key in ("eps", "step") if key in asked}
         given |= {key: _whole(asked[key], key) for key in ("steps", "seed") if key in asked}
-        budget = resolve_budget(self.scene.pixels.size, **given)
+        budget = resolve_budget(self.scene.table.family, **given)
         if budget.steps > STEPS:
             raise HoldfastError(f"steps is at most {STEPS} here, not {budget.steps}")
         return budget

@@ -12,11 +12,11 @@ from holdfast.data import Pixels
 from holdfast.evaluation.result import NAME
 from holdfast.evaluation.settings import resolve_budget
 from holdfast.export import folder, onnx, program
-from holdfast.export.source import Source, opened
+from holdfast.export.source import Source, open_run
 from holdfast.export.verify import Compared, compared
-from holdfast.models.weights import replacing
 from holdfast.runs.config import Config
-from holdfast.training.build import pixels_of, table_of
+from holdfast.runs.data import family_of, pixels_of, table_of
+from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError, pick
 
 HOME = Path("exports")
@@ -79,11 +79,11 @@ def export(
     pick("precision", precision, PRECISIONS)
     if precision != "float32" and form != "hub":
         raise HoldfastError(f"precision {precision!r} goes with format 'hub'; {form} holds float32")
-    source = opened(run, best)
+    source = open_run(run, best)
     place = HOME / f"{source.name}{'-best' if best else ''}{way.ending}" if out is None else Path(out)
     _check(place, form, way, source)
     source = replace(source, name=place.resolve().name.removesuffix(way.ending))
-    resolve_budget(source.config.data.size, max_queries=queries)
+    resolve_budget(family_of(source.config), max_queries=queries)
     pixels, reason = _pixels(source.config, root) if verify else (None, "")
     write = partial(folder.write, precision=precision) if form == "hub" else way.write
     with way.placing(place) as temporary:

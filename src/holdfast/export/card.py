@@ -14,8 +14,11 @@ from holdfast.evaluation.result import Result
 from holdfast.evaluation.settings import parse_radius, resolve_budget
 from holdfast.evaluation.words import PASSED
 from holdfast.export.source import Source
+from holdfast.models.backbones import is_code
 from holdfast.report.tables import MEASURES, format_count, format_interval, format_number, format_radius, markdown
 from holdfast.runs.config import Config
+from holdfast.runs.data import family_of
+from holdfast.util.imports import CUSTOM
 from holdfast.util.progress import format_duration
 
 TAGS = ["holdfast", "image-retrieval", "deep-metric-learning", "adversarial-robustness"]
@@ -38,12 +41,14 @@ def card(source: Source, precision: str = "float32") -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     ).get_template("card.md.jinja")
-    model, recipe, config = source.embedder.config, parse(source.config.recipe), source.config
+    model, config = source.embedder.config, source.config
+    recipe = None if config.recipe == CUSTOM else parse(config.recipe)
     return template.render(
         front=yaml.safe_dump(front(source), sort_keys=False, allow_unicode=True).strip(),
         name=source.name,
         version=__version__,
         model=model,
+        coded=is_code(model.backbone),
         colours={1: "gray", 3: "colour"}.get(model.channels, f"{model.channels}-channel"),
         fixed=source.embedder.fixed_size,
         recipe=recipe,
@@ -136,7 +141,7 @@ def settings(config: Config) -> Iterator[list[str]]:
     """What training was like, in a few rows; config.yaml has all of it."""
     yield ["recipe", f"`{config.recipe}`"]
     yield ["begun from", "random weights" if config.model.weights is None else "pretrained weights"]
-    if parse(config.recipe).perturbs:
+    if config.recipe != CUSTOM and parse(config.recipe).perturbs:
         eps, step = (format_radius(value, config.pgd.norm) for value in (config.pgd.eps, config.pgd.step))
         yield ["adversary in training", f"ε = {eps}, {config.pgd.steps} steps of {step}"]
     warm = f"{config.warmup.epochs} plain, then " if config.warmup.epochs else ""
@@ -162,7 +167,7 @@ def command(result: Result, name: str, config: Config) -> str:
     """The command that repeats an evaluation of a run ``runs/NAME``."""
     settings, protocol = result.content["settings"], result.content["protocol"]
     in_pixels = settings.get("norm", "linf") == "linf"
-    usual = asdict(resolve_budget(config.data.size, protocol))
+    usual = asdict(resolve_budget(family_of(config), protocol))
     words = [f"holdfast evaluate runs/{name}", f"--protocol {protocol}"]
     for key, value in settings.items():
         if key in ("protocol", "attacks") or value in (None, usual.get(key)):

@@ -47,7 +47,7 @@ def write(source: Source, folder: Path, precision: str = "float32") -> None:
 
 def load(folder: Path) -> Embed:
     """The embedder in the folder, as a function from images to embeddings."""
-    embedder = Embedder.from_pretrained(folder).eval().requires_grad_(False)
+    embedder = Embedder.from_pretrained(folder).requires_grad_(False)
 
     def embed(images: Tensor) -> Tensor:
         z: Tensor = embedder(images)

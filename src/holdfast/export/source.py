@@ -7,10 +7,11 @@ from pathlib import Path
 from holdfast import __version__
 from holdfast.evaluation.result import NAME, Result, read
 from holdfast.models.embedder import Embedder
-from holdfast.models.zoo import located
+from holdfast.models.open import open_model
 from holdfast.runs.config import Config
 from holdfast.runs.folder import Run
 from holdfast.training.loop import finished
+from holdfast.util.errors import HoldfastError
 
 
 @dataclass(frozen=True)
@@ -46,19 +47,20 @@ class Source:
         }
 
 
-def opened(folder: str | Path, best: bool = False) -> Source:
+def open_run(word: str | Path, best: bool = False) -> Source:
     """A run folder, an exported folder or ``zoo:NAME``, to be exported. best: the weights of the best validation.
 
     Raises HoldfastError where it is none of them.
     """
-    run = Run(located(folder))
-    config = run.config()
-    embedder = Embedder.from_pretrained(run.weights(best)).eval()
-    weights = "best" if best else "last"
+    model = open_model(word, best=best)
+    if model.folder is None or not isinstance(model.embed, Embedder):
+        raise HoldfastError(f"{word} is no run folder: it has no config.yaml, which an export needs")
+    run = Run(model.folder)
+    config, weights = run.config(), str(model.about["weights"])
     results = results_of(run, weights)
     cost = run.cost() or next((_cost(result) for result in results), {})
     ended = not run.state_file.exists() or finished(run, config)
-    return Source(standing(embedder), run.folder.resolve().name, config, weights, results, cost, ended)
+    return Source(standing(model.embed), run.folder.resolve().name, config, weights, results, cost, ended)
 
 
 def standing(embedder: Embedder) -> Embedder:

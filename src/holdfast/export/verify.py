@@ -5,11 +5,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from holdfast.attacks.base import Attacked
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
 from holdfast.evaluation.evaluate import campaigns_of, examined, target_of
 from holdfast.evaluation.records import Record, Records
-from holdfast.evaluation.runner import Attacked, Campaign, Target, side_of, take
+from holdfast.evaluation.runner import Campaign, Target
 from holdfast.evaluation.scores import summarise
 from holdfast.evaluation.settings import resolve_budget
 from holdfast.models.embedder import Embedder
@@ -89,7 +90,7 @@ def apart(embedder: Embedder, exported: Embed, images: Tensor) -> float:
 
 def score(embedder: Embedder, exported: Embed, pixels: Pixels, queries: int, quiet: bool = False) -> Compared:
     """The ERS of an embedder by protocol strict, and that of an exported model under the very same images."""
-    budget, device = resolve_budget(pixels.size, max_queries=queries), torch.device("cpu")
+    budget, device = resolve_budget(pixels.table.family, max_queries=queries), torch.device("cpu")
     with (
         examined(embedder, pixels, device, budget, True) as subject,
         examined(exported, pixels, device, budget, False) as other,
@@ -111,7 +112,7 @@ def score(embedder: Embedder, exported: Embed, pixels: Pixels, queries: int, qui
 
 def _seen(campaign: Campaign, copy: Target, rows: Tensor, attacked: Attacked) -> Attacked:
     """A batch after an attack, as the copy sees it."""
-    perturbed = take(side_of(campaign.attack, copy.system), rows)
+    perturbed = copy.system.perturbed(campaign.attack).take(rows)
     outcome = campaign.attack.plan(perturbed, copy.system, attacked.chosen).outcome
     with torch.no_grad():
         return replace(

@@ -1,102 +1,10 @@
-"""Benign evaluation of an embedder on a test set: retrieval metrics, NMI and collapse gauges."""
+"""The scores of a test set as it is, without attack."""
 
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
-
-import torch
-from torch import Tensor, nn
-
-from holdfast.core.frozen import frozen
-from holdfast.core.pgd import Embed
-from holdfast.data import Pixels, stream
-from holdfast.metrics.clustering import nmi
-from holdfast.metrics.collapse import collapsed, gauges
-from holdfast.metrics.retrieval import Gallery, Queries, evaluate
-from holdfast.util.errors import HoldfastError
-
-BATCH = 256
+from holdfast.core.gallery import Gallery, Queries
+from holdfast.metrics.collapse import gauges
+from holdfast.metrics.retrieval import retrieval_metrics
 
 
-@dataclass(frozen=True)
-class Embedded:
-    """A test set as embeddings ``z (N, D)``, the rows ``ids (N,)`` of its table, and ``labels (N,)``."""
-
-    z: Tensor
-    ids: Tensor
-    labels: Tensor
-    is_query: Tensor
-    is_gallery: Tensor
-    classes: int
-
-    @property
-    def queries(self) -> Queries:
-        """The items that ask."""
-        return Queries(*self._part(self.is_query))
-
-    @property
-    def gallery(self) -> Gallery:
-        """The items that are retrieved."""
-        return Gallery(*self._part(self.is_gallery))
-
-    def _part(self, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Embeddings, labels, ids; the whole is not copied."""
-        columns = self.z, self.labels, self.ids
-        return columns if mask.all() else (self.z[mask], self.labels[mask], self.ids[mask])
-
-
-def embed_test(
-    embed: Embed, pixels: Pixels, device: torch.device, progress: Callable[[int, int], None] | None = None
-) -> Embedded:
-    """Embed the readable images of a test table, a module in evaluation mode. Raises HoldfastError on NaN."""
-    z, ids = embed_rows(embed, pixels, device, progress=progress)
-    if not len(ids):
-        first = pixels.table.name_of(0)
-        raise HoldfastError(f"none of the {len(pixels)} test images can be read; the first is {first}")
-    table = pixels.table
-    labels, is_query, is_gallery = (
-        torch.from_numpy(column)[ids].to(device) for column in (table.labels, table.is_query, table.is_gallery)
-    )
-    return Embedded(z, ids.to(device), labels, is_query, is_gallery, len(torch.unique(labels)))
-
-
-def embed_rows(
-    embed: Embed,
-    pixels: Pixels,
-    device: torch.device,
-    *,
-    rows: Tensor | None = None,
-    batch: int = BATCH,
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Embeddings (n, D) of the readable images among those at ``rows`` (all of them by default), and their rows (n,).
-
-    ``batch`` images are decoded at once. A module is in evaluation mode meanwhile. Raises HoldfastError on NaN.
-    """
-    parts, found = [torch.empty(0, 0, device=device)], [torch.empty(0, dtype=torch.long)]
-    with frozen(embed) if isinstance(embed, nn.Module) else nullcontext(), torch.no_grad():
-        for indices, images in stream(pixels, batch, rows, progress):
-            parts.append(embed(images.to(device)))
-            found.append(indices)
-    z, ids = torch.cat(parts[1:] or parts), torch.cat(found)
-    if not z.isfinite().all():
-        first = pixels.table.name_of(int(ids[(~z.isfinite().all(dim=1)).cpu().nonzero()[0, 0]]))
-        raise HoldfastError(f"the model gives NaN or infinite embeddings; first for {first}")
-    return z, ids
-
-
-def benign(embedded: Embedded) -> dict[str, float]:
+def benign(queries: Queries, gallery: Gallery) -> dict[str, float]:
     """R@1, R@2, R@4, R@8, mAP, mAP@R and R-Precision in percent, then the gallery's collapse gauges."""
-    scores = evaluate(embedded.queries, embedded.gallery)
-    return {**scores, **gauges(embedded.gallery.embeddings)}
-
-
-def clustering(embedded: Embedded, seed: int = 0) -> float:
-    """NMI in percent of a k-means clustering of the gallery, with as many clusters as classes."""
-    gallery = embedded.gallery
-    return nmi(gallery.embeddings, gallery.labels, seed=seed)
-
-
-def is_collapsed(scores: dict[str, float], embedded: Embedded) -> bool:
-    """Whether the gauges among the scores show a collapse."""
-    return collapsed(scores, embedded.classes)
+    return {**retrieval_metrics(queries, gallery), **gauges(gallery.embeddings)}

@@ -6,13 +6,13 @@ Items at the same distance from a query have no order. Every metric is its expec
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from holdfast.core.batching import checked, full_precision, rows_per_block
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.util.errors import HoldfastError
 
 RECALLS = (1, 2, 4, 8)
@@ -21,48 +21,7 @@ CACHED = 128
 """Rows of what takes many small steps, at once: few enough to stay in the processor's cache."""
 
 
-@dataclass(frozen=True, eq=False)
-class Queries:
-    """Embedded queries.
-
-    Attributes:
-        embeddings: (Q, D) floating point; distances are Euclidean, in float32 or wider.
-        labels: (Q,) integer classes.
-        ids: (Q,) integer positions in the test table. The gallery's entry with the same id is the query's own and is
-            left out of its ranking; a query need not have one.
-    """
-
-    embeddings: Tensor
-    labels: Tensor
-    ids: Tensor
-
-    def __post_init__(self) -> None:
-        for name in ("labels", "ids"):
-            column: Tensor = getattr(self, name)
-            if column.shape != self.embeddings.shape[:1] or column.is_floating_point():
-                raise HoldfastError(
-                    f"{name} must hold one integer for each of the {len(self.embeddings)} embeddings; "
-                    f"got {column.dtype} of shape {tuple(column.shape)}"
-                )
-
-
-@dataclass(frozen=True, eq=False)
-class Gallery(Queries):
-    """Embedded gallery items, as :class:`Queries`; an id occurs once."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(torch.unique(self.ids)) != len(self.ids):
-            raise HoldfastError("an id occurs twice in the gallery; ids are positions in the test table")
-
-
-def same_set(embeddings: Tensor, labels: Tensor) -> tuple[Queries, Gallery]:
-    """The whole test set as queries and as gallery: ``evaluate(*same_set(embeddings, labels))``."""
-    ids = torch.arange(len(embeddings), device=embeddings.device)
-    return Queries(embeddings, labels, ids), Gallery(embeddings, labels, ids)
-
-
-def evaluate(
+def retrieval_metrics(
     queries: Queries, gallery: Gallery, ks: Sequence[int] = RECALLS, block: int | None = None
 ) -> dict[str, float]:
     """Mean retrieval metrics over the queries, in percent.
@@ -95,7 +54,7 @@ def evaluate(
 def per_query(
     queries: Queries, gallery: Gallery, ks: Sequence[int] = RECALLS, block: int | None = None
 ) -> dict[str, Tensor]:
-    """The metrics of :func:`evaluate` for each query: (Q,) float64 in [0, 1], NaN for a query without a match."""
+    """The metrics of :func:`retrieval_metrics` for each query, (Q,) float64 in [0, 1]; NaN where it has no match."""
     if not ks or min(ks) < 1:
         raise HoldfastError(f"each K of Recall@K must be 1 or more; got {tuple(ks)}")
     if block is not None and block < 1:

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from holdfast.core.frozen import frozen
 from holdfast.models import hub
-from holdfast.models.backbones import build_backbone, find_backbone
-from holdfast.models.weights import Mismatch, load_weights, read_state, replacing, save_safetensors
+from holdfast.models.backbones import find_backbone, is_code
+from holdfast.models.backbones.custom import given
+from holdfast.models.weights import Mismatch, load_weights, read_state
+from holdfast.util.arrays import save_safetensors
+from holdfast.util.atomic import write_json
 from holdfast.util.errors import HoldfastError, unknown
+from holdfast.util.imports import CUSTOM
 
 FORMAT = "holdfast-embedder-1"
 
@@ -26,9 +30,10 @@ FORMAT = "holdfast-embedder-1"
 class EmbedderConfig:
     """What an embedder is built from.
 
-    ``dim`` is the length of an embedding; images are (channels, size, size); ``mean`` and ``std`` hold one value
-    per channel in the units of [0, 1], ``None`` for the backbone's own; ``freeze_batchnorm`` keeps the statistics
-    of BatchNorm as they are while training.
+    ``backbone`` is a name (see :func:`.find_backbone`), or ``custom`` for a module given as an object; ``dim`` is the
+    length of an embedding; images are (channels, size, size); ``mean`` and ``std`` hold one value per channel in the
+    units of [0, 1], ``None`` for the backbone's own; ``freeze_batchnorm`` keeps the statistics of BatchNorm as they are
+    while training.
     """
 
     backbone: str
@@ -43,21 +48,23 @@ class EmbedderConfig:
 class Embedder(nn.Module):
     """``φ`` of the paper (arXiv 2203.01439): images (B, channels, H, W) in [0, 1] -> (B, dim) of unit length.
 
+    backbone: a module of your own, normalised pixels (B, channels, H, W) -> (B, dim), in place of the one that the
+    config names. Its attributes ``mean`` and ``std``, where it has them, are what its pixels are normalised by.
     Convolution weights are kept in the channels_last layout, which changes their speed and not their meaning.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: EmbedderConfig) -> None:
+    def __init__(self, config: EmbedderConfig, backbone: nn.Module | None = None) -> None:
         super().__init__()
-        self.config = config
-        kind = find_backbone(config.backbone)
-        self.backbone = build_backbone(config.backbone, config.dim, config.channels, config.size)
+        self.config = config if backbone is None else replace(config, backbone=CUSTOM)
+        kind = find_backbone(config.backbone) if backbone is None else given(backbone)
+        self.backbone = kind.network(config.dim, config.channels, config.size)
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.fixed_size = kind.fixed_size
-        mean = _per_channel("mean", config.mean, kind.mean, config.channels)
-        std = _per_channel("std", config.std, kind.std, config.channels)
+        mean = _per_channel("mean", config.mean, getattr(self.backbone, "mean", kind.mean), config.channels)
+        std = _per_channel("std", config.std, getattr(self.backbone, "std", kind.std), config.channels)
         if not (std > 0).all():
             raise HoldfastError(f"std of the pixels is positive, got {std.flatten().tolist()}")
         self.register_buffer("mean", mean, persistent=False)
@@ -123,19 +130,28 @@ class Embedder(nn.Module):
         if dtype is not None:
             state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
         save_safetensors(folder / "model.safetensors", state, {"format": "pt"})
-        with replacing(folder / "config.json") as path:
-            path.write_text(json.dumps({"format": FORMAT, **asdict(self.config)}, indent=2) + "\n")
+        write_json(folder / "config.json", {"format": FORMAT, **asdict(self.config)})
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, revision: str | None = None) -> Self:
-        """The embedder that :meth:`save_pretrained` wrote, on the CPU, in training mode, with float32 parameters.
+    def from_pretrained(
+        cls, source: str | Path, *, revision: str | None = None, backbone: nn.Module | None = None
+    ) -> Self:
+        """The embedder that :meth:`save_pretrained` wrote, on the CPU, in evaluation mode, with float32 parameters.
 
         source: a folder; ``zoo:NAME``; or ``owner/name`` or ``owner/name@revision`` on the Hugging Face Hub (extra
-        ``hub``), where no folder is called so. revision: the same as after the @. Parameters are float64 where they
-        were stored so. Raises HoldfastError where there is no embedder, or its two files do not fit each other.
+        ``hub``), where no folder is called so. revision: the same as after the @. backbone: the module, where the
+        embedder was made with one of your own; it is loaded into. Parameters are float64 where they were stored so.
+        Raises HoldfastError where there is no embedder, or its two files do not fit each other, and for one from
+        elsewhere that names code.
         """
         folder = hub.located(source, revision)
-        embedder = cls(_read_config(folder / "config.json"))
+        config = _read_config(folder / "config.json")
+        if backbone is None and is_code(config.backbone) and not Path(source).is_dir():
+            raise HoldfastError(
+                f"{source} names code, {config.backbone}, which is not run for a model from elsewhere: build the "
+                "network yourself and give it as backbone=…"
+            )
+        embedder = cls(config, backbone)
         state, wanted = read_state(folder / "model.safetensors"), embedder.state_dict()
         differing = sorted(
             name
@@ -150,7 +166,7 @@ class Embedder(nn.Module):
         if any(tensor.dtype == torch.float64 for tensor in state.values()):
             embedder.double()
         embedder.load_state_dict(state)
-        return embedder
+        return embedder.eval()
 
     def push_to_hub(
         self,
@@ -175,13 +191,17 @@ class Embedder(nn.Module):
             return hub.push(Path(folder), repository, private=private, token=token)
 
 
-def _per_channel(what: str, given: tuple[float, ...] | None, default: tuple[float, ...], channels: int) -> Tensor:
+def _per_channel(what: str, given: tuple[float, ...] | None, own: Any, channels: int) -> Tensor:
+    """One number for each channel, (channels, 1, 1); those of another number of channels are averaged."""
     if given is not None and len(given) != channels:
         raise HoldfastError(f"{what} has {len(given)} values for images of {channels} channels")
-    values = default if given is None else tuple(given)
+    try:
+        values = torch.as_tensor(own if given is None else given, dtype=torch.float64).flatten()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise HoldfastError(f"{what} of the pixels is a number for each channel, not {own!r}") from error
     if len(values) != channels:
-        values = (sum(values) / len(values),) * channels
-    return torch.tensor(values).view(-1, 1, 1)
+        values = values.mean().expand(channels)
+    return values.to(torch.get_default_dtype()).view(-1, 1, 1)
 
 
 def _read_config(path: Path) -> EmbedderConfig:

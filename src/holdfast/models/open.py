@@ -1,185 +1,97 @@
-"""A model by its name: in a module or file of the user's own, from timm, or in a folder that holdfast wrote."""
+"""Any model by one word."""
 
-import inspect
-import re
-import sys
 from collections.abc import Callable
-from difflib import get_close_matches
-from importlib import import_module, invalidate_caches
-from importlib.util import module_from_spec, spec_from_file_location
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
-import torch
-from torch import Tensor, nn
+from holdfast.core.pgd import Embed
+from holdfast.models import hub, zoo
+from holdfast.models.adapters.base import OpenedModel
+from holdfast.models.adapters.code import open_code, said_by
+from holdfast.models.adapters.folder import open_folder
+from holdfast.models.adapters.timm import open_timm
+from holdfast.models.preprocessing import Preprocessing
+from holdfast.util.errors import HoldfastError
+from holdfast.util.imports import FORMS, is_spec
 
-from holdfast.models.backbones import find_backbone
-from holdfast.models.embedder import Embedder
-from holdfast.models.weights import PREFIXES, load_weights
-from holdfast.models.zoo import located
-from holdfast.util.errors import HoldfastError, brief, unknown
-from holdfast.util.extras import require
-
-FORMS = (
-    "package.module:attribute, path/to/file.py:attribute, timm:NAME, zoo:NAME, "
-    "or a folder that holds config.json and model.safetensors"
-)
+ALLOWED = f"a run folder, zoo:NAME, the folder of a saved embedder, OWNER/NAME on the Hub, timm:NAME, {FORMS}"
 
 
-def load_model(spec: str, weights: Path | None = None) -> Callable[[Tensor], Tensor]:
-    """The model that ``spec`` names, from images (n, C, H, W) to vectors (n, D), with the tensors of ``weights``.
+class Adapter(Protocol):
+    """From a word, a file of weights and the wish for a run's best weights to an opened model."""
 
-    ``spec`` is ``package.module:attribute`` (the working directory is searched first), ``path/to/file.py:attribute``,
-    ``timm:NAME``, ``zoo:NAME``, or a folder that :meth:`.Embedder.save_pretrained` wrote. A class or function without
-    required arguments is called and gives the model; any other callable is the model. ``weights`` is a ``.pth`` or
-    ``.safetensors`` file that fits the module by name and shape; for timm, whose own pretrained weights are the
-    default, the classifier's may differ. Code that ``spec`` names is run.
+    def __call__(self, word: str, weights: Path | None = None, best: bool = False) -> OpenedModel: ...
 
-    Raises:
-        HoldfastError: no such model, code that fails, or weights that do not fit.
+
+ADAPTERS: dict[str, Adapter] = {"zoo": open_folder, "timm": open_timm}
+"""By what stands before the colon of a word."""
+
+
+def open_model(
+    model: str | Path | Embed | OpenedModel,
+    *,
+    weights: str | Path | None = None,
+    size: int | None = None,
+    resize: int | None = None,
+    channels: int | None = None,
+    best: bool = False,
+) -> OpenedModel:
+    """The model that a word names, or an object of one's own, ready to embed.
+
+    Args:
+        model: a run folder, ``zoo:NAME``, the folder of a saved embedder, ``OWNER/NAME`` on the Hub, ``timm:NAME``,
+            ``package.module:attribute`` or ``path/to/file.py:attribute`` (whose code is run), or any callable from
+            images (n, C, H, W) in [0, 1] to vectors (n, D).
+        weights: a ``.safetensors`` or ``.pth`` file for a network that a word names.
+        size, resize, channels: how it is shown images, where it does not say so itself or another way is wanted; see
+            :class:`.Preprocessing`. A run shows them as in its training.
+        best: the weights of a run's best validation.
+
+    Raises HoldfastError where there is no such model, or what is given does not go with it.
     """
-    if spec.startswith("timm:"):
-        return _timm(spec, weights)
-    if ((folder := located(spec)) / "config.json").is_file():
-        if weights is not None:
-            raise HoldfastError(f"{spec} brings its own weights; leave out {weights}")
-        return Embedder.from_pretrained(folder).eval()
-    where, _, name = spec.rpartition(":")
-    parts = [name] if where.endswith(".py") else [name, *where.split(".")]
-    if not all(part.isidentifier() for part in parts):
-        raise HoldfastError(f"{spec!r} names no model; allowed: {FORMS}")
-    model = _built(spec, _attribute(_module(where), where, name))
-    if weights is not None:
-        if not isinstance(model, nn.Module):
-            raise HoldfastError(f"{spec} is a {type(model).__name__}, not a torch module: it takes no weights")
-        _load(model, weights)
-    return model
+    given = {"size": size, "resize": resize, "channels": channels}
+    said = {name: value for name, value in given.items() if value is not None}
+    if not isinstance(model, str | Path):
+        opened = model if isinstance(model, OpenedModel) else _object(model)
+        if weights is not None or best:
+            raise HoldfastError(f"{opened.name} is a model already: it takes neither weights nor best")
+    else:
+        opened = _adapter(model)(str(model), None if weights is None else Path(weights), best)
+    if best and opened.folder is None:
+        raise HoldfastError(f"{model} is no run folder, and only a run has best weights: leave out --best")
+    if opened.folder is not None and said:
+        raise HoldfastError(f"--{next(iter(said))} goes with other models; the run {opened.word} has its own")
+    if said and "size" not in said and opened.preprocessing is None:
+        raise HoldfastError(f"--{next(iter(said))} needs --size as well: {opened.name} does not say what size it takes")
+    return replace(opened, preprocessing=_preprocessing(opened.preprocessing, said)) if said else opened
 
 
-def _module(where: str) -> ModuleType:
-    path = Path(where if where.endswith(".py") else where.replace(".", "/") + ".py")
-    by_path = where.endswith(".py")
-    folder = str(path.parent.resolve() if by_path else Path.cwd())
-    if by_path and not path.is_file():
-        raise HoldfastError(f"no file {where}{_nearest(path)}")
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
-    invalidate_caches()
-    try:
-        return _run(path) if by_path else import_module(where)
-    except (Exception, SystemExit) as error:
-        absent = error.name if isinstance(error, ModuleNotFoundError) else None
-        if absent and not by_path and f"{where}.".startswith(f"{absent}."):
-            raise HoldfastError(f"no module {where!r} here or installed{_nearest(path)}; allowed: {FORMS}") from error
-        raise HoldfastError(f"{where} cannot be imported: it raises {brief(error)}") from error
+def _adapter(word: str | Path) -> Callable[..., OpenedModel]:
+    text = str(word)
+    prefix, colon, _ = text.partition(":")
+    if colon and prefix in ADAPTERS:
+        return ADAPTERS[prefix]
+    if (text and Path(text).is_dir()) or (not is_spec(text) and hub.ID.fullmatch(text)):
+        return open_folder
+    if is_spec(text):
+        return open_code
+    raise HoldfastError(f"{text!r} names no model, and no folder has this name; allowed: {ALLOWED}")
 
 
-def _run(path: Path) -> ModuleType:
-    spec = spec_from_file_location(f"_holdfast_model_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[spec.name] = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def _object(model: Embed) -> OpenedModel:
+    if not callable(model):
+        raise HoldfastError(f"a model is a word, a path, or a callable from images to vectors, not {model!r}")
+    return OpenedModel(model, "model", preprocessing=said_by(model))
 
 
-def _nearest(path: Path) -> str:
-    """Where a Python file like ``path`` lies, beside the first part of it that is absent."""
-    while not path.parent.is_dir():
-        path = path.parent
-    there = {entry.stem: entry for entry in sorted(path.parent.iterdir()) if entry.suffix == ".py" or entry.is_dir()}
-    near = get_close_matches(path.stem, there, n=1, cutoff=0.5)
-    return f"; did you mean {there[near[0]]}?" if near else ""
+def _preprocessing(own: Preprocessing | None, said: dict[str, Any]) -> Preprocessing:
+    return replace(own or Preprocessing(), **said)
 
 
-def _attribute(module: ModuleType, where: str, name: str) -> Any:
-    if not hasattr(module, name):
-        shown = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise unknown(f"attribute of {where}", name, shown)
-    return getattr(module, name)
-
-
-def _built(spec: str, found: Any) -> Callable[[Tensor], Tensor]:
-    if not isinstance(found, nn.Module) and callable(found):
-        required = _required(found)
-        if required and inspect.isclass(found):
-            raise HoldfastError(f"{spec} needs {', '.join(required)}: name a function without arguments that builds it")
-        if not required:
-            try:
-                found = found()
-            except (Exception, SystemExit) as error:
-                raise HoldfastError(
-                    f"{spec}() raises {brief(error)}; what can be called without arguments builds "
-                    "the model, and a model itself takes the images"
-                ) from error
-    if not callable(found):
-        raise HoldfastError(f"{spec} gives a {type(found).__name__}, not a callable from images to vectors")
-    model: Callable[[Tensor], Tensor] = found
-    return model
-
-
-def _required(function: Callable[..., Any]) -> list[str]:
-    """The arguments that a call must give; one nameless where the signature is not known."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except ValueError:
-        return ["arguments"]
-    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return [part.name for part in parameters if part.default is part.empty and part.kind not in optional]
-
-
-def _load(module: nn.Module, path: Path, heads: tuple[str, ...] = ()) -> None:
-    """Every tensor of the file into the module's of that name and shape; ``heads``, which it lacks, may be left over.
-
-    Prefixes that wrappers leave are dropped, as :func:`.load_weights` does.
-    """
-    found = load_weights(module, path)
-    tops = "|".join(map(re.escape, heads)) or "(?!)"
-    head = re.compile(rf"(?:{'|'.join(map(re.escape, PREFIXES))})*(?:{tops})\.")
-    differing = {
-        "missing": found.missing,
-        "unexpected": [name for name in found.unexpected if not head.match(name)],
-        "of another shape": [name for name, _, _ in found.reshaped],
-    }
-    if any(differing.values()):
-        listed = "; ".join(
-            f"{len(names)} {kind} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
-            for kind, names in differing.items()
-            if names
-        )
-        raise HoldfastError(f"{path} does not fit the model: {listed}; give weights of this very network")
-
-
-class Normalised(nn.Module):
-    """``network`` on pixels (n, C, H, W) in [0, 1], of which it takes away ``mean`` and divides by ``std``."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, C, H, W) -> (n, D); gray images are repeated for every channel of the network."""
-        z: Tensor = self.network((images - self.mean) / self.std)
-        return z
-
-
-def _timm(spec: str, weights: Path | None) -> nn.Module:
-    timm, name = require("timm", "timm"), spec.removeprefix("timm:")
-    kind, facts = find_backbone(spec), timm.get_pretrained_cfg(name)
-    if weights is None and not (facts and facts.has_weights):
-        raise HoldfastError(f"timm has no pretrained weights of {name}; give a file with --weights")
-    try:
-        network = timm.create_model(name, num_classes=0, pretrained=weights is None)
-    except Exception as error:
-        advice = "without network, give a file with --weights" if weights is None else "name another network"
-        raise HoldfastError(f"timm cannot build {name} ({brief(error)}); {advice}") from error
-    if weights is not None:
-        heads = facts.classifier if facts else None
-        _load(network, weights, (heads,) if isinstance(heads, str) else tuple(heads or ()))
-    return Normalised(network, kind.mean, kind.std).eval()
+def lasting(word: str) -> str:
+    """``word`` as it names the same model from any working directory, where it names a folder or file."""
+    where, _, name = word.rpartition(":")
+    if where.endswith(".py"):
+        return f"{Path(where).resolve()}:{name}"
+    return str(Path(word).resolve()) if Path(word).is_dir() and not zoo.is_entry(word) else word

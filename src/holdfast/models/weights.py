@@ -1,16 +1,13 @@
 """Weights in files: read without running code, matched by name, written atomically."""
 
-import os
 import re
-import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from holdfast.util.errors import HoldfastError
@@ -112,7 +109,7 @@ def load_weights(module: nn.Module, path: str | Path) -> Mismatch:
     )
 
 
-def _run(name: str) -> list[str]:
+def _prefixes_of(name: str) -> list[str]:
     """The wrapper prefixes of ``name``, shortest first: module.model.fc -> '', 'module.', 'module.model.'."""
     found = [""]
     while rest := next((p for p in PREFIXES if name[len(found[-1]) :].startswith(p)), ""):
@@ -121,7 +118,7 @@ def _run(name: str) -> list[str]:
 
 
 def _prefixes(names: Mapping[str, Tensor]) -> list[str]:
-    return list(dict.fromkeys(sorted((prefix for name in names for prefix in _run(name)), key=len)))
+    return list(dict.fromkeys(sorted((prefix for name in names for prefix in _prefixes_of(name)), key=len)))
 
 
 def _shared_prefix(names: Mapping[str, Tensor]) -> str:
@@ -137,39 +134,23 @@ def _some(state: Mapping[str, Tensor]) -> str:
     return ", ".join(f"{name} {tuple(tensor.shape)}" for name, tensor in list(state.items())[:4])
 
 
-def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write ``tensors`` to ``path``: the whole file, or none of it and a HoldfastError.
+def load_exactly(module: nn.Module, path: Path, heads: tuple[str, ...] = ()) -> None:
+    """Every tensor of the file into the module's of that name and shape; ``heads``, which it lacks, may be left over.
 
-    Tensors may share memory, be views, or lie on any device; each is written out in full.
+    Prefixes that wrappers leave are dropped, as :func:`.load_weights` does.
     """
-    plain: dict[str, Tensor] = {}
-    storages: set[int] = set()
-    for name, tensor in tensors.items():
-        dense = tensor.detach().cpu().contiguous()
-        storage = dense.untyped_storage().data_ptr()
-        plain[name] = dense.clone() if storage in storages else dense
-        storages.add(storage)
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(plain, dict(metadata)))
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """A temporary path in the folder of ``path`` that takes its place when the block ends well.
-
-    The file is flushed to the disk first; after an error it is removed and ``path`` stays as it was. Errors of
-    the file system become HoldfastError.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise HoldfastError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    found = load_weights(module, path)
+    tops = "|".join(map(re.escape, heads)) or "(?!)"
+    head = re.compile(rf"(?:{'|'.join(map(re.escape, PREFIXES))})*(?:{tops})\.")
+    differing = {
+        "missing": found.missing,
+        "unexpected": [name for name in found.unexpected if not head.match(name)],
+        "of another shape": [name for name, _, _ in found.reshaped],
+    }
+    if any(differing.values()):
+        listed = "; ".join(
+            f"{len(names)} {kind} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+            for kind, names in differing.items()
+            if names
+        )
+        raise HoldfastError(f"{path} does not fit the model: {listed}; give weights of this very network")

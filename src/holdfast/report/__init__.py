@@ -20,11 +20,14 @@ STYLES: Mapping[str, Style] = {
     "json": json_text,
     "html": html_text,
 }
-"""From results to text. Markdown also takes ``columns``, HTML ``root`` and ``pictures``."""
-COMPARED: Mapping[str, Mapping[str, Style]] = {
-    "published": {"markdown": compared_markdown, "csv": compared_csv, "json": compared_json, "html": html_text},
+"""From results to text; Markdown takes ``columns`` too, HTML ``root`` and ``pictures``."""
+COMPARED: Mapping[str, Style] = {
+    "markdown": compared_markdown,
+    "csv": compared_csv,
+    "json": compared_json,
+    "html": html_text,
 }
-"""The same beside what the results are compared with; the page always has both."""
+"""The same beside the published rows, which the page always has."""
 
 __all__ = [
     "COMPARED",

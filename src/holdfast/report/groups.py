@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from holdfast.evaluation.result import Result
+from holdfast.util.imports import CUSTOM
 
 CONFIDENCE = 0.95
 
@@ -63,8 +64,9 @@ def grouped(results: Iterable[Result]) -> list[Group]:
     """Results by experiment, in the order of their first members.
 
     Results belong together if they have the same data, protocol, version and settings of the evaluation, and the same
-    backbone, weights, recipe and training settings but the seed. A result that does not say how its model was trained
-    is alone. A seed that occurs again, as in a copy of a run, starts another group: it is no further evidence.
+    backbone, weights, recipe and training settings but the seed. A result that does not say how its model was trained,
+    or was trained with an object of somebody's own, is alone. A seed that occurs again, as in a copy of a run, starts
+    another group: it is no further evidence.
     """
     found: dict[tuple[str, int], list[Result]] = {}
     times: Counter[tuple[str, object]] = Counter()
@@ -79,7 +81,7 @@ def grouped(results: Iterable[Result]) -> list[Group]:
 def _experiment(result: Result) -> str | None:
     """What the members of a group have in common, as text; None where the training is not known."""
     settings = result.training.get("settings")
-    if settings is None:
+    if settings is None or CUSTOM in (settings.get("recipe"), settings.get("model.backbone")):
         return None
     content, model = result.content, result.content["model"]
     return json.dumps(

@@ -10,13 +10,14 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
-from holdfast.data import DATASETS
-from holdfast.util.errors import HoldfastError, pick, unknown
-from holdfast.core.pgd import BALLS
-from holdfast.defense.recipes import Strength, parse
 from holdfast.core.fused import PRECISIONS
+from holdfast.core.pgd import BALLS
 from holdfast.core.samplers import SAMPLERS
+from holdfast.data import DATASETS
+from holdfast.defense.recipes import Strength, parse
 from holdfast.training.trackers import TRACKERS
+from holdfast.util.errors import HoldfastError, pick, unknown
+from holdfast.util.imports import CUSTOM
 
 Section = TypeVar("Section")
 
@@ -47,7 +48,8 @@ class BatchConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """``batchnorm``: frozen, train, or auto (frozen with ``weights``, else trained)."""
+    """``batchnorm``: frozen, train, or auto (frozen with ``weights``, else trained). ``backbone``: see
+    :func:`.find_backbone`; ``custom`` for a module given to :func:`holdfast.train`."""
 
     backbone: str = "c2f2"
     dim: int = 512
@@ -103,8 +105,9 @@ class ValidationConfig:
 class Config:
     """One training run, whole.
 
-    ``steps`` ends the run early, after so many optimiser steps. ``precision``: float32, or bfloat16 for autocast with
-    distances in float32. ``tracker``: tensorboard or wandb. A run that has collapsed stops unless told otherwise.
+    ``recipe``: ``custom`` for a defense given to :func:`holdfast.train`. ``steps`` ends the run early, after so many
+    optimiser steps. ``precision``: float32, or bfloat16 for autocast with distances in float32. ``tracker``:
+    tensorboard or wandb. A run that has collapsed stops unless told otherwise.
     """
 
     recipe: str = "hm-s-lga-ics"
@@ -165,7 +168,7 @@ def resolve(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -> Confi
     model = _section(_merge(tree, chosen), "model")
     if model.get("weights") is None and (family == "224" or model.get("backbone", "c2f2") != "c2f2"):
         tree = _merge(tree, RANDOM_WEIGHTS)
-        if parse(str(chosen.get("recipe", Config.recipe))).perturbs:
+        if (recipe := str(chosen.get("recipe", Config.recipe))) == CUSTOM or parse(recipe).perturbs:
             tree = _merge(tree, WARMED_UP)
     tree = _merge(tree, chosen)
     data = _section(tree, "data")

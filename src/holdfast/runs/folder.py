@@ -30,8 +30,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from holdfast.runs.config import Config, differences, read_yaml, resolve
+from holdfast.util.arrays import save_safetensors
+from holdfast.util.atomic import write_json, write_text
 from holdfast.util.errors import HoldfastError
-from holdfast.models.weights import replacing, save_safetensors
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "pillow", "safetensors")
 
@@ -68,15 +69,15 @@ class Run:
         for leftover in (*self.folder.glob(".*.tmp"), *self.best.glob(".*.tmp")):
             leftover.unlink()
         state = self.load_state() if self.state_file.exists() else None
-        _write(self.config_file, config.to_yaml())
-        _write(self.folder / "environment.json", json.dumps(environment(), indent=2) + "\n")
+        write_text(self.config_file, config.to_yaml())
+        write_json(self.folder / "environment.json", environment())
         self._rewind(state.progress["step"] if state else 0)
         return state
 
     def check(self, config: Config, resume: bool) -> None:
         """Refuse a folder that :meth:`begin` would refuse; nothing is written."""
         if not resume and (self.config_file.exists() or self.state_file.exists()):
-            raise HoldfastError(f"{self.folder} holds a run already; add --resume auto, or give another --out")
+            raise HoldfastError(f"{self.folder} holds a run already; add --resume, or give another --out")
         if self.state_file.exists() and (changed := differences(self.config(), config)):
             raise HoldfastError(
                 f"{self.folder} was begun with other settings; resume with the same, or give another --out. "
@@ -171,7 +172,7 @@ class Run:
             rows = [row for row in self.epochs() if int(row["step"]) <= step]
         except (ValueError, KeyError, TypeError) as error:
             raise HoldfastError(f"{self.steps_file} or {self.epochs_file} is damaged; move it away: {error}") from error
-        _write(self.steps_file, "".join(json.dumps(line) + "\n" for line in lines))
+        write_text(self.steps_file, "".join(json.dumps(line) + "\n" for line in lines))
         self._write_epochs(rows)
 
     def _write_epochs(self, rows: list[dict[str, str]]) -> None:
@@ -180,7 +181,7 @@ class Run:
         table = csv.DictWriter(text, columns, lineterminator="\n")
         table.writeheader()
         table.writerows(rows)
-        _write(self.epochs_file, text.getvalue() if rows else "")
+        write_text(self.epochs_file, text.getvalue() if rows else "")
 
 
 def environment() -> dict[str, Any]:
@@ -216,8 +217,3 @@ def _git() -> dict[str, Any] | None:
         return {"commit": ask("rev-parse", "HEAD"), "changed": bool(ask("status", "--porcelain", "--", "."))}
     except (OSError, subprocess.CalledProcessError):
         return None
-
-
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as new:
-        new.write_text(text)

@@ -27,8 +27,8 @@ from holdfast.core.distance import pairs
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
 from holdfast.evaluation.fingerprint import of_network
-from holdfast.metrics.benign import embed_rows
-from holdfast.models.preprocessing import View
+from holdfast.models.embedding import embed_rows
+from holdfast.models.preprocessing import Preprocessing
 from holdfast.models.wrapped import Subject
 from holdfast.search.blocks import BLOCK, REFERENCES, Blocks, acquainted, hashed, references
 from holdfast.search.nearest import Found, search_by
@@ -103,7 +103,7 @@ class Index:
                 facts = {
                     **{"format": FORMAT, "holdfast": __version__, "hash": identity, "model": model},
                     **{"dim": found.z.shape[1], "precision": precision, "faults": subject.faults},
-                    **asdict(View(pixels.size, pixels.side, pixels.channels)),
+                    **asdict(Preprocessing(pixels.size, pixels.side, pixels.channels)),
                     "root": None if root is None else str(Path(root).resolve()),
                     "broken": [[path, why] for path, why in zip(paths, found.reasons, strict=True) if why],
                 }
@@ -151,9 +151,9 @@ class Index:
         )
 
     @property
-    def view(self) -> View:
+    def preprocessing(self) -> Preprocessing:
         """How the model was shown the images."""
-        return View(self.about["size"], self.about["resize"], self.about["channels"])
+        return Preprocessing(self.about["size"], self.about["resize"], self.about["channels"])
 
     def queries(self, embed: Embed, pixels: Pixels, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings (Q, D) of images to :meth:`search` with, and their rows (Q,); the unreadable are left out.
@@ -164,7 +164,9 @@ class Index:
         width = min(WIDTH, max(REFERENCES, len(pixels)))
         subject = Subject(embed.to(where) if isinstance(embed, nn.Module) else embed, width=width)
         with subject.frozen(), torch.no_grad():
-            seen = F.normalize(subject.tried(references(self.view.size, self.view.channels).to(where)), dim=1).cpu()
+            seen = F.normalize(
+                subject.tried(references(self.preprocessing.size, self.preprocessing.channels).to(where)), dim=1
+            ).cpu()
             if seen.shape != self.references.shape:
                 raise HoldfastError(
                     f"the model gives {seen.shape[1]} dimensions, the index was made by one of "

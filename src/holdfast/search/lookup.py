@@ -9,8 +9,8 @@ from typing import Any
 from holdfast.core.pgd import Embed
 from holdfast.data import Table
 from holdfast.data.readers.listing import gallery_only, listed
-from holdfast.models.open import load_model
-from holdfast.models.preprocessing import lasting, view_of
+from holdfast.models.open import lasting, open_model
+from holdfast.models.preprocessing import Preprocessing
 from holdfast.search.index import Index
 from holdfast.util.errors import HoldfastError, plain
 from holdfast.util.text import to_csv, to_json
@@ -29,13 +29,13 @@ def embed_files(
 ) -> Index:
     """Embed the images of a folder or CSV, as :func:`.listed` finds them, by the model ``spec`` into the index ``out``.
 
-    size, resize, channels: of :func:`.view_of`. options: of :meth:`.Index.build`.
+    size, resize, channels: of :func:`.open_model`. options: of :meth:`.Index.build`.
     """
     table, root = listed(source)
-    embed = load_model(spec, weights)
-    view = view_of(spec, embed, size=size, resize=resize, channels=channels)
+    model = open_model(spec, weights=weights, size=size, resize=resize, channels=channels)
+    pixels = (model.preprocessing or Preprocessing()).pixels(table, max_broken=len(table))
     about = {"spec": lasting(spec), "weights": weights and str(weights.resolve())}
-    return Index.build(embed, view.pixels(table), out, root=root, about=about, **options)
+    return Index.build(model.embed, pixels, out, root=root, about=about, **options)
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,12 @@ class Answer:
 def model_of(index: Index, spec: str | None = None, weights: Path | None = None) -> Embed:
     """The model that an index says it was made by, or ``spec``, where that lies now. Code that it names is run."""
     if spec is not None:
-        return load_model(spec, weights)
+        return open_model(spec, weights=weights).embed
     named, stored = index.about.get("spec"), index.about.get("weights")
     if not named:
         raise HoldfastError("the index does not say which model made it; name it with --model")
     try:
-        return load_model(named, weights or (stored and Path(stored)))
+        return open_model(named, weights=weights or stored or None).embed
     except HoldfastError as error:
         raise HoldfastError(f"the model of the index: {error}; say with --model where it is now") from error
 
@@ -75,7 +75,7 @@ def answer(
 
     ``embed`` must be the model that made the index.
     """
-    pixels = index.view.pixels(queries)
+    pixels = index.preprocessing.pixels(queries, max_broken=len(queries))
     z, asking = index.queries(embed, pixels, device)
     found = []
     if len(asking):

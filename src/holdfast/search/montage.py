@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 from holdfast.data import Pixels
 from holdfast.data.pixels import to_image
 from holdfast.data.readers.listing import gallery_only
-from holdfast.models.weights import replacing
 from holdfast.search.lookup import Answer, by_query
+from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError, plain
 
 TILE, GAP, LINE, LINES = 128, 8, 14, 2
@@ -34,7 +34,7 @@ def save_montage(answers: Sequence[Answer], root: str | None, out: Path) -> None
         )
     ]
     if len(tiles) > MOST:
-        raise HoldfastError(f"a picture of {len(tiles):,} tiles is too large; ask fewer queries, or for a smaller --k")
+        raise HoldfastError(f"a picture of {len(tiles):,} tiles is too large; ask fewer queries, or for a smaller -k")
     table = gallery_only("montage", [path for path, _, _ in tiles], [""] * len(tiles))
     images, _ = Pixels(table, TILE, max_broken=len(tiles)).read(torch.arange(len(tiles)))
     across, width, height = len(tiles) // len(rows), TILE + GAP, TILE + LINES * LINE + 2 * GAP

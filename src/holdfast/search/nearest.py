@@ -5,9 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from holdfast.attacks.base import ITEM, nearest
 from holdfast.core.batching import rows_per_block
 from holdfast.core.distance import apart
+from holdfast.core.gallery import ITEM, nearest
 from holdfast.util.errors import HoldfastError, pick
 from holdfast.util.extras import require
 

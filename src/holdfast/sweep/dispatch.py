@@ -1,6 +1,5 @@
 """The runs of a sweep, each in processes of its own: one per device at a time, resumed, and none stopped by another."""
 
-import json
 import os
 import re
 import shlex
@@ -17,8 +16,8 @@ from queue import Queue
 
 import torch
 
-from holdfast.models.weights import replacing
 from holdfast.sweep.plan import START, Planned
+from holdfast.util.atomic import write_json
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
 
@@ -259,8 +258,8 @@ class _Job:
         lines = message.strip().splitlines()
         said = [line.removeprefix(SAYS) for line in lines if line.startswith(SAYS)] or lines
         self.board.failed[self.run.folder] = f"{what}: {said[-1] if said else f'exit status {code}'}"
-        with suppress(HoldfastError), replacing(self.run.folder / FAILURE) as path:
-            path.write_text(json.dumps({"what": what, "status": code, "message": message}, indent=2) + "\n")
+        with suppress(HoldfastError):
+            write_json(self.run.folder / FAILURE, {"what": what, "status": code, "message": message})
 
 
 @contextmanager

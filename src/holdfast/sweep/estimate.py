@@ -16,9 +16,10 @@ from holdfast.defense.recipes import Recipe
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.settings import resolve_budget
 from holdfast.runs.config import Config, ValidationConfig, WarmupConfig, decisive
+from holdfast.runs.data import family_of, pixels_of, table_of
 from holdfast.runs.folder import Run
 from holdfast.sweep.plan import Evaluation, Planned
-from holdfast.training.build import embedder_of, pixels_of, table_of
+from holdfast.training.build import embedder_of
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
@@ -84,7 +85,7 @@ class Estimator:
 
     def _evaluation(self, config: Config, evaluation: Evaluation) -> float:
         """Embedding as it is, and the attacks of a few images and steps scaled up."""
-        budget = resolve_budget(config.data.size, evaluation.protocol, **evaluation.settings)
+        budget = resolve_budget(family_of(config), evaluation.protocol, **evaluation.settings)
         where = (asdict(config.data), config.model.backbone, config.model.dim)
         key = json.dumps([where, evaluation.protocol, evaluation.settings])
         if key not in self.known:

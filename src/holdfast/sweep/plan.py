@@ -12,7 +12,7 @@
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.result import NAME, read
 from holdfast.evaluation.settings import parse_radius, resolve_budget
 from holdfast.runs.config import Config, Tree, flatten, read_yaml, resolve
+from holdfast.runs.data import family_of, table_of
 from holdfast.runs.folder import Run
-from holdfast.training.build import table_of
 from holdfast.training.loop import finished
 from holdfast.util.errors import HoldfastError, unknown
 
@@ -54,8 +54,8 @@ class Evaluation:
 
     def done(self, run: Run, config: Config) -> bool:
         """Whether the run's folder holds its result, with these settings, of a training that cost what this one did."""
-        budget = resolve_budget(config.data.size, self.protocol, **self.settings)
-        wanted = {**asdict(budget), "attacks": list(budget.attacks)}
+        budget = resolve_budget(family_of(config), self.protocol, **self.settings)
+        wanted = budget.plain()
         cost = run.cost()
         for path in sorted(run.folder.glob(f"evaluations/{self.protocol}-*/{NAME}")):
             content = read(path).content
@@ -111,7 +111,7 @@ class Planned:
     def words(self) -> list[str]:
         """The arguments of ``holdfast`` that train it."""
         assignments = [word for one in self.given for word in ("--set", one)]
-        return ["train", *assignments, "--out", str(self.folder), "--resume", "auto"]
+        return ["train", *assignments, "--out", str(self.folder), "--resume"]
 
     def steps(self) -> int:
         """Optimiser steps from begin to end. Reads the labels of the data set."""
@@ -196,7 +196,7 @@ def _planned(folder: Path, given: Tree, evaluations: tuple[Evaluation, ...], sta
         words = tuple(f"{key}={_text(value)}" for key, value in given.items())
         config = resolve(assignments=words)
         for one in evaluations:
-            resolve_budget(config.data.size, one.protocol, **one.settings)
+            resolve_budget(family_of(config), one.protocol, **one.settings)
     except HoldfastError as error:
         raise HoldfastError(f"{folder.parent.name}, {folder.name}: {error}") from None
     return Planned(folder, config, words, evaluations, start)

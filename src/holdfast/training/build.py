@@ -1,40 +1,62 @@
 """From settings to the objects they describe."""
 
 from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from holdfast.core.pgd import BALLS, PGD
-from holdfast.data import DATASETS, Pixels, Table, load
+from holdfast.data import DATASETS
+from holdfast.defense.base import Defense
+from holdfast.defense.recipes import parse
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.runs.config import Config
-from holdfast.util.errors import pick
+from holdfast.util.errors import HoldfastError, brief, pick
+from holdfast.util.imports import CUSTOM
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": partial(SGD, momentum=0.9)}
 
 
-def table_of(config: Config) -> Table:
-    """The data set."""
-    return load(config.data.name, config.data.root and Path(config.data.root))
+def with_objects(
+    config: Config, defense: Defense | None, backbone: nn.Module | None
+) -> tuple[Config, Defense | None, nn.Module | None]:
+    """Settings that say which objects were given in place of names, and copies of these."""
+    for what, value, kind in (("defense", defense, Defense), ("backbone", backbone, nn.Module)):
+        if not isinstance(value, kind | None):
+            shown = repr(value) if isinstance(value, str) else f"a {type(value).__name__}"
+            raise HoldfastError(f"{what} is a {kind.__name__}, not {shown}: names go into the settings")
+    if defense is not None:
+        config = replace(config, recipe=CUSTOM)
+    if backbone is not None:
+        config = replace(config, model=replace(config.model, backbone=CUSTOM))
+    try:
+        return config, *deepcopy((defense, backbone))
+    except Exception as error:
+        raise HoldfastError(f"the defense or backbone given cannot be copied: {brief(error)}") from error
 
 
-def pixels_of(config: Config, table: Table, cache: bool = False) -> Pixels:
-    """The images of a table, at the size the settings ask for; ``cache`` keeps them in memory once decoded."""
-    data = config.data
-    channels = DATASETS[data.name].channels
-    return Pixels(table, data.size, data.resize, channels=channels, cache=cache, workers=data.workers)
+def defense_of(config: Config, defense: Defense | None = None) -> tuple[Defense, str]:
+    """The defense of the recipe, where none is given; and a line on it."""
+    if defense is not None:
+        return defense, f"defense {type(defense).__name__}, given as an object"
+    recipe = parse(config.recipe)
+    return recipe.build(pgd_of(config), config.loss), f"recipe {recipe.notation}: {recipe.summary}"
 
 
-def embedder_of(config: Config) -> tuple[Embedder, str]:
-    """The embedder, initialised from the seed or from its weights; and what of the weights did not match, or ``""``."""
+def embedder_of(config: Config, backbone: nn.Module | None = None) -> tuple[Embedder, str]:
+    """The embedder, initialised from the seed or from its weights; and what of the weights did not match, or ``""``.
+
+    backbone: a module in place of the one that the settings name.
+    """
     torch.manual_seed(config.seed)
     model, channels = config.model, DATASETS[config.data.name].channels
     freeze = model.batchnorm == "frozen" or (model.batchnorm == "auto" and model.weights is not None)
-    embedder = Embedder(EmbedderConfig(model.backbone, model.dim, channels, config.data.size, freeze_batchnorm=freeze))
+    settings = EmbedderConfig(model.backbone, model.dim, channels, config.data.size, freeze_batchnorm=freeze)
+    embedder = Embedder(settings, backbone)
     return embedder, "" if model.weights is None else embedder.load_weights(model.weights).describe()
 
 

@@ -1,26 +1,26 @@
 """The one training loop, for every recipe: one process or several under torchrun, resumable after a kill."""
 
-import copy
 import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
-from torch.optim import Optimizer
+from torch import Generator, nn
 
 from holdfast.core.fused import PRECISIONS, under
 from holdfast.data import Batch, Loader, PairBatches
 from holdfast.defense.base import Defense, Perturbing, Step
-from holdfast.defense.recipes import Recipe, parse
+from holdfast.defense.recipes import Recipe
 from holdfast.models.embedder import Embedder
 from holdfast.runs.config import Config
+from holdfast.runs.data import pixels_of, table_of
 from holdfast.runs.folder import Run, State
-from holdfast.training.build import embedder_of, optimizer_of, pgd_of, pixels_of, table_of
+from holdfast.training.build import defense_of, embedder_of, optimizer_of, pgd_of, with_objects
+from holdfast.training.state import Place, averaged, restore, tensors
 from holdfast.training.trackers import tracker
 from holdfast.training.validation import describe, merit, validate
 from holdfast.util import distributed
@@ -42,6 +42,8 @@ def train(
     config: Config,
     folder: str | Path,
     *,
+    defense: Defense | None = None,
+    backbone: nn.Module | None = None,
     resume: bool = False,
     device: torch.device | str | None = None,
     verify: bool = False,
@@ -49,7 +51,12 @@ def train(
 ) -> Embedder:
     """Train an embedder as the settings say, into a run folder, and return it (averaged weights with ``optim.ema``).
 
-    resume: go on from the state in the folder where there is one; the weights come out as if never interrupted.
+    defense: one of your own, in place of the recipe, which is then called ``custom``; it has a PGD of its own, and
+        ``pgd`` of the settings serves the validation only.
+    backbone: a module, normalised pixels (B, C, H, W) -> (B, ``model.dim``), in place of the one named, which is then
+        called ``custom``. Both are copied: what is given stays as it is.
+    resume: go on from the state in the folder where there is one; the weights come out as if never interrupted. A
+        defense and a backbone of your own are given again.
     device: by default the GPU where there is one. Under torchrun each process takes its own.
     verify: decode every image first, and refuse to begin with an unreadable one.
 
@@ -57,9 +64,10 @@ def train(
     the embeddings run together; either way the last good state stays in the folder.
     """
     device = distributed.device(device)
+    config, defense, backbone = with_objects(config, defense, backbone)
     with distributed.process_group(device):
         Run(folder).check(config, resume)
-        training = _Training(config, Run(folder), device, quiet=quiet or distributed.rank() > 0)
+        training = _Training(config, Run(folder), device, defense, backbone, quiet=quiet or distributed.rank() > 0)
         if verify:
             training.verify()
         return training.run(resume)
@@ -68,7 +76,7 @@ def train(
 def finished(run: Run, config: Config) -> bool:
     """Whether a run with these settings has come to its end: its last step, or a collapse that stopped it."""
     try:
-        place = _Place(**run.progress())
+        place = Place(**run.progress())
     except TypeError as error:
         raise HoldfastError(f"{run.state_file} is no state of this version: {error}") from error
     collapsed = config.stop_on_collapse and place.collapsed >= PATIENCE
@@ -76,23 +84,21 @@ def finished(run: Run, config: Config) -> bool:
     return collapsed or by_steps or place.epoch >= config.warmup.epochs + config.optim.epochs
 
 
-@dataclass
-class _Place:
-    """How far a run has come: everything that is not a tensor and not derived from the settings."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    best: float = -math.inf
-    collapsed: int = 0
-
-
 class _Training:
-    def __init__(self, config: Config, run: Run, device: torch.device, *, quiet: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        run: Run,
+        device: torch.device,
+        defense: Defense | None,
+        backbone: nn.Module | None,
+        *,
+        quiet: bool,
+    ) -> None:
         self.config, self.run_files, self.device, self.quiet = config, run, device, quiet
         if config.tracker:
             require(config.tracker, extra=config.tracker)
-        recipe = parse(config.recipe)
+        self.defense, method = defense_of(config, defense)
         table = table_of(config)
         self.train_pixels = pixels_of(config, table.train(), cache=config.data.cache)
         self.test_pixels = pixels_of(config, table.test())
@@ -106,10 +112,10 @@ class _Training:
         )
         self.loader = Loader(self.train_pixels, batches, config.seed, config.data.augment)
 
-        embedder, mismatch = embedder_of(config)
-        self.embedder = embedder.to(device)
-        self.average = copy.deepcopy(self.embedder) if config.optim.ema is not None else None
-        self.defense = recipe.build(pgd_of(config), config.loss).to(device)
+        embedder, mismatch = embedder_of(config, backbone)
+        self.embedder, self.defense = embedder.to(device), self.defense.to(device)
+        distributed.share([*self.embedder.state_dict().values(), *self.defense.state_dict().values()])
+        self.average = None if config.optim.ema is None else averaged(self.embedder, config.optim.ema)
         self.adversary = self.defense.pgd if isinstance(self.defense, Perturbing) else None
         self.warmup = Recipe("none", config.warmup.sampler).build(pgd_of(config), config.loss).to(device)
         self.optimizer = optimizer_of(config, self.embedder)
@@ -118,8 +124,8 @@ class _Training:
         self.total = self.epochs * len(self.loader)
         if config.steps is not None:
             self.total = min(self.total, config.steps)
-        self.place = _Place()
-        self.opening = [table.describe(), batches.describe(), f"recipe {recipe.notation}: {recipe.summary}", mismatch]
+        self.place = Place()
+        self.opening = [table.describe(), batches.describe(), method, mismatch]
 
     def verify(self) -> None:
         broken: list[str] = []
@@ -143,7 +149,7 @@ class _Training:
                 while self.place.step < self.total and self.place.epoch < self.epochs:
                     self._epoch(progress)
             except KeyboardInterrupt:
-                progress.say(f"stopped at step {self.place.step}; --resume auto goes on from the state saved last")
+                progress.say(f"stopped at step {self.place.step}; --resume goes on from the state saved last")
                 raise
             if self.loader.skipped or self.train_pixels.broken:
                 progress.say(
@@ -153,7 +159,13 @@ class _Training:
 
     @property
     def trained(self) -> Embedder:
-        return self.embedder if self.average is None else self.average
+        return self.embedder if self.average is None else cast(Embedder, self.average.module)
+
+    @property
+    def _parts(self) -> dict[str, nn.Module]:
+        """What the state holds, beside the optimiser, by its name there."""
+        average = {} if self.average is None else {"average": self.average.module}
+        return {"model": self.embedder, **average, "defense": self.defense}
 
     def _begin(self, resume: bool) -> State | None:
         if distributed.rank() == 0:
@@ -216,16 +228,18 @@ class _Training:
             self.optimizer.zero_grad()
             step.loss.backward()  # type: ignore[no-untyped-call]
             gradients = [p.grad for p in self.embedder.parameters() if p.grad is not None]
-            passes = step.logs["passes"]
-            distributed.average([*gradients, passes])
+            passes = {name: value for name, value in step.logs.items() if name == "passes"}
+            distributed.average([*gradients, *passes.values()])
             norm = nn.utils.clip_grad_norm_(self.embedder.parameters(), self.config.optim.clip or math.inf)
             for name, value in {"loss": step.loss, "gradient": norm}.items():
                 if not value.isfinite():
                     raise FloatingPointError(f"the {name} is {value.item()}")
         self.optimizer.step()
         distributed.average(self.embedder.buffers())
-        self._blend()
-        return Step(step.loss, {**step.logs, "passes": passes * distributed.world()}), float(norm)
+        if self.average is not None:
+            self.average.update_parameters(self.embedder)
+        passes = {name: value * distributed.world() for name, value in passes.items()}
+        return Step(step.loss, step.logs | passes), float(norm)
 
     def _hardening(self) -> Defense:
         """The defense, its adversary weaker during the ramp."""
@@ -255,15 +269,6 @@ class _Training:
         factor = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.optim.lr * factor[self.config.optim.schedule]
-
-    def _blend(self) -> None:
-        if self.average is None or self.config.optim.ema is None:
-            return
-        for kept, new in zip(self.average.state_dict().values(), self.embedder.state_dict().values(), strict=True):
-            if kept.is_floating_point():
-                kept.lerp_(new, 1 - self.config.optim.ema)
-            else:
-                kept.copy_(new)
 
     def _log_step(self, logs: Mapping[str, float]) -> None:
         if distributed.rank() == 0:
@@ -311,44 +316,13 @@ class _Training:
     def _save(self) -> None:
         if distributed.rank() == 0:
             self.trained.save_pretrained(self.run_files.folder)
-            self.run_files.save_state(State(self._tensors(), vars(self.place)))
+            self.run_files.save_state(State(tensors(self._parts, self.optimizer), vars(self.place)))
         self.saved_at = time.monotonic()
 
-    def _tensors(self) -> dict[str, Tensor]:
-        parts: dict[str, Mapping[str, Tensor]] = {
-            "model": self.embedder.state_dict(),
-            "average": self.average.state_dict() if self.average else {},
-            "defense": self.defense.state_dict(),
-            "optimizer": _optimizer_tensors(self.optimizer),
-        }
-        return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
-
     def _restore(self, state: State) -> None:
-        parts: dict[str, dict[str, Tensor]] = {"model": {}, "average": {}, "defense": {}, "optimizer": {}}
         try:
-            for key, tensor in state.tensors.items():
-                part, _, name = key.partition("/")
-                parts[part][name] = tensor
-            self.embedder.load_state_dict(parts["model"])
-            self.defense.load_state_dict(parts["defense"])
-            if self.average:
-                self.average.load_state_dict(parts["average"])
-            _restore_optimizer(self.optimizer, parts["optimizer"])
-            self.place = _Place(**state.progress)
+            restore(state.tensors, self._parts, self.optimizer)
+            self.place = Place(**state.progress)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise HoldfastError(f"{self.run_files.state_file} is no state of this run: {reason}") from error
-
-
-def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
-    """The optimiser's memory of each parameter, as ``index/name``."""
-    state = optimizer.state_dict()["state"]
-    return {f"{i}/{name}": value for i, entry in state.items() for name, value in entry.items() if value is not None}
-
-
-def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition("/")
-        state.setdefault(int(index), {})[name] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

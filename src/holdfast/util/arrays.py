@@ -1,4 +1,4 @@
-"""Named arrays in one ``.npz`` file: replaced whole, read without running code."""
+"""Named arrays in one file, ``.npz`` or ``.safetensors``: replaced whole, read without running code."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from safetensors.torch import save
+from torch import Tensor
 
-from holdfast.models.weights import replacing
+from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError
 
 Arrays = Mapping[str, Any]
@@ -27,3 +29,19 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any
             return {name: content[name] for name in names}
     except Exception as error:  # a damaged file makes numpy raise nearly anything
         raise HoldfastError(f"{path} does not hold {', '.join(names)} ({type(error).__name__})") from error
+
+
+def save_safetensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write ``tensors`` to ``path``: the whole file, or none of it and a HoldfastError.
+
+    Tensors may share memory, be views, or lie on any device; each is written out in full.
+    """
+    plain: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        dense = tensor.detach().cpu().contiguous()
+        storage = dense.untyped_storage().data_ptr()
+        plain[name] = dense.clone() if storage in storages else dense
+        storages.add(storage)
+    with replacing(path) as temporary:
+        temporary.write_bytes(save(plain, dict(metadata)))

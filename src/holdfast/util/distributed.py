@@ -67,6 +67,15 @@ def average(tensors: Iterable[Tensor]) -> None:
         tensor.detach().copy_(part.view_as(tensor))
 
 
+def share(tensors: Iterable[Tensor]) -> None:
+    """Replace each tensor by that of the first rank, in place."""
+    if world() > 1:
+        for tensor in tensors:
+            first = tensor.detach().contiguous()
+            dist.broadcast(first, 0)
+            tensor.detach().copy_(first)
+
+
 def wait() -> None:
     """Until every rank is here."""
     if world() > 1:

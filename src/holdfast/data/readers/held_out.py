@@ -1,7 +1,7 @@
 """Test images for a model that was not trained here: nothing is set aside for training."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,9 @@ from holdfast.data.readers.own import (
 from holdfast.data.table import Table
 from holdfast.util.errors import HoldfastError
 
+PHOTOS = "224"
+"""The family of the user's own images, as of the data sets ``folder`` and ``csv``."""
+
 LIST = "a CSV with the columns path,label"
 
 
@@ -38,7 +41,7 @@ def held_out(name: str, root: Path | str | None) -> Table:
     reader = READERS.get(name)
     if reader is None or root is None:
         return load(name, root).test()
-    return reader(Path(root).expanduser()).test()
+    return replace(reader(Path(root).expanduser()), family=PHOTOS).test()
 
 
 def _folder(root: Path) -> Table:
@@ -99,7 +102,7 @@ def query_gallery(queries: Path | str, gallery: Path | str) -> Table:
             "labels must be written alike in both"
         )
     entries = {**asked, **kept}
-    return Table.build(
+    table = Table.build(
         "query-gallery",
         tuple(entry.image for entry in entries.values()),
         class_keys([entry.label for entry in entries.values()]),
@@ -107,6 +110,7 @@ def query_gallery(queries: Path | str, gallery: Path | str) -> Table:
         is_query=np.asarray([file in asked for file in entries]),
         is_gallery=np.asarray([file in kept for file in entries]),
     )
+    return replace(table, family=PHOTOS)
 
 
 def _entries(path: Path) -> dict[Path, Entry]:

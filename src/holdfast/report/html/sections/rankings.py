@@ -15,16 +15,17 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from holdfast.attacks.base import nearest, own_entries, shown
+from holdfast.attacks.base import own_entries, shown
+from holdfast.core.gallery import Queries, nearest
 from holdfast.data.pixels import to_image
 from holdfast.evaluation.evaluate import campaigns_of, prepared
 from holdfast.evaluation.fingerprint import of_model
-from holdfast.evaluation.opened import of_run
 from holdfast.evaluation.result import Result
-from holdfast.evaluation.runner import Target, carry_out, take
+from holdfast.evaluation.runner import Target, attack_batch
 from holdfast.evaluation.settings import resolve_budget
 from holdfast.evaluation.words import ATTACK_WORDS
-from holdfast.metrics.retrieval import Queries
+from holdfast.models.open import open_model
+from holdfast.models.test_set import load_test_set
 from holdfast.report.html.checkpoints import Checkpoint
 from holdfast.report.tables import format_radius
 from holdfast.util.errors import HoldfastError
@@ -139,16 +140,17 @@ def usual(results: Sequence[Result]) -> dict[str, Any]:
 
 def retrieve(checkpoint: Checkpoint, count: int, root: str | Path | None, settings: Mapping[str, Any]) -> Retrieved:
     """What a run's model retrieves. Raises HoldfastError where the model or its data cannot be read."""
-    subjected = of_run(checkpoint.folder, root=root, best=checkpoint.best)
-    budget = resolve_budget(subjected.pixels.size, attacks=ATTACKS, max_queries=count, **settings)
-    with prepared(subjected.embed, subjected.pixels, budget) as target:
+    model = open_model(checkpoint.folder, best=checkpoint.best)
+    pixels = load_test_set(model, root=root)
+    budget = resolve_budget(pixels.table.family, attacks=ATTACKS, max_queries=count, **settings)
+    with prepared(model.embed, pixels, budget) as target:
         images: dict[str, Tensor] = {}
         rows: dict[str, Tensor] = {}
         for campaign in campaigns_of(target, budget, count):
             attackable = campaign.images
-            queries = take(target.system.queries, attackable)
+            queries = target.system.queries.take(attackable)
             draws = campaign.draws(target, attackable)
-            attacked = carry_out(campaign.attack, target, attackable, campaign.pgd, draws=draws)
+            attacked = attack_batch(campaign.attack, target, attackable, campaign.pgd, draws=draws)
             with torch.no_grad():
                 moved = replace(queries, embeddings=target.subject(attacked.images))
             images |= {CLEAN: attacked.clean, campaign.name: attacked.images}

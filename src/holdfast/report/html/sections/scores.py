@@ -6,11 +6,11 @@ from math import isfinite
 from statistics import fmean
 from typing import Any
 
-from holdfast.evaluation.records import lines
 from holdfast.evaluation.result import SCORES, Result
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.report.html.charts import DumbbellChart, Figure, dumbbell_chart
 from holdfast.report.html.entries import Entry, Setting, row
+from holdfast.util.atomic import read_lines
 from holdfast.util.errors import HoldfastError
 
 
@@ -50,7 +50,7 @@ def before(result: Result) -> dict[str, float]:
     values: dict[str, list[float]] = defaultdict(list)
     try:
         for file in [] if result.path is None else sorted((result.path.parent / "records").glob("*.jsonl")):
-            for record in lines(file):
+            for record in read_lines(file):
                 for name, value in record["before"].items():
                     values[name].append(float(value))
     except (HoldfastError, OSError, KeyError, TypeError, ValueError, AttributeError):

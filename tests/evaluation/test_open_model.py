@@ -1,4 +1,4 @@
-"""Evaluation of run folders and of models by name, against the same numbers found by hand."""
+"""Evaluation of models by one word, against the same numbers found by hand."""
 
 import json
 import shutil
@@ -9,18 +9,21 @@ import numpy as np
 import pytest
 import torch
 
+from holdfast.core.gallery import same_set
 from holdfast.data import Pixels, load
-from holdfast.evaluation.opened import another, evaluate_run, of_run, subject
-from holdfast.metrics.benign import embed_test
+from holdfast.evaluation.evaluate import attack, evaluate
 from holdfast.metrics.collapse import gauges
-from holdfast.metrics.retrieval import evaluate, same_set
+from holdfast.metrics.retrieval import retrieval_metrics
 from holdfast.models.embedder import Embedder, EmbedderConfig
+from holdfast.models.embedding import embed_dataset
+from holdfast.models.open import open_model
+from holdfast.models.test_set import load_test_set
 from holdfast.report import find
 from holdfast.runs.config import resolve
 from holdfast.runs.folder import Run
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
-from tests.helpers.tiny import photos, snapshot
+from tests.helpers.tiny import digits, photos, snapshot
 
 QUICK: dict[str, Any] = {
     "attacks": ("es", "ltm"),
@@ -53,13 +56,13 @@ def by_hand(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
     assert isinstance(table.images, np.ndarray)
     images = torch.from_numpy(table.images)[:, None].float() / 255
     with torch.no_grad():
-        z = Embedder.from_pretrained(folder).eval()(images)
-    return evaluate(*same_set(z, torch.from_numpy(table.labels))), gauges(z)
+        z = Embedder.from_pretrained(folder)(images)
+    return retrieval_metrics(*same_set(z, torch.from_numpy(table.labels))), gauges(z)
 
 
 @pytest.mark.parametrize("best", [False, True])
 def test_a_run_is_evaluated_on_its_test_set_into_its_folder(best: bool, trained: Path) -> None:
-    result = evaluate_run(trained, best=best, **QUICK)
+    result = evaluate(open_model(trained, best=best), **QUICK)
     assert result.path is not None
     assert result.path.parent.parent == trained / "evaluations"
     assert result.path.parent.name == f"strict-{result.content['hash']}"
@@ -88,18 +91,18 @@ def test_best_and_last_and_protocols_lie_beside_each_other(trained: Path, tmp_pa
     folder = tmp_path / "run"
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("evaluations"))
     assert by_hand(folder)[0]["R@1"] != pytest.approx(by_hand(folder / "best")[0]["R@1"], rel=1e-4)
-    results = [evaluate_run(folder, best=best, **QUICK) for best in (False, True)]
-    results.append(evaluate_run(folder, "cvpr22", **QUICK))
-    results.append(evaluate_run(folder, "benign", quiet=True, device="cpu"))
+    results = [evaluate(open_model(folder, best=best), **QUICK) for best in (False, True)]
+    results.append(evaluate(folder, None, "cvpr22", **QUICK))
+    results.append(evaluate(folder, None, "benign", quiet=True, device="cpu"))
     assert len({result.path for result in results}) == 4
     assert {result.path for result in find([folder])} == {result.path for result in results}
     assert [result.content["protocol"] for result in results] == ["strict", "strict", "cvpr22", "benign"]
 
 
 def test_a_second_evaluation_is_the_first(trained: Path) -> None:
-    first = evaluate_run(trained, **QUICK)
+    first = evaluate(trained, **QUICK)
     before = snapshot(trained)
-    assert evaluate_run(trained, **QUICK).content == first.content
+    assert evaluate(trained, **QUICK).content == first.content
     assert snapshot(trained) == before
 
 
@@ -107,31 +110,31 @@ def test_a_run_further_trained_is_evaluated_anew(trained: Path, tmp_path: Path) 
     """Never the result of the weights that lay there before."""
     folder = tmp_path / "run"
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("evaluations"))
-    first = evaluate_run(folder, **QUICK)
+    first = evaluate(folder, **QUICK)
     for name in ("model.safetensors", "config.json"):
         shutil.copy(folder / "best" / name, folder / name)
-    second = evaluate_run(folder, **QUICK)
+    second = evaluate(folder, **QUICK)
     assert second.path != first.path
     assert second.content["benign"]["R@1"] == pytest.approx(by_hand(folder)[0]["R@1"], rel=1e-4)
 
 
 def test_results_go_where_they_are_wanted(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(trained)
-    result = evaluate_run(trained, folder=tmp_path / "out", name="mine", seed=1, **QUICK)
+    result = evaluate(trained, folder=tmp_path / "out", name="mine", seed=1, **QUICK)
     assert result.path is not None
     assert result.path.parent.parent == tmp_path / "out"
     assert result.name == "mine"
-    assert evaluate_run(trained, folder=None, seed=1, **QUICK).path is None
+    assert evaluate(trained, digits(), seed=1, **QUICK).path is None
     assert snapshot(trained) == before
     monkeypatch.chdir(trained)
-    inside = evaluate_run(".", **QUICK)
+    inside = evaluate(".", **QUICK)
     assert inside.path is not None
     assert inside.path.resolve().is_relative_to(trained / "evaluations")
     assert inside.name == "digits"
 
 
 def test_images_of_a_run_are_saved(trained: Path, tmp_path: Path) -> None:
-    entries = of_run(trained).attack("gtm", tmp_path, steps=2, max_queries=5, quiet=True, device="cpu")
+    entries = attack(trained, None, "gtm", tmp_path, steps=2, max_queries=5, quiet=True, device="cpu")
     assert len(entries) == 5
     assert all((tmp_path / entry["file"]).exists() for entry in entries)
 
@@ -148,7 +151,7 @@ def cut(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (without("config.yaml"), r"is no run folder: it has no config\.yaml"),
+        (without("config.yaml"), "needs a test set: --data NAME --root FOLDER"),
         (without("model.safetensors"), r"no weights at .*model\.safetensors: it does not exist"),
         (without("config.json"), r"holds no saved embedder: config\.json"),
         (cut, r"model\.safetensors cannot be read as weights"),
@@ -160,7 +163,7 @@ def test_what_is_no_run_is_refused(damage: Any, message: str, trained: Path, tmp
     damage(folder)
     before = snapshot(folder)
     with pytest.raises(HoldfastError, match=message):
-        evaluate_run(folder, **QUICK)
+        evaluate(folder, **QUICK)
     assert snapshot(folder) == before
 
 
@@ -168,7 +171,7 @@ def test_a_run_without_best_weights_says_so(trained: Path, tmp_path: Path) -> No
     folder = tmp_path / "run"
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("evaluations", "best"))
     with pytest.raises(HoldfastError, match=r"has no best/.*leave out --best"):
-        evaluate_run(folder, best=True, **QUICK)
+        evaluate(open_model(folder, best=True), **QUICK)
 
 
 def test_batchnorm_is_in_evaluation_mode_and_left_as_it_was() -> None:
@@ -178,7 +181,7 @@ def test_batchnorm_is_in_evaluation_mode_and_left_as_it_was() -> None:
     table = load("digits")
     pixels = Pixels(table.select(np.arange(len(table)) >= 1780), 8, channels=1)
     told: list[tuple[int, int]] = []
-    embedded = embed_test(embedder, pixels, torch.device("cpu"), lambda done, total: told.append((done, total)))
+    embedded = embed_dataset(embedder, pixels, torch.device("cpu"), lambda done, total: told.append((done, total)))
     assert embedder.training
     assert all(torch.equal(tensor, state[name]) for name, tensor in embedder.state_dict().items())
     assert told == [(17, 17)]
@@ -193,7 +196,7 @@ def test_a_nan_embedding_names_its_image() -> None:
         next(embedder.parameters()).fill_(float("nan"))
     pixels = Pixels(load("digits").test(), 8, channels=1)
     with pytest.raises(HoldfastError, match=r"NaN or infinite embeddings; first for digits test\[0\]"):
-        embed_test(embedder, pixels, torch.device("cpu"))
+        embed_dataset(embedder, pixels, torch.device("cpu"))
 
 
 # --- runs on a folder of images
@@ -212,13 +215,14 @@ def on_photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_unreadable_images_are_left_out_and_counted(on_photos: tuple[Path, Path], tmp_path: Path) -> None:
     run, root = on_photos
-    whole = evaluate_run(run, **QUICK).content
+    whole = evaluate(run, **QUICK).content
     assert (whole["benign"]["queries"], whole["benign"]["unreadable"], whole["data"]["attacked"]) == (8, 0, 8)
     moved = tmp_path / "there"
     shutil.copytree(root, moved)
-    assert evaluate_run(run, root=moved, **QUICK).content == whole
+    again = evaluate(run, load_test_set(open_model(run), root=moved), **QUICK).content
+    assert {**again, "cost": whole["cost"]} == whole
     (moved / "c" / "2.png").write_bytes(b"no image")
-    less = evaluate_run(run, root=moved, **QUICK).content
+    less = evaluate(run, load_test_set(open_model(run), root=moved), **QUICK).content
     assert (less["benign"]["queries"], less["benign"]["unreadable"], less["data"]["attacked"]) == (7, 1, 7)
 
 
@@ -229,7 +233,7 @@ def test_a_test_set_without_a_readable_image_is_named(on_photos: tuple[Path, Pat
     for path in [*moved.glob("c/*.png"), *moved.glob("d/*.png")]:
         path.write_bytes(b"no image")
     with pytest.raises(HoldfastError, match=r"fewer than two of 8 images tried can be read.*c/0\.png"):
-        evaluate_run(run, root=moved, **QUICK)
+        evaluate(run, load_test_set(open_model(run), root=moved), **QUICK)
 
 
 def test_a_collapsed_embedder_is_called_so(trained: Path, tmp_path: Path) -> None:
@@ -241,7 +245,7 @@ def test_a_collapsed_embedder_is_called_so(trained: Path, tmp_path: Path) -> Non
         last[-2].zero_()
         last[-1].fill_(1.0)
     embedder.save_pretrained(folder)
-    result = evaluate_run(folder, **QUICK)
+    result = evaluate(folder, **QUICK)
     assert result.content["collapsed"] is True
     assert result.verdict == "COLLAPSED, unchecked"
     assert result.content["gauges"]["mean_cosine"] == pytest.approx(1.0)
@@ -284,36 +288,37 @@ def test_a_model_in_a_file_on_a_folder(place: Path) -> None:
     weights = place / "w.pth"
     torch.manual_seed(1)
     torch.save({"layer.weight": torch.randn(5, 192), "layer.bias": torch.zeros(5)}, weights)
-    found = subject(None, "outside_net.py:build", data="folder", root=place / "photos", size=8)
-    assert found.name == "outside_net.py-build"
-    result = found.evaluate(**QUICK)
-    assert result.path is not None
-    assert result.path.resolve().parents[1] == place / "evaluations" / "outside_net.py-build"
+    model = open_model("outside_net.py:build", size=8)
+    images = load_test_set(model, data="folder", root=place / "photos")
+    result = evaluate(model, images, **QUICK)
+    assert result.name == "outside_net.py-build"
+    assert result.path is None
     about = {"recipe": None, "backbone": "outside_net.py:build", "weights": None, "dim": 5}
     assert result.content["model"].items() >= about.items()
     assert "holdfast normalised them" in result.content["model"]["remarks"][-1]
-    loaded = subject(None, "outside_net.py:build", weights=weights, data="folder", root=place / "photos", size=8)
-    other = loaded.evaluate(**QUICK)
-    assert other.path != result.path
+    other = evaluate(open_model("outside_net.py:build", weights=weights), images, **QUICK)
+    assert other.content["hash"] != result.content["hash"]
     assert other.content["model"]["weights"] == "w.pth"
     assert other.content["benign"] != result.content["benign"]
 
 
 def test_a_model_that_was_mended_is_evaluated_anew(place: Path) -> None:
     """The same weights, but the pixels are no longer divided by 255."""
-    given: dict[str, Any] = {"data": "folder", "root": place / "photos", "size": 8}
+    images = load_test_set(open_model("outside_net.py:build", size=8), data="folder", root=place / "photos")
     (place / "outside_net.py").write_text(MODEL.replace("images.flatten(1)", "(images / 255).flatten(1)"))
-    bad = subject(None, "outside_net.py:build", **given).evaluate(**QUICK)
+    bad = evaluate("outside_net.py:build", images, folder=place, **QUICK)
     assert "UNTRUSTED" in bad.verdict
     (place / "outside_net.py").write_text(MODEL)
-    good = subject(None, "outside_net.py:build", **given).evaluate(**QUICK)
+    good = evaluate("outside_net.py:build", images, folder=place, **QUICK)
     assert good.path != bad.path
     assert good.verdict == "unchecked"
 
 
 def test_lists_of_queries_and_gallery(place: Path) -> None:
-    found = subject(None, "outside_net:Net", queries=place / "q.csv", gallery=place / "g.csv", size=8)
-    result = found.evaluate(**{**QUICK, "attacks": ("es", "ca+"), "max_queries": None})
+    model = open_model("outside_net:Net", size=8)
+    images = load_test_set(model, queries=place / "q.csv", gallery=place / "g.csv")
+    result = evaluate(model, images, **{**QUICK, "attacks": ("es", "ca+"), "max_queries": None})
+    assert result.content["settings"]["eps"] == 8 / 255
     data = {"name": "query-gallery", "queries": 4, "gallery": 12, "attacked": 4, "channels": 3}
     assert result.content["data"].items() >= data.items()
     assert result.content["columns"]["CA+"]["queries"] == 12
@@ -323,54 +328,63 @@ def test_attacks_may_come_from_a_run_or_a_model(trained: Path, place: Path) -> N
     spec = place / "outside_net.py"
     spec.write_text(MODEL.replace("192", "64"))
     for source in (str(trained / "best"), str(trained), f"{spec}:build"):
-        moved = evaluate_run(trained, folder=None, surrogate=another(source), **QUICK).content
-        white = evaluate_run(trained, folder=None, **QUICK).content
+        moved = evaluate(trained, digits(), surrogate=source, **QUICK).content
+        white = evaluate(trained, digits(), **QUICK).content
         ahead = moved["columns"]["LTM"]["value"] - white["columns"]["LTM"]["value"]
         assert ahead == 0 if source == str(trained) else ahead >= 0
         assert (moved["model"]["surrogate"] == moved["model"]["hash"]) == (source == str(trained))
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("word", "opening", "images", "message"),
     [
-        ({}, "give a run folder or --model, one of the two"),
-        ({"run": "r", "model": "m"}, "give a run folder or --model, one of the two"),
-        ({"run": "r", "data": "digits"}, "--data goes with --model; the run r has its own"),
-        ({"run": "r", "weights": "w.pth"}, "--weights goes with --model"),
-        ({"run": "r", "queries": "q.csv"}, "--queries goes with --model"),
-        ({"run": "r", "size": 8}, "--size goes with --model"),
-        ({"run": "r", "resize": 8}, "--resize goes with --model"),
-        ({"run": "r", "channels": 1}, "--channels goes with --model"),
-        ({"model": "outside_net:Net", "data": "digits", "best": True}, "--best goes with a run folder"),
-        (
-            {"model": "outside_net:Net", "queries": "q.csv", "gallery": "g.csv", "root": "photos"},
-            "--root goes with --data",
-        ),
-        ({"run": "absent"}, r"absent is no run folder: it has no config\.yaml"),
-        ({"model": "outside_net:Net"}, "a model needs a test set: --data NAME --root FOLDER, or --queries"),
-        ({"model": "outside_net:Net", "queries": "q.csv"}, "--queries and --gallery go together"),
-        ({"model": "outside_net:Net", "gallery": "g.csv"}, "--queries and --gallery go together"),
-        (
-            {"model": "outside_net:Net", "data": "digits", "queries": "q.csv", "gallery": "g.csv"},
-            "a model needs a test set",
-        ),
-        ({"model": "outside_net:Net", "data": "digit"}, "unknown data set 'digit'; did you mean 'digits'"),
-        ({"model": "outside_net:Nut", "data": "digits"}, "Nut"),
+        ("run", {"weights": "w.pth"}, {}, r"brings its own weights; leave out w\.pth"),
+        ("run", {"size": 8}, {}, "--size goes with other models; the run .* has its own"),
+        ("run", {"resize": 8}, {}, "--resize goes with other models"),
+        ("run", {"channels": 1}, {}, "--channels goes with other models"),
+        ("outside_net:Net", {"best": True}, {"data": "digits"}, "only a run has best weights"),
+        ("absent", {}, {}, "'absent' names no model, and no folder has this name"),
+        ("outside_net:Nut", {}, {"data": "digits"}, "Nut"),
+        ("outside_net:Net", {}, {}, "needs a test set: --data NAME --root FOLDER, or --queries"),
+        ("outside_net:Net", {}, {"queries": "q.csv"}, "--queries and --gallery go together"),
+        ("outside_net:Net", {}, {"gallery": "g.csv"}, "--queries and --gallery go together"),
+        ("outside_net:Net", {}, {"queries": "q.csv", "gallery": "g.csv", "root": "photos"}, "--root does not go with"),
+        ("outside_net:Net", {}, {"queries": "q.csv", "gallery": "g.csv", "data": "digits"}, "--data does not go with"),
+        ("outside_net:Net", {}, {"data": "digit"}, "unknown data set 'digit'; did you mean 'digits'"),
     ],
     ids=str,
 )
-def test_what_the_command_line_cannot_mean_is_refused(given: dict[str, Any], message: str, place: Path) -> None:
-    paths = ("run", "weights", "queries", "gallery")
-    typed: dict[str, Any] = {key: Path(value) if key in paths else value for key, value in given.items()}
+def test_what_cannot_be_meant_is_refused(  # noqa: PLR0917
+    word: str, opening: dict[str, Any], images: dict[str, Any], message: str, trained: Path, place: Path
+) -> None:
+    lists = {key: Path(value) if key in ("queries", "gallery") else value for key, value in images.items()}
     with pytest.raises(HoldfastError, match=message) as caught:
-        subject(**{"run": None, "model": None, **typed})
+        load_test_set(open_model(trained if word == "run" else word, **opening), **lists)
     assert "\n" not in str(caught.value)
+
+
+def test_a_model_is_shown_images_its_own_way_whatever_the_data(trained: Path, place: Path) -> None:
+    """A grey embedder of 8 pixels, saved or in its run, on a folder of colour photos."""
+    Embedder.from_pretrained(trained).save_pretrained(place / "saved")
+    for word in (trained, "saved"):
+        images = load_test_set(open_model(word), data="folder", root=place / "photos")
+        assert (images.size, images.channels, images.table.family) == (8, 1, "224")
+        assert evaluate(word, images, **QUICK).content["settings"]["eps"] == 8 / 255
+
+
+def test_arrays_do_not_say_how_far_they_may_be_changed(trained: Path) -> None:
+    pixels = digits()
+    pair = pixels.table.images, pixels.table.labels
+    with pytest.raises(HoldfastError, match="give eps"):
+        evaluate(trained, pair, **QUICK)
+    assert evaluate(trained, pair, eps=0.1, **QUICK).content["settings"]["eps"] == 0.1
+    assert evaluate(trained, pair, "benign", quiet=True, device="cpu").verdict == "unchecked"
 
 
 def test_a_result_says_how_the_model_was_trained_and_what_that_cost(trained: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("evaluations"))
-    model = evaluate_run(folder, "benign", quiet=True, device="cpu").content["model"]
+    model = evaluate(folder, None, "benign", quiet=True, device="cpu").content["model"]
     lines = Run(trained).steps()
     assert len(lines) == 4
     assert model["seed"] == 0

@@ -7,12 +7,14 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from holdfast.attacks import ATTACKS, Square
+from holdfast.attacks import ATTACKS
+from holdfast.attacks.base import Attacked
+from holdfast.core.gallery import Queries
+from holdfast.core.gradients import Square
 from holdfast.core.pgd import BALLS, PGD, crossing
-from holdfast.evaluation.runner import Attacked, Campaign, Target, carry_out, take
+from holdfast.evaluation.runner import Campaign, Target, attack_batch
 from holdfast.evaluation.settings import Budget
 from holdfast.metrics.collapse import collapsed, gauges
-from holdfast.metrics.retrieval import Queries
 
 STEPS = 5
 """Steps of the probe; the strong probe takes twice as many, from two places."""
@@ -32,7 +34,7 @@ class Trial:
 
     @cached_property
     def queries(self) -> Queries:
-        return take(self.target.system.queries, self.rows)
+        return self.target.system.queries.take(self.rows)
 
     @property
     def differentiable(self) -> bool:
@@ -85,7 +87,7 @@ class Trial:
     def attack(self, name: str, pgd: PGD, part: slice = slice(None)) -> Attacked:
         attack, rows = ATTACKS[name], self.rows[part]
         draws = Campaign("checks", attack, pgd, rows, self.budget.seed).draws(self.target, rows)
-        attacked = carry_out(attack, self.target, rows, pgd, draws=draws)
+        attacked = attack_batch(attack, self.target, rows, pgd, draws=draws)
         moved = pgd.ball.norm(attacked.images - attacked.clean).amax()
         low, high = attacked.images.aminmax()
         beyond = (moved.item() - pgd.ball.eps) / max(1, pgd.ball.eps)
@@ -141,6 +143,6 @@ class Trial:
 
 def attackable(target: Target, rows: Tensor) -> Tensor:
     """The rows of queries that the gallery holds a match and a non-match of."""
-    queries, items = take(target.system.queries, rows), target.system.items
+    queries, items = target.system.queries.take(rows), target.system.items
     same = queries.labels[:, None] == items.labels
     return rows[(same & ~items.own(queries.ids)).any(1) & ~same.all(1)]

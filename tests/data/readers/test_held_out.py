@@ -7,22 +7,7 @@ import pytest
 
 from holdfast.data import Table, held_out, load, query_gallery
 from holdfast.util.errors import HoldfastError
-
-
-def touch(*paths: Path) -> None:
-    """Empty files: readers look at names only."""
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
-
-
-def shown(table: Table) -> dict[str, list[str]]:
-    """Class name to file names."""
-    found: dict[str, list[str]] = {}
-    for i, label in enumerate(table.labels):
-        found.setdefault(table.classes[label], []).append(Path(table.name_of(i)).name)
-    return found
-
+from tests.helpers.trees import shown, touch
 
 # ---- folder ---------------------------------------------------------------------------------------------------------
 
@@ -61,12 +46,7 @@ def test_one_class_is_enough_but_one_image_per_class_is_not(tmp_path: Path) -> N
     assert shown(held_out("folder", tmp_path)) == {"a": ["0.jpg", "1.jpg"]}
 
 
-def test_folders_that_cannot_be_meant(tmp_path: Path) -> None:
-    touch(tmp_path / "photos" / "a" / "0.jpg")
-    with pytest.raises(HoldfastError, match=r"no folder .*photoz; did you mean .*photos"):
-        held_out("folder", tmp_path / "photoz")
-    with pytest.raises(HoldfastError, match=r"photos holds folders of images, not images; give .*photos"):
-        held_out("folder", tmp_path)
+def test_a_test_folder_must_be_there_and_hold_classes(tmp_path: Path) -> None:
     touch(tmp_path / "half" / "train" / "a" / "0.jpg")
     with pytest.raises(HoldfastError, match=r"half/test is missing"):
         held_out("folder", tmp_path / "half")
@@ -108,9 +88,6 @@ def test_without_a_split_column_every_row_is_a_test_row(tmp_path: Path) -> None:
         ("label,path,Split\n1,0.jpg,train\n", "has a column 'Split' but none called 'split'"),
         ("label,path,splits\n1,0.jpg,train\n", "has a column 'splits' but none called 'split'"),
         ("label,path,split\n1,0.jpg,train\n2,1.jpg,train\n", "no test rows: the split of all 2 is 'train'"),
-        ("label,path,split\n1,0.jpg,tset\n", "line 2: 'tset'; did you mean 'test'"),
-        ("label,Path\n1,0.jpg\n", "no column 'path'; its header is 'label,Path'; did you mean 'Path'"),
-        ("label,path\n1,0.jpg\n1,9.jpg\n", r"1 of 2 images are missing, the first is .*9\.jpg"),
         ("label,path\n1,0.jpg\n2,1.jpg\n", "none of the 2 queries has another gallery image"),
         ("label,path,is_query\n1,0.jpg,0\n1,1.jpg,0\n", "nothing to evaluate"),
     ],
@@ -120,15 +97,10 @@ def test_mistakes_in_a_csv_are_named(tmp_path: Path, text: str, message: str) ->
         held_out("csv", listed(tmp_path, text))
 
 
-def test_other_sets_are_their_own_test_split(tmp_path: Path) -> None:
+def test_other_sets_are_their_own_test_split() -> None:
     table, expected = held_out("digits", None), load("digits").test()
     assert np.array_equal(np.asarray(table.images), np.asarray(expected.images))
     assert np.array_equal(table.labels, expected.labels)
-    for name in ("folder", "csv"):
-        with pytest.raises(HoldfastError, match=f"{name!r} needs the folder its files lie in"):
-            held_out(name, None)
-    with pytest.raises(HoldfastError, match="did you mean 'folder'"):
-        held_out("foldr", tmp_path)
 
 
 # ---- two lists ------------------------------------------------------------------------------------------------------
@@ -180,12 +152,7 @@ GOOD = "path,label\n0.jpg,cat\n1.jpg,cat\n"
 @pytest.mark.parametrize(
     ("queries", "gallery", "message"),
     [
-        ("path,label\n", GOOD, r"q\.csv has no rows"),
-        (GOOD, "path,label\n", r"g\.csv has no rows"),
-        ("", GOOD, r"q\.csv has no column 'path'"),
         (GOOD, "path,labels\n0.jpg,cat\n", r"g\.csv has no column 'label'.*; did you mean 'labels'"),
-        ("path,label\n7.jpg,cat\n", GOOD, r"1 of 1 images are missing, the first is .*7\.jpg"),
-        ("path,label\n0.jpg,\n", GOOD, r"q\.csv, line 2: label and path must be given"),
         (GOOD, GOOD + "./0.jpg,cat\n", r"g\.csv, lines 2 and 4: .*0\.jpg is listed twice$"),
         (GOOD + "1.jpg,dog\n", GOOD, r"q\.csv, lines 3 and 4: .*1\.jpg is listed twice, as 'cat' and as 'dog'"),
         (
@@ -210,5 +177,3 @@ def test_lists_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.csv").write_bytes(b"\x89PNG\xff\xfe")
     with pytest.raises(HoldfastError, match=r"cannot read .*binary\.csv"):
         query_gallery(tmp_path / "binary.csv", path)
-    with pytest.raises(HoldfastError, match="cannot read"):
-        query_gallery(tmp_path, path)

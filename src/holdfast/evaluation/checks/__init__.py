@@ -8,9 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from holdfast.attacks import NES
+from holdfast.core.gradients import NES
 from holdfast.core.pgd import BALLS, PGD
-from holdfast.evaluation.probe import CHANGE, Trial, attackable
+from holdfast.evaluation.checks.probe import CHANGE, Trial, attackable
 from holdfast.evaluation.runner import Target
 from holdfast.evaluation.settings import Budget
 from holdfast.evaluation.words import CHECK_WORDS

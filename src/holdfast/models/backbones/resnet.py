@@ -4,10 +4,10 @@ He et al., *Deep Residual Learning for Image Recognition*, CVPR 2016. A bottlene
 convolution, as the published weights expect.
 """
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from holdfast.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
@@ -100,12 +100,17 @@ class ResNet(nn.Module):
         return z
 
 
-def _depth(
-    block: type[Basic] | type[Bottleneck], counts: tuple[int, int, int, int]
-) -> Callable[[int, int, int], nn.Module]:
-    return lambda dim, channels, size: ResNet(block, counts, dim, channels)
+def _backbone(
+    name: str, millions: int, block: type[Basic] | type[Bottleneck], counts: tuple[int, int, int, int]
+) -> Backbone:
+    return Backbone(
+        lambda dim, channels, size: ResNet(block, counts, dim, channels),
+        IMAGENET_MEAN,
+        IMAGENET_STD,
+        f"{name}, {millions} M parameters, takes ImageNet weights",
+    )
 
 
-resnet18 = _depth(Basic, (2, 2, 2, 2))
-resnet34 = _depth(Basic, (3, 4, 6, 3))
-resnet50 = _depth(Bottleneck, (3, 4, 6, 3))
+RESNET18 = _backbone("ResNet-18", 11, Basic, (2, 2, 2, 2))
+RESNET34 = _backbone("ResNet-34", 22, Basic, (3, 4, 6, 3))
+RESNET50 = _backbone("ResNet-50", 25, Bottleneck, (3, 4, 6, 3))

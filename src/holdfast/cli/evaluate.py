@@ -1,0 +1,66 @@
+"""``holdfast evaluate``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from holdfast.cli.options import AttackOptions, BatchSize, Device, ModelOptions, grouped
+
+
+@grouped
+def evaluate(  # noqa: PLR0917
+    target: ModelOptions,
+    how: AttackOptions,
+    protocol: Annotated[str, typer.Option(help="strict, cvpr22 (as published), or benign (no attack).")] = "strict",
+    published: Annotated[bool, typer.Option("--published", help="Put the result beside the published rows.")] = False,
+    attack: Annotated[list[str] | None, typer.Option(help="One attack only; repeatable. qa+:5 has 5 targets.")] = None,
+    eps_curve: Annotated[str | None, typer.Option(help="Several radii: 0,1,2,4,8/255.")] = None,
+    transfer: Annotated[str | None, typer.Option(help="The attacks see this model only.")] = None,
+    batch_size: BatchSize = 128,
+    no_checks: Annotated[
+        bool, typer.Option("--no-checks", help="Do not find out if the scores can be trusted.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder for results; by default beside the run.")] = None,
+    device: Device = None,
+) -> None:
+    """Attack a retrieval model, score it, and check whether the score can be trusted."""
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.evaluation.evaluate import evaluate as run  # noqa: PLC0415
+    from holdfast.evaluation.evaluate import results_folder  # noqa: PLC0415
+    from holdfast.evaluation.settings import parse_radii, resolve_budget  # noqa: PLC0415
+    from holdfast.report import compare  # noqa: PLC0415
+    from holdfast.report import published as published_rows  # noqa: PLC0415
+    from holdfast.util.errors import HoldfastError  # noqa: PLC0415
+
+    if how.eps is not None and eps_curve is not None:
+        raise HoldfastError("give --eps or --eps-curve, not both")
+    settings = {**how.settings(), "attacks": tuple(attack) if attack else None}
+    eps = settings.pop("eps")
+    values = [eps] if eps_curve is None else parse_radii(eps_curve)
+    model, images = target.open()
+    if published and not published_rows(images.table.name):
+        raise HoldfastError(f"--published: nothing was published for data set {images.table.name!r}")
+    for value in values:
+        resolve_budget(images.table.family, protocol, eps=value, **settings)
+    folder = results_folder(model) if target.own_images else Path("evaluations") / model.name
+    results = []
+    for i, value in enumerate(values):
+        result = run(
+            model,
+            images,
+            protocol,
+            folder=out or folder,
+            surrogate=transfer,
+            batch=batch_size,
+            checks=not no_checks and i == len(values) - 1,
+            device=device,
+            eps=value,
+            **settings,
+        )
+        results.append(result)
+    display.result(results[-1])
+    if len(results) > 1:
+        display.curve(results)
+    if published:
+        display.comparison(*compare(results[-1]))

@@ -1,0 +1,72 @@
+"""``holdfast list``: what there is to choose from."""
+
+import typer
+
+listing = typer.Typer(help="What there is to choose from.", no_args_is_help=True)
+
+
+@listing.command()
+def recipes() -> None:
+    """The training methods, by both their names."""
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.defense.recipes import RECIPES, REFERENCES  # noqa: PLC0415
+
+    rows = [[name, recipe.notation, recipe.summary, REFERENCES[recipe.method]] for name, recipe in RECIPES.items()]
+    display.table("recipes", ["name", "in the paper", "what it does", "reference"], rows)
+    print("Any source R M S D H goes with any destination; a number in [-2, 2] is a destination too: HM[S,-0.15]&ICS.")
+
+
+@listing.command()
+def datasets() -> None:
+    """The data sets and layouts that can be read."""
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.data import DATASETS  # noqa: PLC0415
+
+    rows = [[name, f"{dataset.family}-pixel", dataset.summary] for name, dataset in DATASETS.items()]
+    display.table("data sets", ["name", "default settings", "layout"], rows)
+
+
+@listing.command()
+def backbones() -> None:
+    """The networks that can be trained."""
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.models.backbones import BACKBONES  # noqa: PLC0415
+
+    rows = [[name, backbone.summary] for name, backbone in BACKBONES.items()]
+    others = [
+        ["timm:NAME", "any timm model, where timm is installed (extra: timm)"],
+        ["pkg.mod:build", "a function of your own, of dim, channels and size; also file.py:build"],
+    ]
+    display.table("backbones", ["name", ""], [*rows, *others])
+
+
+@listing.command()
+def attacks() -> None:
+    """The attacks."""
+    from holdfast.attacks import ATTACKS  # noqa: PLC0415
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.evaluation.words import ATTACK_WORDS  # noqa: PLC0415
+
+    rows = [[name, attack.side, ", ".join(attack.readings), ATTACK_WORDS[name].aim] for name, attack in ATTACKS.items()]
+    display.table("attacks", ["name", "perturbs", "scores", "what it does"], rows)
+
+
+@listing.command()
+def zoo() -> None:
+    """The trained embedders that come with a checkout; zoo:NAME stands for one wherever a model is named."""
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.export.source import results_of  # noqa: PLC0415
+    from holdfast.models.zoo import find, home, names  # noqa: PLC0415
+    from holdfast.report.tables import format_number  # noqa: PLC0415
+    from holdfast.runs.folder import Run  # noqa: PLC0415
+
+    rows = []
+    for name in names():
+        run = Run(find(name))
+        config, results = run.config(), results_of(run, "last")
+        figures = {key: results[0].number(key) if results else None for key in ("R@1", "ERS")}
+        shown = ["–" if value is None else format_number(key, value) for key, value in figures.items()]
+        verdict = results[0].verdict if results else "not evaluated"
+        size = (run.folder / "model.safetensors").stat().st_size
+        rows.append([f"zoo:{name}", config.data.name, config.recipe, *shown, verdict, f"{size / 1e6:.1f} MB"])
+    display.table(f"the zoo in {home()}", ["name", "data", "recipe", "R@1", "ERS", "verdict", "weights"], rows)

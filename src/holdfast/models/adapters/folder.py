@@ -1,0 +1,50 @@
+"""What holdfast wrote: a run folder, ``zoo:NAME``, an embedder's folder, or an embedder on the Hub."""
+
+from pathlib import Path
+
+from holdfast.data import DATASETS
+from holdfast.models import hub
+from holdfast.models.adapters.base import OpenedModel, named
+from holdfast.models.embedder import Embedder
+from holdfast.models.preprocessing import Preprocessing
+from holdfast.runs.config import Config, decisive
+from holdfast.runs.folder import Run
+from holdfast.util.errors import HoldfastError
+from holdfast.util.imports import CUSTOM
+
+
+def open_folder(word: str | Path, weights: Path | None = None, best: bool = False) -> OpenedModel:
+    """A run folder is opened with its settings and its cost, ``RUN/best`` with the weights of its best validation.
+
+    Raises HoldfastError where there is nothing to open, or it is damaged.
+    """
+    if weights is not None:
+        raise HoldfastError(f"{word} brings its own weights; leave out {weights}")
+    folder = hub.located(word)
+    run = Run(folder.parent if folder.name == "best" else folder)
+    if run.config_file.exists():
+        return _run(run, best or folder.name == "best", str(word))
+    embedder = Embedder.from_pretrained(word)
+    own = Preprocessing(embedder.config.size, channels=embedder.config.channels)
+    return named(str(word), embedder, None, own)
+
+
+def preprocessing_of(config: Config) -> Preprocessing:
+    """How the embedder of a run was shown its images."""
+    data = config.data
+    return Preprocessing(data.size, data.resize, DATASETS[data.name].channels)
+
+
+def _run(run: Run, best: bool, word: str) -> OpenedModel:
+    config = run.config()
+    about = {
+        "recipe": config.recipe,
+        "backbone": config.model.backbone,
+        "weights": "best" if best else "last",
+        "training_steps": None if config.recipe == CUSTOM else config.pgd.steps,
+        "seed": config.seed,
+        "training": {"settings": decisive(config), **run.cost()},
+    }
+    name = run.folder.resolve().name + ("/best" if best else "")
+    embedder = Embedder.from_pretrained(run.weights(best))
+    return OpenedModel(embedder, name, about, preprocessing_of(config), run.folder, word)

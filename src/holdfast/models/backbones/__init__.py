@@ -1,0 +1,32 @@
+"""Networks by name: one file each, and one line in :data:`BACKBONES`."""
+
+from holdfast.models.backbones import c2f2, custom, resnet, timm
+from holdfast.models.backbones.base import Backbone
+from holdfast.util.errors import HoldfastError, unknown
+from holdfast.util.imports import CUSTOM, FORMS, is_spec
+
+BACKBONES: dict[str, Backbone] = {
+    "c2f2": c2f2.BACKBONE,
+    "resnet18": resnet.RESNET18,
+    "resnet34": resnet.RESNET34,
+    "resnet50": resnet.RESNET50,
+}
+
+
+def is_code(name: str) -> bool:
+    """Whether ``name`` stands for a function of the user's own, which is run to build the network."""
+    return is_spec(name) and not name.startswith("timm:")
+
+
+def find_backbone(name: str) -> Backbone:
+    """The backbone called ``name``: one of :data:`BACKBONES`, ``timm:NAME`` where timm is installed, or a function
+    ``build(dim, channels, size)`` of your own, ``package.module:build`` or ``path/to/file.py:build``."""
+    if name in BACKBONES:
+        return BACKBONES[name]
+    if name.startswith("timm:"):
+        return timm.named(name.removeprefix("timm:"))
+    if name == CUSTOM:
+        raise HoldfastError(f"backbone {name!r} stands for a module: give it again, as backbone=…")
+    if is_code(name):
+        return custom.named(name)
+    raise unknown("backbone", name, [*BACKBONES, "timm:NAME", FORMS])

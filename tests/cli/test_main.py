@@ -1,0 +1,96 @@
+"""The command line as a whole: torch only when it is needed, one line for what cannot work, mistakes in the open."""
+
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from holdfast.runs.config import Config
+from tests.conftest import Call, Refuse
+
+
+def test_help_imports_no_torch() -> None:
+    code = """
+import sys
+from holdfast.cli import main
+for arguments in (["--help"], ["train", "--help"], ["evaluate", "--help"], ["report", "--help"]):
+    try:
+        main(arguments)
+    except SystemExit as stop:
+        assert not stop.code
+heavy = {"torch", "numpy", "sklearn", "scipy", "PIL"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for option in ("--recipe", "--data", "--root", "--set", "--resume", "--verify", "--best"):
+        assert option in done.stdout
+
+
+def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["holdfast", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            runpy.run_module("holdfast", run_name="__main__", alter_sys=True)
+        return int(stop.value.code or 0), *capsys.readouterr()
+
+    status, out, _ = run("--help")
+    assert status == 0
+    for verb in ("train", "evaluate", "attack", "report", "list", "doctor"):
+        assert re.search(rf"^  {verb} ", out, re.MULTILINE)
+    status, out, err = run("train", "--data", "digitz")
+    assert (status, out) == (2, "")
+    assert err.startswith("holdfast: unknown data set 'digitz'; did you mean 'digits'?")
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"), [(["train", "--bogus"], "No such option: --bogus"), (["evalute"], "No such command")]
+)
+def test_a_command_written_wrongly(arguments: list[str], told: str, call: Call) -> None:
+    status, out, err = call(*arguments)
+    assert (status, out) == (2, "")
+    assert told in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 30 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried\nto"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+    ids=["python", "cpu", "gpu"],
+)
+def test_too_little_memory_is_one_line(
+    error: Exception, refused: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(config: Config, *_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("holdfast.training.loop.train", fails)
+    assert "batch.pairs" in refused("train", "--data", "digits", "--out", tmp_path / "run")
+
+
+def test_a_mistake_in_the_code_is_not_hidden(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(config: Config, *_: Any, **__: Any) -> None:
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr("holdfast.training.loop.train", fails)
+    with pytest.raises(RuntimeError, match="mat1"):
+        call("train", "--data", "digits", "--out", tmp_path / "run")
+
+
+def test_an_interrupt_ends_quietly(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("holdfast.training.loop.train", interrupted)
+    status, _, err = call("train", "--data", "digits", "--out", tmp_path / "run")
+    assert status in (1, 130)
+    assert "Traceback" not in err

@@ -1,0 +1,98 @@
+"""Images that come as arrays: the files of MNIST, what is wrong with them in words, and the bundled digits."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from holdfast.data import load
+from holdfast.util.errors import HoldfastError
+
+
+def ubyte(root: Path, sizes: tuple[int, int] = (6, 4), zipped: bool = True) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for part, n in zip(("train", "t10k"), sizes, strict=True):
+        images = struct.pack(">4I", 2051, n, 3, 2) + bytes(range(n * 6))
+        labels = struct.pack(">2I", 2049, n) + bytes(i % 2 for i in range(n))
+        for name, data in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
+            (root / (name + ".gz" if zipped else name)).write_bytes(gzip.compress(data) if zipped else data)
+    return root
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize("inside", ["", "raw"])
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_ubyte_files_gzipped_or_not_in_the_root_or_in_raw(tmp_path: Path, zipped: bool, inside: str, name: str) -> None:
+    ubyte(tmp_path / inside, zipped=zipped)
+    table = load(name, tmp_path)
+    assert isinstance(table.images, np.ndarray)
+    assert table.images.shape == (10, 3, 2)
+    assert table.images[1].tolist() == [[6, 7], [8, 9], [10, 11]]
+    assert table.labels.tolist() == [0, 1, 0, 1, 0, 1, 0, 1, 0, 1]
+    assert table.split.tolist() == ["train"] * 6 + ["test"] * 4
+    assert table.name_of(7) == f"{name} test[1]"
+    assert len(table.classes) == 10
+
+
+def test_damaged_ubyte_files_are_named(tmp_path: Path) -> None:
+    plain, zipped = ubyte(tmp_path / "plain", zipped=False), ubyte(tmp_path / "zipped")
+    images = plain / "t10k-images-idx3-ubyte"
+    whole = images.read_bytes()
+    images.write_bytes(whole[:-1])
+    with pytest.raises(HoldfastError, match="t10k-images-idx3-ubyte is truncated: 39 bytes, its header says 40"):
+        load("mnist", plain)
+    images.write_bytes(whole + b"x")
+    with pytest.raises(HoldfastError, match="too long"):
+        load("mnist", plain)
+    images.write_bytes(whole[:9])
+    with pytest.raises(HoldfastError, match="the header alone has 16"):
+        load("mnist", plain)
+    images.write_bytes((plain / "train-labels-idx1-ubyte").read_bytes() + bytes(8))
+    with pytest.raises(HoldfastError, match="is no images file: magic number 2049, not 2051"):
+        load("mnist", plain)
+    images.unlink()
+    with pytest.raises(HoldfastError, match=r"t10k-images-idx3-ubyte is missing, and so is .*\.gz"):
+        load("mnist", plain)
+
+    labels = zipped / "train-labels-idx1-ubyte.gz"
+    compressed = labels.read_bytes()
+    labels.write_bytes(compressed[:-9])
+    with pytest.raises(HoldfastError, match=r"train-labels-idx1-ubyte\.gz is truncated"):
+        load("mnist", zipped)
+    labels.write_bytes(b"not gzip at all")
+    with pytest.raises(HoldfastError, match=r"cannot read .*train-labels"):
+        load("mnist", zipped)
+    labels.write_bytes(gzip.compress(struct.pack(">2I", 2049, 5) + bytes(5)))
+    with pytest.raises(HoldfastError, match="6 train images but 5 train labels"):
+        load("mnist", zipped)
+
+
+@pytest.mark.parametrize(("given", "lies"), [("", "a/b"), ("a/b/c", "a/b")])
+def test_a_root_too_high_or_too_low_is_told_where_the_files_lie(tmp_path: Path, given: str, lies: str) -> None:
+    ubyte(tmp_path / lies)
+    (tmp_path / given).mkdir(exist_ok=True)
+    with pytest.raises(HoldfastError, match=f"it lies in .*{lies}: give that folder instead"):
+        load("mnist", tmp_path / given)
+
+
+def test_digits_are_split_in_proportion_and_always_alike() -> None:
+    table = load("digits")
+    assert isinstance(table.images, np.ndarray)
+    assert table.images.shape == (1797, 8, 8)
+    assert (table.images.min(), table.images.max()) == (0, 255)
+    train = table.split == "train"
+    assert train.sum() == 1000
+    assert (~train).sum() == 797
+    share = np.bincount(table.labels[train]) / np.bincount(table.labels)
+    assert np.abs(share - 1000 / 1797).max() < 0.005
+    assert (table.images == load("digits").images).all()
+    assert table.labels[:12].tolist() == load("digits").train().labels[:12].tolist()
+
+
+def test_real_fashion_mnist(real_data: Path) -> None:
+    table = load("fashion-mnist", real_data / "fashion-mnist")
+    assert (len(table.train()), len(table.test())) == (60000, 10000)
+    assert np.bincount(table.labels).tolist() == [7000] * 10
+    assert table.classes[table.labels[0]] == "Ankle boot"
