@@ -1,13 +1,10 @@
 """Records of an evaluation: what a kill may leave on disk, and what is made of it."""
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from holdfast.evaluation.records import Record, Records
-from holdfast.util.atomic import append_lines, read_lines, rewrite_lines
 from holdfast.util.errors import HoldfastError
 from tests.helpers.tiny import rows, snapshot
 
@@ -94,31 +91,3 @@ def test_fewer_records_than_counted_are_an_error_that_says_what_to_do(damage: st
     with pytest.raises(HoldfastError, match=r"es\.jsonl holds [03] records, but .*costs\.jsonl counts 4; remove"):
         Records(tmp_path)
     assert snapshot(tmp_path) == left
-
-
-@pytest.mark.parametrize("content", [b'{"attack": "es"\n', b"\xff\xfe\n", b"\0\0\0\n"])
-def test_a_damaged_line_is_an_error_that_names_its_file(content: bytes, tmp_path: Path) -> None:
-    filled(tmp_path)
-    (tmp_path / "costs.jsonl").write_bytes(content)
-    with pytest.raises(HoldfastError, match=r"costs\.jsonl is damaged; remove .* to start over") as caught:
-        Records(tmp_path)
-    assert "\n" not in str(caught.value)
-
-
-def test_numbers_survive_the_file(tmp_path: Path) -> None:
-    """So that a resumed evaluation computes from the same numbers as one in a single go."""
-    values: list[dict[str, Any]] = [{"x": value} for value in (0.1, 1 / 3, 1e-6, 100.0, -0.333333, 123456.654321)]
-    append_lines(tmp_path / "a", values)
-    assert read_lines(tmp_path / "a") == values
-
-
-def test_rewriting_replaces_only_what_differs(tmp_path: Path) -> None:
-    file = tmp_path / "a"
-    append_lines(file, batch(0, 3))
-    inode = file.stat().st_ino
-    rewrite_lines(file, batch(0, 3))
-    assert file.stat().st_ino == inode
-    rewrite_lines(file, batch(0, 1))
-    assert [json.loads(line) for line in file.read_text().splitlines()] == batch(0, 1)
-    rewrite_lines(tmp_path / "absent", batch(0, 1))
-    assert sorted(snapshot(tmp_path)) == ["a"]

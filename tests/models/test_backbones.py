@@ -55,29 +55,6 @@ def test_resnets_have_the_published_number_of_parameters(name: str, weights: int
     assert len(network.state_dict()) == entries
 
 
-@pytest.mark.parametrize(
-    ("name", "parameter", "shape"),
-    [
-        ("resnet18", "conv1.weight", (64, 3, 7, 7)),
-        ("resnet18", "bn1.running_var", (64,)),
-        ("resnet18", "layer1.0.conv1.weight", (64, 64, 3, 3)),
-        ("resnet18", "layer2.0.downsample.0.weight", (128, 64, 1, 1)),
-        ("resnet18", "layer2.0.downsample.1.num_batches_tracked", ()),
-        ("resnet18", "layer4.1.bn2.bias", (512,)),
-        ("resnet18", "fc.weight", (1000, 512)),
-        ("resnet34", "layer3.5.conv2.weight", (256, 256, 3, 3)),
-        ("resnet50", "layer1.0.downsample.0.weight", (256, 64, 1, 1)),
-        ("resnet50", "layer3.0.conv1.weight", (256, 512, 1, 1)),
-        ("resnet50", "layer4.2.conv3.weight", (2048, 512, 1, 1)),
-        ("resnet50", "fc.weight", (1000, 2048)),
-    ],
-)
-def test_resnets_use_the_usual_names(name: str, parameter: str, shape: tuple[int, ...]) -> None:
-    state = build(name, dim=1000, channels=3, size=224).state_dict()
-    assert state[parameter].shape == shape
-    assert "layer1.1.downsample.0.weight" not in state
-
-
 def by_names(state: dict[str, Tensor], x: Tensor) -> Tensor:
     """A ResNet computed from nothing but the names and shapes of its tensors, in evaluation mode."""
 

@@ -1,26 +1,47 @@
-"""Networks from timm, in an environment of their own: ``make test-timm``.
+"""Networks and models from timm by name: ``make test-timm``, in an environment of their own.
 
 timm imports torchvision, and torchvision's wheel registers its operators with a CUDA build of torch only. Defining the
 two operator schemas it asks for makes its import succeed on a CPU build; no test uses the operators.
 """
 
+from importlib import import_module
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from holdfast.core.pgd import PGD, LInf
 from holdfast.defense.recipes import parse
 from holdfast.models.embedder import Embedder, EmbedderConfig
+from holdfast.models.open import open_model
+from holdfast.models.wrapped import Subject
 from holdfast.util.errors import HoldfastError
 
 if find_spec("timm") is None:
     pytest.skip("timm is not installed here; make test-timm runs these", allow_module_level=True)
 
-OPERATORS = torch.library.Library("torchvision", "FRAGMENT")
-for name in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, name):
-        OPERATORS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+OPERATORS: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+for operator in ("nms", "qnms"):
+    if not hasattr(torch.ops.torchvision, operator):
+        OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+
+timm: Any = import_module("timm")
+
+MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+
+
+def network(classes: int = 7) -> nn.Module:
+    torch.manual_seed(0)
+    made: nn.Module = timm.create_model("resnet18", num_classes=classes)
+    return made.eval()
+
+
+def saved(path: Path, state: dict[str, Tensor]) -> Path:
+    torch.save(state, path)
+    return path
 
 
 @pytest.mark.parametrize("name", ["timm:resnet18", "timm:vit_tiny_patch16_224", "timm:mobilenetv3_small_050"])
@@ -37,6 +58,56 @@ def test_mean_and_std_are_the_network_s_own() -> None:
     assert Embedder(EmbedderConfig("timm:vit_tiny_patch16_224", dim=8)).mean.flatten().tolist() == [0.5, 0.5, 0.5]
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("classes", [0, 7, 1000])
+def test_a_file_of_weights_with_any_classifier(tmp_path: Path, classes: int, prefix: str) -> None:
+    whole = network(classes)
+    file = saved(tmp_path / "w.pth", {prefix + name: value for name, value in whole.state_dict().items()})
+    model, images = open_model("timm:resnet18", weights=file).embed, torch.rand(4, 3, 64, 64)
+    whole.reset_classifier(0)  # type: ignore[operator]
+    expected = whole((images - MEAN[:, None, None]) / STD[:, None, None])
+    torch.testing.assert_close(model(images), expected)
+    subject = Subject(model)
+    subject.examine(images)
+    assert subject.faults == []
+    assert subject.differentiable
+    assert subject.remarks == ["outputs were not of unit length: holdfast normalised them"]
+
+
+@pytest.mark.parametrize(
+    ("drop", "add", "message"),
+    [
+        ("layer4.1.conv2.weight", "", r"1 missing \(layer4.1.conv2.weight\)"),
+        ("", "layer1.fc.weight", r"1 unexpected \(layer1.fc.weight\)"),
+        ("", "fcc.weight", r"1 unexpected \(fcc.weight\)"),
+    ],
+)
+def test_only_the_classifier_may_differ(tmp_path: Path, drop: str, add: str, message: str) -> None:
+    state = {name: value for name, value in network().state_dict().items() if name != drop}
+    if add:
+        state[add] = torch.zeros(2)
+    with pytest.raises(HoldfastError, match=message):
+        open_model("timm:resnet18", weights=saved(tmp_path / "w.pth", state)).embed
+
+
+def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*_: object, **__: object) -> None:
+        raise ConnectionError("no route to host\nand more")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", unreachable)
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_url", unreachable)
+    with pytest.raises(HoldfastError, match=r"no route to host\).*--weights"):
+        open_model("timm:resnet18")
+
+
+def test_a_network_without_pretrained_weights_is_not_left_random() -> None:
+    without = next(name for name in timm.list_models() if not timm.get_pretrained_cfg(name).has_weights)
+    with pytest.raises(HoldfastError, match=f"no pretrained weights of {without}.*--weights"):
+        open_model(f"timm:{without}")
+
+
 def test_an_unknown_network_names_the_nearest() -> None:
     with pytest.raises(HoldfastError, match="resnet18"):
         Embedder(EmbedderConfig("timm:resnet1888", dim=8))
+    with pytest.raises(HoldfastError, match="did you mean timm:resnet18"):
+        open_model("timm:resnet1888")
