@@ -87,7 +87,7 @@ def test_only_the_classifier_may_differ(tmp_path: Path, drop: str, add: str, mes
     if add:
         state[add] = torch.zeros(2)
     with pytest.raises(HoldfastError, match=message):
-        open_model("timm:resnet18", weights=saved(tmp_path / "w.pth", state)).embed
+        open_model("timm:resnet18", weights=saved(tmp_path / "w.pth", state))
 
 
 def test_pretrained_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
