@@ -15,7 +15,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from holdfast import PGD, SAMPLERS, LInf, resolve, train
+from holdfast import PGD, SAMPLERS, LInf, resolve_config, train
 from holdfast.attacks.shift import HEADSTART
 from holdfast.core.objectives import Objective, ShiftEmbedding
 from holdfast.core.samplers import Sampler
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--out", type=Path, required=True, help="run folder")
     arguments = parser.parse_args()
-    config = resolve(SETTINGS, {"optim.epochs": arguments.epochs, "validation.every": arguments.epochs})
+    config = resolve_config(SETTINGS, {"optim.epochs": arguments.epochs, "validation.every": arguments.epochs})
     pgd = PGD(LInf(config.pgd.eps), config.pgd.step, config.pgd.steps)
     defense = HeadStart(SAMPLERS["R"], Learning(config.loss.margin), pgd)
     train(config, arguments.out, defense=defense, resume=True, device="cpu")

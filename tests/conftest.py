@@ -10,7 +10,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from holdfast.cli import main
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 
 Call = Callable[..., tuple[int, str, str]]
@@ -36,7 +36,7 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps on digits; tests that change it, or evaluate it, take a copy."""
     folder = tmp_path_factory.mktemp("session") / "digits"
     settings = {"recipe": "hm-s-lga", "model.dim": 8, "batch.pairs": 100, "steps": 2, "pgd.steps": 1}
-    train(resolve(settings, {"validation.every": 0}), folder, quiet=True)
+    train(resolve_config(settings, {"validation.every": 0}), folder, quiet=True)
     return folder
 
 

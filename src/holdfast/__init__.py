@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from holdfast.core.triplets import Triplets, hardness
     from holdfast.data import DATASETS, Loader, PairBatches, Pixels, Table, held_out, load, query_gallery
     from holdfast.defense.base import Defense, Step
-    from holdfast.defense.recipes import RECIPES, Recipe, Strength, parse
+    from holdfast.defense.recipes import RECIPES, LossConfig, Recipe, parse
     from holdfast.evaluation.evaluate import attack, evaluate
     from holdfast.evaluation.protocols import PROTOCOLS, ers
     from holdfast.evaluation.result import Result
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from holdfast.models.embedder import Embedder, EmbedderConfig
     from holdfast.models.open import open_model
     from holdfast.models.preprocessing import Preprocessing
-    from holdfast.runs.config import Config, resolve
+    from holdfast.runs.config import Config, resolve_config
     from holdfast.search.index import Index
     from holdfast.training.loop import train
     from holdfast.util.errors import HoldfastError

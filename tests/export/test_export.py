@@ -23,7 +23,7 @@ from holdfast.export.source import Source, open_run, standing
 from holdfast.export.verify import apart, compared, made, score
 from holdfast.models import backbones
 from holdfast.models.embedder import Embedder, EmbedderConfig
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
 from tests.conftest import Call, Refuse
@@ -38,7 +38,7 @@ def source(config: EmbedderConfig = GRAY) -> Source:
     torch.manual_seed(0)
     model = Embedder(config)
     model(torch.rand(8, config.channels, config.size, config.size))
-    return Source(standing(model), "mine", resolve({"data.name": "digits"}), "last", (), {}, True)
+    return Source(standing(model), "mine", resolve_config({"data.name": "digits"}), "last", (), {}, True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -230,7 +230,7 @@ def test_an_exported_folder_is_exported_again_and_keeps_what_lies_there(run: Pat
     [("data/photos", "data/photos"), ("/data/photos", None), ("data/../../photos", None), (None, None)],
 )
 def test_settings_keep_only_a_path_below_the_working_folder(root: str | None, told: str | None) -> None:
-    assert portable(resolve({"data": {"name": "folder", "root": root}})).data.root == told
+    assert portable(resolve_config({"data": {"name": "folder", "root": root}})).data.root == told
 
 
 def test_nothing_tells_where_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
@@ -241,7 +241,7 @@ def test_nothing_tells_where_it_was_made(tmp_path: Path, monkeypatch: pytest.Mon
     given = {"data.name": "folder", "data.root": str(root), "data.size": 8, "data.resize": 8, "model.dim": 4}
     given |= {"recipe": "none-r", "model.backbone": "c2f2", "model.weights": str(weights), "batch.pairs": 2, "steps": 1}
     run = tmp_path / "run"
-    train(resolve(given, {"validation.every": 0}), run, quiet=True)
+    train(resolve_config(given, {"validation.every": 0}), run, quiet=True)
     words = ["evaluate", str(run), f"--root={root}", "--steps", "1", "--max-queries", "2", "--no-checks"]
     monkeypatch.setattr(sys, "argv", ["holdfast", *words])
     assert call(*words)[0] == 0

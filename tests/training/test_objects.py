@@ -19,7 +19,7 @@ from holdfast.evaluation.evaluate import evaluate
 from holdfast.explorer.scene import open_scene
 from holdfast.models.backbones import find_backbone
 from holdfast.models.embedder import Embedder
-from holdfast.runs.config import Config, read_yaml, resolve
+from holdfast.runs.config import Config, read_yaml, resolve_config
 from holdfast.runs.folder import Run
 from holdfast.training.build import pgd_of
 from holdfast.training.loop import train
@@ -39,7 +39,7 @@ SMALL: dict[str, Any] = {
 
 
 def settings(**changes: Any) -> Config:
-    return resolve(SMALL, {key.replace("__", "."): value for key, value in changes.items()})
+    return resolve_config(SMALL, {key.replace("__", "."): value for key, value in changes.items()})
 
 
 def network(dim: int = 16, seed: int = 0) -> nn.Module:
@@ -283,8 +283,8 @@ def test_the_command_line_refuses_what_only_python_can_give(refused: Refuse, tmp
 
 def test_a_custom_recipe_is_warmed_up_as_a_defense_is() -> None:
     photos = {"data.name": "folder", "data.root": "photos"}
-    assert resolve(photos, {"recipe": "custom"}).warmup == resolve(photos, {"recipe": "est-r"}).warmup
-    assert resolve(photos, {"recipe": "custom"}).warmup != resolve(photos, {"recipe": "none-r"}).warmup
+    assert resolve_config(photos, {"recipe": "custom"}).warmup == resolve_config(photos, {"recipe": "est-r"}).warmup
+    assert resolve_config(photos, {"recipe": "custom"}).warmup != resolve_config(photos, {"recipe": "none-r"}).warmup
 
 
 # --- by name, from a file of one's own
@@ -321,7 +321,7 @@ def test_a_backbone_from_a_file_trains_is_evaluated_and_resumes(
 WORKER = """
 import sys, torch
 from torch import nn
-from holdfast import resolve, train
+from holdfast import resolve_config, train
 from holdfast.util import distributed
 
 torch.set_num_threads(1)

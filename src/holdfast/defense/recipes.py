@@ -42,7 +42,7 @@ REFERENCES = {
 
 
 @dataclass(frozen=True)
-class Strength:
+class LossConfig:
     """The numbers of a recipe that are not in its name.
 
     margin: of the triplet loss (gamma). structure: weight of the intra-class term (lambda), used where the recipe
@@ -97,7 +97,7 @@ class Recipe:
         """Whether the method attacks its own training images."""
         return self.method != "none"
 
-    def build(self, pgd: PGD, strength: Strength = Strength()) -> Defense:
+    def build(self, pgd: PGD, strength: LossConfig = LossConfig()) -> Defense:
         """The defense, ready to be called. ``pgd`` is not used by a recipe that perturbs nothing."""
         samplers: dict[str, Sampler] = SAMPLERS | {"M": partial(semihard, margin=strength.margin)}
         source = samplers[self.source]
@@ -151,7 +151,7 @@ def parse(name: str) -> Recipe:
     return recipe
 
 
-def _destination(name: str, samplers: dict[str, Sampler], strength: Strength) -> Destination:
+def _destination(name: str, samplers: dict[str, Sampler], strength: LossConfig) -> Destination:
     ceiling = strength.margin if strength.ceiling is None else strength.ceiling
     if name in samplers:
         return Sampled(samplers[name])
