@@ -31,7 +31,7 @@ from holdfast.evaluation.settings import Budget, resolve_budget
 from holdfast.models.embedder import Embedder
 from holdfast.models.embedding import embed_dataset
 from holdfast.models.wrapped import Subject
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 from holdfast.util import distributed
 from holdfast.util.progress import Progress
@@ -58,7 +58,7 @@ def network(root: str | None) -> Embedder:
         return fresh()
     settings = {"data.name": "fashion-mnist", "data.root": root, "steps": TRAINED}
     with TemporaryDirectory() as folder:
-        return train(resolve(settings, {"recipe": "none-r"}), folder, device="cpu", quiet=True)
+        return train(resolve_config(settings, {"recipe": "none-r"}), folder, device="cpu", quiet=True)
 
 
 def attacked_by(embedder: Embedder, pixels: Pixels, precision: str, device: torch.device) -> Target:

@@ -41,7 +41,7 @@ from holdfast.evaluation.runner import Target
 from holdfast.evaluation.settings import resolve_budget
 from holdfast.models.embedder import Embedder
 from holdfast.models.wrapped import Subject
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.training.build import optimizer_of
 from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError
@@ -178,7 +178,7 @@ def begun(options: argparse.Namespace, device: torch.device) -> Work:
         write_digits(Path(made))
         data = {"data.name": "folder", "data.root": made, "data.size": options.size, "recipe": NAIVE}
         changes = {"batch.pairs": options.pairs, "pgd.steps": options.steps[0], "model.backbone": options.backbone}
-        work = midway(resolve(data, changes), WARMUP[options.backbone], AFTER[options.backbone], device, BF16)
+        work = midway(resolve_config(data, changes), WARMUP[options.backbone], AFTER[options.backbone], device, BF16)
     work.strengthen(SHORT)
     descent(work).replicas.clear()
     return work
@@ -237,7 +237,7 @@ def training(title: str, works: dict[str, Work], repeats: int, about: Facts) -> 
             facts[name] |= {"active_passes": active}
             pieces[f"bare {name}"] = partial(variant.under, replay(made, own.embedder, DTYPES[variant.precision]))
     seconds = interleaved(pieces, repeats, device)
-    epochs = resolve({"data.name": "cub"}).optim.epochs
+    epochs = resolve_config({"data.name": "cub"}).optim.epochs
     steps = epochs * len(PairBatches(np.arange(CUB_IMAGES) % CUB_CLASSES, pairs))
     for name in works:
         mine, update = seconds[name], seconds["update"]

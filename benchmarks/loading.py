@@ -15,7 +15,7 @@ from PIL import Image
 
 from benchmarks.side_by_side import Bar, row
 from holdfast.data import Loader, PairBatches, Pixels
-from holdfast.runs.config import Config, resolve
+from holdfast.runs.config import Config, resolve_config
 from holdfast.runs.data import table_of
 from holdfast.runs.folder import Run
 from holdfast.training.loop import train
@@ -37,7 +37,7 @@ def write_jpegs(folder: Path, per_class: int) -> None:
 
 def settings(options: argparse.Namespace, name: str, root: Path) -> Config:
     """The paper's, but for the size of the batch, no warm-up, and no validation."""
-    return resolve(
+    return resolve_config(
         {
             "recipe": "hm-s-lga-ics",
             "steps": options.steps,

@@ -23,7 +23,7 @@ from holdfast.data import Batch, Loader, PairBatches
 from holdfast.defense.base import Defense, Perturbing, Step
 from holdfast.defense.recipes import Recipe, parse
 from holdfast.models.embedder import Embedder
-from holdfast.runs.config import Config, resolve
+from holdfast.runs.config import Config, resolve_config
 from holdfast.runs.data import pixels_of, table_of
 from holdfast.training.build import embedder_of, optimizer_of, pgd_of
 from holdfast.util import distributed
@@ -114,7 +114,7 @@ def settings(size: int, root: str | None, changes: Mapping[str, Any]) -> Config:
     name = "digits" if root is None else "fashion-mnist" if size == 28 else "cub"
     eps, step = (77 / 255, 3 / 255) if size == 28 else (8 / 255, 1 / 255)
     tree = {"data.name": name, "data.root": root, "data.size": size, "pgd.eps": eps, "pgd.step": step}
-    return resolve(tree, changes)
+    return resolve_config(tree, changes)
 
 
 def midway(config: Config, warmup: int, after: int, device: torch.device = CPU, precision: str = "float32") -> Work:

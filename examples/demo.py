@@ -13,7 +13,7 @@ from holdfast import evaluate
 from holdfast.evaluation.result import SCORES, Result
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.report.tables import format_number
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 
 MODELS = {"plain": "none-r", "hardened": "hm-s-lga-ics"}
@@ -36,7 +36,7 @@ def run() -> dict[str, Result]:
     for name, recipe in MODELS.items():
         folder = Path("runs") / f"demo-{name}"
         shutil.rmtree(folder, ignore_errors=True)
-        config = resolve(SETTINGS, {"recipe": recipe})
+        config = resolve_config(SETTINGS, {"recipe": recipe})
         train(config, folder, device="cpu")
         results[name] = evaluate(folder, eps=EPS, max_queries=ATTACKED, device="cpu")
     return results

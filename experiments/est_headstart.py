@@ -16,7 +16,7 @@ from unittest.mock import patch
 
 from torch import Tensor
 
-from holdfast import resolve
+from holdfast import resolve_config
 from holdfast.attacks.shift import HEADSTART
 from holdfast.core.objectives import ShiftEmbedding
 from holdfast.defense import base as defense
@@ -45,7 +45,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = SETTINGS | {"optim.epochs": arguments.epochs, "validation.every": arguments.epochs}
     with patch.object(defense, "ShiftEmbedding", Ahead), patch.object(defense, "_off_origin", lambda pgd: pgd):
-        train(resolve(settings), arguments.out, resume=True, device="cpu")
+        train(resolve_config(settings), arguments.out, resume=True, device="cpu")
 
 
 if __name__ == "__main__":

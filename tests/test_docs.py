@@ -18,7 +18,7 @@ from holdfast.defense.recipes import parse
 from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.settings import attack_named, parse_radii, parse_radius
 from holdfast.models.backbones import find_backbone
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.util.errors import pick
 from tests.helpers.pages import DOCS, PAGES, ROOT, TYPED, anchors, blocks, commands, lines, links, words
 
@@ -106,7 +106,7 @@ def look_up(command: str) -> None:
         for value in values if isinstance(values, list | tuple) else [values]:
             look(value)
     if given.get("changes"):
-        resolve({"data.name": given["data"] or "digits"}, assignments=given["changes"])
+        resolve_config({"data.name": given["data"] or "digits"}, assignments=given["changes"])
 
 
 def parsed(arguments: list[str]) -> dict[str, Any]:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.defense.recipes import Strength, parse
+from holdfast.defense.recipes import LossConfig, parse
 from holdfast.evaluation.result import read
 from holdfast.report.published import printed
-from holdfast.runs.config import decisive, differences, resolve
+from holdfast.runs.config import decisive, differences, resolve_config
 from holdfast.sweep.plan import START, Planned, plan
 from holdfast.util.errors import HoldfastError
 
@@ -46,7 +46,7 @@ class Row:
     dataset: str
     notation: str
     eta: int | None
-    strength: Strength
+    strength: LossConfig
 
     def trained_by(self, run: Planned) -> bool:
         config = run.config
@@ -63,7 +63,7 @@ def published() -> Iterator[Row]:
     for row in printed():
         if row["recipe"] not in IMPOSSIBLE:
             dataset = row["dataset"].lower()
-            strength = resolve({"data.name": dataset}, row["training"]).loss
+            strength = resolve_config({"data.name": dataset}, row["training"]).loss
             yield Row(row["source"], dataset, row["recipe"], row["eta"], strength)
 
 
@@ -126,7 +126,7 @@ def test_fashion_has_the_same_recipes_at_any_length(planned: dict[str, list[Plan
 def test_full_files_have_the_papers_settings(stem: str, planned: dict[str, list[Planned]]) -> None:
     dataset = {"cub": "cub", "cars": "cars", "sop": "sop", "fashion": "fashion-mnist"}[stem.partition("-")[0]]
     weights = {} if stem == "fashion" else {"model.weights": WEIGHTS}
-    defaults = resolve({"data.name": dataset, **weights})
+    defaults = resolve_config({"data.name": dataset, **weights})
     for run in planned[stem]:
         changed = {line.partition(":")[0] for line in differences(defaults, run.config)}
         assert changed <= AXES | {"validation.every"}

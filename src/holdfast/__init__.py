@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from holdfast.core.triplets import Triplets, hardness
     from holdfast.data import DATASETS, Loader, PairBatches, Pixels, Table, held_out, load, query_gallery
     from holdfast.defense.base import Defense, Step
-    from holdfast.defense.recipes import RECIPES, Recipe, Strength, parse
+    from holdfast.defense.recipes import RECIPES, LossConfig, Recipe, parse
     from holdfast.evaluation.evaluate import attack, evaluate
     from holdfast.evaluation.protocols import PROTOCOLS, ers
     from holdfast.evaluation.result import Result
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from holdfast.models.embedder import Embedder, EmbedderConfig
     from holdfast.models.open import open_model
     from holdfast.models.preprocessing import Preprocessing
-    from holdfast.runs.config import Config, resolve
+    from holdfast.runs.config import Config, resolve_config
     from holdfast.search.index import Index
     from holdfast.util.errors import HoldfastError
 
@@ -32,7 +32,7 @@ __version__ = "0.1.0"
 HOMES = {
     "attacks": ("ATTACKS",),
     "evaluation.evaluate": ("attack", "evaluate"),
-    "runs.config": ("Config", "resolve"),
+    "runs.config": ("Config", "resolve_config"),
     "data": ("DATASETS", "Loader", "PairBatches", "Pixels", "Table", "held_out", "load", "query_gallery"),
     "defense.base": ("Defense", "Step"),
     "models.embedder": ("Embedder", "EmbedderConfig"),
@@ -45,7 +45,7 @@ HOMES = {
     "core.gradients": ("NES", "Square"),
     "core.pgd": ("L2", "PGD", "LInf"),
     "evaluation.protocols": ("PROTOCOLS", "ers"),
-    "defense.recipes": ("RECIPES", "Recipe", "Strength", "parse"),
+    "defense.recipes": ("RECIPES", "Recipe", "LossConfig", "parse"),
     "report": ("Result",),
     "core.samplers": ("SAMPLERS",),
     "core.triplets": ("Triplets", "hardness"),
@@ -69,6 +69,7 @@ __all__ = [
     "Index",
     "LInf",
     "Loader",
+    "LossConfig",
     "OpenedModel",
     "PairBatches",
     "Pixels",
@@ -78,7 +79,6 @@ __all__ = [
     "Result",
     "Square",
     "Step",
-    "Strength",
     "Table",
     "Triplets",
     "attack",
@@ -90,7 +90,7 @@ __all__ = [
     "open_model",
     "parse",
     "query_gallery",
-    "resolve",
+    "resolve_config",
 ]
 
 

@@ -20,7 +20,7 @@ from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.models.embedding import embed_dataset
 from holdfast.models.wrapped import Subject
 from holdfast.report import Result
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 from tests.helpers.tiny import NINE, digits, rows
 from tests.oracles import attacks as oracles
@@ -42,7 +42,7 @@ PIXELS = digits(797)
 def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
     """C2F2, trained plainly on the digits for a moment: robust scores lie between the extremes."""
     settings = {"data.name": "digits", "data.size": 8, "model.dim": 32, "optim.epochs": 4, "validation.every": 100}
-    config = resolve(settings, {"recipe": "none-r"})
+    config = resolve_config(settings, {"recipe": "none-r"})
     return train(config, tmp_path_factory.mktemp("run"), device="cpu", quiet=True).eval()
 
 

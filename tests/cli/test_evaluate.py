@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from holdfast.data import load
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 from tests.conftest import Call, Refuse
 
@@ -48,7 +48,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few steps."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     settings = {"recipe": "none-r", "model.dim": 16, "batch.pairs": 50, "steps": 10, "validation.attacked": 0}
-    train(resolve(settings), folder, quiet=True)
+    train(resolve_config(settings), folder, quiet=True)
     return folder
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from holdfast import Index, Pixels
 from holdfast.data.table import Table
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.runs.folder import Run
 from tests.conftest import Call, Refuse
 from tests.helpers import tiny
@@ -26,7 +26,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tiny.photos(place / "photos", "abcd", each=4)
     for name, seed in (("model", 0), ("other", 1), ("run", 0)):
         tiny.embedder(seed, channels=3).save_pretrained(place / name)
-    config = resolve({"data.name": "folder", "data.size": 8, "data.resize": 10, "model.backbone": "c2f2"})
+    config = resolve_config({"data.name": "folder", "data.size": 8, "data.resize": 10, "model.backbone": "c2f2"})
     Run(place / "run").config_file.write_text(config.to_yaml())
     shutil.copytree(place / "model", place / "run/best")
     return place

@@ -20,7 +20,7 @@ import yaml
 
 from holdfast.cli import main
 from holdfast.models.embedder import Embedder
-from holdfast.runs.config import Config, resolve
+from holdfast.runs.config import Config, resolve_config
 from holdfast.runs.folder import Run, State
 from tests.conftest import Call, Refuse
 from tests.helpers.tiny import photos
@@ -117,8 +117,8 @@ def test_every_option_is_handed_on(asked: Callable[..., Asked]) -> None:
 
 
 def test_train_leaves_the_files_that_the_run_folder_promises(finished: Path) -> None:
-    expected = resolve({"data.name": "digits", **SETTINGS})
-    assert resolve(yaml.safe_load((finished / "config.yaml").read_text())) == expected
+    expected = resolve_config({"data.name": "digits", **SETTINGS})
+    assert resolve_config(yaml.safe_load((finished / "config.yaml").read_text())) == expected
 
     environment = json.loads((finished / "environment.json").read_text())
     assert environment["command"] == ["holdfast", "train", "--data", "digits"]

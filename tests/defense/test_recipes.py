@@ -13,7 +13,7 @@ from holdfast.core.pgd import PGD, LInf
 from holdfast.core.samplers import Batch
 from holdfast.defense.base import AdversarialTriplets, Plain, ReachHardness, ShiftedBatch
 from holdfast.defense.destinations import Boosted, Constant, Gradual, Sampled
-from holdfast.defense.recipes import DESTINATIONS, METHODS, RECIPES, REFERENCES, SOURCES, Recipe, Strength, parse
+from holdfast.defense.recipes import DESTINATIONS, METHODS, RECIPES, REFERENCES, SOURCES, LossConfig, Recipe, parse
 from holdfast.util.errors import HoldfastError
 
 PUBLISHED = Path(report.__file__).with_name("published.csv")
@@ -104,7 +104,7 @@ def test_recipes_build_what_they_say() -> None:
     assert isinstance(parse("none-s").build(PLAIN_PGD), Plain)
     assert isinstance(parse("est-r").build(PLAIN_PGD), ShiftedBatch)
     assert parse("hm-s-m").build(PLAIN_PGD).learning.structure == 0
-    strength = Strength(margin=0.4, structure=0.05, boost=0.3)
+    strength = LossConfig(margin=0.4, structure=0.05, boost=0.3)
     built = parse("hm-s-lga-ics").build(PLAIN_PGD, strength)
     assert built.learning.margin == 0.4
     assert built.learning.structure == 0.05
@@ -126,7 +126,7 @@ def test_recipes_build_what_they_say() -> None:
     ],
 )
 def test_destinations_by_name(name: str, kind: type, attributes: dict[str, float]) -> None:
-    destination = destination_of(parse(name).build(PLAIN_PGD, Strength(margin=0.4, boost=0.3)))
+    destination = destination_of(parse(name).build(PLAIN_PGD, LossConfig(margin=0.4, boost=0.3)))
     assert isinstance(destination, kind)
     for path, value in attributes.items():
         part: object = destination
@@ -141,7 +141,7 @@ def test_semihard_triplets_take_the_margin_of_the_recipe(margin: float, negative
     angle = 2 * (torch.tensor([0.0, 0.6, 0.7, 0.9]) / 2).asin()
     z = torch.stack((angle.cos(), angle.sin()), dim=1)
     batch = Batch.of(z, torch.tensor([0, 0, 1, 1]), torch.zeros(200, dtype=torch.long))
-    defense = parse("hm-m-m").build(PLAIN_PGD, Strength(margin=margin))
+    defense = parse("hm-m-m").build(PLAIN_PGD, LossConfig(margin=margin))
     destination = destination_of(defense)
     assert isinstance(destination, Sampled)
     for sampler in (defense.source, destination.sampler):
@@ -149,7 +149,7 @@ def test_semihard_triplets_take_the_margin_of_the_recipe(margin: float, negative
 
 
 def test_the_ceiling_can_be_another_than_the_margin() -> None:
-    destination = destination_of(parse("hm-s-lga").build(PLAIN_PGD, Strength(ceiling=2.2)))
+    destination = destination_of(parse("hm-s-lga").build(PLAIN_PGD, LossConfig(ceiling=2.2)))
     assert isinstance(destination, Gradual)
     assert destination.left.ceiling == 2.2
 

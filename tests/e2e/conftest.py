@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import sync_playwright
 
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 from tests.helpers.explorer_runs import run_folder
 from tests.helpers.waiting import GUARD
@@ -38,7 +38,7 @@ def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     """Where two models are explored."""
     root = tmp_path_factory.mktemp("runs")
     settings = {"recipe": "none-r", "model.dim": 16, "batch.pairs": 100, "optim.epochs": 2, "validation.attacked": 0}
-    train(resolve(settings), root / "plain", device="cpu", quiet=True)
+    train(resolve_config(settings), root / "plain", device="cpu", quiet=True)
     folders = [str(root / "plain"), str(run_folder(root / "other", seed=1))]
     options = ["--port", "0", "--images", "200", "--device", "cpu"]
     command = [sys.executable, "-m", "holdfast", "explore", *folders, *options]

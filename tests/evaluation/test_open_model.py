@@ -19,7 +19,7 @@ from holdfast.models.embedding import embed_dataset
 from holdfast.models.open import open_model
 from holdfast.models.test_set import load_test_set
 from holdfast.report import find
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.runs.folder import Run
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
@@ -41,7 +41,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch on digits; as best weights lie others nearby."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     settings = {"recipe": "none-r", "model.dim": 16, "batch.pairs": 250, "optim.epochs": 1, "validation.attacked": 0}
-    train(resolve(settings), folder, quiet=True)
+    train(resolve_config(settings), folder, quiet=True)
     other = Embedder.from_pretrained(folder)
     torch.manual_seed(0)
     with torch.no_grad():
@@ -209,7 +209,7 @@ def on_photos(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     root = photos(place / "here", each=4)
     small = {"data.name": "folder", "data.root": str(root), "data.size": 8, "model.backbone": "c2f2", "model.dim": 4}
     quick = {"recipe": "none-r", "batch.pairs": 8, "steps": 1, "validation.attacked": 2}
-    train(resolve(small, quick), place / "run", quiet=True)
+    train(resolve_config(small, quick), place / "run", quiet=True)
     return place / "run", root
 
 

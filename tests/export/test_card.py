@@ -16,14 +16,14 @@ from holdfast.export.card import DECIMALS, card, checks, command, cost, figures,
 from holdfast.export.source import Source, open_run, standing
 from holdfast.report import Result, find
 from holdfast.report.tables import MEASURES
-from holdfast.runs.config import differences, read_yaml, resolve
+from holdfast.runs.config import differences, read_yaml, resolve_config
 from holdfast.runs.folder import Run
 from holdfast.training.loop import train
 from tests.conftest import Call
 from tests.helpers.tiny import embedder
 
 ROOT = Path(__file__).parents[2]
-SOURCE = Source(standing(embedder()), "mine", resolve({"data.name": "digits"}), "last", (), {}, True)
+SOURCE = Source(standing(embedder()), "mine", resolve_config({"data.name": "digits"}), "last", (), {}, True)
 QUICK: dict[str, Any] = {"steps": 2, "max_queries": 8, "quiet": True, "device": "cpu"}
 
 
@@ -32,7 +32,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on digits with two evaluations, one of them checked."""
     folder = tmp_path_factory.mktemp("work") / "runs" / "tiny"
     settings = {"recipe": "hm-s-lga", "model.dim": 8, "batch.pairs": 100, "steps": 2, "pgd.steps": 1}
-    train(resolve(settings, {"validation.every": 0}), folder, quiet=True)
+    train(resolve_config(settings, {"validation.every": 0}), folder, quiet=True)
     evaluate(folder, eps=0.1, **QUICK)
     evaluate(folder, None, "cvpr22", checks=False, **QUICK)
     return folder
@@ -91,7 +91,7 @@ def test_its_commands_repeat_it(run: Path, folder: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(run.parents[1])
     lines = re.findall(r"^    holdfast (.*)$", (folder / "README.md").read_text(), flags=re.MULTILINE)
     assert lines[0] == "train --config config.yaml --out runs/tiny"
-    assert differences(resolve(read_yaml(folder / "config.yaml")), Run(run).config()) == []
+    assert differences(resolve_config(read_yaml(folder / "config.yaml")), Run(run).config()) == []
     before = {result.path for result in find([run])}
     for line in lines[1:]:
         assert call(*line.split(), "--device", "cpu")[0] == 0
@@ -111,7 +111,9 @@ def test_without_evaluations_it_says_so() -> None:
 
 
 def test_what_else_there_is_to_know() -> None:
-    plain = replace(SOURCE, config=resolve({"data.name": "digits", "recipe": "none-r"}), ended=False, weights="best")
+    plain = replace(
+        SOURCE, config=resolve_config({"data.name": "digits", "recipe": "none-r"}), ended=False, weights="best"
+    )
     text = card(plain, "bfloat16")
     assert "trained **without a defense**" in text
     assert "adversary in training" not in text
@@ -119,7 +121,7 @@ def test_what_else_there_is_to_know() -> None:
     assert "the weights of the best validation" in text
     assert "stored in bfloat16, rounded" in text
     begun = {"data.name": "cub", "data.root": "x", "model.weights": "start.pth"}
-    text = card(replace(SOURCE, config=resolve(begun)))
+    text = card(replace(SOURCE, config=resolve_config(begun)))
     assert "train --config config.yaml --root DATA --weights WEIGHTS --out runs/mine" in text
     assert "pretrained weights" in text
 
@@ -180,7 +182,7 @@ def test_real_results_go_into_a_card(path: Path) -> None:
     (result,) = find([path])
     assert f"{result.number('R@1'):.1f}" in figures((result,))
     assert f"of {result.content['data']['queries']:,} queries" in threat(result)
-    assert command(result, "x", resolve({"data.name": result.dataset})).startswith(
+    assert command(result, "x", resolve_config({"data.name": result.dataset})).startswith(
         "holdfast evaluate runs/x --protocol "
     )
     assert (checks(result) == "") == (not result.content["checks"])

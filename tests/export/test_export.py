@@ -19,7 +19,7 @@ from holdfast.export.source import Source, open_run, standing
 from holdfast.export.verify import apart, compared, made, score
 from holdfast.models import backbones
 from holdfast.models.embedder import Embedder, EmbedderConfig
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
 from tests.conftest import Call, Refuse
@@ -34,7 +34,7 @@ def source(config: EmbedderConfig = GRAY) -> Source:
     torch.manual_seed(0)
     model = Embedder(config)
     model(torch.rand(8, config.channels, config.size, config.size))
-    return Source(standing(model), "mine", resolve({"data.name": "digits"}), "last", (), {}, True)
+    return Source(standing(model), "mine", resolve_config({"data.name": "digits"}), "last", (), {}, True)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of two steps on digits, with one evaluation and best weights that are others."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     settings = {"recipe": "hm-s-lga", "model.dim": 8, "batch.pairs": 100, "steps": 2, "pgd.steps": 1}
-    train(resolve(settings, {"validation.every": 0}), folder, quiet=True)
+    train(resolve_config(settings, {"validation.every": 0}), folder, quiet=True)
     evaluate(folder, **QUICK)
     embedder().save_pretrained(folder / "best")
     return folder
@@ -214,7 +214,7 @@ def test_an_exported_folder_is_exported_again_and_keeps_what_lies_there(run: Pat
     [("data/photos", "data/photos"), ("/data/photos", None), ("data/../../photos", None), (None, None)],
 )
 def test_settings_keep_only_a_path_below_the_working_folder(root: str | None, told: str | None) -> None:
-    assert portable(resolve({"data": {"name": "folder", "root": root}})).data.root == told
+    assert portable(resolve_config({"data": {"name": "folder", "root": root}})).data.root == told
 
 
 def test_nothing_tells_where_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call) -> None:
@@ -225,7 +225,7 @@ def test_nothing_tells_where_it_was_made(tmp_path: Path, monkeypatch: pytest.Mon
     given = {"data.name": "folder", "data.root": str(root), "data.size": 8, "data.resize": 8, "model.dim": 4}
     given |= {"recipe": "none-r", "model.backbone": "c2f2", "model.weights": str(weights), "batch.pairs": 2, "steps": 1}
     run = tmp_path / "run"
-    train(resolve(given, {"validation.every": 0}), run, quiet=True)
+    train(resolve_config(given, {"validation.every": 0}), run, quiet=True)
     words = ["evaluate", str(run), f"--root={root}", "--steps", "1", "--max-queries", "2", "--no-checks"]
     monkeypatch.setattr(sys, "argv", ["holdfast", *words])
     assert call(*words)[0] == 0

@@ -15,7 +15,7 @@ from holdfast.models import zoo
 from holdfast.models.embedder import Embedder
 from holdfast.models.open import open_model
 from holdfast.report import find
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
 from tests.conftest import Call, Refuse
@@ -30,7 +30,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A zoo of two entries on digits, one of them evaluated."""
     home = tmp_path_factory.mktemp("made")
     settings = {"recipe": "none-r", "model.dim": 8, "batch.pairs": 100, "steps": 2, "validation.every": 0}
-    train(resolve(settings), home / "run", quiet=True)
+    train(resolve_config(settings), home / "run", quiet=True)
     export(home / "run", "hub", home / "zoo" / "digits-raw", precision="bfloat16")
     evaluate(home / "run", **QUICK)
     export(home / "run", "hub", home / "zoo" / "digits-none-r", precision="bfloat16")

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.data import DATASETS
-from holdfast.runs.config import CHOICES, SMALLEST, Config, differences, flatten, read_yaml, resolve
+from holdfast.runs.config import CHOICES, SMALLEST, Config, differences, flatten, read_yaml, resolve_config
 from holdfast.util.errors import HoldfastError
 
 CHECKED_APART = {"data.resize", "optim.clip", "optim.ema", "loss.ceiling"}
 
 
 def settings(**changes: Any) -> Config:
-    return resolve({key.replace("__", "."): value for key, value in changes.items()})
+    return resolve_config({key.replace("__", "."): value for key, value in changes.items()})
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
@@ -57,7 +57,7 @@ def test_every_data_set_has_settings_and_digits_keep_their_size() -> None:
         assert settings(data__name=name).data.name == name
     assert settings(data__name="digits").data.size == 8
     assert settings(data__name="digits", data__size=28).data.size == 28
-    assert resolve() == settings(data__name="digits")
+    assert resolve_config() == settings(data__name="digits")
 
 
 def test_a_224_pixel_network_from_random_weights_gets_a_warm_up_and_a_larger_learning_rate() -> None:
@@ -81,26 +81,26 @@ def test_the_crop_margin_follows_the_size_unless_given(size: int, resize: int) -
 def test_later_settings_win_and_the_rest_stays() -> None:
     file = {"optim": {"lr": 1.0, "clip": 1.0, "epochs": 1}, "seed": 1}
     options = {"optim.lr": 2.0, "optim.clip": 2.0}
-    config = resolve(file, options, assignments=["optim.lr=3", "optim.lr=4"])
+    config = resolve_config(file, options, assignments=["optim.lr=3", "optim.lr=4"])
     assert (config.optim.lr, config.optim.clip, config.optim.epochs, config.seed) == (4.0, 2.0, 1, 1)
-    assert config.optim.weight_decay == resolve().optim.weight_decay
+    assert config.optim.weight_decay == resolve_config().optim.weight_decay
 
 
 def test_the_family_follows_the_data_set_that_wins() -> None:
-    config = resolve({"data": {"name": "cub"}}, {"data.name": "digits"}, assignments=["data.name=mnist"])
+    config = resolve_config({"data": {"name": "cub"}}, {"data.name": "digits"}, assignments=["data.name=mnist"])
     assert (config.data.size, config.model.backbone) == (28, "c2f2")
-    assert resolve({"data": {"name": "digits"}}, assignments=["data.name=cub"]).model.backbone == "resnet18"
+    assert resolve_config({"data": {"name": "digits"}}, assignments=["data.name=cub"]).model.backbone == "resnet18"
 
 
 def test_weights_count_whoever_gives_them() -> None:
-    assert resolve({"data.name": "cub"}, assignments=["model.weights=w.pth"]).optim.lr == 1e-5
-    assert resolve({"data.name": "cub", "model": {"weights": "w.pth"}}, {"model.weights": None}).optim.lr > 1e-5
+    assert resolve_config({"data.name": "cub"}, assignments=["model.weights=w.pth"]).optim.lr == 1e-5
+    assert resolve_config({"data.name": "cub", "model": {"weights": "w.pth"}}, {"model.weights": None}).optim.lr > 1e-5
 
 
 def test_dotted_keys_and_sections_mix() -> None:
     assert (
-        resolve({"optim.lr": 0.5, "optim": {"clip": 1}, "optim.ema": 0.5}).optim
-        == resolve({"optim": {"lr": 0.5, "clip": 1, "ema": 0.5}}).optim
+        resolve_config({"optim.lr": 0.5, "optim": {"clip": 1}, "optim.ema": 0.5}).optim
+        == resolve_config({"optim": {"lr": 0.5, "clip": 1, "ema": 0.5}}).optim
     )
 
 
@@ -109,7 +109,7 @@ def test_dotted_keys_and_sections_mix() -> None:
     [("8/255", 8 / 255), ("0.25", 0.25), ("1e-4", 1e-4), ("1", 1.0), ("0", 0.0), ("'1/4'", 0.25), ("1e-1", 0.1)],
 )
 def test_numbers_in_every_spelling(text: str, value: float) -> None:
-    read = resolve(assignments=[f"pgd.eps={text}"]).pgd.eps
+    read = resolve_config(assignments=[f"pgd.eps={text}"]).pgd.eps
     assert read == value
     assert isinstance(read, float)
 
@@ -129,7 +129,7 @@ def test_numbers_in_every_spelling(text: str, value: float) -> None:
     ],
 )
 def test_assignments(assignment: str, key: str, value: Any) -> None:
-    assert flatten(asdict(resolve(assignments=[assignment])))[key] == value
+    assert flatten(asdict(resolve_config(assignments=[assignment])))[key] == value
 
 
 VALUES: dict[str, st.SearchStrategy[Any]] = {
@@ -155,11 +155,11 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 @hypothesis.settings(deadline=None)
 @given(st.sampled_from(sorted(DATASETS)), st.fixed_dictionaries({}, optional=VALUES))
 def test_yaml_round_trip(name: str, changes: dict[str, Any]) -> None:
-    config = resolve({"data.name": name}, changes)
-    assert resolve(yaml.safe_load(config.to_yaml())) == config
+    config = resolve_config({"data.name": name}, changes)
+    assert resolve_config(yaml.safe_load(config.to_yaml())) == config
     flat = flatten(asdict(config))
     assert {key: flat[key] for key in changes} == changes
-    assert resolve(flat) == config
+    assert resolve_config(flat) == config
 
 
 def test_differences_name_what_changed() -> None:
@@ -208,7 +208,7 @@ def test_differences_name_what_changed() -> None:
 )
 def test_what_does_not_fit_is_refused(changes: dict[Any, Any], message: str) -> None:
     with pytest.raises(HoldfastError, match=message):
-        resolve(changes)
+        resolve_config(changes)
 
 
 @pytest.mark.parametrize("size", ["abc", None, float("inf"), [1], 6.4, True])
@@ -232,7 +232,7 @@ NOT_FINITE = {
 @pytest.mark.parametrize("key", ["optim.lr", "pgd.eps", "optim.clip", "optim.ema", "loss.ceiling", "save_minutes"])
 def test_numbers_are_finite(key: str, name: str) -> None:
     with pytest.raises(HoldfastError, match=re.escape(key)):
-        resolve({key: NOT_FINITE[name]})
+        resolve_config({key: NOT_FINITE[name]})
 
 
 def test_an_l2_radius_may_exceed_the_pixel_range() -> None:
@@ -242,23 +242,23 @@ def test_an_l2_radius_may_exceed_the_pixel_range() -> None:
 @pytest.mark.parametrize("key", CHOICES)
 def test_every_choice_is_held_to(key: str) -> None:
     for choice in CHOICES[key]:
-        assert flatten(asdict(resolve({key: choice})))[key] == choice
+        assert flatten(asdict(resolve_config({key: choice})))[key] == choice
     wrong = CHOICES[key][0] + "x"
     with pytest.raises(
         HoldfastError, match=rf"unknown value of {re.escape(key)} '{wrong}'.*allowed: {CHOICES[key][0]}"
     ):
-        resolve({key: wrong})
+        resolve_config({key: wrong})
 
 
 @pytest.mark.parametrize("key", SMALLEST)
 def test_every_minimum_is_held_to(key: str) -> None:
     least = SMALLEST[key]
     others = {"optim.epochs": 1, "warmup.epochs": 1}
-    assert flatten(asdict(resolve(others, {key: int(least)})))[key] == least
+    assert flatten(asdict(resolve_config(others, {key: int(least)})))[key] == least
     whole = isinstance(flatten(asdict(Config()))[key] or 0, int)
     below = int(least) - 1 if whole else least - 1e-9
     with pytest.raises(HoldfastError, match=rf"setting {re.escape(key)} is at least {least:g}, not {below}"):
-        resolve({key: below})
+        resolve_config({key: below})
 
 
 def test_every_number_has_a_bound() -> None:
@@ -271,13 +271,13 @@ def test_every_number_has_a_bound() -> None:
 @pytest.mark.parametrize("assignment", ["optim.lr", "=3", " =3", "", "optim.lr 3"])
 def test_an_assignment_needs_a_key_and_a_value(assignment: str) -> None:
     with pytest.raises(HoldfastError, match=rf"--set takes key=value.*got '{assignment}'"):
-        resolve(assignments=[assignment])
+        resolve_config(assignments=[assignment])
 
 
 @pytest.mark.parametrize("value", ["[1", "*x", "{", "2020-13-45", "!!int abc", "!!python/name:os.system"])
 def test_an_assignment_that_is_not_yaml_is_refused(value: str) -> None:
     with pytest.raises(HoldfastError, match=rf"--set steps={re.escape(value)}: the value is not YAML"):
-        resolve(assignments=[f"steps={value}"])
+        resolve_config(assignments=[f"steps={value}"])
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_a_file_that_is_absent_empty_or_a_folder(tmp_path: Path) -> None:
     with pytest.raises(HoldfastError, match=r"cannot read .*: Is a directory"):
         read_yaml(tmp_path)
     (tmp_path / "empty.yaml").write_text("# nothing\n")
-    assert resolve(read_yaml(tmp_path / "empty.yaml")) == resolve()
+    assert resolve_config(read_yaml(tmp_path / "empty.yaml")) == resolve_config()
 
 
 @given(st.recursive(st.integers(), lambda inner: st.dictionaries(st.text("ab", min_size=1, max_size=2), inner)))

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from holdfast.runs.config import HARMLESS, decisive, differences, flatten, resolve
+from holdfast.runs.config import HARMLESS, decisive, differences, flatten, resolve_config
 from holdfast.runs.folder import LIBRARIES, Run, State, environment
 from holdfast.util.errors import HoldfastError
 
-CONFIG = resolve()
+CONFIG = resolve_config()
 
 
 def begun(folder: Path, step: int = 2) -> Run:
@@ -103,14 +103,14 @@ def test_a_state_without_settings_is_not_resumed(tmp_path: Path) -> None:
 def test_a_run_is_not_resumed_with_other_settings(tmp_path: Path) -> None:
     begun(tmp_path)
     with pytest.raises(HoldfastError, match=r"other settings.*Changed: seed: 0 -> 1; optim\.lr: 0\.001 -> 0\.5"):
-        Run(tmp_path).begin(resolve({"seed": 1, "optim.lr": 0.5}), resume=True)
+        Run(tmp_path).begin(resolve_config({"seed": 1, "optim.lr": 0.5}), resume=True)
     assert Run(tmp_path).config() == CONFIG
 
 
 def test_settings_may_change_while_nothing_is_saved(tmp_path: Path) -> None:
     """A run that failed at its first step leaves nothing to be true to."""
     Run(tmp_path).begin(CONFIG, resume=False)
-    changed = resolve({"batch.pairs": 4})
+    changed = resolve_config({"batch.pairs": 4})
     assert Run(tmp_path).begin(changed, resume=True) is None
     assert Run(tmp_path).config() == changed
 
@@ -334,7 +334,7 @@ def test_a_folder_is_checked_without_a_trace(tmp_path: Path) -> None:
     with pytest.raises(HoldfastError, match="holds a run already"):
         Run(folder).check(CONFIG, resume=False)
     with pytest.raises(HoldfastError, match="Changed: seed: 0 -> 1"):
-        Run(folder).check(resolve({"seed": 1}), resume=True)
+        Run(folder).check(resolve_config({"seed": 1}), resume=True)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
@@ -346,9 +346,9 @@ def test_decisive_settings_are_all_that_can_change_the_weights() -> None:
         "tracker": "wandb",
         "stop_on_collapse": False,
     }
-    assert decisive(resolve(given)) == decisive(CONFIG)
-    assert differences(resolve(given), CONFIG) == []
-    found = decisive(resolve({"optim.lr": 0.5, "model.weights": "a.pth", "seed": 3}))
+    assert decisive(resolve_config(given)) == decisive(CONFIG)
+    assert differences(resolve_config(given), CONFIG) == []
+    found = decisive(resolve_config({"optim.lr": 0.5, "model.weights": "a.pth", "seed": 3}))
     assert (found["optim.lr"], found["model.weights"], found["seed"], found["pgd.steps"]) == (0.5, "a.pth", 3, 32)
     assert flatten(asdict(CONFIG)).keys() - found.keys() == HARMLESS
     assert json.loads(json.dumps(found)) == found

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from holdfast.report import find
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.runs.folder import Run
 from holdfast.sweep import dispatch as module
 from holdfast.sweep.dispatch import TRAIN, Board, Slot, dispatch, slots_of
@@ -475,7 +475,7 @@ def test_a_training_that_was_ended_goes_on_to_the_same_weights(
         assert names(dispatch(runs, CPU, quiet=True).done) == ["hm-s-lga-ics"]
     assert [line["step"] for line in run.steps()] == list(range(1, 9))
     assert [result.protocol for result in find([run.folder])] == ["benign"]
-    train(resolve(settings, {"recipe": "hm-s-lga-ics"}), tmp_path / "whole", quiet=True)
+    train(resolve_config(settings, {"recipe": "hm-s-lga-ics"}), tmp_path / "whole", quiet=True)
     whole, cut = Run(tmp_path / "whole").load_state(), run.load_state()
     assert cut.tensors.keys() == whole.tensors.keys()
     assert not [name for name, tensor in whole.tensors.items() if not torch.equal(tensor, cut.tensors[name])]

@@ -10,7 +10,7 @@ import typer
 
 from holdfast.cli import app
 from holdfast.evaluation.settings import Budget
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.sweep.plan import Evaluation, plan
 from holdfast.util.errors import HoldfastError
 from tests.helpers.sweep_files import PLAIN, SMALL, evaluated, leave, planned, write
@@ -38,8 +38,8 @@ def test_lists_are_axes_in_the_order_of_the_entry(tmp_path: Path) -> None:
     ]
     assert {run.folder for run in runs} == {tmp_path / "out" / "tiny" / run.name for run in runs}
     assert {run.sweep for run in runs} == {"tiny"}
-    assert runs[4].config == resolve(SMALL, {"recipe": "act-r", "pgd.steps": 8, "seed": 1})
-    assert runs[8].config == resolve(SMALL, {"recipe": "none-r", "seed": 5, "optim.lr": 0.5})
+    assert runs[4].config == resolve_config(SMALL, {"recipe": "act-r", "pgd.steps": 8, "seed": 1})
+    assert runs[8].config == resolve_config(SMALL, {"recipe": "none-r", "seed": 5, "optim.lr": 0.5})
 
 
 def test_names_are_short_and_of_one_folder(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_nested_and_dotted_settings_are_the_same(tmp_path: Path) -> None:
     assert runs == planned(tmp_path, {"recipe": "act-r", "pgd.steps": [1, 3], "pgd.eps": "8/255"}, settings=nested)
     assert [run.name for run in runs] == [f"act-r,pgd.steps={n},pgd.eps=8of255" for n in (1, 3)]
     assert [run.config for run in runs] == [
-        resolve(SMALL, {"recipe": "act-r", "pgd.steps": steps, "pgd.eps": 8 / 255}) for steps in (1, 3)
+        resolve_config(SMALL, {"recipe": "act-r", "pgd.steps": steps, "pgd.eps": 8 / 255}) for steps in (1, 3)
     ]
 
 
@@ -157,13 +157,13 @@ def test_all_others_begin_with_the_weights_of_the_start(tmp_path: Path) -> None:
     start, *others = planned(
         tmp_path, {"recipe": ["none-r", "act-r"]}, start={"recipe": "none-s", "steps": 5}, evaluations=[STRICT]
     )
-    assert (start.name, start.config) == ("start", resolve(SMALL, {"recipe": "none-s", "steps": 5}))
+    assert (start.name, start.config) == ("start", resolve_config(SMALL, {"recipe": "none-s", "steps": 5}))
     assert start.start is None
     assert start.evaluations == ()
     weights = str(tmp_path / "out" / "tiny" / "start" / "model.safetensors")
     for run, recipe in zip(others, ("none-r", "act-r"), strict=True):
         assert run.start == start.folder
-        assert run.config == resolve(SMALL, {"recipe": recipe, "model.weights": weights})
+        assert run.config == resolve_config(SMALL, {"recipe": recipe, "model.weights": weights})
         assert run.name == recipe
 
 
@@ -375,6 +375,6 @@ def test_words_are_those_of_a_training_by_hand(tmp_path: Path) -> None:
     words = run.words()
     changes = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
     assert [re.sub(r"=.*", "", change) for change in changes] == [*SMALL, "recipe", "optim.ema", "pgd.step"]
-    assert resolve(assignments=changes) == run.config
+    assert resolve_config(assignments=changes) == run.config
     assert words[0] == "train"
     assert words[-3:] == ["--out", str(run.folder), "--resume"]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from holdfast.defense.recipes import RECIPES
 from holdfast.models.embedder import Embedder
-from holdfast.runs.config import Config, resolve
+from holdfast.runs.config import Config, resolve_config
 from holdfast.runs.folder import Run, State
 from holdfast.training.loop import CollapsedError, finished, train
 from holdfast.util import distributed
@@ -33,7 +33,7 @@ SMALL = {
 
 
 def settings(**changes: Any) -> Config:
-    return resolve(SMALL, {key.replace("__", "."): value for key, value in changes.items()})
+    return resolve_config(SMALL, {key.replace("__", "."): value for key, value in changes.items()})
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -68,7 +68,7 @@ def test_every_recipe_trains(recipe: str, tmp_path: Path) -> None:
 
 KILLED = """
 import sys
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 from holdfast.runs.folder import Run
 import json
@@ -81,7 +81,7 @@ def log_step(self, values):
         {stop}
 
 Run.log_step = log_step
-train(resolve(json.loads(sys.argv[1])), sys.argv[2], resume=True, quiet=True)
+train(resolve_config(json.loads(sys.argv[1])), sys.argv[2], resume=True, quiet=True)
 """
 
 
@@ -98,7 +98,7 @@ def test_kill_and_resume_gives_the_weights_of_an_uninterrupted_run(tmp_path: Pat
         "data.resize": 9,
     }
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    train(resolve(SMALL, changes), whole, quiet=True)
+    train(resolve_config(SMALL, changes), whole, quiet=True)
 
     gate = Gate(tmp_path / "gate")
     script = KILLED.format(stop=gate.stop())
@@ -246,7 +246,7 @@ def test_bfloat16_trains_nearly_as_float32(tmp_path: Path) -> None:
 def test_frozen_batchnorm_keeps_its_statistics_and_trained_ones_move(tmp_path: Path) -> None:
     small = {"model.backbone": "resnet18", "data.size": 16, "steps": 1, "recipe": "hm-s-lga", "validation.attacked": 0}
     for mode, moves in {"frozen": False, "auto": True, "train": True}.items():
-        train(resolve(SMALL, small, {"model.batchnorm": mode}), tmp_path / mode, quiet=True)
+        train(resolve_config(SMALL, small, {"model.batchnorm": mode}), tmp_path / mode, quiet=True)
         mean = weights(tmp_path / mode)["model/backbone.bn1.running_mean"]
         assert bool(mean.abs().sum() > 0) is moves
 
@@ -361,9 +361,9 @@ def test_verify_refuses_unreadable_images(tmp_path: Path) -> None:
         "recipe": "none-r",
     }
     with pytest.raises(HoldfastError, match=r"1 of 12 images cannot be read:\n.*a/1.png"):
-        train(resolve(SMALL, changes), tmp_path / "run", verify=True, quiet=True)
+        train(resolve_config(SMALL, changes), tmp_path / "run", verify=True, quiet=True)
     assert not (tmp_path / "run" / "state.safetensors").exists()
-    train(resolve(SMALL, changes), tmp_path / "run", quiet=True)
+    train(resolve_config(SMALL, changes), tmp_path / "run", quiet=True)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from holdfast import data
 from holdfast.defense.recipes import METHODS, parse
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.runs.folder import Run
 from holdfast.training.loop import train
 
@@ -40,7 +40,7 @@ def test_every_method_takes_a_step(name: str, tmp_path: Path, real_data: Path) -
     where = {"data.name": name, "data.root": str(real_data / FOLDERS[name])}
     for method in METHODS:
         recipe = parse("hm-s-lga-ics" if method == "hm" else f"{method}-r")
-        train(resolve(TINY, where, {"recipe": recipe.name}), tmp_path / method, quiet=True)
+        train(resolve_config(TINY, where, {"recipe": recipe.name}), tmp_path / method, quiet=True)
         (line,) = Run(tmp_path / method).steps()
         assert math.isfinite(line["loss"]), method
         if method in ("hm", "minmax"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.runs.config import CHOICES, resolve
+from holdfast.runs.config import CHOICES, resolve_config
 from holdfast.runs.folder import Run
 from holdfast.training.loop import train
 from holdfast.training.trackers import TRACKERS, tracker
@@ -44,8 +44,8 @@ def test_a_missing_extra_is_named(name: str, tmp_path: Path, monkeypatch: pytest
 def test_a_run_without_its_extra_can_be_begun_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(HoldfastError, match="wandb is not installed"):
-        train(resolve(SMALL, {"tracker": "wandb"}), tmp_path, quiet=True)
-    train(resolve(SMALL), tmp_path, resume=True, quiet=True)
+        train(resolve_config(SMALL, {"tracker": "wandb"}), tmp_path, quiet=True)
+    train(resolve_config(SMALL), tmp_path, resume=True, quiet=True)
     assert len(Run(tmp_path).steps()) == 2
 
 
@@ -76,7 +76,7 @@ def test_tensorboard_is_told_every_scalar(written: list[tuple[str, float, int]],
 
 
 def test_a_run_tracks_its_steps_and_its_validation(written: list[tuple[str, float, int]], tmp_path: Path) -> None:
-    train(resolve(SMALL, {"tracker": "tensorboard"}), tmp_path, quiet=True)
+    train(resolve_config(SMALL, {"tracker": "tensorboard"}), tmp_path, quiet=True)
     run = Run(tmp_path)
     assert [(v, s) for name, v, s in written if name == "loss"] == [
         (line["loss"], line["step"]) for line in run.steps()

@@ -11,7 +11,7 @@ from holdfast.core.gallery import Gallery, Queries
 from holdfast.data import Pixels, Table
 from holdfast.metrics.retrieval import retrieval_metrics
 from holdfast.models.embedder import Embedder, EmbedderConfig
-from holdfast.runs.config import Config, resolve
+from holdfast.runs.config import Config, resolve_config
 from holdfast.training.validation import BLOCK, SHIFTED, merit, validate
 
 CPU = torch.device("cpu")
@@ -26,7 +26,7 @@ class Mean(nn.Module):
 
 
 def settings(eps: float, attacked: int = 256) -> Config:
-    return resolve({"pgd.eps": eps, "pgd.step": eps / 4, "validation.attacked": attacked})
+    return resolve_config({"pgd.eps": eps, "pgd.step": eps / 4, "validation.attacked": attacked})
 
 
 def shades(levels: list[int], labels: list[int]) -> Pixels:
@@ -75,7 +75,7 @@ def test_only_queries_with_an_answer_are_attacked(seed: int) -> None:
     images = np.zeros((8, 3, 3), np.uint8)
     asks, kept = (np.array(side, np.bool_) for side in ([1] * 5 + [0] * 3, [0] * 4 + [1] * 4))
     table = Table.build("sided", images, [0] * 4 + [1] * 4, ["test"] * 8, is_query=asks, is_gallery=kept)
-    config = resolve({"pgd.eps": 0.1, "validation.attacked": 1, "seed": seed})
+    config = resolve_config({"pgd.eps": 0.1, "validation.attacked": 1, "seed": seed})
     scores, _ = validate(config, Mean(), Pixels(table, 3, channels=1), CPU)  # type: ignore[arg-type]
     assert scores[SHIFTED] == 100
 

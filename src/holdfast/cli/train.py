@@ -26,7 +26,7 @@ def train(  # noqa: PLR0917
 ) -> None:
     """Train an embedder with any defense. Later settings win: the paper's, --config, options, --set."""
     from holdfast.defense.recipes import parse  # noqa: PLC0415
-    from holdfast.runs.config import read_yaml, resolve  # noqa: PLC0415
+    from holdfast.runs.config import read_yaml, resolve_config  # noqa: PLC0415
     from holdfast.training.loop import train as run  # noqa: PLC0415
 
     options = {
@@ -37,7 +37,7 @@ def train(  # noqa: PLR0917
         "model.weights": weights and str(weights),
     }
     given = {key: value for key, value in options.items() if value is not None}
-    settings = resolve(read_yaml(config) if config else {}, given, assignments=changes or ())
+    settings = resolve_config(read_yaml(config) if config else {}, given, assignments=changes or ())
     name = parse(settings.recipe).name
     folder = out or Path("runs") / f"{settings.data.name}-{name}-{settings.seed}"
     run(settings, folder, resume=resume, device=device, verify=verify)

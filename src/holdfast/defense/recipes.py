@@ -41,7 +41,7 @@ REFERENCES = {
 
 
 @dataclass(frozen=True)
-class Strength:
+class LossConfig:
     """The numbers of a recipe that are not in its name.
 
     margin: of the triplet loss (gamma). structure: weight of the intra-class term (lambda), used where the recipe
@@ -96,11 +96,11 @@ class Recipe:
         """Whether the method attacks its own training images."""
         return self.method != "none"
 
-    def build(self, pgd: PGD, strength: Strength = Strength()) -> Defense:
+    def build(self, pgd: PGD, loss: LossConfig = LossConfig()) -> Defense:
         """The defense, ready to be called. ``pgd`` is not used by a recipe that perturbs nothing."""
-        samplers: dict[str, Sampler] = SAMPLERS | {"M": partial(semihard, margin=strength.margin)}
+        samplers: dict[str, Sampler] = SAMPLERS | {"M": partial(semihard, margin=loss.margin)}
         source = samplers[self.source]
-        learning = Learning(strength.margin, strength.structure if self.structure else 0.0)
+        learning = Learning(loss.margin, loss.structure if self.structure else 0.0)
         match self.method:
             case "none":
                 return Plain(source, learning)
@@ -113,7 +113,7 @@ class Recipe:
             case "minmax":
                 return AdversarialTriplets(source, learning, pgd, ReachHardness(Constant(HARDEST)))
         assert self.destination is not None
-        goal = ReachHardness(_destination(self.destination, samplers, strength))
+        goal = ReachHardness(_destination(self.destination, samplers, loss))
         return AdversarialTriplets(source, learning, pgd, goal)
 
 
@@ -148,16 +148,16 @@ def parse(name: str) -> Recipe:
     return recipe
 
 
-def _destination(name: str, samplers: dict[str, Sampler], strength: Strength) -> Destination:
-    ceiling = strength.margin if strength.ceiling is None else strength.ceiling
+def _destination(name: str, samplers: dict[str, Sampler], loss: LossConfig) -> Destination:
+    ceiling = loss.margin if loss.ceiling is None else loss.ceiling
     if name in samplers:
         return Sampled(samplers[name])
     if name in GRADUAL:
-        return Gradual(strength.margin, ceiling, GRADUAL[name])
+        return Gradual(loss.margin, ceiling, GRADUAL[name])
     if name in CONSTANTS:
-        return Constant(CONSTANTS[name] * strength.margin)
+        return Constant(CONSTANTS[name] * loss.margin)
     if boosted := re.fullmatch(r"g_B\((.)\)", name):
-        return Boosted(Sampled(samplers[boosted[1]]), ceiling, strength.boost)
+        return Boosted(Sampled(samplers[boosted[1]]), ceiling, loss.boost)
     return Constant(float(name))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from holdfast.data import DATASETS, Pixels, Table, held_out, query_gallery
 from holdfast.models.adapters.base import OpenedModel
 from holdfast.models.preprocessing import Preprocessing
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.runs.data import pixels_of, table_of
 from holdfast.runs.folder import Run
 from holdfast.util.errors import HoldfastError
@@ -45,5 +45,5 @@ def load_test_set(
 
 
 def _shown(model: OpenedModel, table: Table, data: str) -> Pixels:
-    usual = Preprocessing(resolve({"data.name": data}).data.size, channels=DATASETS[data].channels)
+    usual = Preprocessing(resolve_config({"data.name": data}).data.size, channels=DATASETS[data].channels)
     return (model.preprocessing or usual).pixels(table)

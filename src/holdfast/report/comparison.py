@@ -138,10 +138,10 @@ def _counterparts(group: Group) -> list[Row]:
 
 def _same_loss(result: Result, row: Row) -> bool:
     """Whether the loss had the settings of the row; those that a result does not give were the defaults."""
-    from holdfast.runs.config import resolve  # noqa: PLC0415 (imports torch)
+    from holdfast.runs.config import resolve_config  # noqa: PLC0415 (imports torch)
 
     data = {"data.name": row["dataset"].lower()}
-    usual, theirs = asdict(resolve(data).loss), asdict(resolve(data, row["training"]).loss)
+    usual, theirs = asdict(resolve_config(data).loss), asdict(resolve_config(data, row["training"]).loss)
     told = result.training.get("settings") or {}
     return all(told.get(f"loss.{name}", usual[name]) == value for name, value in theirs.items())
 

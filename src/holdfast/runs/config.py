@@ -14,7 +14,7 @@ from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import BALLS
 from holdfast.core.samplers import SAMPLERS
 from holdfast.data import DATASETS
-from holdfast.defense.recipes import Strength, parse
+from holdfast.defense.recipes import LossConfig, parse
 from holdfast.training.trackers import TRACKERS
 from holdfast.util.errors import HoldfastError, pick, unknown
 
@@ -118,13 +118,13 @@ class Config:
     batch: BatchConfig = field(default_factory=BatchConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     pgd: PGDConfig = field(default_factory=PGDConfig)
-    loss: Strength = field(default_factory=Strength)
+    loss: LossConfig = field(default_factory=LossConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
     def to_yaml(self) -> str:
-        """The whole tree as YAML that :func:`resolve` reads back to an equal one."""
+        """The whole tree as YAML that :func:`resolve_config` reads back to an equal one."""
         return yaml.safe_dump(asdict(self), sort_keys=False)
 
 
@@ -149,7 +149,7 @@ HARMLESS = frozenset({"data.root", "data.cache", "data.workers", "tracker", "sav
 CROP_MARGIN = Fraction(256, 224)
 
 
-def resolve(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -> Config:
+def resolve_config(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -> Config:
     """The settings of a run: the paper's for the kind of data, then each of ``given``, then the ``key=value`` ones.
 
     ``given`` are trees or have dotted keys. Networks that start from random weights, other than C2F2 on 28-pixel sets,

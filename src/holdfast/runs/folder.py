@@ -29,7 +29,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from holdfast.runs.config import Config, differences, read_yaml, resolve
+from holdfast.runs.config import Config, differences, read_yaml, resolve_config
 from holdfast.util.arrays import save_safetensors
 from holdfast.util.atomic import write_json, write_text
 from holdfast.util.errors import HoldfastError
@@ -88,7 +88,7 @@ class Run:
         """The settings the run was begun with."""
         if not self.config_file.exists():
             raise HoldfastError(f"{self.folder} is no run folder: it has no config.yaml")
-        return resolve(read_yaml(self.config_file))
+        return resolve_config(read_yaml(self.config_file))
 
     def load_state(self) -> State:
         """The last saved state."""

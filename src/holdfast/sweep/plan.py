@@ -24,7 +24,7 @@ from holdfast.defense.recipes import parse
 from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.result import NAME, read
 from holdfast.evaluation.settings import parse_radius, resolve_budget
-from holdfast.runs.config import Config, Tree, flatten, read_yaml, resolve
+from holdfast.runs.config import Config, Tree, flatten, read_yaml, resolve_config
 from holdfast.runs.data import family_of, table_of
 from holdfast.runs.folder import Run
 from holdfast.training.loop import finished
@@ -194,7 +194,7 @@ def _planned(folder: Path, given: Tree, evaluations: tuple[Evaluation, ...], sta
     try:
         given = {**given, "recipe": parse(str(given.get("recipe", Config.recipe))).name}
         words = tuple(f"{key}={_text(value)}" for key, value in given.items())
-        config = resolve(assignments=words)
+        config = resolve_config(assignments=words)
         for one in evaluations:
             resolve_budget(family_of(config), one.protocol, **one.settings)
     except HoldfastError as error:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from holdfast.evaluation.evaluate import evaluate
-from holdfast.runs.config import resolve
+from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 
 
@@ -15,7 +15,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     for recipe in ("none-r", "hm-s-lga-ics"):
         settings = {"recipe": recipe, "model.dim": 16, "batch.pairs": 24, "steps": 6, "pgd.steps": 2}
-        train(resolve({**settings, "validation.every": 1, "validation.attacked": 8}), folder / recipe, quiet=True)
+        train(
+            resolve_config({**settings, "validation.every": 1, "validation.attacked": 8}), folder / recipe, quiet=True
+        )
         for eps in (0.05, 0.2):
             evaluate(folder / recipe, eps=eps, steps=2, max_queries=12, checks=eps == 0.2, device="cpu", quiet=True)
     return folder
