@@ -7,13 +7,15 @@ from typing import Any
 import pytest
 
 from holdfast.evaluation.records import Record, Records
-from holdfast.util.atomic import append_lines, read_lines, rewrite_lines
+from holdfast.util.atomic import append_lines, rewrite_lines
 from holdfast.util.errors import HoldfastError
+from holdfast.util.validate import read_lines
 from tests.helpers.tiny import rows, snapshot
 
 
 def batch(first: int, count: int = 2) -> list[Record]:
-    return [{"id": i, "after": {"ES:D": 0.25}} for i in range(first, first + count)]
+    seen = {"chosen": [], "before": {"ES:D": 0.0}, "after": {"ES:D": 0.25}, "moved": 0.0}
+    return [{"id": i, **seen} for i in range(first, first + count)]
 
 
 def cost(forward: int = 64) -> dict[str, float]:
@@ -72,7 +74,10 @@ def test_batches_without_their_costs_do_not_count(kept: int, cut: int, tmp_path:
     assert Records(tmp_path).of("es") == [*batch(0, 2 * min(kept, 2)), *batch(9)]
 
 
-@pytest.mark.parametrize("more", ['{"id": 4, "aft', '{"id": 4}\n{"id"', '{"id": 4}\n'])
+NEXT = json.dumps(batch(4, 1)[0]) + "\n"
+
+
+@pytest.mark.parametrize("more", [NEXT[:20], NEXT + NEXT[:5], NEXT])
 def test_records_after_the_last_finished_batch_are_dropped(more: str, tmp_path: Path) -> None:
     filled(tmp_path)
     file = tmp_path / "records" / "es.jsonl"
@@ -109,7 +114,7 @@ def test_numbers_survive_the_file(tmp_path: Path) -> None:
     """So that a resumed evaluation computes from the same numbers as one in a single go."""
     values: list[dict[str, Any]] = [{"x": value} for value in (0.1, 1 / 3, 1e-6, 100.0, -0.333333, 123456.654321)]
     append_lines(tmp_path / "a", values)
-    assert read_lines(tmp_path / "a") == values
+    assert read_lines(dict[str, float], tmp_path / "a") == values
 
 
 def test_rewriting_replaces_only_what_differs(tmp_path: Path) -> None:

@@ -322,7 +322,7 @@ def test_saved_weights_start_another_embedder(tmp_path: Path) -> None:
 
 
 def test_folders_that_hold_no_embedder(tmp_path: Path) -> None:
-    with pytest.raises(HoldfastError, match=r"holds no saved embedder: config.json: No such file"):
+    with pytest.raises(HoldfastError, match=r"holds no saved embedder: cannot read .*config.json: No such file"):
         Embedder.from_pretrained(tmp_path / "absent")
     embedder().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -335,9 +335,9 @@ def test_folders_that_hold_no_embedder(tmp_path: Path) -> None:
     refused("{", "config.json is not JSON")
     refused("[]", "does not describe a holdfast embedder")
     refused(json.dumps({"architectures": ["ViT"]}), "does not describe a holdfast embedder")
-    refused(json.dumps({**config, "dims": 3}), "unknown setting of .*'dims'.*did you mean 'dim'")
+    refused(json.dumps({**config, "dims": 3}), "config.json: unknown setting 'dims'.*did you mean 'dim'")
     refused(json.dumps({**config, "backbone": "resnet19"}), "unknown backbone 'resnet19'")
-    refused(json.dumps({**config, "dim": "6"}), "positive whole number, got '6'")
+    refused(json.dumps({**config, "dim": "6"}), "dim takes a whole number, not '6'")
     refused(json.dumps({"format": config["format"]}), "backbone")
     refused(json.dumps({**config, "dim": 7}), r"does not fit its config.json: 2 tensors.*backbone.fc2.bias")
     refused(json.dumps({**config, "backbone": "resnet18"}), "does not fit its config.json")

@@ -20,6 +20,7 @@ from holdfast.defense.base import (
 )
 from holdfast.defense.destinations import Boosted, Constant, Destination, Gradual, Sampled
 from holdfast.util.errors import HoldfastError, unknown
+from holdfast.util.validate import Amount, Positive
 
 METHODS = {"none": "N/A", "est": "EST", "act": "ACT", "rest": "REST", "minmax": "MinMax", "hm": "HM"}
 SOURCES = {"R": "random", "M": "semihard", "S": "softhard", "D": "distance-weighted", "H": "hardest"}
@@ -49,10 +50,10 @@ class LossConfig:
     adversary begins to grow (u), the margin where it is None.
     """
 
-    margin: float = 0.2
-    structure: float = 0.5
-    boost: float = 0.1
-    ceiling: float | None = None
+    margin: Amount = 0.2
+    structure: Amount = 0.5
+    boost: Amount = 0.1
+    ceiling: Positive | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from holdfast.defense.recipes import Recipe, parse
 from holdfast.models.embedder import Embedder
 from holdfast.runs.config import Config
 from holdfast.runs.data import pixels_of, table_of
-from holdfast.runs.folder import Run, State
+from holdfast.runs.folder import Place, Run, State
 from holdfast.training.build import embedder_of, optimizer_of, pgd_of
 from holdfast.training.trackers import tracker
 from holdfast.training.validation import describe, merit, validate
@@ -68,24 +67,10 @@ def train(
 
 def finished(run: Run, config: Config) -> bool:
     """Whether a run with these settings has come to its end: its last step, or a collapse that stopped it."""
-    try:
-        place = _Place(**run.progress())
-    except TypeError as error:
-        raise HoldfastError(f"{run.state_file} is no state of this version: {error}") from error
+    place = run.place()
     collapsed = config.stop_on_collapse and place.collapsed >= PATIENCE
     by_steps = config.steps is not None and place.step >= config.steps
     return collapsed or by_steps or place.epoch >= config.warmup.epochs + config.optim.epochs
-
-
-@dataclass
-class _Place:
-    """How far a run has come: everything that is not a tensor and not derived from the settings."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    best: float = -math.inf
-    collapsed: int = 0
 
 
 class _Training:
@@ -119,7 +104,7 @@ class _Training:
         self.total = self.epochs * len(self.loader)
         if config.steps is not None:
             self.total = min(self.total, config.steps)
-        self.place = _Place()
+        self.place = Place()
         self.opening = [table.describe(), batches.describe(), f"recipe {recipe.notation}: {recipe.summary}", mismatch]
 
     def verify(self) -> None:
@@ -276,7 +261,7 @@ class _Training:
     def _log_epoch(self, scores: Mapping[str, float]) -> None:
         """One row: the epoch's mean training figures, and the scores where it ends in a validation."""
         if distributed.rank() == 0:
-            lines = [line for line in self.run_files.steps() if line["epoch"] == self.place.epoch]
+            lines = [line for line in self.run_files.steps() if line.get("epoch") == self.place.epoch]
             means = {name: sum(line.get(name, math.nan) for line in lines) / max(1, len(lines)) for name in SHOWN}
             self.run_files.log_epoch({"step": self.place.step, "epoch": self.place.epoch, **means, **scores})
 
@@ -312,7 +297,7 @@ class _Training:
     def _save(self) -> None:
         if distributed.rank() == 0:
             self.trained.save_pretrained(self.run_files.folder)
-            self.run_files.save_state(State(self._tensors(), vars(self.place)))
+            self.run_files.save_state(State(self._tensors(), self.place))
         self.saved_at = time.monotonic()
 
     def _tensors(self) -> dict[str, Tensor]:
@@ -335,7 +320,7 @@ class _Training:
             if self.average:
                 self.average.load_state_dict(parts["average"])
             _restore_optimizer(self.optimizer, parts["optimizer"])
-            self.place = _Place(**state.progress)
+            self.place = state.place
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise HoldfastError(f"{self.run_files.state_file} is no state of this run: {reason}") from error
