@@ -33,7 +33,7 @@ __version__ = "0.1.0"
 HOMES = {
     "attacks": ("ATTACKS",),
     "evaluation.evaluate": ("attack", "evaluate"),
-    "runs.config": ("Config", "resolve"),
+    "runs.config": ("Config", "resolve_config"),
     "data": ("DATASETS", "Loader", "PairBatches", "Pixels", "Table", "held_out", "load", "query_gallery"),
     "defense.base": ("Defense", "Step"),
     "models.embedder": ("Embedder", "EmbedderConfig"),
@@ -46,7 +46,7 @@ HOMES = {
     "core.gradients": ("NES", "Square"),
     "core.pgd": ("L2", "PGD", "LInf"),
     "evaluation.protocols": ("PROTOCOLS", "ers"),
-    "defense.recipes": ("RECIPES", "Recipe", "Strength", "parse"),
+    "defense.recipes": ("RECIPES", "Recipe", "LossConfig", "parse"),
     "report": ("Result",),
     "core.samplers": ("SAMPLERS",),
     "core.triplets": ("Triplets", "hardness"),
@@ -71,6 +71,7 @@ __all__ = [
     "Index",
     "LInf",
     "Loader",
+    "LossConfig",
     "OpenedModel",
     "PairBatches",
     "Pixels",
@@ -80,7 +81,6 @@ __all__ = [
     "Result",
     "Square",
     "Step",
-    "Strength",
     "Table",
     "Triplets",
     "attack",
@@ -92,7 +92,7 @@ __all__ = [
     "open_model",
     "parse",
     "query_gallery",
-    "resolve",
+    "resolve_config",
     "train",
 ]
 

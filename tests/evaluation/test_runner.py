@@ -77,7 +77,7 @@ def test_records_of_any_batch_size_are_the_same_bytes(settings: dict[str, Any], 
 def test_the_order_of_the_data_does_not_matter_where_nothing_is_drawn(tmp_path: Path) -> None:
     images, labels = pair(60)
     order = np.random.default_rng(0).permutation(60)
-    settings = {**QUICK, "max_queries": None, "attacks": ("ltm", "gtm", "gtt"), "folder": tmp_path}
+    settings = {**QUICK, "eps": 0.3, "max_queries": None, "attacks": ("ltm", "gtm", "gtt"), "folder": tmp_path}
     plain = evaluate(EMBEDDER, (images, labels), **settings)
     mixed = evaluate(EMBEDDER, (images[order], labels[order]), **settings)
     assert plain.path != mixed.path
@@ -219,7 +219,7 @@ def test_checks_are_added_to_a_finished_evaluation(tmp_path: Path) -> None:
 
 def test_what_differs_goes_to_another_folder(tmp_path: Path) -> None:
     """Nothing of one evaluation is taken for another: not with other weights, settings, data, or preprocessing."""
-    settings = {**QUICK, "attacks": "ltm", "steps": 1, "max_queries": 2, "folder": tmp_path}
+    settings = {**QUICK, "eps": 0.3, "attacks": "ltm", "steps": 1, "max_queries": 2, "folder": tmp_path}
     images, labels = pair(40)
     brighter = images.copy()
     brighter[-1, 0, 0] ^= 1

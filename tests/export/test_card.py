@@ -17,8 +17,9 @@ from holdfast.export.card import DECIMALS, card, checks, command, cost, figures,
 from holdfast.export.source import Source, open_run, standing
 from holdfast.report import Result, find
 from holdfast.report.tables import MEASURES
-from holdfast.runs.config import differences, read_yaml, resolve_config
+from holdfast.runs.config import differences, resolve_config
 from holdfast.runs.folder import Run
+from holdfast.util.validate import read_yaml
 from tests.conftest import Call
 from tests.helpers.tiny import embedder
 

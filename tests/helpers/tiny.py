@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def sided(labels: list[int], is_query: list[bool], is_gallery: list[bool], train
     split = ["train"] * train + ["test"] * len(labels)
     keys = [0] * train + labels
     query, gallery = sides
-    return Pixels(Table.build("sided", images, keys, split, is_query=query, is_gallery=gallery), 8, channels=1)
+    table = Table.build("sided", images, keys, split, is_query=query, is_gallery=gallery)
+    return Pixels(replace(table, family="28"), 8, channels=1)
 
 
 def photos(root: Path, classes: str = "abcd", each: int = 5, seed: int = 0) -> Path:

@@ -19,11 +19,12 @@ from holdfast.evaluation.evaluate import evaluate
 from holdfast.explorer.scene import open_scene
 from holdfast.models.backbones import find_backbone
 from holdfast.models.embedder import Embedder
-from holdfast.runs.config import Config, read_yaml, resolve_config
+from holdfast.runs.config import Config, resolve_config
 from holdfast.runs.folder import Run
 from holdfast.training.build import pgd_of
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
+from holdfast.util.validate import read_yaml
 from tests.conftest import Call, Refuse
 from tests.helpers.runs import assert_same, torchrun, weights
 
@@ -329,7 +330,8 @@ with distributed.process_group(torch.device("cpu")):
     torch.manual_seed(distributed.rank())
     layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 8)
     begun = {name: value.clone() for name, value in nn.Sequential(*layers).state_dict().items()}
-    config = resolve({"data.name": "digits", "model.dim": 8, "batch.pairs": 16, "steps": 2, "validation.every": 0})
+    few = {"model.dim": 8, "batch.pairs": 16, "steps": 2, "validation.every": 0}
+    config = resolve_config({"data.name": "digits", **few})
     trained = train(config, sys.argv[1] + "/run", backbone=nn.Sequential(*layers), device="cpu", quiet=True)
     torch.save((begun, trained.backbone.state_dict()), f"{sys.argv[1]}/{distributed.rank()}.pt")
 """

@@ -119,7 +119,7 @@ def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> 
     """Print what a sweep has to do, and how long it takes where so many runs are at work at a time."""
     rows = []
     for run, left in zip(runs, seconds, strict=True):
-        step, total = int(run.run.progress().get("step", 0)), run.steps()
+        step, total = run.run.place().step, run.steps()
         evaluations = ", ".join(one.protocol for one in run.missing())
         training = "trained" if run.trained() else f"{step} of {total} steps" if step else f"{total} steps"
         rows.append([run.sweep, run.name, training, evaluations or "–", format_duration(left)])

@@ -28,8 +28,9 @@ def train(  # noqa: PLR0917
 ) -> None:
     """Train an embedder with any defense. Later settings win: the paper's, --config, options, --set."""
     from holdfast.defense.recipes import parse  # noqa: PLC0415
-    from holdfast.runs.config import read_yaml, resolve_config  # noqa: PLC0415
+    from holdfast.runs.config import resolve_config  # noqa: PLC0415
     from holdfast.training.loop import train as run  # noqa: PLC0415
+    from holdfast.util.validate import read_yaml  # noqa: PLC0415
 
     options = {
         "recipe": recipe,

@@ -12,9 +12,10 @@ from holdfast.core.pgd import Ball, LInf
 from holdfast.data.pixels import to_image
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.runner import Campaign, Target, reading
-from holdfast.util.atomic import append_lines, read_lines, rewrite_lines, write_text
+from holdfast.util.atomic import append_lines, rewrite_lines, write_text
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
+from holdfast.util.validate import read_lines
 
 MANIFEST = "manifest.jsonl"
 
@@ -47,14 +48,14 @@ def save(campaign: Campaign, target: Target, folder: Path, identity: str, quiet:
         raise HoldfastError(f"{folder} holds images of another attack, model or data set; give another folder")
     write_text(mark, identity + "\n")
     records, manifest = Records(folder), folder / MANIFEST
-    done, entries = len(records.of(campaign.name)), read_lines(manifest)
+    done, entries = len(records.of(campaign.name)), read_lines(dict[str, Any], manifest)
     if len(entries) < done:
         raise HoldfastError(f"{manifest} has {len(entries)} lines for {done} images; remove {folder} to start over")
     rewrite_lines(manifest, entries[:done])
     with Progress("attacking", len(campaign.images), done, quiet=quiet) as progress:
         for rows, attacked in campaign.run(target, records, progress):
             append_lines(manifest, _save_batch(campaign, target, rows, attacked, folder))
-    return read_lines(manifest)
+    return read_lines(dict[str, Any], manifest)
 
 
 def _save_batch(

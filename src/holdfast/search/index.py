@@ -14,12 +14,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, NotRequired, Self
 
 import numpy as np
 import torch
+from pydantic import StrictStr
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import TypedDict
 
 from holdfast import __version__
 from holdfast.core.batching import WIDTH, checked
@@ -35,14 +37,27 @@ from holdfast.search.nearest import Found, search_by
 from holdfast.util import distributed
 from holdfast.util.arrays import read_arrays, write_arrays
 from holdfast.util.errors import HoldfastError, brief
+from holdfast.util.validate import Count, OneOf, check, parse_json
 
 FORMAT = "holdfast-index-1"
 ARRAYS = ("embeddings", "paths", "labels", "references", "about")
-FACTS = {"hash", "size", "resize", "channels", "root", "broken"}
-"""What is read of ``about``."""
-
 ALIKE = 0.02
 """How far apart one model may embed an image on two machines or in two precisions; other models are farther apart."""
+
+
+class About(TypedDict):
+    """What is read of ``about``; there may be more."""
+
+    format: Annotated[str, OneOf([FORMAT])]
+    hash: StrictStr
+    size: Count
+    resize: Count
+    channels: Literal[1, 3]
+    root: StrictStr | None
+    broken: list[tuple[StrictStr, StrictStr]]
+    faults: list[StrictStr]
+    spec: NotRequired[StrictStr | None]
+    weights: NotRequired[StrictStr | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,15 +143,14 @@ class Index:
             raise HoldfastError(f"no index at {path}: it {'is not a file' if path.exists() else 'does not exist'}")
         try:
             arrays = read_arrays(path, ARRAYS)
-            about = json.loads(str(arrays.pop("about")))
+            about = parse_json(str(arrays.pop("about")), "about")
+            check(About, about, "about")
             z, seen = (checked(torch.from_numpy(arrays[name])).float() for name in ("embeddings", "references"))
             paths, labels = (tuple(map(str, arrays[name].tolist())) for name in ("paths", "labels"))
-            whole = about["format"] == FORMAT and about.keys() >= FACTS
-            whole = whole and len(z) == len(paths) == len(labels) and z.shape[1] == seen.shape[1]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError) as error:
             raise HoldfastError(f"{path} is no index of 'holdfast embed', or damaged ({brief(error)})") from error
-        if not whole:
-            raise HoldfastError(f"{path} is no index of format {FORMAT}, or its arrays do not fit each other")
+        if not len(z) == len(paths) == len(labels) or z.shape[1] != seen.shape[1]:
+            raise HoldfastError(f"{path} is no index: its arrays do not fit each other")
         return cls(z, paths, labels, seen, about)
 
     def save(self, path: str | Path) -> None:

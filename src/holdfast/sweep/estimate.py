@@ -56,7 +56,7 @@ class Estimator:
     def _training(self, run: Planned) -> float:
         if run.trained():
             return 0.0
-        config, done = run.config, int(run.run.progress().get("step", 0))
+        config, done = run.config, run.run.place().step
         plain, rest = run.phases()
         warm, hard = max(0, plain - done), rest - max(0, done - plain)
         warming = replace(config, recipe=Recipe("none", config.warmup.sampler).name)
