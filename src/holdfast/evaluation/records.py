@@ -26,8 +26,6 @@ DIGITS = 6
 
 
 class RecordLine(TypedDict):
-    """A line of ``records/``."""
-
     id: Whole
     chosen: list[Whole]
     before: dict[str, StrictFloat]
@@ -36,8 +34,6 @@ class RecordLine(TypedDict):
 
 
 class CostLine(TypedDict):
-    """A line of ``costs.jsonl``."""
-
     attack: Annotated[StrictStr, Field(pattern=r"^[\w+:.-]{1,100}$")]
     images: Whole
     forward: Whole

@@ -21,32 +21,24 @@ MEASURED = ("ERS", "robust R@1")
 COST = ("passes", "seconds")
 
 
-class Bounds(TypedDict, total=False):
-    """A number with its interval."""
-
+class _Bounds(TypedDict, total=False):
     value: Measured
     low: Measured
     high: Measured
 
 
-class Data(TypedDict):
-    """What is read of the data."""
-
+class _Data(TypedDict):
     name: StrictStr
     attacked: NotRequired[Measured]
 
 
-class Training(TypedDict, total=False):
-    """What is read of how the model was trained."""
-
+class _Training(TypedDict, total=False):
     settings: dict[str, Any] | None
     passes: Measured
     seconds: Measured
 
 
-class Model(TypedDict, total=False):
-    """What is read of the model."""
-
+class _Model(TypedDict, total=False):
     recipe: StrictStr | None
     backbone: StrictStr | None
     weights: StrictStr | None
@@ -54,12 +46,10 @@ class Model(TypedDict, total=False):
     surrogate: StrictStr | None
     seed: Whole | None
     training_steps: Whole | None
-    training: Training | None
+    training: _Training | None
 
 
-class Settings(TypedDict, total=False):
-    """What is read of the settings."""
-
+class _Settings(TypedDict, total=False):
     eps: Measured
     steps: Measured
     norm: StrictStr | None
@@ -73,15 +63,15 @@ Content = TypedDict(
     {
         "format": Annotated[str, OneOf([FORMAT])],
         "name": StrictStr,
-        "model": Model,
-        "data": Data,
+        "model": _Model,
+        "data": _Data,
         "protocol": StrictStr,
-        "settings": Settings,
+        "settings": _Settings,
         "benign": dict[str, Measured],
         "collapsed": StrictBool,
-        "columns": dict[str, Bounds | None],
-        "ERS": NotRequired[Bounds | None],
-        "robust R@1": NotRequired[Bounds | None],
+        "columns": dict[str, _Bounds | None],
+        "ERS": NotRequired[_Bounds | None],
+        "robust R@1": NotRequired[_Bounds | None],
         "checks": NotRequired[list[dict[str, Any]]],
         "trusted": NotRequired[StrictBool | None],
     },

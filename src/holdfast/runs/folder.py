@@ -41,9 +41,7 @@ from holdfast.util.validate import Whole, fit, parse_json, read_csv, read_lines,
 LIBRARIES = ("torch", "numpy", "scikit-learn", "pillow", "safetensors")
 
 
-class LoggedStep(TypedDict, total=False):
-    """What is read of a line of ``steps.jsonl``; there may be more."""
-
+class _Step(TypedDict, total=False):
     step: Required[Whole]
     epoch: Whole
     loss: StrictFloat
@@ -56,9 +54,7 @@ class LoggedStep(TypedDict, total=False):
     waited: StrictFloat
 
 
-class LoggedEpoch(TypedDict):
-    """What is read of a row of ``epochs.csv``; there may be more."""
-
+class _Epoch(TypedDict):
     step: Annotated[StrictStr, Field(pattern="^[0-9]{1,18}$")]
 
 
@@ -184,11 +180,11 @@ class Run:
 
     def epochs(self) -> list[dict[str, str]]:
         """The rows of ``epochs.csv``."""
-        return read_csv(LoggedEpoch, self.epochs_file, "move it away")
+        return read_csv(_Epoch, self.epochs_file, "move it away")
 
     def steps(self) -> list[dict[str, Any]]:
         """The lines of ``steps.jsonl``; a last line cut short by a kill is left out."""
-        return read_lines(LoggedStep, self.steps_file, "move it away")
+        return read_lines(_Step, self.steps_file, "move it away")
 
     def _rewind(self, step: int) -> None:
         """Drop what was logged after the state a resumed run goes on from."""
