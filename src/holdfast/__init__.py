@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from holdfast.core.pgd import L2, PGD, LInf
     from holdfast.core.samplers import SAMPLERS
     from holdfast.core.triplets import Triplets, hardness
-    from holdfast.data import DATASETS, Loader, PairBatches, Pixels, Table, held_out, load, query_gallery
+    from holdfast.data import DATASETS, Loader, PairBatches, Pixels, Table, held_out, load_dataset, query_gallery
     from holdfast.defense.base import Defense, Step
-    from holdfast.defense.recipes import RECIPES, LossConfig, Recipe, parse
+    from holdfast.defense.recipes import RECIPES, LossConfig, Recipe, parse_recipe
     from holdfast.evaluation.evaluate import attack, evaluate
     from holdfast.evaluation.protocols import PROTOCOLS, ers
     from holdfast.evaluation.result import Result
@@ -34,7 +34,7 @@ HOMES = {
     "attacks": ("ATTACKS",),
     "evaluation.evaluate": ("attack", "evaluate"),
     "runs.config": ("Config", "resolve_config"),
-    "data": ("DATASETS", "Loader", "PairBatches", "Pixels", "Table", "held_out", "load", "query_gallery"),
+    "data": ("DATASETS", "Loader", "PairBatches", "Pixels", "Table", "held_out", "load_dataset", "query_gallery"),
     "defense.base": ("Defense", "Step"),
     "models.embedder": ("Embedder", "EmbedderConfig"),
     "util.errors": ("HoldfastError",),
@@ -46,7 +46,7 @@ HOMES = {
     "core.gradients": ("NES", "Square"),
     "core.pgd": ("L2", "PGD", "LInf"),
     "evaluation.protocols": ("PROTOCOLS", "ers"),
-    "defense.recipes": ("RECIPES", "Recipe", "LossConfig", "parse"),
+    "defense.recipes": ("RECIPES", "Recipe", "LossConfig", "parse_recipe"),
     "report": ("Result",),
     "core.samplers": ("SAMPLERS",),
     "core.triplets": ("Triplets", "hardness"),
@@ -88,9 +88,9 @@ __all__ = [
     "evaluate",
     "hardness",
     "held_out",
-    "load",
+    "load_dataset",
     "open_model",
-    "parse",
+    "parse_recipe",
     "query_gallery",
     "resolve_config",
     "train",

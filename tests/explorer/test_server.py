@@ -71,14 +71,14 @@ def ended(site: TestClient, job: str) -> Any:
 @pytest.fixture
 def held(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
     """An attack gets no further than its fifth pass until this is set."""
-    go, subject, passes = Event(), scene.models[0].target.subject, count()
-    network = subject.network
+    go, wrapped, passes = Event(), scene.models[0].target.model, count()
+    network = wrapped.network
 
     def slowly(images: Tensor) -> Any:
         assert next(passes) < 5 or go.wait(GUARD)
         return network(images)
 
-    monkeypatch.setattr(subject, "network", slowly)
+    monkeypatch.setattr(wrapped, "network", slowly)
     yield go
     go.set()
 
@@ -233,7 +233,7 @@ def test_an_attack_that_breaks_is_a_message_and_no_trace(
     def broken(images: Any) -> Any:
         raise RuntimeError("secret inside\nmore")
 
-    monkeypatch.setattr(scene.models[1].target.subject, "network", broken)
+    monkeypatch.setattr(scene.models[1].target.model, "network", broken)
     job = ended(site, begin(site, steps=1).json()["id"])
     assert job["state"] == "failed"
     assert "\n" not in job["message"]

@@ -16,7 +16,7 @@ import yaml
 
 from holdfast.cli import app
 from holdfast.evaluation.protocols import PROTOCOLS
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.runs.data import family_of
 from holdfast.runs.folder import Place, State
 from holdfast.sweep import dispatch
@@ -64,8 +64,8 @@ def leave(run: Planned, step: int | None = None, collapsed: int = 0) -> None:
 def evaluated(run: Planned, evaluation: Evaluation, **changes: Any) -> Path:
     """The result of an evaluation in the folder of a run."""
     rules = PROTOCOLS[evaluation.protocol]
-    budget = asdict(resolve_budget(family_of(run.config), evaluation.protocol, **evaluation.settings))
-    given: dict[str, Any] = {"settings": {**budget, "attacks": list(budget["attacks"])}, "checks": []}
+    resolved = asdict(resolve_settings(family_of(run.config), evaluation.protocol, **evaluation.settings))
+    given: dict[str, Any] = {"settings": {**resolved, "attacks": list(resolved["attacks"])}, "checks": []}
     given |= {
         "protocol": rules.name,
         "protocol_version": rules.version,

@@ -247,7 +247,7 @@ from pathlib import Path
 from torch.nn import functional as F
 from holdfast.util import distributed
 from holdfast.core.pgd import PGD, LInf
-from holdfast.defense.recipes import parse
+from holdfast.defense.recipes import parse_recipe
 from holdfast.core.triplets import Triplets
 torch.set_num_threads(1)
 

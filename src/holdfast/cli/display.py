@@ -11,7 +11,7 @@ from rich.text import Text
 
 from holdfast.evaluation.words import PASSED
 from holdfast.report.tables import format_radius
-from holdfast.util.errors import plain
+from holdfast.util.errors import printable
 from holdfast.util.progress import format_duration
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def answers(found: "Sequence[Sequence[Answer]]") -> None:
     """Print what was found for queries, a table for each."""
     for group in found:
-        rows = [[str(one.rank), f"{one.distance:.4f}", plain(one.label), plain(one.path)] for one in group]
-        table(plain(group[0].query), ["rank", "distance", "label", "path"], rows)
+        rows = [[str(one.rank), f"{one.distance:.4f}", printable(one.label), printable(one.path)] for one in group]
+        table(printable(group[0].query), ["rank", "distance", "label", "path"], rows)
 
 
 def compared(found: "Sequence[Compared]") -> None:

@@ -119,7 +119,7 @@ class Recipe:
         return AdversarialTriplets(source, learning, pgd, goal)
 
 
-def parse(name: str) -> Recipe:
+def parse_recipe(name: str) -> Recipe:
     """The recipe of a short name or of the paper's notation; letter case and spaces do not matter.
 
     Raises HoldfastError naming the part that is not understood, what is allowed there, and the nearest match.
@@ -201,7 +201,7 @@ def _nearest(name: str) -> str:
 
 
 LISTED = tuple(
-    parse(name)
+    parse_recipe(name)
     for name in (
         *(f"none-{s}" for s in "rmsdh"),
         *("est-r", "rest-r", "act-r", "act-s", "minmax-r"),
@@ -212,4 +212,4 @@ LISTED = tuple(
     )
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in LISTED}
-"""The recipes that ``holdfast recipes`` lists, by short name; :func:`parse` knows every combination."""
+"""The recipes that ``holdfast recipes`` lists, by short name; :func:`parse_recipe` knows every combination."""

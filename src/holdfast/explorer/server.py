@@ -19,7 +19,7 @@ from starlette.types import ASGIApp
 from typing_extensions import TypedDict
 
 from holdfast.attacks import ATTACKS
-from holdfast.evaluation.settings import Budget, resolve_budget
+from holdfast.evaluation.settings import AttackSettings, resolve_settings
 from holdfast.evaluation.words import ATTACK_WORDS
 from holdfast.explorer import uploads
 from holdfast.explorer.attacking import Outcome, attack, clean, png
@@ -68,7 +68,7 @@ class Site:
         self.scene, self.jobs = scene, jobs
         self.uploads: uploads.Shelf[Query] = uploads.Shelf()
         self.key = token_urlsafe(6)  # in the addresses of images, so that a browser keeps none of another scene
-        self.defaults = resolve_budget(scene.table.family)
+        self.defaults = resolve_settings(scene.table.family)
 
     async def page(self, request: Request) -> Response:
         """The page itself."""
@@ -76,7 +76,7 @@ class Site:
 
     async def about(self, request: Request) -> Response:
         """What there is to choose from."""
-        scene, budget = self.scene, self.defaults
+        scene, resolved = self.scene, self.defaults
         return JSONResponse(
             {
                 "key": self.key,
@@ -91,10 +91,10 @@ class Site:
                     for name, words in ON_QUERIES.items()
                 ],
                 "defaults": {
-                    "eps": 255 * budget.eps,
-                    "step": 255 * budget.step,
-                    "steps": budget.steps,
-                    "seed": budget.seed,
+                    "eps": 255 * resolved.eps,
+                    "step": 255 * resolved.step,
+                    "steps": resolved.steps,
+                    "seed": resolved.seed,
                 },
                 "limits": {"bytes": uploads.BYTES, "steps": STEPS, "page": PAGE},
             }
@@ -137,10 +137,10 @@ class Site:
         """Put an attack into the queue."""
         body = await uploads.body(request.stream(), SMALL)
         asked = fit(AttackRequest, parse_json(body, "the request"), "the request")
-        budget = self._budget(asked)
+        resolved = self._budget(asked)
         query = await run_in_threadpool(self._query, asked["query"], asked.get("label"))
         scene = self.scene
-        job = self.jobs.submit(_client(request), lambda tell: attack(scene, query, budget, tell))
+        job = self.jobs.submit(_client(request), lambda tell: attack(scene, query, resolved, tell))
         return JSONResponse(self._described(job), 202)
 
     async def job(self, request: Request) -> Response:
@@ -193,10 +193,10 @@ class Site:
             raise HoldfastError(f"the gallery has no class {chosen}")
         return replace(query, label=chosen)
 
-    def _budget(self, asked: AttackRequest) -> Budget:
+    def _budget(self, asked: AttackRequest) -> AttackSettings:
         given: dict[str, Any] = {key: asked[key] / 255 for key in ("eps", "step") if key in asked}
         given |= {key: asked[key] for key in ("steps", "seed") if key in asked}
-        return resolve_budget(self.scene.table.family, attacks=(asked["attack"],), **given)
+        return resolve_settings(self.scene.table.family, attacks=(asked["attack"],), **given)
 
     def _job(self, request: Request) -> Job:
         job = self.jobs.find(request.path_params["job"])

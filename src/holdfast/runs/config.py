@@ -13,7 +13,7 @@ from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import BALLS
 from holdfast.core.samplers import SAMPLERS
 from holdfast.data import DATASETS
-from holdfast.defense.recipes import LossConfig, parse
+from holdfast.defense.recipes import LossConfig, parse_recipe
 from holdfast.util.errors import HoldfastError, pick
 from holdfast.util.imports import CUSTOM
 from holdfast.util.validate import Amount, Count, OneOf, Positive, Text, Whole, fit, parse_yaml
@@ -161,7 +161,7 @@ def resolve_config(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -
     usual = FAMILIES[family] | OWN.get(name, {})
     if chosen.get("model.weights") is None and (family == "224" or chosen.get("model.backbone", "c2f2") != "c2f2"):
         usual |= RANDOM_WEIGHTS
-        if (recipe := str(chosen.get("recipe", Config.recipe))) == CUSTOM or parse(recipe).perturbs:
+        if (recipe := str(chosen.get("recipe", Config.recipe))) == CUSTOM or parse_recipe(recipe).perturbs:
             usual |= WARMED_UP
     config = fit(Config, _nested(usual | chosen))
     if family == "224" and "data.resize" not in chosen:
@@ -208,7 +208,7 @@ def _assigned(assignment: str) -> Tree:
 
 def _check(config: Config) -> None:
     data, pgd = config.data, config.pgd
-    parse(config.recipe)
+    parse_recipe(config.recipe)
     if config.optim.epochs + config.warmup.epochs < 1:
         raise HoldfastError("optim.epochs and warmup.epochs are both 0: there is nothing to train")
     for key, size in {"eps": pgd.eps, "step": pgd.step, "start": pgd.start}.items():

@@ -28,11 +28,11 @@ from holdfast.core.batching import WIDTH, checked
 from holdfast.core.distance import pairs
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
-from holdfast.evaluation.fingerprint import of_network
+from holdfast.evaluation.fingerprint import network_fingerprint
 from holdfast.models.embedding import embed_rows
 from holdfast.models.preprocessing import Preprocessing
-from holdfast.models.wrapped import Subject
-from holdfast.search.blocks import BLOCK, REFERENCES, Blocks, acquainted, hashed, references
+from holdfast.models.wrapped import WrappedModel
+from holdfast.search.blocks import BLOCK, REFERENCES, Blocks, examined, hashed, references
 from holdfast.search.nearest import Found, search_by
 from holdfast.util import distributed
 from holdfast.util.arrays import read_arrays, write_arrays
@@ -108,16 +108,16 @@ class Index:
         file = None if out is None else Path(out)
         known = cls.load(file) if file is not None and file.exists() else None
         where = distributed.device(device)
-        with acquainted(embed, pixels, where, precision=precision, width=batch) as (subject, seen):
-            model = of_network(embed, seen)
+        with examined(embed, pixels, where, precision=precision, width=batch) as (wrapped, seen):
+            model = network_fingerprint(embed, seen)
             blocks = Blocks(pixels, f"{model} {precision}", file and file.with_name(f"{file.name}.part"))
             paths, labels = _paths(pixels, root), [pixels.table.classes[label] for label in pixels.table.labels]
             identity = hashed(*blocks.names, *paths, *labels)
             if known is None:
-                found = blocks.embed(partial(embed_rows, subject, pixels, where, batch=batch), quiet)
+                found = blocks.embed(partial(embed_rows, wrapped, pixels, where, batch=batch), quiet)
                 facts = {
                     **{"format": FORMAT, "holdfast": __version__, "hash": identity, "model": model},
-                    **{"dim": found.z.shape[1], "precision": precision, "faults": subject.faults},
+                    **{"dim": found.z.shape[1], "precision": precision, "faults": wrapped.faults},
                     **asdict(Preprocessing(pixels.size, pixels.side, pixels.channels)),
                     "root": None if root is None else str(Path(root).resolve()),
                     "broken": [[path, why] for path, why in zip(paths, found.reasons, strict=True) if why],
@@ -176,10 +176,10 @@ class Index:
         """
         where = distributed.device(device)
         width = min(WIDTH, max(REFERENCES, len(pixels)))
-        subject = Subject(embed.to(where) if isinstance(embed, nn.Module) else embed, width=width)
-        with subject.frozen(), torch.no_grad():
+        wrapped = WrappedModel(embed.to(where) if isinstance(embed, nn.Module) else embed, width=width)
+        with wrapped.frozen(), torch.no_grad():
             seen = F.normalize(
-                subject.tried(references(self.preprocessing.size, self.preprocessing.channels).to(where)), dim=1
+                wrapped.tried(references(self.preprocessing.size, self.preprocessing.channels).to(where)), dim=1
             ).cpu()
             if seen.shape != self.references.shape:
                 raise HoldfastError(
@@ -190,7 +190,7 @@ class Index:
                 raise HoldfastError(
                     f"the index was made by another model: the same images are embedded up to {far:.2f} apart"
                 )
-            return embed_rows(subject, pixels, where)
+            return embed_rows(wrapped, pixels, where)
 
     def search(self, z: Tensor, k: int = 10, backend: str = "torch") -> Found:
         """The ``k`` nearest images of each query, or all where there are fewer: distances and rows, (Q, k) each.

@@ -23,10 +23,10 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictStr
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import BALLS
 from holdfast.data import PairBatches
-from holdfast.defense.recipes import parse
+from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.result import NAME, read
-from holdfast.evaluation.settings import GRADIENTS, resolve_budget
+from holdfast.evaluation.settings import GRADIENTS, resolve_settings
 from holdfast.runs.config import Config, Tree, flatten, resolve_config
 from holdfast.runs.data import family_of, table_of
 from holdfast.runs.folder import Run
@@ -76,8 +76,8 @@ class Evaluation:
 
     def done(self, run: Run, config: Config) -> bool:
         """Whether the run's folder holds its result, with these settings, of a training that cost what this one did."""
-        budget = resolve_budget(family_of(config), self.protocol, **self.settings)
-        wanted = budget.plain()
+        resolved = resolve_settings(family_of(config), self.protocol, **self.settings)
+        wanted = resolved.plain()
         cost = run.cost()
         for path in sorted(run.folder.glob(f"evaluations/{self.protocol}-*/{NAME}")):
             content = read(path).content
@@ -88,7 +88,7 @@ class Evaluation:
             checked = content.get("checks") or not self.checks or not settings.get("attacks")
             if content["collapsed"]:
                 wanted["attacks"] = settings.get("attacks")
-            same = settings == wanted and content.get("protocol_version") == budget.rules.version
+            same = settings == wanted and content.get("protocol_version") == resolved.rules.version
             if of_this and whole and same and checked:
                 return True
         return False
@@ -209,11 +209,11 @@ def _runs(file: Path, out: Path) -> Iterator[Planned]:
 
 def _planned(folder: Path, given: Tree, evaluations: tuple[Evaluation, ...], start: Path | None) -> Planned:
     with within(f"{folder.parent.name}, {folder.name}"):
-        given = {**given, "recipe": parse(str(given.get("recipe", Config.recipe))).name}
+        given = {**given, "recipe": parse_recipe(str(given.get("recipe", Config.recipe))).name}
         words = tuple(f"{key}={_text(value)}" for key, value in given.items())
         config = resolve_config(assignments=words)
         for one in evaluations:
-            resolve_budget(family_of(config), one.protocol, **one.settings)
+            resolve_settings(family_of(config), one.protocol, **one.settings)
     return Planned(folder, config, words, evaluations, start)
 
 
@@ -237,7 +237,7 @@ def _combinations(file: Path, entry: Tree) -> Iterator[Tree]:
 
 def _name(file: Path, given: Tree, axes: Tree) -> str:
     with within(file):
-        recipe = parse(str(given.get("recipe", Config.recipe))).name
+        recipe = parse_recipe(str(given.get("recipe", Config.recipe))).name
     others = (f"{key}={_text(value)}" for key, value in axes.items() if key != "recipe")
     name = ",".join([recipe, *others]).replace("/", "of")
     if len(name.encode(errors="replace")) > MAX_NAME_BYTES:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Generator, nn
 
-from holdfast.core.fused import PRECISIONS, under
+from holdfast.core.fused import PRECISIONS, autocast
 from holdfast.data import Batch, Loader, PairBatches
 from holdfast.defense.base import Defense, Perturbing, Step
 from holdfast.defense.recipes import Recipe
@@ -220,7 +220,7 @@ class _Training:
         torch.manual_seed(int(seed[0]))
         images, labels, anchors = (x.to(self.device) for x in (batch.images, batch.labels, batch.anchors))
         with self._finite(batch):
-            with under(PRECISIONS[self.config.precision], self.device):
+            with autocast(PRECISIONS[self.config.precision], self.device):
                 step: Step = method(self.embedder, images, labels, anchors, generator)
             self.optimizer.zero_grad()
             step.loss.backward()  # type: ignore[no-untyped-call]

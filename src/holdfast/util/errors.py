@@ -18,7 +18,7 @@ def within(place: object) -> Iterator[None]:
     try:
         yield
     except HoldfastError as error:
-        raise HoldfastError(f"{plain(str(place))}: {error}") from None
+        raise HoldfastError(f"{printable(str(place))}: {error}") from None
 
 
 def brief(error: BaseException) -> str:
@@ -26,7 +26,7 @@ def brief(error: BaseException) -> str:
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
-def plain(name: str) -> str:
+def printable(name: str) -> str:
     """A name in one line that can be printed, whatever characters it has."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
 

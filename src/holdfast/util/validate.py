@@ -25,7 +25,7 @@ import yaml
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, StrictFloat, StrictInt, TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, ErrorDetails, core_schema
 
-from holdfast.util.errors import HoldfastError, plain, shown, unknown, within
+from holdfast.util.errors import HoldfastError, printable, shown, unknown, within
 
 MAX_YAML_BYTES, MAX_JSON_BYTES, MAX_LOG_BYTES = 2**20, 2**26, 2**30
 MAX_LEVELS, MAX_YAML_NODES, MAX_DIGITS = 100, 100_000, 1000
@@ -213,8 +213,8 @@ def _validated(kind: Any, data: Any, where: str, extra: Literal["forbid", "ignor
 
 def _fault(kind: Any, error: ErrorDetails) -> str:
     *parents, name = error["loc"] or ("",)
-    prefix = "".join(f"{plain(str(part))}." for part in parents)
-    key, value, context = f"{prefix}{plain(str(name))}", error["input"], error.get("ctx", {})
+    prefix = "".join(f"{printable(str(part))}." for part in parents)
+    key, value, context = f"{prefix}{printable(str(name))}", error["input"], error.get("ctx", {})
     for sign, words in LIMITS.items():
         if sign in context:
             return f"{key} is {words} {str(context[sign]).removesuffix('.0')}, not {shown(value)}"
