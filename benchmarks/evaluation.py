@@ -24,13 +24,13 @@ from benchmarks.passes import Pass, replay
 from benchmarks.side_by_side import Bar, interleaved, row
 from holdfast.attacks import System
 from holdfast.data import Pixels, held_out
-from holdfast.evaluation.evaluate import campaigns_of
+from holdfast.evaluation.evaluate import runners_of
 from holdfast.evaluation.records import Records
-from holdfast.evaluation.runner import Campaign, Target
-from holdfast.evaluation.settings import Budget, resolve_budget
+from holdfast.evaluation.runner import Runner, Target
+from holdfast.evaluation.settings import AttackSettings, resolve_settings
 from holdfast.models.embedder import Embedder
 from holdfast.models.embedding import embed_dataset
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 from holdfast.util import distributed
@@ -63,17 +63,17 @@ def network(root: str | None) -> Embedder:
 
 def attacked_by(embedder: Embedder, pixels: Pixels, precision: str, device: torch.device) -> Target:
     """The system that the embedder makes of the images, as an evaluation sets it up."""
-    subject = Subject(embedder, precision)
-    subject.examine(pixels.read(torch.arange(32))[0].to(device))
-    embedded = embed_dataset(subject, pixels, device)
-    return Target(subject, System(embedded.queries, embedded.gallery), pixels)
+    wrapped = WrappedModel(embedder, precision)
+    wrapped.examine(pixels.read(torch.arange(32))[0].to(device))
+    embedded = embed_dataset(wrapped, pixels, device)
+    return Target(wrapped, System(embedded.queries, embedded.gallery), pixels)
 
 
-def fast(campaign: Campaign, target: Target) -> Records:
+def fast(runner: Runner, target: Target) -> Records:
     """The library at work."""
     records = Records(None)
-    with Progress(campaign.name, len(campaign.images), quiet=True) as progress:
-        for _ in campaign.run(target, records, progress):
+    with Progress(runner.name, len(runner.images), quiet=True) as progress:
+        for _ in runner.run(target, records, progress):
             pass
     return records
 
@@ -84,38 +84,40 @@ def passes(forward: int, backward: int) -> list[Pass]:
     return [*(Pass(n, "pixels") for n in both), *(Pass(n, "forward") for n in only)]
 
 
-def naive(campaign: Campaign, target: Target, model: Embedder, budget: Budget, count: int) -> Callable[[int], None]:
+def naive(
+    runner: Runner, target: Target, model: Embedder, resolved: AttackSettings, count: int
+) -> Callable[[int], None]:
     """The naive loops at work on the first ``count`` images of a campaign, with as many steps as they are told."""
     prepared = []
-    for rows in torch.split(campaign.images[:count], BATCH):
-        perturbed = target.system.perturbed(campaign.attack).take(rows)
-        chosen = campaign.attack.choose(perturbed, target.system, campaign.draws(target, rows))
+    for rows in torch.split(runner.images[:count], BATCH):
+        perturbed = target.system.perturbed(runner.attack).take(rows)
+        chosen = runner.attack.choose(perturbed, target.system, runner.generators(target, rows))
         images = target.pixels.read(perturbed.ids.cpu())[0].to(perturbed.embeddings.device)
-        start = naive_attacks.near(images, campaign.attack.start * budget.eps, campaign.draws(target, rows))
+        start = naive_attacks.near(images, runner.attack.start * resolved.eps, runner.generators(target, rows))
         prepared.append((images, start, naive_attacks.cases(perturbed, chosen, target.system)))
 
     def work(steps: int) -> None:
         for images, start, cases in prepared:
             naive_attacks.attack(
-                campaign.name, model, images, start, cases, eps=budget.eps, step=budget.step, steps=steps
+                runner.name, model, images, start, cases, eps=resolved.eps, step=resolved.step, steps=steps
             )
 
     return work
 
 
 def measure(
-    campaign: Campaign, target: Target, embedder: Embedder, budget: Budget, *, dtype: torch.dtype, count: int
+    runner: Runner, target: Target, embedder: Embedder, resolved: AttackSettings, *, dtype: torch.dtype, count: int
 ) -> dict[str, float]:
     """Seconds of the library, the bare network and the naive loops in one attack, and the images passed.
 
     ``count`` images are attacked naively; their time is scaled to all images and steps.
     """
-    cost = fast(campaign, target).cost()
+    cost = fast(runner, target).cost()
     forward, backward = int(cost["forward"]), int(cost["backward"])
-    loops = naive(campaign, target, NaiveEmbedder(embedder).eval(), budget, count)
+    loops = naive(runner, target, NaiveEmbedder(embedder).eval(), resolved, count)
     seconds = interleaved(
         {
-            "library": lambda: fast(campaign, target),
+            "library": lambda: fast(runner, target),
             "network": replay(passes(forward, backward), embedder, dtype),
             "no step": lambda: loops(0),
             "one step": lambda: loops(1),
@@ -126,15 +128,15 @@ def measure(
     return {
         "library_s": seconds["library"],
         "network_s": seconds["network"],
-        "naive_s": (seconds["no step"] + budget.steps * step) * len(campaign.images) / count,
+        "naive_s": (seconds["no step"] + resolved.steps * step) * len(runner.images) / count,
         "forward": forward,
         "backward": backward,
     }
 
 
-def batches_agree(campaign: Campaign, target: Target) -> bool:
+def batches_agree(runner: Runner, target: Target) -> bool:
     """Whether batches of 16 and of 128 give the same records, which is promised on a CPU only."""
-    one, other = (fast(replace(campaign, batch=batch), target).of(campaign.name) for batch in (16, 128))
+    one, other = (fast(replace(runner, batch=batch), target).of(runner.name) for batch in (16, 128))
     return one == other
 
 
@@ -152,10 +154,10 @@ def main() -> None:
 
     pixels, embedder = clothes(options.root, options.gallery), network(options.root)
     embedder.to(device).eval().requires_grad_(False)
-    budget = resolve_budget("28", max_queries=options.images, steps=options.steps, precision=precision)
+    resolved = resolve_settings("28", max_queries=options.images, steps=options.steps, precision=precision)
     target = attacked_by(embedder, pixels, precision, device)
-    campaigns = campaigns_of(target, budget, BATCH)
-    if any(len(campaign.images) % BATCH for campaign in campaigns):
+    runners = runners_of(target, resolved, BATCH)
+    if any(len(runner.images) % BATCH for runner in runners):
         parser.error(f"--images is a multiple of {BATCH}: the passes that fill up a block would blur the ratios")
 
     details = {
@@ -163,15 +165,15 @@ def main() -> None:
         "device": str(device),
         "data": pixels.table.name,
         "gallery": len(target.system.gallery.ids),
-        "images": len(campaigns[0].images),
-        "steps": budget.steps,
+        "images": len(runners[0].images),
+        "steps": resolved.steps,
     }
-    count = min(options.naive_images, len(campaigns[0].images))
+    count = min(options.naive_images, len(runners[0].images))
     found = {}
-    for campaign in campaigns:
-        one = measure(campaign, target, embedder, budget, dtype=getattr(torch, precision), count=count)
-        found[campaign.name] = one
-        name = f"{campaign.name} ÷ bare network, {precision}"
+    for runner in runners:
+        one = measure(runner, target, embedder, resolved, dtype=getattr(torch, precision), count=count)
+        found[runner.name] = one
+        name = f"{runner.name} ÷ bare network, {precision}"
         row(name, one["library_s"] / one["network_s"], "times", OVERHEAD[precision], **details, **one)
 
     library, loops = (sum(one[key] for one in found.values()) for key in ("library_s", "naive_s"))
@@ -188,8 +190,8 @@ def main() -> None:
         naive=said,
     )
     if device.type == "cuda":
-        verdict = "the same" if batches_agree(campaigns[-1], target) else "OTHER"
-        print(f"batches of 16 and 128 give {verdict} records of {campaigns[-1].name} on {device}")
+        verdict = "the same" if batches_agree(runners[-1], target) else "OTHER"
+        print(f"batches of 16 and 128 give {verdict} records of {runners[-1].name} on {device}")
 
 
 if __name__ == "__main__":

@@ -32,15 +32,15 @@ from benchmarks.side_by_side import REPEATS, Bar, interleaved, row, settle, tell
 from benchmarks.step import AFTER, DTYPES, NAIVE, SHORT, WARMUP, Work, midway
 from holdfast.attacks import System
 from holdfast.core.frozen import frozen
-from holdfast.core.fused import Replica
+from holdfast.core.fused import FusedNetwork
 from holdfast.core.gallery import Gallery, Queries
-from holdfast.data import PairBatches, Pixels, Table, load
+from holdfast.data import PairBatches, Pixels, Table, load_dataset
 from holdfast.defense.base import Perturbing, Step
-from holdfast.evaluation.evaluate import campaigns_of
+from holdfast.evaluation.evaluate import runners_of
 from holdfast.evaluation.runner import Target
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.models.embedder import Embedder
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 from holdfast.runs.config import resolve_config
 from holdfast.training.build import optimizer_of
 from holdfast.util import distributed
@@ -57,7 +57,7 @@ PROFILED = 3
 Facts = dict[str, Any]
 
 
-class Graphed(Replica):
+class Graphed(FusedNetwork):
     """A replica that goes there and back as CUDA graphs, one per batch size; a batch is filled up to the next size.
 
     A graph reads the weights where they lay when it was captured, so they stay there.
@@ -95,17 +95,17 @@ def as_it_is(work: Work) -> None:
 
 def compiled(work: Work) -> None:
     """Compile the network that trains and its replica; falling back to eager mode is an error."""
-    replica = Replica(work.embedder, work.images, torch.bfloat16)
-    replica.network.compile(fullgraph=True)
+    fused = FusedNetwork(work.embedder, work.images, torch.bfloat16)
+    fused.network.compile(fullgraph=True)
     work.embedder.compile(fullgraph=True)
-    descent(work).replicas[torch.bfloat16] = replica
+    descent(work).fused_networks[torch.bfloat16] = fused
 
 
 def graphed(work: Work) -> None:
     """Make the passes of the descent as CUDA graphs."""
     least = math.ceil(3 * len(work.anchors) / GRAPHS)
     sizes = range(least, least * GRAPHS + 1, least)
-    descent(work).replicas[torch.bfloat16] = Graphed(work.embedder, torch.bfloat16, work.images, sizes)
+    descent(work).fused_networks[torch.bfloat16] = Graphed(work.embedder, torch.bfloat16, work.images, sizes)
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ def peak(work: Callable[[], Any], device: torch.device) -> tuple[Any, Facts]:
 
 def write_digits(folder: Path) -> None:
     """scikit-learn's digits as small colour images, a folder per split and class."""
-    table, generator = load("digits"), np.random.default_rng(0)
+    table, generator = load_dataset("digits"), np.random.default_rng(0)
     for i, (image, label, split) in enumerate(zip(table.images, table.labels, table.split, strict=True)):
         place = folder / str(split) / str(label)
         place.mkdir(parents=True, exist_ok=True)
@@ -180,7 +180,7 @@ def begun(options: argparse.Namespace, device: torch.device) -> Work:
         changes = {"batch.pairs": options.pairs, "pgd.steps": options.steps[0], "model.backbone": options.backbone}
         work = midway(resolve_config(data, changes), WARMUP[options.backbone], AFTER[options.backbone], device, BF16)
     work.strengthen(SHORT)
-    descent(work).replicas.clear()
+    descent(work).fused_networks.clear()
     return work
 
 
@@ -280,23 +280,23 @@ def evaluation(embedder: Embedder, options: argparse.Namespace, device: torch.de
     ids = torch.arange(gallery, device=device)
     columns = normalize(torch.randn(gallery, embedder.config.dim, device=device), dim=1), ids % CUB_CLASSES, ids
     for precision, dtype in DTYPES.items():
-        subject = Subject(embedder, precision)
-        subject.examine(pixels.read(torch.arange(32))[0].to(device))
-        target = Target(subject, System(Queries(*columns), Gallery(*columns)), pixels)
-        budget = resolve_budget(
+        wrapped = WrappedModel(embedder, precision)
+        wrapped.examine(pixels.read(torch.arange(32))[0].to(device))
+        target = Target(wrapped, System(Queries(*columns), Gallery(*columns)), pixels)
+        resolved = resolve_settings(
             "28" if size <= 32 else "224", max_queries=BATCH, steps=options.attack_steps, precision=precision
         )
-        facts = {**about, "gallery": gallery, "images": BATCH, "steps": budget.steps}
-        facts |= {"replica": isinstance(subject.network, Replica) and subject.network.network is not embedder}
+        facts = {**about, "gallery": gallery, "images": BATCH, "steps": resolved.steps}
+        facts |= {"replica": isinstance(wrapped.network, FusedNetwork) and wrapped.network.network is not embedder}
         total: dict[str, float] = {"library": 0, "bare": 0}
-        for campaign in campaigns_of(target, budget, BATCH):
-            attack: Callable[[], object] = partial(fast, campaign, target)
+        for runner in runners_of(target, resolved, BATCH):
+            attack: Callable[[], object] = partial(fast, runner, target)
             records, memory = peak(attack, device)
             made = passes(int(records.cost()["forward"]), int(records.cost()["backward"]))
             works = {"library": attack, "bare": replay(made, embedder, dtype)}
             seconds = interleaved(works, min(3, options.repeats), device)
             total = {key: total[key] + seconds[key] for key in total}
-            name = f"{campaign.name} ÷ bare network, {options.backbone} {size} px, {precision}"
+            name = f"{runner.name} ÷ bare network, {options.backbone} {size} px, {precision}"
             ratio = seconds["library"] / seconds["bare"]
             row(name, ratio, "x", OVERHEAD[precision], **facts, **memory, **seconds)
         name = f"all attacks on {BATCH} queries, {options.backbone} {size} px, {precision}"

@@ -15,10 +15,10 @@ import torch
 from benchmarks.noise import SIZE, noise, untrained
 from benchmarks.side_by_side import Bar, row
 from holdfast.attacks import System
-from holdfast.evaluation.evaluate import campaigns_of
+from holdfast.evaluation.evaluate import runners_of
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.runner import Target
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.metrics.clustering import kmeans
 from holdfast.metrics.collapse import gauges
 from holdfast.metrics.retrieval import retrieval_metrics
@@ -56,10 +56,10 @@ def stages(target: Target, queries: int, steps: int, before: float) -> dict[str,
         "gauges": peak(lambda: gauges(system.gallery.embeddings), before),
         "k-means": peak(lambda: kmeans(system.gallery.embeddings, clusters, iterations=0), before),
     }
-    campaigns = campaigns_of(target, resolve_budget("224", max_queries=queries, steps=steps), queries)
-    with Progress("", queries * len(campaigns), quiet=True) as progress:
-        for campaign in campaigns:
-            needed[campaign.name] = peak(lambda one=campaign: list(one.run(target, Records(None), progress)), before)  # type: ignore[misc]
+    runners = runners_of(target, resolve_settings("224", max_queries=queries, steps=steps), queries)
+    with Progress("", queries * len(runners), quiet=True) as progress:
+        for runner in runners:
+            needed[runner.name] = peak(lambda one=runner: list(one.run(target, Records(None), progress)), before)  # type: ignore[misc]
     return needed
 
 
@@ -72,12 +72,12 @@ def main() -> None:
     options = parser.parse_args()
 
     pixels = noise(options.items, options.classes)
-    subject = untrained(pixels)
-    embedded = embed_dataset(subject, pixels, torch.device("cpu"))
+    wrapped = untrained(pixels)
+    embedded = embed_dataset(wrapped, pixels, torch.device("cpu"))
     before = resident()
     system = System(embedded.queries, embedded.gallery)
     shared = {"queries and gallery": resident() - before}
-    target = Target(subject, system, pixels)
+    target = Target(wrapped, system, pixels)
     needed = shared | stages(target, options.queries, options.steps, before)
     row(
         f"evaluation memory beyond model and data, {options.items:,} x {embedded.z.shape[1]}, "

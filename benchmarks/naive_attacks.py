@@ -14,7 +14,7 @@ from torch.nn.functional import cosine_similarity
 
 from holdfast.attacks import System
 from holdfast.core.gallery import Gallery, Queries
-from holdfast.core.gradients import random
+from holdfast.core.gradients import random_like
 
 
 def d(a: Tensor, b: Tensor) -> Tensor:
@@ -225,9 +225,9 @@ def descend(
     return best
 
 
-def near(images: Tensor, radius: float, draws: Sequence[Generator]) -> Tensor:
+def near(images: Tensor, radius: float, generators: Sequence[Generator]) -> Tensor:
     """A random start: every pixel up to ``radius`` away, by one generator per image."""
-    return (images + radius * (2 * random(torch.rand, images, draws) - 1)).clamp(0, 1)
+    return (images + radius * (2 * random_like(torch.rand, images, generators) - 1)).clamp(0, 1)
 
 
 def attack(

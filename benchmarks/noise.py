@@ -5,7 +5,7 @@ import torch
 
 from holdfast.data import Pixels, Table
 from holdfast.models.embedder import Embedder, EmbedderConfig
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 
 SIZE = 28
 
@@ -23,8 +23,8 @@ def fresh() -> Embedder:
     return Embedder(EmbedderConfig("c2f2", channels=1, size=SIZE))
 
 
-def untrained(pixels: Pixels) -> Subject:
+def untrained(pixels: Pixels) -> WrappedModel:
     """:func:`fresh`, looked at with some of the images."""
-    subject = Subject(fresh().eval().requires_grad_(False))
-    subject.examine(pixels.read(torch.arange(32))[0])
-    return subject
+    wrapped = WrappedModel(fresh().eval().requires_grad_(False))
+    wrapped.examine(pixels.read(torch.arange(32))[0])
+    return wrapped

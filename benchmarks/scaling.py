@@ -21,10 +21,10 @@ from holdfast.attacks import Plan, System
 from holdfast.core.gallery import Gallery, Queries
 from holdfast.data import Pixels, Table
 from holdfast.evaluation.runner import Target, attack_batch
-from holdfast.evaluation.settings import Budget, resolve_budget
+from holdfast.evaluation.settings import AttackSettings, resolve_settings
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.models.embedding import embed_dataset
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 
 QUERIES, IMAGES = 128, 64
 """Attacked at once, in the second part; and passed through the network to time it."""
@@ -35,18 +35,18 @@ ATTACK = "qa-"
 ENDLESS = ("es", "ltm")
 
 
-def draws(rows: Tensor) -> list[Generator]:
+def generators(rows: Tensor) -> list[Generator]:
     """One generator per image."""
     return [Generator().manual_seed(row) for row in rows.tolist()]
 
 
-def attacking(target: Target, budget: Budget, queries: int) -> Callable[[], None]:
+def attacking(target: Target, resolved: AttackSettings, queries: int) -> Callable[[], None]:
     """The attacks of a budget on the first images."""
     rows = torch.arange(queries)
 
     def work() -> None:
-        for name in budget.attacks:
-            attack_batch(budget.attack(name), target, rows, budget.pgd(), draws=draws(rows))
+        for name in resolved.attacks:
+            attack_batch(resolved.attack(name), target, rows, resolved.pgd(), generators=generators(rows))
 
     return work
 
@@ -54,10 +54,10 @@ def attacking(target: Target, budget: Budget, queries: int) -> Callable[[], None
 def growth(gallery: int, queries: int, steps: int) -> None:
     """Print how time grows with the queries and with the steps."""
     pixels = noise(gallery, 10)
-    subject = untrained(pixels)
-    embedded = embed_dataset(subject, pixels, torch.device("cpu"))
-    target = Target(subject, System(embedded.queries, embedded.gallery), pixels)
-    once, twice = (resolve_budget("28", steps=number, attacks=ENDLESS) for number in (steps, 2 * steps))
+    wrapped = untrained(pixels)
+    embedded = embed_dataset(wrapped, pixels, torch.device("cpu"))
+    target = Target(wrapped, System(embedded.queries, embedded.gallery), pixels)
+    once, twice = (resolve_settings("28", steps=number, attacks=ENDLESS) for number in (steps, 2 * steps))
     seconds = interleaved(
         {
             "once": attacking(target, once, queries),
@@ -81,11 +81,11 @@ def large_target(size: int) -> Target:
     torch.manual_seed(0)
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, size, size, 3), np.uint8)
     pixels = Pixels(Table.build("noise", images, np.arange(IMAGES) % 2, ["test"] * IMAGES), size)
-    subject = Subject(Embedder(EmbedderConfig("resnet18", size=size)).eval().requires_grad_(False))
+    wrapped = WrappedModel(Embedder(EmbedderConfig("resnet18", size=size)).eval().requires_grad_(False))
     z, ids = normalize(torch.randn(GALLERY, 512), dim=1), torch.arange(GALLERY)
     labels = ids % CLASSES
     queries = Queries(z[:QUERIES], labels[:QUERIES], ids[:QUERIES])
-    return Target(subject, System(queries, Gallery(z, labels, ids)), pixels)
+    return Target(wrapped, System(queries, Gallery(z, labels, ids)), pixels)
 
 
 def smaller(target: Target, items: int) -> Target:
@@ -95,10 +95,10 @@ def smaller(target: Target, items: int) -> Target:
     return replace(target, system=System(target.system.queries, part))
 
 
-def planned(target: Target, budget: Budget) -> Plan:
+def planned(target: Target, resolved: AttackSettings) -> Plan:
     """The choice of targets, and what follows from it."""
-    attack, queries = budget.attack(ATTACK), target.system.queries
-    chosen = attack.choose(queries, target.system, draws(queries.ids))
+    attack, queries = resolved.attack(ATTACK), target.system.queries
+    chosen = attack.choose(queries, target.system, generators(queries.ids))
     return attack.plan(queries, target.system, chosen)
 
 
@@ -130,7 +130,7 @@ def passing(target: Target) -> Callable[[], None]:
 
     def work() -> None:
         pixels = images.clone().requires_grad_()
-        torch.autograd.grad(target.subject(pixels).sum(), pixels)
+        torch.autograd.grad(target.model(pixels).sum(), pixels)
 
     return work
 
@@ -139,21 +139,21 @@ def ranking(size: int) -> None:
     """Print what the ranking adds, and how that grows with the gallery."""
     target = large_target(size)
     quarter = smaller(target, GALLERY // 4)
-    budget = resolve_budget("28" if size <= 32 else "224")
+    resolved = resolve_settings("28" if size <= 32 else "224")
     z = normalize(torch.randn(QUERIES, 512), dim=1)
-    plans = {"objective": planned(target, budget), "objective, quarter": planned(quarter, budget)}
+    plans = {"objective": planned(target, resolved), "objective, quarter": planned(quarter, resolved)}
     seconds = interleaved(
         {
             **{name: descending(plan, z) for name, plan in plans.items()},
-            "choice": lambda: planned(target, budget),
+            "choice": lambda: planned(target, resolved),
             "readings": reading(plans["objective"], z),
             "network": passing(target),
         }
     )
     seconds["network"] *= QUERIES / IMAGES
-    ranked = seconds["choice"] + seconds["readings"] + (budget.steps + 2) * seconds["objective"]
-    share = ranked / (ranked + budget.steps * seconds["network"])
-    facts = {"gallery": GALLERY, "queries": QUERIES, "steps": budget.steps, "size": size, "cpu_seconds": seconds}
+    ranked = seconds["choice"] + seconds["readings"] + (resolved.steps + 2) * seconds["objective"]
+    share = ranked / (ranked + resolved.steps * seconds["network"])
+    facts = {"gallery": GALLERY, "queries": QUERIES, "steps": resolved.steps, "size": size, "cpu_seconds": seconds}
     row(f"ranking part of {ATTACK} on ResNet-18, {size} pixels", share, "of the time", Bar(most=0.05), **facts)
     grown = seconds["objective"] / seconds["objective, quarter"]
     row(f"objective at {GALLERY:,} in the gallery against {GALLERY // 4:,}", grown, "x", Bar(most=4.6), **facts)

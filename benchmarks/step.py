@@ -17,11 +17,11 @@ from torch import Generator, Tensor, nn
 from benchmarks.naive_step import NaiveEmbedder, NaiveStep, embed_groups, hardness, naive_step, raise_hardness
 from benchmarks.passes import Pass, recorded, replay
 from benchmarks.side_by_side import REPEATS, Bar, interleaved, row
-from holdfast.core.fused import PRECISIONS, Replica, under
+from holdfast.core.fused import PRECISIONS, FusedNetwork, autocast
 from holdfast.core.triplets import Triplets
 from holdfast.data import Batch, Loader, PairBatches
 from holdfast.defense.base import Defense, Perturbing, Step
-from holdfast.defense.recipes import Recipe, parse
+from holdfast.defense.recipes import Recipe, parse_recipe
 from holdfast.models.embedder import Embedder
 from holdfast.runs.config import Config, resolve_config
 from holdfast.runs.data import pixels_of, table_of
@@ -62,7 +62,7 @@ class Work:
     def step(self, precision: str = "float32") -> Step:
         """Loss and backward, with the same draws and the same state of the defense each time."""
         state = {name: value.clone() for name, value in self.defense.state_dict().items()}
-        with under(PRECISIONS[precision], self.images.device):
+        with autocast(PRECISIONS[precision], self.images.device):
             step: Step = self.defense(self.embedder, self.images, self.labels, self.anchors, _draws())
         self.embedder.zero_grad()
         step.loss.backward()  # type: ignore[no-untyped-call]
@@ -130,7 +130,7 @@ def midway(config: Config, warmup: int, after: int, device: torch.device = CPU, 
     few = _batches(replace(config, batch=replace(config.batch, pairs=pairs)))
     for i, batch in enumerate(islice(few, warmup + after)):
         method = plain if i < warmup else defense
-        with under(PRECISIONS[precision], device):
+        with autocast(PRECISIONS[precision], device):
             step: Step = method(embedder, *_parts(batch, device), _draws(i))
         optimizer.zero_grad()
         step.loss.backward()  # type: ignore[no-untyped-call]
@@ -146,7 +146,7 @@ def _ready(config: Config, embedder: Embedder, defense: Defense, device: torch.d
 
 
 def _defense(config: Config, device: torch.device) -> Defense:
-    return parse(config.recipe).build(pgd_of(config), config.loss).to(device)
+    return parse_recipe(config.recipe).build(pgd_of(config), config.loss).to(device)
 
 
 def main() -> None:
@@ -199,7 +199,7 @@ def compare(work: Work, precisions: list[str], repeats: int) -> None:
         works["naive"] = lambda: work.naive(network, destination)
     seconds = interleaved(works, repeats, device)
 
-    title = f"{parse(config.recipe).notation} {_shape(config)}"
+    title = f"{parse_recipe(config.recipe).notation} {_shape(config)}"
     bars = NAIVE_BARS.get((config.model.backbone, config.data.size, config.pgd.steps), NO_SLOWER)
     for precision in precisions:
         mine, bare = seconds[precision], seconds[f"{precision} bare"]
@@ -215,12 +215,15 @@ def compare(work: Work, precisions: list[str], repeats: int) -> None:
 def _exactness(work: Work) -> None:
     """What leaving finished triplets alone changes: the same network, in float32, descends on all of them always."""
     step, triplets, perturbed = work.watched()
-    network, destination = Replica(work.embedder, work.images).network.eval(), float(step.logs["destination_hardness"])
+    network, destination = (
+        FusedNetwork(work.embedder, work.images).network.eval(),
+        float(step.logs["destination_hardness"]),
+    )
     full = raise_hardness(network, work.images[triplets], destination, pgd_of(work.config), early_stop=False)
     with torch.no_grad():
         reached, wanted = (hardness(embed_groups(network, images)) for images in (perturbed, full))
     apart = float(((perturbed - full).abs() > DIFFERENT).float().mean())
-    title = f"{parse(work.config.recipe).notation} {_shape(work.config)}, float32, triplets in play against all"
+    title = f"{parse_recipe(work.config.recipe).notation} {_shape(work.config)}, float32, triplets in play against all"
     row(f"{title}: pixels that differ", 100 * apart, "%", Bar(most=0.05))
     row(
         f"{title}: hardness apart, the most of any",

@@ -14,7 +14,7 @@ import holdfast
 from holdfast.attacks import ATTACKS
 from holdfast.cli import app, main
 from holdfast.data import DATASETS
-from holdfast.defense.recipes import parse
+from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.settings import attack_named, parse_radii, parse_radius
 from holdfast.models.backbones import find_backbone
@@ -26,7 +26,7 @@ SHOWN = [(page, command) for page, text in PAGES.items() for command in sorted(s
 CODED = [page for page in PAGES.keys() - TYPED if any(one.language == "python" for one in blocks(PAGES[page]))]
 
 LOOKED_UP: dict[str, Callable[[Any], Any]] = {
-    "recipe": parse,
+    "recipe": parse_recipe,
     "protocol": lambda value: pick("protocol", value, PROTOCOLS),
     "attack": lambda value: attack_named(value, ATTACKS),
     "data": lambda value: pick("data set", value, DATASETS),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.defense.recipes import LossConfig, parse
+from holdfast.defense.recipes import LossConfig, parse_recipe
 from holdfast.evaluation.result import read
 from holdfast.report.published import printed
 from holdfast.runs.config import decisive, differences, resolve_config
@@ -52,7 +52,7 @@ class Row:
         config = run.config
         return (
             config.data.name == self.dataset
-            and parse(config.recipe).notation == self.notation
+            and parse_recipe(config.recipe).notation == self.notation
             and self.eta in (None, config.pgd.steps)
             and config.loss == self.strength
         )
@@ -95,7 +95,7 @@ def test_every_published_row_is_trained_by_the_files_of_its_table(row: Row, plan
 def test_what_is_called_impossible_was_published_and_is_no_recipe(name: str) -> None:
     assert name in {row["recipe"] for row in printed()}
     with pytest.raises(HoldfastError):
-        parse(name)
+        parse_recipe(name)
 
 
 def test_all_of_cub_is_the_union_of_its_files(planned: dict[str, list[Planned]]) -> None:

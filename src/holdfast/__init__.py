@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from holdfast.core.pgd import L2, PGD, LInf
     from holdfast.core.samplers import SAMPLERS
     from holdfast.core.triplets import Triplets, hardness
-    from holdfast.data import DATASETS, Loader, PairBatches, Pixels, Table, held_out, load, query_gallery
+    from holdfast.data import DATASETS, Loader, PairBatches, Pixels, Table, held_out, load_dataset, query_gallery
     from holdfast.defense.base import Defense, Step
-    from holdfast.defense.recipes import RECIPES, LossConfig, Recipe, parse
+    from holdfast.defense.recipes import RECIPES, LossConfig, Recipe, parse_recipe
     from holdfast.evaluation.evaluate import attack, evaluate
     from holdfast.evaluation.protocols import PROTOCOLS, ers
     from holdfast.evaluation.result import Result
@@ -33,8 +33,8 @@ __version__ = "0.1.0"
 HOMES = {
     "attacks": ("ATTACKS",),
     "evaluation.evaluate": ("attack", "evaluate"),
-    "runs.config": ("Config", "resolve"),
-    "data": ("DATASETS", "Loader", "PairBatches", "Pixels", "Table", "held_out", "load", "query_gallery"),
+    "runs.config": ("Config", "resolve_config"),
+    "data": ("DATASETS", "Loader", "PairBatches", "Pixels", "Table", "held_out", "load_dataset", "query_gallery"),
     "defense.base": ("Defense", "Step"),
     "models.embedder": ("Embedder", "EmbedderConfig"),
     "util.errors": ("HoldfastError",),
@@ -46,7 +46,7 @@ HOMES = {
     "core.gradients": ("NES", "Square"),
     "core.pgd": ("L2", "PGD", "LInf"),
     "evaluation.protocols": ("PROTOCOLS", "ers"),
-    "defense.recipes": ("RECIPES", "Recipe", "Strength", "parse"),
+    "defense.recipes": ("RECIPES", "Recipe", "LossConfig", "parse_recipe"),
     "report": ("Result",),
     "core.samplers": ("SAMPLERS",),
     "core.triplets": ("Triplets", "hardness"),
@@ -71,6 +71,7 @@ __all__ = [
     "Index",
     "LInf",
     "Loader",
+    "LossConfig",
     "OpenedModel",
     "PairBatches",
     "Pixels",
@@ -80,7 +81,6 @@ __all__ = [
     "Result",
     "Square",
     "Step",
-    "Strength",
     "Table",
     "Triplets",
     "attack",
@@ -88,11 +88,11 @@ __all__ = [
     "evaluate",
     "hardness",
     "held_out",
-    "load",
+    "load_dataset",
     "open_model",
-    "parse",
+    "parse_recipe",
     "query_gallery",
-    "resolve",
+    "resolve_config",
     "train",
 ]
 

@@ -11,13 +11,13 @@ import torch
 
 from benchmarks import naive_attacks as naive
 from holdfast.attacks import System
-from holdfast.evaluation.evaluate import campaigns_of, evaluate
+from holdfast.evaluation.evaluate import evaluate, runners_of
 from holdfast.evaluation.protocols import COLUMNS
 from holdfast.evaluation.runner import Target
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.models.embedding import embed_dataset
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 from holdfast.report import Result
 from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
@@ -65,17 +65,17 @@ def library(embedder: Embedder, tmp_path_factory: pytest.TempPathFactory) -> Res
 def by_hand(embedder: Embedder, library: Result) -> Readings:
     """The same images attacked naively, for what the records say was chosen."""
     embedded = embed_dataset(embedder, PIXELS, torch.device("cpu"))
-    target = Target(Subject(embedder), System(embedded.queries, embedded.gallery), PIXELS)
+    target = Target(WrappedModel(embedder), System(embedded.queries, embedded.gallery), PIXELS)
     assert library.path is not None
     found: Readings = {}
-    for campaign in campaigns_of(target, resolve_budget("28", max_queries=128, **DESCENT), 128):
-        records = rows(library.path.parent / "records" / f"{campaign.name}.jsonl")
+    for runner in runners_of(target, resolve_settings("28", max_queries=128, **DESCENT), 128):
+        records = rows(library.path.parent / "records" / f"{runner.name}.jsonl")
         ids, chosen = (torch.tensor([record[key] for record in records]) for key in ("id", "chosen"))
-        assert torch.equal(ids, campaign.images)
+        assert torch.equal(ids, runner.images)
         cases = naive.cases(target.system.queries.take(ids), chosen.long(), target.system)
         images = PIXELS.read(ids)[0]
-        start = naive.near(images, campaign.attack.start * DESCENT["eps"], campaign.draws(target, ids))
-        _, reached = naive.attack(campaign.name, embedder, images, start, cases, **DESCENT)
+        start = naive.near(images, runner.attack.start * DESCENT["eps"], runner.generators(target, ids))
+        _, reached = naive.attack(runner.name, embedder, images, start, cases, **DESCENT)
         found |= {name: np.array(values) for name, values in reached.items()}
     return found
 

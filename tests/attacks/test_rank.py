@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from holdfast.attacks import CA, QA, SPQA, Order, System
-from holdfast.attacks.base import nearest_percent, nearest_percent_after_the_first, nothing, own_entries, pick
+from holdfast.attacks.base import nearest_percent, nearest_percent_after_the_first, no_entries, own_entries, sample_pool
 from holdfast.core.gallery import Gallery, nearest, same_set
 from holdfast.core.objectives import Objective, Sign
 from holdfast.core.pgd import PGD, LInf
@@ -55,7 +55,7 @@ def line(*places: float) -> System:
 @given(SEEDS, st.booleans(), SIGNS, st.integers(1, 4), st.booleans())
 def test_qa_is_its_twin(seed: int, grid: bool, sign: Sign, targets: int, own_counts: bool) -> None:
     system = world(seed, grid=grid)
-    attack = QA(sign, targets, excluded=nothing if own_counts else own_entries)
+    attack = QA(sign, targets, excluded=no_entries if own_counts else own_entries)
     gallery, ids = listed(system.gallery), system.queries.ids.tolist()
     chosen = attack.choose(system.queries, system, generators(12)) if sign == "+" else naive_targets(system, targets)
     plan, z, rows = attack.plan(system.queries, system, chosen), embedded(seed, 12, 3, grid), torch.tensor([7, 2, 11])
@@ -78,7 +78,7 @@ def naive_targets(system: System, count: int) -> Tensor:
 def test_ca_is_its_twin(seed: int, grid: bool, sign: Sign, width: int, own_counts: bool) -> None:
     """Also for candidates that stand where they stood, tied with the items that equal them."""
     system = world(seed, grid=grid)
-    attack = CA(sign, width, excluded=nothing if own_counts else own_entries)
+    attack = CA(sign, width, excluded=no_entries if own_counts else own_entries)
     gallery, asking = listed(system.gallery), listed(system.queries)
     chosen = CA("+", width).choose(system.gallery, system, generators(20))
     plan, rows = attack.plan(system.gallery, system, chosen), torch.tensor([7, 2, 19])
@@ -231,7 +231,7 @@ def test_random_targets_are_different_and_never_the_images_own(attack: CA | QA) 
 @pytest.mark.parametrize("kind", [CA, QA])
 def test_near_targets_come_from_the_nearest_percent(kind: type[CA] | type[QA]) -> None:
     system = world(3, queries=400, items=400, grid=False, dim=2)
-    asked = system.asking if kind is CA else system.items
+    asked = system.query_items if kind is CA else system.items
     perturbed = some(system.gallery if kind is CA else system.queries, range(30))
     drawn = torch.cat([kind("-", 2).choose(perturbed, system, generators(30, seed)) for seed in range(30)], dim=1)
     for i, row in enumerate(drawn.tolist()):
@@ -266,7 +266,7 @@ def test_too_few_items_are_refused() -> None:
 
 
 def test_drawing_from_a_pool_is_even() -> None:
-    counts = Counter(pick(torch.tensor([[4, 6, 9]]), 1, generators(1, seed)).item() for seed in range(300))
+    counts = Counter(sample_pool(torch.tensor([[4, 6, 9]]), 1, generators(1, seed)).item() for seed in range(300))
     assert set(counts) == {4, 6, 9}
     assert min(counts.values()) > 70
 
@@ -330,7 +330,7 @@ def test_a_published_random_target_may_be_the_image_itself(name: str) -> None:
 EPS = 0.1
 GREY = torch.full((1, 1, 1, 1, 2), 0.5)
 MATRIX = torch.tensor([[1.0, 0.4], [-0.3, 0.8]])
-DESCENT = PGD(LInf(EPS), EPS / 20, 80, best=STRICT.best, pace=STRICT.pace)
+DESCENT = PGD(LInf(EPS), EPS / 20, 80, best=STRICT.best, schedule=STRICT.schedule)
 
 
 def embed(images: Tensor) -> Tensor:

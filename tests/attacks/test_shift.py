@@ -24,7 +24,7 @@ SEEDS = st.integers(0, 10**6)
 
 
 def descent(step: float, steps: int) -> PGD:
-    return PGD(LInf(EPS), step, steps, start=ES.start * EPS, best=STRICT.best, pace=STRICT.pace)
+    return PGD(LInf(EPS), step, steps, start=ES.start * EPS, best=STRICT.best, schedule=STRICT.schedule)
 
 
 class Unit(nn.Module):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from holdfast.attacks import GTM, GTT, LTM, System
-from holdfast.attacks.base import first_matches
+from holdfast.attacks.base import recall_at_1
 from holdfast.core.gallery import Gallery, Queries, same_set
 from holdfast.evaluation.protocols import CVPR22, STRICT
 from holdfast.metrics.retrieval import retrieval_metrics
@@ -47,14 +47,14 @@ def test_r_at_1_is_its_twin(seed: int, grid: bool) -> None:
     system, z = world(seed, grid=grid, classes=8), embedded(seed, grid)
     gallery, asking = listed(system.gallery), listed(system.queries)
     expected = [naive.recall_at_1(z[i].tolist(), asking.labels[i], asking.ids[i], gallery) for i in range(12)]
-    assert first_matches(z, system.queries, system).tolist() == pytest.approx(expected, abs=1e-3, nan_ok=True)
+    assert recall_at_1(z, system.queries, system).tolist() == pytest.approx(expected, abs=1e-3, nan_ok=True)
 
 
 def test_r_at_1_of_unmoved_queries_is_the_benign_one() -> None:
     system = world(0, queries=50, items=50, grid=False, dim=2)
     benign = retrieval_metrics(system.queries, system.gallery)["R@1"]
     assert 20 < benign < 80
-    assert first_matches(system.queries.embeddings, system.queries, system).mean().item() == pytest.approx(benign)
+    assert recall_at_1(system.queries.embeddings, system.queries, system).mean().item() == pytest.approx(benign)
 
 
 # ---- LTM ------------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from holdfast.data import load
+from holdfast.data import load_dataset
 from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 from tests.conftest import Call, Refuse
@@ -56,7 +56,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder per class of digits as PNG files, and lists of queries and gallery."""
     root = tmp_path_factory.mktemp("data") / "photos"
-    table = load("digits").test()
+    table = load_dataset("digits").test()
     lines = []
     for i in range(60):
         path = root / str(table.labels[i]) / f"{i}.png"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from holdfast.core.distance import apart, matrix, pairs
+from holdfast.core.distance import exact_matrix, matrix, pairs
 from holdfast.core.triplets import Triplets, hardness
 from holdfast.defense.losses import intra_class_structure, triplet_loss
 from tests.oracles import steps as oracles
@@ -29,17 +29,17 @@ def test_distances_equal_the_twin(rows: int, columns: int, dim: int, seed: int) 
     expected = torch.tensor([[oracles.distance(x, y) for y in b.tolist()] for x in a.tolist()], dtype=torch.float64)
     torch.testing.assert_close(matrix(a, b), expected, rtol=0, atol=1e-12)
     torch.testing.assert_close(pairs(a[:, None], b[None]), expected, rtol=0, atol=1e-12)
-    torch.testing.assert_close(apart(a, b), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(exact_matrix(a, b), expected, rtol=0, atol=1e-12)
 
 
 def test_differences_put_equal_vectors_at_distance_zero_and_at_equal_distances() -> None:
     a, b = draw(40, 64, dtype=torch.float32), draw(30, 64, seed=1, dtype=torch.float32)
     items = torch.cat([a, b, a, b[:7], a])
-    distances = apart(torch.cat([a, b]), items)
+    distances = exact_matrix(torch.cat([a, b]), items)
     assert torch.equal(distances[:40, :40].diagonal(), torch.zeros(40))
     for copy in (distances[:, 70:110], distances[:, -40:]):
         assert torch.equal(copy, distances[:, :40])
-    assert torch.equal(apart(a[:, None], items[None].expand(40, -1, -1))[:, 0], distances[:40])
+    assert torch.equal(exact_matrix(a[:, None], items[None].expand(40, -1, -1))[:, 0], distances[:40])
 
 
 def test_large_matrices_agree_with_pairs() -> None:

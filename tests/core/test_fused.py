@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 from torch.utils.checkpoint import checkpoint
 
-from holdfast.core.fused import Replica
+from holdfast.core.fused import FusedNetwork
 from holdfast.models.embedder import Embedder, EmbedderConfig
 
 
@@ -47,7 +47,7 @@ def reference(module: nn.Module) -> nn.Module:
 def test_a_replica_embeds_as_its_module_does_in_evaluation_mode(backbone: str) -> None:
     module, pixels = trained(backbone).double(), images().double()
     before = copy.deepcopy(module.state_dict())
-    (z, gradient), (wanted, slope) = outcome(Replica(module, pixels), pixels), outcome(reference(module), pixels)
+    (z, gradient), (wanted, slope) = outcome(FusedNetwork(module, pixels), pixels), outcome(reference(module), pixels)
     torch.testing.assert_close(z, wanted, rtol=0, atol=1e-12)
     torch.testing.assert_close(gradient, slope, rtol=0, atol=1e-10 * float(slope.abs().max()))
     assert module.training
@@ -57,49 +57,49 @@ def test_a_replica_embeds_as_its_module_does_in_evaluation_mode(backbone: str) -
 
 def test_every_batchnorm_of_the_resnets_is_folded() -> None:
     for backbone, count in {"resnet18": 20, "resnet50": 53}.items():
-        replica = Replica(trained(backbone), images())
-        assert len(replica.folds) == count
-        assert not [m for m in replica.network.modules() if isinstance(m, nn.BatchNorm2d)]
+        fused = FusedNetwork(trained(backbone), images())
+        assert len(fused.folds) == count
+        assert not [m for m in fused.network.modules() if isinstance(m, nn.BatchNorm2d)]
 
 
 @pytest.mark.parametrize("precision", [None, torch.bfloat16])
 @pytest.mark.parametrize("backbone", ["c2f2", "resnet18"])
 def test_refreshed_it_follows_the_training(backbone: str, precision: torch.dtype | None) -> None:
     module = trained(backbone)
-    replica = Replica(module, images(), precision)
-    old = replica(images())
+    fused = FusedNetwork(module, images(), precision)
+    old = fused(images())
     optimizer = torch.optim.SGD(module.parameters(), lr=1.0)
     module(images(8)).square().cumsum(0).sum().backward()
     optimizer.step()
-    new = Replica(module, images(), precision)(images())
+    new = FusedNetwork(module, images(), precision)(images())
     assert (new - old).abs().max() > 1e-4
     waits = backbone == "resnet18" or precision is not None
-    assert torch.equal(replica(images()), new) != waits, "what is folded or in another precision waits for the refresh"
-    replica.refresh()
-    assert torch.equal(replica(images()), new)
+    assert torch.equal(fused(images()), new) != waits, "what is folded or in another precision waits for the refresh"
+    fused.refresh()
+    assert torch.equal(fused(images()), new)
 
 
 def test_other_weights_of_other_shapes_are_taken_over_too() -> None:
     module = trained("resnet18")
-    replica = Replica(module, images())
+    fused = FusedNetwork(module, images())
     module.load_state_dict(trained("resnet18").state_dict())
     module.backbone.get_submodule("fc").weight = nn.Parameter(torch.randn(4, 512))  # type: ignore[union-attr]
     module.backbone.get_submodule("fc").bias = None  # type: ignore[union-attr]
-    replica.refresh()
-    torch.testing.assert_close(replica(images()), reference(module)(images()), rtol=0, atol=2e-5)
+    fused.refresh()
+    torch.testing.assert_close(fused(images()), reference(module)(images()), rtol=0, atol=2e-5)
 
 
 def test_weights_that_need_no_change_take_no_memory() -> None:
     module = trained("c2f2")
-    own, theirs = dict(Replica(module, images()).network.named_parameters()), dict(module.named_parameters())
+    own, theirs = dict(FusedNetwork(module, images()).network.named_parameters()), dict(module.named_parameters())
     assert all(own[name].data_ptr() == value.data_ptr() for name, value in theirs.items())
 
 
 def test_in_bfloat16_the_matrices_are_held_so_and_the_embeddings_are_not() -> None:
     module = trained("resnet18")
-    replica = Replica(module, images(), torch.bfloat16)
-    assert {p.dtype for p in replica.network.parameters()} == {torch.bfloat16}
-    z = replica(images())
+    fused = FusedNetwork(module, images(), torch.bfloat16)
+    assert {p.dtype for p in fused.network.parameters()} == {torch.bfloat16}
+    z = fused(images())
     assert z.dtype == torch.float32
     assert 0 < (z - reference(module)(images())).abs().mean() < 0.01
     assert all(p.dtype == torch.float32 for p in module.parameters())
@@ -154,21 +154,21 @@ class Ordered(Body):
 @pytest.mark.parametrize(("kind", "folds"), [(Tapped, 1), (Shared, 0), (Rectified, 1), (Ordered, 2)])
 def test_only_a_convolution_that_a_batchnorm_alone_follows_is_folded(kind: type[Body], folds: int) -> None:
     module = kind()
-    replica = Replica(module, images())
-    assert len(replica.folds) == folds
-    torch.testing.assert_close(replica(images()), reference(module)(images()), rtol=0, atol=1e-6)
+    fused = FusedNetwork(module, images())
+    assert len(fused.folds) == folds
+    torch.testing.assert_close(fused(images()), reference(module)(images()), rtol=0, atol=1e-6)
 
 
 def test_a_batchnorm_without_statistics_stays() -> None:
     module = Rectified()
     module.other = nn.BatchNorm2d(3, track_running_stats=False)
-    assert not Replica(module, images()).folds
+    assert not FusedNetwork(module, images()).folds
 
 
 def test_tied_weights_stay_tied_where_they_are_not_folded() -> None:
     module = Rectified()
     module.first.weight = module.second.weight
-    torch.testing.assert_close(Replica(module, images())(images()), reference(module)(images()), rtol=0, atol=1e-6)
+    torch.testing.assert_close(FusedNetwork(module, images())(images()), reference(module)(images()), rtol=0, atol=1e-6)
 
 
 def test_tracing_leaves_no_trace() -> None:
@@ -180,9 +180,9 @@ def test_tracing_leaves_no_trace() -> None:
             return self.norm(self.first(x))  # type: ignore[no-any-return]
 
     module = Counting()
-    replica = Replica(module, images())
-    assert len(replica.folds) == 1
-    replica(images())
+    fused = FusedNetwork(module, images())
+    assert len(fused.folds) == 1
+    fused(images())
     assert module.calls == 1, "once, to see whether the copy embeds alike"
 
 
@@ -191,17 +191,17 @@ def test_what_cannot_be_copied_is_used_itself_and_frozen() -> None:
     module.extra = (i for i in range(3))  # type: ignore[assignment]
     with pytest.raises(TypeError):
         copy.deepcopy(module)
-    replica = Replica(module, images())
+    fused = FusedNetwork(module, images())
     pixels = images().requires_grad_()
-    with replica.still():
-        z = replica(pixels)
+    with fused.frozen():
+        z = fused(pixels)
         z.sum().backward()
     assert pixels.grad is not None
     assert module.training
     assert all(p.requires_grad and p.grad is None for p in module.parameters())
     del module.extra
     torch.testing.assert_close(z.detach(), reference(module)(images()), rtol=0, atol=1e-6)
-    replica.refresh()
+    fused.refresh()
 
 
 class Aliased(Body):
@@ -302,16 +302,16 @@ class Itself(Body):
 def test_strange_modules_are_embedded_as_they_embed_themselves(kind: type[Body], precision: torch.dtype | None) -> None:
     """Copied where that is safe, and themselves where it is not; before and after they have learnt something."""
     module = kind()
-    replica = Replica(module, images(), precision)
+    fused = FusedNetwork(module, images(), precision)
     with torch.no_grad():
         for _ in range(2):
             wanted = reference(module) if kind is not Itself else module.eval()
-            with replica.still():
-                apart = (replica(images()) - wanted(images())).abs().max()
+            with fused.frozen():
+                apart = (fused(images()) - wanted(images())).abs().max()
             assert apart < (1e-5 if precision is None else 0.02)
             for parameter in module.parameters():
                 parameter.mul_(1.5).add_(0.1)
-            replica.refresh()
+            fused.refresh()
     assert all(isinstance(norm, nn.BatchNorm2d) for norm in (module.norm, module.other))
 
 
@@ -322,7 +322,7 @@ def test_a_recomputation_in_the_backward_pass_finds_the_network_as_the_forward_p
 
     module = Saving()
     before = copy.deepcopy(module.state_dict())
-    _, gradient = outcome(Replica(module, images()), images())
+    _, gradient = outcome(FusedNetwork(module, images()), images())
     _, slope = outcome(reference(module), images())
     torch.testing.assert_close(gradient, slope, rtol=0, atol=1e-6)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())

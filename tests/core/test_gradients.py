@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.core.gradients import HALVINGS, NES, BackPropagation, Draws, Gradient, Iterate, Square
+from holdfast.core.gradients import HALVINGS, NES, BackPropagation, Generators, Gradient, Iterate, Square
 from holdfast.core.pgd import BALLS, L2, PGD, LInf
 from tests.oracles.attacks import generators
 
@@ -33,8 +33,8 @@ class Watched:
     images: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]:
-        values, gradient = self.gradient(at, draws)
+    def __call__(self, at: Iterate, generators: Generators) -> tuple[Tensor, Tensor]:
+        values, gradient = self.gradient(at, generators)
         self.images.append(at.images)
         self.values.append(values)
         return values, gradient

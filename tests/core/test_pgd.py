@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from holdfast.core.gradients import BackPropagation, Draws, Gradient, Iterate, random
+from holdfast.core.gradients import BackPropagation, Generators, Gradient, Iterate, random_like
 from holdfast.core.objectives import CollapsePair, RaiseHardness, ShiftEmbedding
-from holdfast.core.pgd import BALLS, L2, PGD, LInf, even, fading
+from holdfast.core.pgd import BALLS, L2, PGD, LInf, constant, decaying
 from holdfast.core.triplets import hardness
 from tests.oracles import steps as oracles
 
@@ -283,9 +283,9 @@ class Watched:
     asked: list[Iterate] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
 
-    def __call__(self, at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]:
+    def __call__(self, at: Iterate, generators: Generators) -> tuple[Tensor, Tensor]:
         self.asked.append(at)
-        values, gradient = self.gradient(at, draws)
+        values, gradient = self.gradient(at, generators)
         self.values.append(values)
         return values, gradient
 
@@ -388,10 +388,10 @@ def test_a_group_keeps_its_generator_when_others_are_finished() -> None:
     net, images, clean, _ = triplets_at_mixed_hardness()
     drawn: list[list[torch.Generator]] = []
 
-    def draw(at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]:
-        assert isinstance(draws, list)
-        drawn.append(draws)
-        return BackPropagation()(at, draws)
+    def draw(at: Iterate, generators: Generators) -> tuple[Tensor, Tensor]:
+        assert isinstance(generators, list)
+        drawn.append(generators)
+        return BackPropagation()(at, generators)
 
     given = generators(24)
     destination = torch.where(torch.arange(24) % 2 == 0, -2.0, 2.0)
@@ -401,15 +401,15 @@ def test_a_group_keeps_its_generator_when_others_are_finished() -> None:
 
 def test_random_numbers_have_the_shape_asked_for() -> None:
     like = torch.zeros(3, 2, 5, dtype=torch.float64)
-    for draws in (None, torch.Generator(), generators(3)):
-        found = random(torch.randn, like, draws)
+    for given in (None, torch.Generator(), generators(3)):
+        found = random_like(torch.randn, like, given)
         assert (found.shape, found.dtype) == (like.shape, like.dtype)
         assert len(set(found.flatten().tolist())) == found.numel()
-    one, *_ = random(torch.rand, like, generators(3))
+    one, *_ = random_like(torch.rand, like, generators(3))
     assert torch.equal(one, torch.rand(2, 5, generator=generators(3)[0]).double())
-    assert random(torch.rand, like[:0], []).shape == (0, 2, 5)
+    assert random_like(torch.rand, like[:0], []).shape == (0, 2, 5)
     with pytest.raises(ValueError, match="2 generators for 3 groups"):
-        random(torch.rand, like, generators(2))
+        random_like(torch.rand, like, generators(2))
 
 
 # ---- other gradients, other paces -----------------------------------------------------------------------------------
@@ -433,7 +433,7 @@ def test_the_descent_goes_against_any_direction(ball: LInf | L2) -> None:
     """And ``move`` says where that leads."""
     images, led = uniform(3, 2, 1, 8, 8, low=0.4, high=0.6), []
 
-    def darker(at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]:
+    def darker(at: Iterate, generators: Generators) -> tuple[Tensor, Tensor]:
         led.append(at.move(torch.ones_like(at.images)))
         return at.value(at.images).detach(), torch.ones_like(at.images)
 
@@ -453,8 +453,8 @@ def test_back_propagation_gives_nothing_where_all_groups_are_finished() -> None:
 
 def test_fading_steps_come_to_rest_after_the_same_way() -> None:
     """Even steps of 0.1 swing about the minimum for ever; fading ones of the same mean end beside it."""
-    assert {even(i / 7) for i in range(7)} == {1}
-    sizes = [fading(i / 50) for i in range(50)]
+    assert {constant(i / 7) for i in range(7)} == {1}
+    sizes = [decaying(i / 50) for i in range(50)]
     assert sum(sizes) / 50 == pytest.approx(1, rel=0.03)
     assert sizes == sorted(sizes, reverse=True)
 
@@ -463,7 +463,8 @@ def test_fading_steps_come_to_rest_after_the_same_way() -> None:
 
     image = torch.full((1, 1, 1, 1, 1), 0.5)
     steady, resting = (
-        far(PGD(LInf(0.5), 0.1, 50, pace=pace)(far, image, Total())[:, 0]).item() for pace in (even, fading)
+        far(PGD(LInf(0.5), 0.1, 50, schedule=schedule)(far, image, Total())[:, 0]).item()
+        for schedule in (constant, decaying)
     )
     assert steady == pytest.approx(0.07, abs=1e-4)
     assert resting < 0.005

@@ -11,7 +11,7 @@ from scipy.stats import chisquare
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from holdfast.core.samplers import SAMPLERS, Batch, Sampler, semihard
+from holdfast.core.samplers import SAMPLERS, EmbeddedBatch, Sampler, semihard
 from holdfast.util.errors import HoldfastError
 from tests.oracles import steps as oracles
 
@@ -38,7 +38,7 @@ def allowed(strategy: str, z: Tensor, labels: Sequence[int], anchor: int, mate: 
 
 
 def check_draws(strategy: str, z: Tensor, labels: Sequence[int], anchors: list[int], mates: list[int]) -> None:
-    batch = Batch.of(z, torch.tensor(labels), torch.tensor(anchors))
+    batch = EmbeddedBatch.of(z, torch.tensor(labels), torch.tensor(anchors))
     triplets = SAMPLERS[strategy](batch, torch.Generator().manual_seed(0))
     assert triplets.anchor.tolist() == anchors
     drawn = zip(anchors, mates, triplets.positive.tolist(), triplets.negative.tolist(), strict=True)
@@ -51,7 +51,7 @@ def check_draws(strategy: str, z: Tensor, labels: Sequence[int], anchors: list[i
 def check_weights(strategy: str, z: Tensor, labels: Sequence[int], anchor: int = 0, mate: int = 1) -> None:
     """Many draws for one anchor fall on each allowed pair, and on no other, as often as the weights say."""
     may = allowed(strategy, z, labels, anchor, mate)
-    batch = Batch.of(z, torch.tensor(labels), torch.full((DRAWS,), anchor))
+    batch = EmbeddedBatch.of(z, torch.tensor(labels), torch.full((DRAWS,), anchor))
     triplets = SAMPLERS[strategy](batch, torch.Generator().manual_seed(3))
     drawn = list(zip(triplets.positive.tolist(), triplets.negative.tolist(), strict=True))
     weight = {(p, n): wp * wn for p, wp in may.positives.items() for n, wn in may.negatives.items()}
@@ -95,14 +95,14 @@ def test_batches_of_k_per_class(strategy: str) -> None:
 @pytest.mark.parametrize("strategy", ["R", "M", "H", "D"])
 def test_the_positive_is_the_other_image_of_the_pair(strategy: str) -> None:
     labels = torch.tensor([0, 0, 0, 0, 1, 1, 0, 0])
-    triplets = SAMPLERS[strategy](Batch.of(embedded(8, 4, seed=1), labels), torch.Generator().manual_seed(0))
+    triplets = SAMPLERS[strategy](EmbeddedBatch.of(embedded(8, 4, seed=1), labels), torch.Generator().manual_seed(0))
     assert triplets.anchor.tolist() == [0, 2, 4, 6]
     assert triplets.positive.tolist() == [1, 3, 5, 7]
 
 
 def test_the_mate_of_the_last_image_of_a_class_is_its_first() -> None:
     labels = torch.tensor([0, 1, 0, 1, 2, 2])
-    batch = Batch.of(embedded(6, 4, seed=1), labels, torch.tensor([0, 1, 2, 3, 5]))
+    batch = EmbeddedBatch.of(embedded(6, 4, seed=1), labels, torch.tensor([0, 1, 2, 3, 5]))
     assert batch.partner.tolist() == [2, 3, 0, 1, 4]
 
 
@@ -128,7 +128,7 @@ def test_draws_have_the_stated_weights(strategy: str, distances: tuple[float, ..
 def test_weights_of_the_distance_sampler_in_many_dimensions() -> None:
     """At 512 dimensions the nearest negative takes nearly all draws, without overflow."""
     z = at(0.9, 0.6, 0.8, 1.2, dim=512).float()
-    batch = Batch.of(z, torch.tensor([0, 0, 1, 1, 1]), torch.zeros(200, dtype=torch.long))
+    batch = EmbeddedBatch.of(z, torch.tensor([0, 0, 1, 1, 1]), torch.zeros(200, dtype=torch.long))
     assert (SAMPLERS["D"](batch, torch.Generator().manual_seed(0)).negative == 2).all()
 
 
@@ -143,7 +143,7 @@ def test_softhard_positive_falls_back_by_itself() -> None:
 
 
 def test_semihard_takes_its_margin() -> None:
-    batch = Batch.of(at(0.6, 0.7, 0.9), torch.tensor([0, 0, 1, 1]), torch.zeros(300, dtype=torch.long))
+    batch = EmbeddedBatch.of(at(0.6, 0.7, 0.9), torch.tensor([0, 0, 1, 1]), torch.zeros(300, dtype=torch.long))
     wide: Sampler = partial(semihard, margin=0.5)
     assert set(semihard(batch, torch.Generator().manual_seed(0)).negative.tolist()) == {2}
     assert set(wide(batch, torch.Generator().manual_seed(0)).negative.tolist()) == {2, 3}
@@ -152,7 +152,7 @@ def test_semihard_takes_its_margin() -> None:
 @pytest.mark.parametrize("strategy", ["R", "M", "S", "D"])
 def test_the_generator_decides(strategy: str) -> None:
     labels = torch.arange(4).repeat_interleave(8)
-    batch = Batch.of(embedded(32, 3, seed=0), labels)
+    batch = EmbeddedBatch.of(embedded(32, 3, seed=0), labels)
     first, again, other = (
         SAMPLERS[strategy](batch, torch.Generator().manual_seed(seed)).negative.tolist() for seed in (5, 5, 6)
     )
@@ -162,7 +162,7 @@ def test_the_generator_decides(strategy: str) -> None:
 
 def test_anchors_draw_independently() -> None:
     labels = torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
-    batch = Batch.of(embedded(8, 3, seed=0), labels, torch.tensor([0, 0]))
+    batch = EmbeddedBatch.of(embedded(8, 3, seed=0), labels, torch.tensor([0, 0]))
     negatives = [SAMPLERS["R"](batch, torch.Generator().manual_seed(seed)).negative.tolist() for seed in range(600)]
     equal = sum(a == b for a, b in negatives)
     assert 60 < equal < 140  # one in six by chance
@@ -171,7 +171,7 @@ def test_anchors_draw_independently() -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_embeddings_keep_no_graph(strategy: str) -> None:
     z = embedded(8, 3, seed=0).requires_grad_()
-    batch = Batch.of(z, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))
+    batch = EmbeddedBatch.of(z, torch.tensor([0, 0, 1, 1, 2, 2, 3, 3]))
     assert not batch.embeddings.requires_grad
     assert len(SAMPLERS[strategy](batch, None)) == 4
 
@@ -190,4 +190,4 @@ def test_unusable_batches_are_refused(labels: list[int], anchors: list[int] | No
     count = 4 if len(labels) == 3 else len(labels)
     named = None if anchors is None else torch.tensor(anchors, dtype=torch.long)
     with pytest.raises(HoldfastError, match=message):
-        Batch.of(embedded(count, 3, seed=0), torch.tensor(labels), named)
+        EmbeddedBatch.of(embedded(count, 3, seed=0), torch.tensor(labels), named)

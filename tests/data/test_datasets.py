@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.data import DATASETS, load
+from holdfast.data import DATASETS, load_dataset
 from holdfast.util.errors import HoldfastError
 from tests.helpers.trees import touch
 
@@ -18,12 +18,12 @@ def test_the_data_sets_and_their_families() -> None:
 
 def test_an_unknown_name_a_missing_root_and_a_wrong_root(tmp_path: Path) -> None:
     with pytest.raises(HoldfastError, match="unknown data set 'cup'; did you mean 'cub'"):
-        load("cup", tmp_path)
+        load_dataset("cup", tmp_path)
     with pytest.raises(HoldfastError, match="'cub' needs the folder its files lie in"):
-        load("cub", None)
+        load_dataset("cub", None)
     (tmp_path / "birds").mkdir()
     touch(tmp_path / "cub.tgz")
     with pytest.raises(HoldfastError, match=r"no folder .*birdz; did you mean .*birds"):
-        load("cub", tmp_path / "birdz")
+        load_dataset("cub", tmp_path / "birdz")
     with pytest.raises(HoldfastError, match="is a file, not a folder"):
-        load("cub", tmp_path / "cub.tgz")
+        load_dataset("cub", tmp_path / "cub.tgz")

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from holdfast.data import Pixels, Table, draw, load
+from holdfast.data import Pixels, Table, draw_augmentation, load_dataset
 from holdfast.data.pixels import to_image
 from holdfast.util.errors import HoldfastError
 
@@ -63,7 +63,7 @@ def test_crop_and_flip_equal_the_naive_twin(side: int, cut: int, channels: int, 
     images = noise(3, side, side, 3, seed=seed) if channels == 3 else noise(3, side, side, seed=seed)
     size = max(1, side - cut)
     pixels = Pixels(table_of(images), size, side, channels=channels)
-    rows = draw(3, torch.Generator().manual_seed(seed))
+    rows = draw_augmentation(3, torch.Generator().manual_seed(seed))
     order = torch.tensor([2, 0, 1])
     augmented, plain = pixels.read(order, rows)[0], pixels.read(order)[0]
     assert augmented.dtype == torch.float32
@@ -79,7 +79,7 @@ def test_every_crop_and_both_flips_are_drawn_alike() -> None:
     images = np.zeros((1, side, side), np.uint8)
     images[0] = np.arange(25).reshape(5, 5)
     pixels = Pixels(table_of(images), size, side, channels=1)
-    drawn = pixels.read(torch.zeros(n, dtype=torch.int64), draw(n, torch.Generator().manual_seed(0)))[0]
+    drawn = pixels.read(torch.zeros(n, dtype=torch.int64), draw_augmentation(n, torch.Generator().manual_seed(0)))[0]
     corner = (drawn[:, 0, 0] * 255).round()
     flipped = corner[:, 0] > corner[:, 2]
     counts = torch.bincount((corner.amin(1)).long() * 2 + flipped.long())
@@ -96,7 +96,7 @@ def test_the_largest_draw_stays_inside() -> None:
 
 def test_rows_drawn_for_the_whole_batch_can_be_shared_out() -> None:
     pixels = Pixels(table_of(noise(8, 6, 6)), 4, 6, channels=1)
-    rows = draw(8, torch.Generator().manual_seed(3))
+    rows = draw_augmentation(8, torch.Generator().manual_seed(3))
     whole = pixels.read(torch.arange(8), rows)[0]
     halves = [pixels.read(torch.arange(8)[part], rows[part])[0] for part in (slice(0, 4), slice(4, 8))]
     assert torch.equal(whole, torch.cat(halves))
@@ -153,7 +153,7 @@ def test_odd_files_become_upright_rgb(tmp_path: Path) -> None:
 def test_the_cache_decodes_once_and_changes_nothing(tmp_path: Path) -> None:
     paths = saved(tmp_path, list(noise(5, 9, 9, 3)))
     plain, cached = Pixels(table_of(paths), 6, 8), Pixels(table_of(paths), 6, 8, cache=True)
-    rows = draw(4, torch.Generator().manual_seed(1))
+    rows = draw_augmentation(4, torch.Generator().manual_seed(1))
     order = torch.tensor([3, 1, 3, 0])
     expected = plain.read(order, rows)[0]
     assert torch.equal(cached.read(order, rows)[0], expected)
@@ -250,8 +250,8 @@ def test_settings_that_cannot_work(changes: dict[str, Any], message: str) -> Non
 
 
 def test_real_images_have_the_right_size_and_range(real_data: Path) -> None:
-    pixels = Pixels(load("cub", real_data).test(), 56, 64)
-    images, ok = pixels.read(torch.arange(8), draw(8, torch.Generator().manual_seed(0)))
+    pixels = Pixels(load_dataset("cub", real_data).test(), 56, 64)
+    images, ok = pixels.read(torch.arange(8), draw_augmentation(8, torch.Generator().manual_seed(0)))
     assert ok.all()
     assert images.shape == (8, 3, 56, 56)
     assert images.min() >= 0

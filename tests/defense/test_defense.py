@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 
 from holdfast.core.objectives import Objective
 from holdfast.core.pgd import L2, PGD, LInf
-from holdfast.core.samplers import SAMPLERS, Batch
+from holdfast.core.samplers import SAMPLERS, EmbeddedBatch
 from holdfast.core.triplets import ANCHOR, Triplets, hardness
 from holdfast.defense.base import (
     AdversarialTriplets,
@@ -31,7 +31,7 @@ from holdfast.defense.base import (
     independent,
 )
 from holdfast.defense.destinations import Constant, Gradual, Sampled
-from holdfast.defense.recipes import RECIPES, Recipe, parse
+from holdfast.defense.recipes import RECIPES, Recipe, parse_recipe
 from holdfast.util.errors import HoldfastError
 from tests.oracles import steps as oracles
 
@@ -86,10 +86,10 @@ class Recording:
 
     def __init__(self, strategy: str) -> None:
         self.sampler = SAMPLERS[strategy]
-        self.batches: list[Batch] = []
+        self.batches: list[EmbeddedBatch] = []
         self.triplets: list[Triplets] = []
 
-    def __call__(self, batch: Batch, generator: Generator | None = None) -> Triplets:
+    def __call__(self, batch: EmbeddedBatch, generator: Generator | None = None) -> Triplets:
         self.batches.append(batch)
         self.triplets.append(self.sampler(batch, generator))
         return self.triplets[-1]
@@ -134,7 +134,7 @@ def test_clean_images_go_through_once_where_each_is_embedded_by_itself(
     for alone in (True, False):
         net = Net().double().eval()
         monkeypatch.setattr("holdfast.defense.base.independent", lambda module, alone=alone: alone)
-        steps.append(run(parse(name).build(PGD(LInf(0.05), 0.02, STEPS)), net, alike))
+        steps.append(run(parse_recipe(name).build(PGD(LInf(0.05), 0.02, STEPS)), net, alike))
         backward(steps[-1])
         gradients.append(torch.cat([p.grad.flatten() for p in net.parameters() if p.grad is not None]))
     torch.testing.assert_close(steps[0].loss, steps[1].loss, rtol=0, atol=1e-12)
@@ -176,7 +176,7 @@ def keys_of(recipe: Recipe) -> set[str]:
 
 @pytest.mark.parametrize("name", TESTED)
 def test_one_step_of_every_recipe(name: str, images: Tensor) -> None:
-    recipe, net, before = parse(name), Net(), images.clone()
+    recipe, net, before = parse_recipe(name), Net(), images.clone()
     twin = copy.deepcopy(net)
     step = run(recipe.build(STRONG), net, images)
     passes = net.record.passes[2 if recipe.perturbs else 0 :]  # the first two try the network's copy
@@ -216,7 +216,7 @@ def test_a_seeded_generator_repeats_the_step(name: str, images: Tensor) -> None:
     losses = []
     for seed in (0, 0, 1):
         net = Net()
-        step = run(parse(name).build(STRONG), net, images, seed)
+        step = run(parse_recipe(name).build(STRONG), net, images, seed)
         backward(step)
         losses.append([step.loss.item(), *(p.grad.sum().item() for p in net.parameters() if p.grad is not None)])
     assert losses[0] == losses[1]
@@ -232,7 +232,7 @@ def test_modes_and_parameters_are_restored(name: str, fail_at: int | None, image
     net.record.fail_at = fail_at
     modes = [m.training for m in net.modules()]
     learning = [p.requires_grad for p in net.parameters()]
-    defense = parse(name).build(STRONG)
+    defense = parse_recipe(name).build(STRONG)
     if fail_at is None:
         run(defense, net, images)
     else:
@@ -246,7 +246,7 @@ def test_modes_and_parameters_are_restored(name: str, fail_at: int | None, image
 @pytest.mark.parametrize("name", ["act-r", "rest-r"])
 def test_act_and_rest_leave_the_anchor_clean(name: str, images: Tensor) -> None:
     net = Net()
-    run(parse(name).build(STRONG), net, images)
+    run(parse_recipe(name).build(STRONG), net, images)
     perturbed, anchors = (each.images for each in net.record.passes if each.training)
     assert torch.equal(anchors, images[::2])
     assert len(perturbed) == 12
@@ -267,9 +267,9 @@ def test_act_pulls_positive_and_negative_together(images: Tensor) -> None:
 def test_est_draws_its_triplets_on_the_shifted_images(images: Tensor) -> None:
     net, source = Net(), Recording("H")
     twin = copy.deepcopy(net)
-    step = run(parse("est-r").build(STRONG), Net(), images)
+    step = run(parse_recipe("est-r").build(STRONG), Net(), images)
     assert step.logs["passes"] == 12 * (STEPS + 2)
-    defense = parse("est-r").build(STRONG)
+    defense = parse_recipe("est-r").build(STRONG)
     defense.source = source
     step = run(defense, net, images)
     (shifted,) = (each.images for each in net.record.passes if each.training)
@@ -303,7 +303,7 @@ def test_each_image_is_shifted_by_itself(name: str, images: Tensor) -> None:
     shifts = []
     for batch in (images, others):
         net = Net()
-        run(parse(name).build(STRONG), net, batch)
+        run(parse_recipe(name).build(STRONG), net, batch)
         shifts.append(next(each.images for each in net.record.passes if each.training))
     first = 1 if name == "est-r" else 0  # the partner of the first anchor, in either batch
     torch.testing.assert_close(shifts[0][first], shifts[1][first], rtol=0, atol=1e-6)
@@ -311,7 +311,7 @@ def test_each_image_is_shifted_by_itself(name: str, images: Tensor) -> None:
 
 
 def test_min_max_is_hm_with_destination_two(images: Tensor) -> None:
-    steps = [run(parse(name).build(STRONG), Net(), images) for name in ("minmax-r", "hm-r-2")]
+    steps = [run(parse_recipe(name).build(STRONG), Net(), images) for name in ("minmax-r", "hm-r-2")]
     assert steps[0].logs == steps[1].logs
     assert steps[0].logs["passes"] == 12 + 18 * STEPS + 18
     assert steps[0].logs["destination_hardness"] == 2
@@ -350,7 +350,7 @@ def test_gradual_destination_observes_the_loss_before_the_structure_term(alike: 
 def test_the_structure_term_equals_its_twin(name: str, alike: Tensor) -> None:
     """With BatchNorm fixed, an anchor and a positive embed alike in whichever pass."""
     images, net, source = alike, Net().double().eval(), Recording("S")
-    defense = parse(name).build(PGD(LInf(0.2), 0.1, STEPS))
+    defense = parse_recipe(name).build(PGD(LInf(0.2), 0.1, STEPS))
     defense.source = source
     perturbed = kept(defense)
     step = run(defense, net, images)
@@ -406,7 +406,7 @@ def test_perturbed_triplets_are_no_easier_than_their_source(images: Tensor) -> N
 @pytest.mark.parametrize("name", ["est-r", "rest-r", "act-r", "hm-s-lga-ics"])
 def test_other_descents(pgd: PGD, name: str, images: Tensor) -> None:
     net = Net()
-    assert run(parse(name).build(pgd), net, images).loss.isfinite()
+    assert run(parse_recipe(name).build(pgd), net, images).loss.isfinite()
     norm = 2 if isinstance(pgd.ball, L2) else torch.inf
     for each in net.record.passes:
         nearest = (each.images[:, None] - images).flatten(2).norm(dim=2, p=norm).amin(dim=1)
@@ -418,7 +418,7 @@ def test_other_descents(pgd: PGD, name: str, images: Tensor) -> None:
 def test_autocast(name: str, images: Tensor) -> None:
     net = Net()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        step = run(parse(name).build(STRONG), net, images)
+        step = run(parse_recipe(name).build(STRONG), net, images)
     backward(step)
     assert step.loss.dtype == torch.float32
     assert step.loss.isfinite()
@@ -435,7 +435,7 @@ def test_named_anchors(images: Tensor) -> None:
 def test_a_batch_that_breaks_the_contract_is_refused(name: str, images: Tensor) -> None:
     net = Net()
     with pytest.raises(HoldfastError, match="second image"):
-        parse(name).build(STRONG)(net, images, torch.arange(12))
+        parse_recipe(name).build(STRONG)(net, images, torch.arange(12))
     assert all(m.training for m in net.modules())
 
 
@@ -455,7 +455,7 @@ class AnchorOnly(Goal):
 
     roles = [ANCHOR]  # noqa: RUF012
 
-    def forward(self, batch: Batch, triplets: Triplets, generator: Generator | None) -> Objective:
+    def forward(self, batch: EmbeddedBatch, triplets: Triplets, generator: Generator | None) -> Objective:
         @dataclass(frozen=True)
         class Leave:
             floor: float = -torch.inf
@@ -477,20 +477,20 @@ def test_a_goal_with_other_roles(structure: float, images: Tensor) -> None:
 
 
 def test_a_defense_can_be_copied_and_pickled_after_a_step(images: Tensor) -> None:
-    net, defense = Net(), parse("hm-r-lga").build(STRONG)
+    net, defense = Net(), parse_recipe("hm-r-lga").build(STRONG)
     run(defense, net, images)
     for other in (copy.deepcopy(defense), pickle.loads(pickle.dumps(defense))):
-        assert not other.replicas
+        assert not other.fused_networks
         torch.testing.assert_close(run(other, Net(), images).loss, run(copy.deepcopy(defense), Net(), images).loss)
 
 
 def test_a_descent_follows_what_the_network_learns_and_another_network(images: Tensor) -> None:
     """The second step on a network, and a step on another one, are those of a new defense."""
-    net, defense = Net(), parse("hm-r-m").build(STRONG)
+    net, defense = Net(), parse_recipe("hm-r-m").build(STRONG)
     backward(run(defense, net, images))
     torch.optim.SGD(net.parameters(), lr=0.5).step()
     twin, other = copy.deepcopy(net), Net()
     torch.nn.init.normal_(other.head.weight)
     for one, like in ((net, twin), (other, copy.deepcopy(other))):
-        again = run(parse("hm-r-m").build(STRONG), like, images)
+        again = run(parse_recipe("hm-r-m").build(STRONG), like, images)
         assert torch.equal(run(defense, one, images).loss, again.loss)

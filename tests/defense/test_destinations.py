@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from holdfast.core.samplers import SAMPLERS, Batch
+from holdfast.core.samplers import SAMPLERS, EmbeddedBatch
 from holdfast.defense.destinations import Boosted, Constant, Destination, Gradual, Sampled
 from tests.oracles import steps as oracles
 
@@ -15,18 +15,18 @@ LOSSES = [0.0, 0.03, 0.1, 0.2, 0.7]
 
 
 @pytest.fixture
-def batch() -> Batch:
+def batch() -> EmbeddedBatch:
     z = normalize(torch.randn(12, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64), dim=1)
-    return Batch.of(z, torch.tensor([0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2]))
+    return EmbeddedBatch.of(z, torch.tensor([0, 0, 1, 1, 2, 2, 0, 0, 1, 1, 2, 2]))
 
 
-def values(destination: Destination, batch: Batch) -> list[float]:
+def values(destination: Destination, batch: EmbeddedBatch) -> list[float]:
     got: list[float] = destination(batch, torch.Generator().manual_seed(0)).tolist()
     assert len(got) == len(batch.anchors)
     return got
 
 
-def test_constant(batch: Batch) -> None:
+def test_constant(batch: EmbeddedBatch) -> None:
     destination = Constant(-0.1)
     destination.observe(torch.tensor(0.0))
     assert values(destination, batch) == pytest.approx([-0.1] * 6)
@@ -42,7 +42,9 @@ def test_constant(batch: Batch) -> None:
     ],
 )
 @pytest.mark.parametrize("ceiling", [GAMMA, 2.2])
-def test_gradual(batch: Batch, power: float, formula: Callable[[float], float], loss: float, ceiling: float) -> None:
+def test_gradual(
+    batch: EmbeddedBatch, power: float, formula: Callable[[float], float], loss: float, ceiling: float
+) -> None:
     destination = Gradual(GAMMA, ceiling, power)
     assert values(destination, batch) == pytest.approx([formula(oracles.left(2.0, ceiling))] * 6)
     destination.observe(torch.tensor(loss))
@@ -50,7 +52,7 @@ def test_gradual(batch: Batch, power: float, formula: Callable[[float], float], 
 
 
 @pytest.mark.parametrize("strategy", list(SAMPLERS))
-def test_sampled_is_the_hardness_of_a_benign_triplet_of_the_same_anchor(batch: Batch, strategy: str) -> None:
+def test_sampled_is_the_hardness_of_a_benign_triplet_of_the_same_anchor(batch: EmbeddedBatch, strategy: str) -> None:
     z, labels = batch.embeddings.tolist(), batch.labels.tolist()
     got = values(Sampled(SAMPLERS[strategy]), batch)
     for anchor, value in zip(batch.anchors.tolist(), got, strict=True):
@@ -60,7 +62,7 @@ def test_sampled_is_the_hardness_of_a_benign_triplet_of_the_same_anchor(batch: B
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_boosted_raises_the_benign_destination_as_the_loss_falls(batch: Batch, loss: float) -> None:
+def test_boosted_raises_the_benign_destination_as_the_loss_falls(batch: EmbeddedBatch, loss: float) -> None:
     benign = values(Sampled(SAMPLERS["M"]), batch)
     destination = Boosted(Sampled(SAMPLERS["M"]), GAMMA, 0.1)
     assert values(destination, batch) == pytest.approx(benign)
@@ -70,7 +72,7 @@ def test_boosted_raises_the_benign_destination_as_the_loss_falls(batch: Batch, l
 
 
 @pytest.mark.parametrize("make", [lambda: Gradual(GAMMA, GAMMA), lambda: Boosted(Sampled(SAMPLERS["H"]), GAMMA)])
-def test_the_last_loss_is_saved_and_restored(batch: Batch, make: Callable[[], Destination]) -> None:
+def test_the_last_loss_is_saved_and_restored(batch: EmbeddedBatch, make: Callable[[], Destination]) -> None:
     used, fresh = make(), make()
     loss = torch.tensor(0.05, requires_grad=True)
     used.observe(loss)
@@ -84,5 +86,5 @@ def test_the_last_loss_is_saved_and_restored(batch: Batch, make: Callable[[], De
     "destination", [Constant(0.0), Gradual(GAMMA, GAMMA), Boosted(Constant(0.0), GAMMA)], ids=lambda d: type(d).__name__
 )
 def test_destinations_lie_on_the_device_of_the_batch(destination: Destination) -> None:
-    elsewhere = Batch(torch.empty(4, 3, device="meta"), torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2]))
+    elsewhere = EmbeddedBatch(torch.empty(4, 3, device="meta"), torch.tensor([0, 0, 1, 1]), torch.tensor([0, 2]))
     assert destination(elsewhere, None).device.type == "meta"

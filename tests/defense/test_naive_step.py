@@ -20,8 +20,8 @@ from benchmarks.naive_step import (
 )
 from benchmarks.passes import Pass, recorded, replay
 from benchmarks.step import Work, midway, settings
-from holdfast.core.fused import Replica
-from holdfast.core.samplers import Batch
+from holdfast.core.fused import FusedNetwork
+from holdfast.core.samplers import EmbeddedBatch
 from holdfast.core.samplers import softhard as library_softhard
 from holdfast.training.build import pgd_of
 
@@ -59,7 +59,7 @@ def test_leaving_finished_triplets_alone_changes_nothing(backbone: str) -> None:
     """With triplets that never move, that stop on the way, and that never do."""
     one = work(backbone)
     step, triplets, perturbed = one.watched()
-    network = Replica(one.embedder, one.images).network.eval()
+    network = FusedNetwork(one.embedder, one.images).network.eval()
     full = raise_hardness(network, one.images[triplets], destination_of(step.logs), pgd_of(one.config), False)
     assert len(set((full - one.images[triplets]).flatten(1).abs().amax(1).tolist())) > 2
     assert differing(perturbed, full) <= 5e-4
@@ -92,20 +92,20 @@ def test_both_mine_the_same_softhard_triplets() -> None:
     with torch.no_grad():
         z = one.embedder.eval()(one.images[:24])
     labels, anchors = one.labels[:24], one.anchors[:12]
-    batch, draws = Batch.of(z, labels, anchors), Generator().manual_seed(0)
+    batch, generators = EmbeddedBatch.of(z, labels, anchors), Generator().manual_seed(0)
     sets = [[set(side.tolist()) for side in softhard_candidates(z, labels, anchor)] for anchor in anchors.tolist()]
-    library = [library_softhard(batch, draws) for _ in range(300)]
+    library = [library_softhard(batch, generators) for _ in range(300)]
     assert drawn([torch.stack([t.positive, t.negative], dim=1) for t in library]) == sets
-    naive = [softhard(z, labels, anchors, draws) for _ in range(300)]
+    naive = [softhard(z, labels, anchors, generators) for _ in range(300)]
     assert drawn([t[:, 1:] for t in naive]) == sets
     assert all(torch.equal(t[:, 0], anchors) for t in naive)
     others = (labels[anchors, None] != labels).sum(1).tolist()
     assert any(len(negatives) < other for (_, negatives), other in zip(sets, others, strict=True))
 
 
-def drawn(draws: list[Tensor]) -> list[list[set[int]]]:
+def drawn(generators: list[Tensor]) -> list[list[set[int]]]:
     """What was drawn per anchor, of positives and of negatives."""
-    return [[set(column.tolist()) for column in each.unbind(1)] for each in torch.stack(draws, dim=1)]
+    return [[set(column.tolist()) for column in each.unbind(1)] for each in torch.stack(generators, dim=1)]
 
 
 def test_the_naive_descent_may_stop_once_all_have_arrived() -> None:

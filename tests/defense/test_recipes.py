@@ -10,10 +10,19 @@ from torch import nn
 
 from holdfast import report
 from holdfast.core.pgd import PGD, LInf
-from holdfast.core.samplers import Batch
+from holdfast.core.samplers import EmbeddedBatch
 from holdfast.defense.base import AdversarialTriplets, Plain, ReachHardness, ShiftedBatch
 from holdfast.defense.destinations import Boosted, Constant, Gradual, Sampled
-from holdfast.defense.recipes import DESTINATIONS, METHODS, RECIPES, REFERENCES, SOURCES, LossConfig, Recipe, parse
+from holdfast.defense.recipes import (
+    DESTINATIONS,
+    METHODS,
+    RECIPES,
+    REFERENCES,
+    SOURCES,
+    LossConfig,
+    Recipe,
+    parse_recipe,
+)
 from holdfast.util.errors import HoldfastError
 
 PUBLISHED = Path(report.__file__).with_name("published.csv")
@@ -28,8 +37,8 @@ EVERY = [
 
 @pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
 def test_names_and_notations_round_trip(recipe: Recipe) -> None:
-    assert parse(recipe.name) == recipe
-    assert parse(recipe.notation) == recipe
+    assert parse_recipe(recipe.name) == recipe
+    assert parse_recipe(recipe.notation) == recipe
 
 
 def test_names_are_unique_and_described() -> None:
@@ -57,7 +66,7 @@ def test_names_are_unique_and_described() -> None:
     ],
 )
 def test_spellings(spelling: str, name: str) -> None:
-    assert parse(spelling).name == name
+    assert parse_recipe(spelling).name == name
 
 
 @pytest.mark.parametrize(
@@ -79,13 +88,13 @@ def test_spellings(spelling: str, name: str) -> None:
 )
 def test_errors_name_the_nearest(spelling: str, message: str) -> None:
     with pytest.raises(HoldfastError, match=message):
-        parse(spelling)
+        parse_recipe(spelling)
 
 
 @pytest.mark.parametrize("name", ["none-r-ics", "act-r-ics", "ACT[S]&ICS", "rest-r-ics", "N/A[R] & ICS"])
 def test_structure_needs_a_perturbed_anchor(name: str) -> None:
     with pytest.raises(HoldfastError, match=r"needs a perturbed anchor.*hm, est and minmax"):
-        parse(name)
+        parse_recipe(name)
 
 
 @pytest.mark.parametrize("method", ["none", "act", "rest"])
@@ -101,11 +110,11 @@ def destination_of(defense: nn.Module) -> nn.Module:
 
 
 def test_recipes_build_what_they_say() -> None:
-    assert isinstance(parse("none-s").build(PLAIN_PGD), Plain)
-    assert isinstance(parse("est-r").build(PLAIN_PGD), ShiftedBatch)
-    assert parse("hm-s-m").build(PLAIN_PGD).learning.structure == 0
+    assert isinstance(parse_recipe("none-s").build(PLAIN_PGD), Plain)
+    assert isinstance(parse_recipe("est-r").build(PLAIN_PGD), ShiftedBatch)
+    assert parse_recipe("hm-s-m").build(PLAIN_PGD).learning.structure == 0
     strength = LossConfig(margin=0.4, structure=0.05, boost=0.3)
-    built = parse("hm-s-lga-ics").build(PLAIN_PGD, strength)
+    built = parse_recipe("hm-s-lga-ics").build(PLAIN_PGD, strength)
     assert built.learning.margin == 0.4
     assert built.learning.structure == 0.05
 
@@ -126,7 +135,7 @@ def test_recipes_build_what_they_say() -> None:
     ],
 )
 def test_destinations_by_name(name: str, kind: type, attributes: dict[str, float]) -> None:
-    destination = destination_of(parse(name).build(PLAIN_PGD, LossConfig(margin=0.4, boost=0.3)))
+    destination = destination_of(parse_recipe(name).build(PLAIN_PGD, LossConfig(margin=0.4, boost=0.3)))
     assert isinstance(destination, kind)
     for path, value in attributes.items():
         part: object = destination
@@ -140,8 +149,8 @@ def test_semihard_triplets_take_the_margin_of_the_recipe(margin: float, negative
     """As source and as destination: at distance 0.6, negatives at 0.7 and 0.9."""
     angle = 2 * (torch.tensor([0.0, 0.6, 0.7, 0.9]) / 2).asin()
     z = torch.stack((angle.cos(), angle.sin()), dim=1)
-    batch = Batch.of(z, torch.tensor([0, 0, 1, 1]), torch.zeros(200, dtype=torch.long))
-    defense = parse("hm-m-m").build(PLAIN_PGD, LossConfig(margin=margin))
+    batch = EmbeddedBatch.of(z, torch.tensor([0, 0, 1, 1]), torch.zeros(200, dtype=torch.long))
+    defense = parse_recipe("hm-m-m").build(PLAIN_PGD, LossConfig(margin=margin))
     destination = destination_of(defense)
     assert isinstance(destination, Sampled)
     for sampler in (defense.source, destination.sampler):
@@ -149,7 +158,7 @@ def test_semihard_triplets_take_the_margin_of_the_recipe(margin: float, negative
 
 
 def test_the_ceiling_can_be_another_than_the_margin() -> None:
-    destination = destination_of(parse("hm-s-lga").build(PLAIN_PGD, LossConfig(ceiling=2.2)))
+    destination = destination_of(parse_recipe("hm-s-lga").build(PLAIN_PGD, LossConfig(ceiling=2.2)))
     assert isinstance(destination, Gradual)
     assert destination.left.ceiling == 2.2
 
@@ -159,5 +168,5 @@ def test_every_published_defense_has_a_name() -> None:
         written = {row["defense"] for row in csv.DictReader(file)}
     names = {re.sub(r"\s*\(\w+=[\d.]+\)$", "", name) for name in written if "L_ICS(" not in name}
     assert len(names) > 20
-    assert {parse(name).notation for name in names} == names
-    assert {parse(name).name for name in names} <= set(RECIPES)
+    assert {parse_recipe(name).notation for name in names} == names
+    assert {parse_recipe(name).name for name in names} <= set(RECIPES)

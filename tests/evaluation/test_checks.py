@@ -15,13 +15,12 @@ from holdfast.core.batching import WIDTH
 from holdfast.core.gallery import Gallery, Queries, same_set
 from holdfast.core.pgd import LInf
 from holdfast.evaluation import checks
-from holdfast.evaluation.checks import CHECKS, Check, check, rises
-from holdfast.evaluation.checks import probe as trial
+from holdfast.evaluation.checks import CHECKS, Check, check, probe, rises
 from holdfast.evaluation.runner import Target, attack_batch
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.evaluation.words import CHECK_WORDS
 from holdfast.models.embedding import embed_dataset
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 from holdfast.util.progress import Progress
 from tests.helpers.tiny import digits, embedder
 
@@ -52,16 +51,16 @@ def surrogate(there: Embed, back: Embed) -> Embed:
 
 
 def target_of(embed: Embed) -> Target:
-    subject = Subject(embed)
-    subject.examine(CLEAN[:8])
-    embedded = embed_dataset(subject, PIXELS, torch.device("cpu"))
-    return Target(subject, System(embedded.queries, embedded.gallery), PIXELS)
+    wrapped = WrappedModel(embed)
+    wrapped.examine(CLEAN[:8])
+    embedded = embed_dataset(wrapped, PIXELS, torch.device("cpu"))
+    return Target(wrapped, System(embedded.queries, embedded.gallery), PIXELS)
 
 
 def found(target: Target, rows: Tensor | None = None, **settings: Any) -> dict[str, Check]:
-    budget = resolve_budget("28", **{"eps": 0.1, "steps": 5} | settings)
-    with target.subject.frozen(), Progress("checks", len(CHECKS), quiet=True) as progress:
-        results = check(target, budget, torch.arange(3, 67, 2) if rows is None else rows, progress)
+    resolved = resolve_settings("28", **{"eps": 0.1, "steps": 5} | settings)
+    with target.model.frozen(), Progress("checks", len(CHECKS), quiet=True) as progress:
+        results = check(target, resolved, torch.arange(3, 67, 2) if rows is None else rows, progress)
     assert progress.done == progress.total
     assert all("\n" not in one.detail and one.detail for one in results)
     return {one.name: one for one in results}
@@ -117,9 +116,9 @@ def test_a_healthy_model_passes(embed: Embed, settings: dict[str, Any]) -> None:
 
 def test_the_figures_are_told_and_are_the_same_again() -> None:
     target = target_of(MODEL)
-    before = target.subject.forward + target.subject.backward
+    before = target.model.forward + target.model.backward
     first = found(target)
-    assert target.subject.forward + target.subject.backward - before < 230 * WIDTH
+    assert target.model.forward + target.model.backward - before < 230 * WIDTH
     assert "0.0 at ε = 0.2, 0.0 at ε = 0.1 with twice the steps" in first[STRONGER].detail
     assert "0.0 under the attack with gradients" in first[WEAKER].detail
     assert "for 32 of 32 queries" in first[TRUE].detail
@@ -191,7 +190,7 @@ def test_benign_embeddings_of_another_model() -> None:
     target = target_of(MODEL)
     z, labels = target.system.queries.embeddings, target.system.queries.labels
     moved = z + 1e-6 * torch.randn(z.shape, generator=torch.Generator().manual_seed(0))
-    results = found(Target(target.subject, System(*same_set(moved, labels)), PIXELS))
+    results = found(Target(target.model, System(*same_set(moved, labels)), PIXELS))
     assert failed(results) == {NOTHING}
     assert "32 of 32 queries" in results[NOTHING].detail
 
@@ -202,7 +201,7 @@ class Loose(LInf):
 
 
 def test_perturbations_larger_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "BALLS", {"linf": Loose})
+    monkeypatch.setattr(probe, "BALLS", {"linf": Loose})
     assert failed(found(target_of(MODEL))) == {BOUNDS}
 
 
@@ -214,7 +213,7 @@ def test_pixels_outside_their_range(monkeypatch: pytest.MonkeyPatch, shift: floa
         attacked.images.add_(shift * (ends & (attacked.images == attacked.clean)))
         return attacked
 
-    monkeypatch.setattr(trial, "attack_batch", shifted)
+    monkeypatch.setattr(probe, "attack_batch", shifted)
     results = found(target_of(MODEL))
     assert results[BOUNDS].passed is False
     assert "up to 0.0001" in results[BOUNDS].detail
@@ -244,9 +243,9 @@ def test_a_model_without_gradients_that_withstands_square_is_left_open(monkeypat
 
 def test_faults_found_before_are_passed_on() -> None:
     target = target_of(MODEL)
-    target.subject.faults = ["normalised twice", "divided twice"]
+    target.model.faults = ["normalised twice", "divided twice"]
     with Progress("checks", len(CHECKS), quiet=True) as progress:
-        results = check(target, resolve_budget("28", eps=0.1, steps=2), torch.arange(8), progress)
+        results = check(target, resolve_settings("28", eps=0.1, steps=2), torch.arange(8), progress)
     assert results[len(CHECKS) :] == [
         Check(PREPROCESSING, False, "normalised twice"),
         Check(PREPROCESSING, False, "divided twice"),
@@ -259,11 +258,11 @@ def test_queries_that_cannot_be_attacked_are_left_out() -> None:
     kept = gallery.labels != queries.labels[3]
     part = Gallery(gallery.embeddings[kept], gallery.labels[kept], gallery.ids[kept])
     system = System(Queries(queries.embeddings, queries.labels, queries.ids), part)
-    results = found(Target(target.subject, system, PIXELS), torch.arange(3, 13))
+    results = found(Target(target.model, system, PIXELS), torch.arange(3, 13))
     attacked = int((queries.labels[3:13] != queries.labels[3]).sum())
     assert 0 < attacked < 10
     assert f"of {attacked} queries" in results[EXIST].detail
-    nothing = found(Target(target.subject, system, PIXELS), torch.tensor([3]))
+    nothing = found(Target(target.model, system, PIXELS), torch.tensor([3]))
     assert skipped(nothing) == {*NAMES} - {PREPROCESSING}
 
 
@@ -294,5 +293,5 @@ def test_ripples_too_fine_for_any_step_are_found() -> None:
 
 def test_bends_of_the_objective_are_no_fault_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     target = target_of(MODEL)
-    monkeypatch.setattr(trial.Trial, "objective", lambda self, name, z: (1000 * z[:, 0]).sin() / 1000)
+    monkeypatch.setattr(probe.Probe, "objective", lambda self, name, z: (1000 * z[:, 0]).sin() / 1000)
     assert TRUE not in failed(found(target))

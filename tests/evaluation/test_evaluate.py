@@ -16,7 +16,7 @@ from holdfast.evaluation.evaluate import attack, evaluate
 from holdfast.evaluation.protocols import COLUMNS, ers
 from holdfast.metrics.retrieval import retrieval_metrics as retrieve
 from holdfast.models.embedding import embed_dataset
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 from holdfast.report import Result, find
 from holdfast.util.errors import HoldfastError
 from tests.helpers.tiny import NINE, QUICK, digits, embedder, pair, photos, records, rows, sided, snapshot
@@ -78,7 +78,7 @@ def test_scores_are_those_of_the_records(checked: Result) -> None:
 
 
 def test_benign_metrics_are_over_the_whole_set(checked: Result) -> None:
-    embedded = embed_dataset(Subject(EMBEDDER), digits(), torch.device("cpu"))
+    embedded = embed_dataset(WrappedModel(EMBEDDER), digits(), torch.device("cpu"))
     expected = retrieve(embedded.queries, embedded.gallery)
     assert checked.content["benign"].items() >= expected.items()
     assert checked.content["benign"]["queries"] == 100

@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks import ATTACKS, CA, ES, QA, Plan, System
-from holdfast.attacks.base import Draws
+from holdfast.attacks.base import ImageGenerators
 from holdfast.core.distance import pairs
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import DistanceToTarget
 from holdfast.evaluation.evaluate import attack, evaluate
 from holdfast.evaluation.protocols import STRICT
-from holdfast.evaluation.runner import draws_of
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.runner import generators_of
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.report import Result
 from holdfast.util.errors import HoldfastError
 from tests.helpers.tiny import QUICK, digits, embedder, lasting, records, rows
@@ -34,7 +34,7 @@ class Farthest:
     start: ClassVar[float] = 0.0
     readings: ClassVar[tuple[str, ...]] = ("gap",)
 
-    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
         farthest = system.items.distances(perturbed.embeddings).topk(self.place + 1, dim=1).indices
         return farthest[:, self.place :]
 
@@ -49,8 +49,8 @@ class Named(Farthest):
     name = "my-attack.2"
     readings = ("gap 2",)
 
-    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        return torch.stack([torch.randint(len(system.items), (1,), generator=one) for one in draws])
+    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
+        return torch.stack([torch.randint(len(system.items), (1,), generator=one) for one in generators])
 
 
 class Addressed(Farthest):
@@ -89,8 +89,8 @@ def test_what_an_object_draws_hangs_on_its_name(tmp_path: Path) -> None:
     result = evaluate(EMBEDDER, digits(), attacks=[Named()], folder=tmp_path, **QUICK)
     assert result.path is not None
     for record in rows(result.path.parent / "records" / "my-attack.2.jsonl"):
-        (draws,) = draws_of("my-attack.2", 0, [record["id"]])
-        assert record["chosen"] == torch.randint(100, (1,), generator=draws).tolist()
+        (generators,) = generators_of("my-attack.2", 0, [record["id"]])
+        assert record["chosen"] == torch.randint(100, (1,), generator=generators).tolist()
 
 
 def test_a_dataclass_is_known_again_by_its_repr_and_what_is_in_it(tmp_path: Path) -> None:
@@ -137,36 +137,36 @@ def test_an_object_whose_repr_holds_an_address_is_never_known_again(tmp_path: Pa
     found = [evaluate(EMBEDDER, digits(), attacks=[one], folder=tmp_path, **QUICK) for _ in range(2)]
     assert found[0].path != found[1].path
     assert found[0].content["columns"] == found[1].content["columns"]
-    within = resolve_budget("28", attacks=[CA("+", width=3)])
+    within = resolve_settings("28", attacks=[CA("+", width=3)])
     assert "function own_entries at 0x" in repr(within.objects["ca"])
     assert within.hash() != within.hash()
 
 
 def test_the_repr_is_in_the_hash_and_old_hashes_are_as_they_were() -> None:
-    hashes = [resolve_budget("28", attacks=["es", Farthest(place)]).hash() for place in (0, 0, 1)]
+    hashes = [resolve_settings("28", attacks=["es", Farthest(place)]).hash() for place in (0, 0, 1)]
     assert hashes[0] == hashes[1] != hashes[2]
-    assert resolve_budget("28").hash() == "dda94568"
-    assert resolve_budget("28", "cvpr22", attacks="es", seed=3).hash({"model": "a"}) == "71066bcd"
+    assert resolve_settings("28").hash() == "dda94568"
+    assert resolve_settings("28", "cvpr22", attacks="es", seed=3).hash({"model": "a"}) == "71066bcd"
 
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_protocol_s_own_object_is_its_name(name: str) -> None:
-    by_object = resolve_budget("28", attacks=[ATTACKS[name]])
-    assert by_object == resolve_budget("28", attacks=[name])
-    assert by_object.hash() == resolve_budget("28", attacks=[name]).hash()
+    by_object = resolve_settings("28", attacks=[ATTACKS[name]])
+    assert by_object == resolve_settings("28", attacks=[name])
+    assert by_object.hash() == resolve_settings("28", attacks=[name]).hash()
     assert by_object.attack(name) is STRICT.attacks[name]
 
 
 def test_an_equal_object_is_the_protocol_s_own_too() -> None:
-    assert resolve_budget("28", attacks=[ES(), CA("+"), QA("-")]).attacks == ("es", "ca+", "qa-")
-    assert resolve_budget("28", attacks=CA("+", width=3)).objects == {"ca": CA("+", width=3)}
+    assert resolve_settings("28", attacks=[ES(), CA("+"), QA("-")]).attacks == ("es", "ca+", "qa-")
+    assert resolve_settings("28", attacks=CA("+", width=3)).objects == {"ca": CA("+", width=3)}
 
 
 def test_settings_stay_plain() -> None:
-    budget = resolve_budget("28", attacks=["es", Farthest()])
-    assert budget.plain()["attacks"] == ["es", "farthest"]
-    assert "objects" not in budget.plain()
-    assert budget.attack("farthest") == Farthest()
+    resolved = resolve_settings("28", attacks=["es", Farthest()])
+    assert resolved.plain()["attacks"] == ["es", "farthest"]
+    assert "objects" not in resolved.plain()
+    assert resolved.attack("farthest") == Farthest()
 
 
 def test_adversarial_images_of_an_object_are_saved(tmp_path: Path) -> None:
@@ -237,7 +237,7 @@ def test_what_is_no_attack_is_refused_before_work_starts(attacks: Any, message: 
 
 def test_a_protocol_without_attacks_takes_no_object() -> None:
     with pytest.raises(HoldfastError, match="protocol 'benign' attacks nothing"):
-        resolve_budget("28", "benign", attacks=[Farthest()])
+        resolve_settings("28", "benign", attacks=[Farthest()])
 
 
 @pytest.mark.parametrize(

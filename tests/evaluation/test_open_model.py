@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from holdfast.core.gallery import same_set
-from holdfast.data import Pixels, load
+from holdfast.data import Pixels, load_dataset
 from holdfast.evaluation.evaluate import attack, evaluate
 from holdfast.metrics.collapse import gauges
 from holdfast.metrics.retrieval import retrieval_metrics
@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def by_hand(folder: Path) -> tuple[dict[str, float], dict[str, float]]:
-    table = load("digits").test()
+    table = load_dataset("digits").test()
     assert isinstance(table.images, np.ndarray)
     images = torch.from_numpy(table.images)[:, None].float() / 255
     with torch.no_grad():
@@ -178,7 +178,7 @@ def test_batchnorm_is_in_evaluation_mode_and_left_as_it_was() -> None:
     torch.manual_seed(0)
     embedder = Embedder(EmbedderConfig("resnet18", dim=4, channels=1, size=8))
     state = {name: tensor.clone() for name, tensor in embedder.state_dict().items()}
-    table = load("digits")
+    table = load_dataset("digits")
     pixels = Pixels(table.select(np.arange(len(table)) >= 1780), 8, channels=1)
     told: list[tuple[int, int]] = []
     embedded = embed_dataset(embedder, pixels, torch.device("cpu"), lambda done, total: told.append((done, total)))
@@ -194,7 +194,7 @@ def test_a_nan_embedding_names_its_image() -> None:
     embedder = Embedder(EmbedderConfig("c2f2", dim=4, channels=1, size=8))
     with torch.no_grad():
         next(embedder.parameters()).fill_(float("nan"))
-    pixels = Pixels(load("digits").test(), 8, channels=1)
+    pixels = Pixels(load_dataset("digits").test(), 8, channels=1)
     with pytest.raises(HoldfastError, match=r"NaN or infinite embeddings; first for digits test\[0\]"):
         embed_dataset(embedder, pixels, torch.device("cpu"))
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.attacks import ATTACKS, CA, RankingAttack, System
-from holdfast.attacks.base import nothing, own_entries
+from holdfast.attacks.base import no_entries, own_entries
 from holdfast.core.gallery import same_set
 from holdfast.core.pgd import PGD, LInf
 from holdfast.evaluation.protocols import BENIGN, COLUMNS, CVPR22, PROTOCOLS, STRICT, TOP1, ers
 from holdfast.evaluation.words import SCORE_WORDS
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 from holdfast.util.errors import HoldfastError
 from tests.oracles import attacks as naive
 from tests.oracles.attacks import some
@@ -73,7 +73,7 @@ def test_the_protocols_differ_as_they_should() -> None:
     assert {name for name, attack in STRICT.attacks.items() if attack.start} == {"es"}
     for name in ("ca+", "ca-", "qa+", "qa-", "tma"):
         assert STRICT.attacks[name].excluded is own_entries  # type: ignore[attr-defined]
-        assert CVPR22.attacks[name].excluded is nothing  # type: ignore[attr-defined]
+        assert CVPR22.attacks[name].excluded is no_entries  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -107,35 +107,35 @@ class Found:
 
 
 @cache
-def setting() -> tuple[Subject, Tensor, System]:
+def setting() -> tuple[WrappedModel, Tensor, System]:
     torch.manual_seed(0)
     net = nn.Sequential(
         nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 12, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(108, 24)
     )
     net.eval().requires_grad_(False)
     # kernels round by the size of the batch; this embedder does so for all to see
-    subject = Subject(lambda x: net(x) * (1 + 1e-3 * len(x) * x[:, 0, :1, 0]))
+    wrapped = WrappedModel(lambda x: net(x) * (1 + 1e-3 * len(x) * x[:, 0, :1, 0]))
     images = torch.rand(230, 1, 8, 8)
     with torch.no_grad():
-        z = subject(images)
-    return subject, images, System(*same_set(z, torch.arange(230) % 5))
+        z = wrapped(images)
+    return wrapped, images, System(*same_set(z, torch.arange(230) % 5))
 
 
 def carry_out(attack: RankingAttack, pgd: PGD, rows: Tensor) -> Found:
-    subject, images, system = setting()
-    perturbed, draws = some(system.queries, rows), [torch.Generator().manual_seed(int(row)) for row in rows]
-    chosen = attack.choose(perturbed, system, draws)
+    wrapped, images, system = setting()
+    perturbed, generators = some(system.queries, rows), [torch.Generator().manual_seed(int(row)) for row in rows]
+    chosen = attack.choose(perturbed, system, generators)
     plan, clean, everyone = attack.plan(perturbed, system, chosen), perturbed.embeddings, torch.arange(len(rows))
-    got = pgd(subject, images[rows, None], plan.objective, clean=clean[:, None], generator=draws)
+    got = pgd(wrapped, images[rows, None], plan.objective, clean=clean[:, None], generator=generators)
     with torch.no_grad():
-        z = subject(got[:, 0])
+        z = wrapped(got[:, 0])
     values = torch.stack([plan.objective(x[:, None], everyone) for x in (clean, z)], dim=1)
     readings = torch.stack([*plan.outcome(clean).values(), *plan.outcome(z).values()], dim=1)
     return Found(chosen, values, got, readings)
 
 
 def pgd_of(attack: RankingAttack) -> PGD:
-    return PGD(LInf(EPS), EPS / 4, 4, start=attack.start * EPS, best=STRICT.best, pace=STRICT.pace)
+    return PGD(LInf(EPS), EPS / 4, 4, start=attack.start * EPS, best=STRICT.best, schedule=STRICT.schedule)
 
 
 def unchanged_by_the_batch(attack: RankingAttack, pgd: PGD) -> Found:

@@ -1,5 +1,6 @@
 """Records of an evaluation: what a kill may leave on disk, and what is made of it."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from tests.helpers.tiny import rows, snapshot
 
 
 def batch(first: int, count: int = 2) -> list[Record]:
-    return [{"id": i, "after": {"ES:D": 0.25}} for i in range(first, first + count)]
+    seen = {"chosen": [], "before": {"ES:D": 0.0}, "after": {"ES:D": 0.25}, "moved": 0.0}
+    return [{"id": i, **seen} for i in range(first, first + count)]
 
 
 def cost(forward: int = 64) -> dict[str, float]:
@@ -69,7 +71,10 @@ def test_batches_without_their_costs_do_not_count(kept: int, cut: int, tmp_path:
     assert Records(tmp_path).of("es") == [*batch(0, 2 * min(kept, 2)), *batch(9)]
 
 
-@pytest.mark.parametrize("more", ['{"id": 4, "aft', '{"id": 4}\n{"id"', '{"id": 4}\n'])
+NEXT = json.dumps(batch(4, 1)[0]) + "\n"
+
+
+@pytest.mark.parametrize("more", [NEXT[:20], NEXT + NEXT[:5], NEXT])
 def test_records_after_the_last_finished_batch_are_dropped(more: str, tmp_path: Path) -> None:
     filled(tmp_path)
     file = tmp_path / "records" / "es.jsonl"
@@ -91,3 +96,12 @@ def test_fewer_records_than_counted_are_an_error_that_says_what_to_do(damage: st
     with pytest.raises(HoldfastError, match=r"es\.jsonl holds [03] records, but .*costs\.jsonl counts 4; remove"):
         Records(tmp_path)
     assert snapshot(tmp_path) == left
+
+
+@pytest.mark.parametrize("content", [b'{"attack": "es"\n', b"\xff\xfe\n", b"\0\0\0\n"])
+def test_a_damaged_line_is_an_error_that_names_its_file(content: bytes, tmp_path: Path) -> None:
+    filled(tmp_path)
+    (tmp_path / "costs.jsonl").write_bytes(content)
+    with pytest.raises(HoldfastError, match=r"costs\.jsonl is damaged; remove .* to start over") as caught:
+        Records(tmp_path)
+    assert "\n" not in str(caught.value)

@@ -16,11 +16,11 @@ from holdfast.attacks import System
 from holdfast.core.batching import WIDTH
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.records import Records
-from holdfast.evaluation.runner import Campaign, Target
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.runner import Runner, Target
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.models.embedder import Embedder
 from holdfast.models.embedding import embed_dataset
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 from holdfast.report import Result
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
@@ -77,7 +77,7 @@ def test_records_of_any_batch_size_are_the_same_bytes(settings: dict[str, Any], 
 def test_the_order_of_the_data_does_not_matter_where_nothing_is_drawn(tmp_path: Path) -> None:
     images, labels = pair(60)
     order = np.random.default_rng(0).permutation(60)
-    settings = {**QUICK, "max_queries": None, "attacks": ("ltm", "gtm", "gtt"), "folder": tmp_path}
+    settings = {**QUICK, "eps": 0.3, "max_queries": None, "attacks": ("ltm", "gtm", "gtt"), "folder": tmp_path}
     plain = evaluate(EMBEDDER, (images, labels), **settings)
     mixed = evaluate(EMBEDDER, (images[order], labels[order]), **settings)
     assert plain.path != mixed.path
@@ -219,7 +219,7 @@ def test_checks_are_added_to_a_finished_evaluation(tmp_path: Path) -> None:
 
 def test_what_differs_goes_to_another_folder(tmp_path: Path) -> None:
     """Nothing of one evaluation is taken for another: not with other weights, settings, data, or preprocessing."""
-    settings = {**QUICK, "attacks": "ltm", "steps": 1, "max_queries": 2, "folder": tmp_path}
+    settings = {**QUICK, "eps": 0.3, "attacks": "ltm", "steps": 1, "max_queries": 2, "folder": tmp_path}
     images, labels = pair(40)
     brighter = images.copy()
     brighter[-1, 0, 0] ^= 1
@@ -350,25 +350,25 @@ def test_means_of_the_faithful_protocol_are_over_batches_of_128(tmp_path: Path) 
 
 
 def target(embed: Callable[[Tensor], Tensor] = EMBEDDER) -> Target:
-    pixels, subject = digits(40), Subject(embed)
-    embedded = embed_dataset(subject, pixels, torch.device("cpu"))
-    return Target(subject, System(embedded.queries, embedded.gallery), pixels)
+    pixels, wrapped = digits(40), WrappedModel(embed)
+    embedded = embed_dataset(wrapped, pixels, torch.device("cpu"))
+    return Target(wrapped, System(embedded.queries, embedded.gallery), pixels)
 
 
-def campaign(name: str = "es", images: Tensor | None = None) -> Campaign:
-    budget = resolve_budget("28", steps=2)
+def runner(name: str = "es", images: Tensor | None = None) -> Runner:
+    resolved = resolve_settings("28", steps=2)
     images = torch.arange(0, 40, 3) if images is None else images
-    return Campaign(name, budget.attack(name), budget.pgd(), images, batch=4)
+    return Runner(name, resolved.attack(name), resolved.pgd(), images, batch=4)
 
 
 def test_batches_are_yielded_before_they_are_recorded() -> None:
     store, rows, system = Records(None), list[int](), target()
     with Progress("attacking", 14, quiet=True) as progress:
-        for batch, attacked in campaign().run(system, store, progress):
+        for batch, attacked in runner().run(system, store, progress):
             assert len(store.of("es")) == len(rows) == progress.done
             assert attacked.images.shape == attacked.clean.shape == (len(batch), 1, 8, 8)
             assert torch.equal(attacked.clean, system.pixels.read(batch)[0])
-            read = attacked.outcome(system.subject(attacked.images))
+            read = attacked.outcome(system.model(attacked.images))
             assert all(torch.equal(read[name], attacked.after[name]) for name in read)
             rows += batch.tolist()
     assert rows == [record["id"] for record in store.of("es")] == [*range(0, 40, 3)]
@@ -381,7 +381,7 @@ def test_an_image_that_vanished_is_named() -> None:
         Progress("attacking", 14, quiet=True) as progress,
         pytest.raises(HoldfastError, match=r"digits test\[3\] can no longer be read"),
     ):
-        next(campaign().run(system, Records(None), progress))
+        next(runner().run(system, Records(None), progress))
 
 
 @pytest.mark.parametrize("protocol", ["strict", "cvpr22"])

@@ -32,10 +32,10 @@ def read(path: Path) -> npt.NDArray[np.int64]:
 
 @pytest.mark.parametrize("ball", [LInf(8 / 255), LInf(5.6 / 255), LInf(0.4 / 255), L2(0.5), L2(0.03), LInf(0), LInf(1)])
 def test_rounded_images_are_on_the_grid_and_in_the_ball(ball: LInf | L2) -> None:
-    draws = torch.Generator().manual_seed(0)
-    clean = torch.randint(256, (64, 3, 5, 5), generator=draws) / 255
+    generators = torch.Generator().manual_seed(0)
+    clean = torch.randint(256, (64, 3, 5, 5), generator=generators) / 255
     scale = 1.0 if ball.eps == 1 else 3 * ball.eps
-    noise = ball.project(scale * torch.randn(clean.shape, generator=draws))
+    noise = ball.project(scale * torch.randn(clean.shape, generator=generators))
     images = (clean + noise).clamp(0, 1)
     found = rounded(images, clean, ball)
     assert torch.equal(found, (255 * found).round().to(torch.uint8).float() / 255)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from holdfast.attacks import CA, QA, SPQA, Order
-from holdfast.core.pgd import L2, LInf, even, fading
+from holdfast.core.pgd import L2, LInf, constant, decaying
 from holdfast.evaluation.protocols import CVPR22, STRICT
-from holdfast.evaluation.settings import GRADIENTS, Budget, parse_radii, parse_radius, resolve_budget
+from holdfast.evaluation.settings import GRADIENTS, AttackSettings, parse_radii, parse_radius, resolve_settings
 from holdfast.util.errors import HoldfastError
 from tests.helpers.tiny import NINE
 
@@ -18,23 +18,23 @@ from tests.helpers.tiny import NINE
 @pytest.mark.parametrize(("family", "eps"), [("28", 77 / 255), ("224", 8 / 255)])
 @pytest.mark.parametrize("protocol", ["strict", "cvpr22"])
 def test_the_papers_settings_are_the_defaults(protocol: str, family: str, eps: float) -> None:
-    found = resolve_budget(family, protocol)
-    assert found == Budget(protocol, NINE, eps, 3 / 255, 32)
+    found = resolve_settings(family, protocol)
+    assert found == AttackSettings(protocol, NINE, eps, 3 / 255, 32)
     assert (found.norm, found.gradient, found.max_queries) == ("linf", "white-box", None)
     assert (found.restarts, found.seed) == (0, 0)
 
 
 def test_where_nothing_says_how_far_eps_must_be_given() -> None:
     with pytest.raises(HoldfastError, match="nothing says how far these images may be changed: give eps"):
-        resolve_budget(None)
-    assert resolve_budget(None, "benign").attacks == ()
-    found = resolve_budget(None, eps=0.1)
+        resolve_settings(None)
+    assert resolve_settings(None, "benign").attacks == ()
+    found = resolve_settings(None, eps=0.1)
     assert (found.eps, found.step, found.steps) == (0.1, 3 / 255, 32)
 
 
 def test_benign_attacks_nothing() -> None:
-    assert resolve_budget("28", "benign").attacks == ()
-    assert resolve_budget("28", "strict", attacks=()).attacks == ()
+    assert resolve_settings("28", "benign").attacks == ()
+    assert resolve_settings("28", "strict", attacks=()).attacks == ()
 
 
 def test_what_is_given_counts_and_none_is_the_default() -> None:
@@ -47,44 +47,46 @@ def test_what_is_given_counts_and_none_is_the_default() -> None:
         "seed": 5,
         "attacks": "es",
     }
-    assert resolve_budget("28", **given) == Budget("strict", ("es",), 0.1, 0.01, 3, restarts=2, max_queries=7, seed=5)
+    assert resolve_settings("28", **given) == AttackSettings(
+        "strict", ("es",), 0.1, 0.01, 3, restarts=2, max_queries=7, seed=5
+    )
     nothing: dict[str, Any] = dict.fromkeys(given)
-    assert resolve_budget("28", **nothing) == resolve_budget("28")
+    assert resolve_settings("28", **nothing) == resolve_settings("28")
 
 
 def test_descents() -> None:
-    strict, faithful = resolve_budget("28").pgd(), resolve_budget("28", "cvpr22").pgd()
+    strict, faithful = resolve_settings("28").pgd(), resolve_settings("28", "cvpr22").pgd()
     assert (strict.ball, strict.step, strict.steps, strict.start) == (LInf(77 / 255), 3 / 255, 32, 0)
-    assert (strict.best, strict.pace, faithful.best, faithful.pace) == (True, fading, False, even)
-    assert resolve_budget("28", restarts=3).pgd().restarts == 3
-    nes, square = (resolve_budget("28", eps=0.1, gradient=name).pgd() for name in ("nes", "square"))
-    assert (nes.gradient, nes.step, nes.pace) == (GRADIENTS["nes"], 3 / 255, fading)
-    assert (square.gradient, square.step, square.pace) == (GRADIENTS["square"], 0.2, even)
-    assert resolve_budget("28", gradient="square", step=0.01).pgd().step == 0.01
+    assert (strict.best, strict.schedule, faithful.best, faithful.schedule) == (True, decaying, False, constant)
+    assert resolve_settings("28", restarts=3).pgd().restarts == 3
+    nes, square = (resolve_settings("28", eps=0.1, gradient=name).pgd() for name in ("nes", "square"))
+    assert (nes.gradient, nes.step, nes.schedule) == (GRADIENTS["nes"], 3 / 255, decaying)
+    assert (square.gradient, square.step, square.schedule) == (GRADIENTS["square"], 0.2, constant)
+    assert resolve_settings("28", gradient="square", step=0.01).pgd().step == 0.01
 
 
 def test_euclidean_steps_lead_across_the_ball() -> None:
-    found = resolve_budget("28", norm="l2", eps=2, steps=10).pgd()
+    found = resolve_settings("28", norm="l2", eps=2, steps=10).pgd()
     assert (found.ball, found.step) == (L2(2), 0.5)
-    assert resolve_budget("28", norm="l2", eps=2, steps=10, step=0.1).pgd().step == 0.1
-    assert resolve_budget("28", norm="l2", eps=2, steps=0).pgd().step == 5
-    assert resolve_budget("28", norm="l2", eps=2, steps=10, gradient="square").pgd().step == 4
+    assert resolve_settings("28", norm="l2", eps=2, steps=10, step=0.1).pgd().step == 0.1
+    assert resolve_settings("28", norm="l2", eps=2, steps=0).pgd().step == 5
+    assert resolve_settings("28", norm="l2", eps=2, steps=10, gradient="square").pgd().step == 4
 
 
 @pytest.mark.parametrize("eps", [1, 1.0, np.float32(1), np.int64(1), Fraction(2, 2)])
 def test_numbers_of_any_kind_are_the_same_budget(eps: Any) -> None:
-    found = resolve_budget("28", eps=eps, steps=np.int64(4), seed=np.uint8(3))
-    assert found == resolve_budget("28", eps=1.0, steps=4, seed=3)
+    found = resolve_settings("28", eps=eps, steps=np.int64(4), seed=np.uint8(3))
+    assert found == resolve_settings("28", eps=1.0, steps=4, seed=3)
     assert (type(found.eps), type(found.steps), type(found.seed)) == (float, int, int)
-    assert found.hash() == resolve_budget("28", eps=1.0, steps=4, seed=3).hash()
+    assert found.hash() == resolve_settings("28", eps=1.0, steps=4, seed=3).hash()
 
 
 def test_names_in_any_case_and_twice_are_the_same_budget() -> None:
-    assert resolve_budget("28", attacks=["ES", "QA+:5", "es"]).attacks == ("es", "qa+:5")
+    assert resolve_settings("28", attacks=["ES", "QA+:5", "es"]).attacks == ("es", "qa+:5")
 
 
 def test_attacks_with_several_targets() -> None:
-    found = resolve_budget("28", attacks=("ca-:2", "qa+:3", "spqa-:4", "oa:6"))
+    found = resolve_settings("28", attacks=("ca-:2", "qa+:3", "spqa-:4", "oa:6"))
     candidate, query, preserving, order = (found.attack(name) for name in found.attacks)
     assert isinstance(candidate, CA)
     assert isinstance(query, QA)
@@ -92,11 +94,11 @@ def test_attacks_with_several_targets() -> None:
     assert isinstance(order, Order)
     assert (candidate.width, query.targets, preserving.targets, order.count) == (2, 3, 4, 6)
     assert found.attack("qa+") is STRICT.attacks["qa+"]
-    assert resolve_budget("28", "cvpr22").attack("gtm") is CVPR22.attacks["gtm"]
+    assert resolve_settings("28", "cvpr22").attack("gtm") is CVPR22.attacks["gtm"]
 
 
 def test_every_field_is_in_the_hash() -> None:
-    base = resolve_budget("28")
+    base = resolve_settings("28")
     other: dict[str, Any] = {
         "protocol": "cvpr22",
         "attacks": ("es",),
@@ -110,11 +112,11 @@ def test_every_field_is_in_the_hash() -> None:
         "max_queries": 10,
         "seed": 1,
     }
-    assert [*other, "objects"] == [field.name for field in fields(Budget)]
+    assert [*other, "objects"] == [field.name for field in fields(AttackSettings)]
     hashes = {replace(base, **{name: value}).hash() for name, value in other.items()}
     hashes |= {base.hash(), base.hash({"model": "a"}), base.hash({"model": "b"}), base.hash({"model": "a"}, {"x": 1})}
     assert len(hashes) == len(other) + 4
-    assert base.hash({"model": "a"}) == resolve_budget("28").hash({"model": "a"})
+    assert base.hash({"model": "a"}) == resolve_settings("28").hash({"model": "a"})
     assert all(len(one) == 8 for one in hashes)
 
 
@@ -163,7 +165,7 @@ def test_every_field_is_in_the_hash() -> None:
 )
 def test_what_cannot_be_is_refused_in_one_line(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(HoldfastError, match=message) as caught:
-        resolve_budget("28", **settings)
+        resolve_settings("28", **settings)
     assert "\n" not in str(caught.value)
 
 

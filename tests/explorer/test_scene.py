@@ -13,7 +13,7 @@ from PIL import Image
 from holdfast.attacks import ATTACKS
 from holdfast.core.batching import WIDTH
 from holdfast.evaluation.evaluate import attack as save_attack
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.explorer.attacking import Outcome, amplified, attack, clean, gain
 from holdfast.explorer.jobs import Cancelled
 from holdfast.explorer.ranking import FIRST, ranked
@@ -32,8 +32,8 @@ def quiet(progress: Any) -> None:
 
 
 def attacked(scene: Scene, query: Query, name: str, **settings: Any) -> Outcome:
-    budget = resolve_budget("28", attacks=(name,), **{"eps": EPS, "step": 0.1, "steps": 6, **settings})
-    return attack(scene, query, budget, quiet)
+    resolved = resolve_settings("28", attacks=(name,), **{"eps": EPS, "step": 0.1, "steps": 6, **settings})
+    return attack(scene, query, resolved, quiet)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_scene_holds_every_model_on_one_test_set(scene: Scene, folders: list[s
 
 
 def test_the_networks_are_fixed_while_the_scene_is_open(scene: Scene) -> None:
-    network = scene.models[0].target.subject.embed
+    network = scene.models[0].target.model.embed
     assert isinstance(network, torch.nn.Module)
     assert not any(parameter.requires_grad for parameter in network.parameters())
 
@@ -165,7 +165,7 @@ def test_every_attack_stays_in_the_ball_and_shows_what_it_shows(name: str, scene
         assert found["mean"] == pytest.approx(moved.mean(), abs=0.01)
         image = torch.from_numpy(file)[None, None] / 255
         with torch.no_grad():
-            z = model.target.subject(image)
+            z = model.target.model(image)
         after = ranked(model.target, query.seen_by(i), z)
         ids = model.target.system.gallery.ids
         assert [one["id"] for one in found["after"]["list"]] == ids[after.order[:FIRST]].tolist()
@@ -219,8 +219,8 @@ def test_the_default_attack_changes_what_is_found(scene: Scene) -> None:
 
 def test_progress_is_told_and_an_attack_stops_where_it_is_told_to(scene: Scene) -> None:
     told: list[dict[str, Any]] = []
-    budget = resolve_budget("28", attacks=("es",), eps=EPS, steps=5)
-    attack(scene, scene.ask(next(iter(scene.rows))), budget, told.append)
+    resolved = resolve_settings("28", attacks=("es",), eps=EPS, steps=5)
+    attack(scene, scene.ask(next(iter(scene.rows))), resolved, told.append)
     assert [one["model"] for one in told] == [0] * 6 + [1] * 6
     assert [one["step"] for one in told] == [1, 2, 3, 4, 5, 5] * 2
     assert [len(one["traces"]) for one in told] == [1] * 6 + [2] * 6
@@ -229,15 +229,15 @@ def test_progress_is_told_and_an_attack_stops_where_it_is_told_to(scene: Scene) 
         if progress["step"] == 3:
             raise Cancelled
 
-    before = scene.models[0].target.subject.forward
+    before = scene.models[0].target.model.forward
     with pytest.raises(Cancelled):
-        attack(scene, scene.ask(next(iter(scene.rows))), budget, stop)
-    assert scene.models[0].target.subject.forward - before == 3
+        attack(scene, scene.ask(next(iter(scene.rows))), resolved, stop)
+    assert scene.models[0].target.model.forward - before == 3
 
 
 def test_one_image_costs_one_image(scene: Scene) -> None:
     """And not the 64 that a batch is filled up to."""
-    assert scene.models[0].target.subject.width == 1 < WIDTH
+    assert scene.models[0].target.model.width == 1 < WIDTH
 
 
 def test_a_class_of_one_image_has_no_right_answer(tmp_path: Path, folders: list[str]) -> None:
@@ -249,9 +249,9 @@ def test_a_class_of_one_image_has_no_right_answer(tmp_path: Path, folders: list[
 
 
 def test_nan_on_the_way_is_an_error_to_read(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
-    subject = scene.models[0].target.subject
-    network = subject.network
-    monkeypatch.setattr(subject, "network", lambda images: network(images) * float("nan"))
+    wrapped = scene.models[0].target.model
+    network = wrapped.network
+    monkeypatch.setattr(wrapped, "network", lambda images: network(images) * float("nan"))
     with pytest.raises(HoldfastError, match="one gives NaN or infinite embeddings"):
         attacked(scene, scene.ask(next(iter(scene.rows))), "es")
 

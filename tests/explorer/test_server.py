@@ -71,14 +71,14 @@ def ended(site: TestClient, job: str) -> Any:
 @pytest.fixture
 def held(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
     """An attack gets no further than its fifth pass until this is set."""
-    go, subject, passes = Event(), scene.models[0].target.subject, count()
-    network = subject.network
+    go, wrapped, passes = Event(), scene.models[0].target.model, count()
+    network = wrapped.network
 
     def slowly(images: Tensor) -> Any:
         assert next(passes) < 5 or go.wait(GUARD)
         return network(images)
 
-    monkeypatch.setattr(subject, "network", slowly)
+    monkeypatch.setattr(wrapped, "network", slowly)
     yield go
     go.set()
 
@@ -168,19 +168,21 @@ def test_an_attack_is_followed_to_its_end(site: TestClient, scene: Scene) -> Non
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"attack": "ca+"}, "unknown attack 'ca+'"),
-        ({"attack": None}, "unknown attack"),
+        ({"attack": "ca+"}, "unknown value of attack 'ca+'"),
+        ({"attack": None}, "unknown value of attack None"),
         ({"query": "99999"}, "image 99999 is no query"),
         ({"query": "-1"}, "image is a whole number"),
+        ({"query": 5}, "query takes text, not 5"),
+        ({"sed": 5}, "unknown setting 'sed'; did you mean 'seed'?"),
         ({"query": "upload-none"}, "no longer kept"),
-        ({"eps": 256}, "eps is a number from 0 to 255"),
-        ({"eps": -1}, "eps is a number"),
-        ({"eps": "8/255"}, "eps is a number"),
-        ({"eps": True}, "eps is a number"),
-        ({"eps": 10**400}, "eps is a number"),
+        ({"eps": 256}, "eps is at most 255, not 256"),
+        ({"eps": -1}, "eps is at least 0, not -1"),
+        ({"eps": "8/255"}, "eps takes a finite number, not"),
+        ({"eps": True}, "eps takes a finite number, not"),
+        ({"eps": 10**400}, "eps takes a finite number, not"),
         ({"steps": 1001}, "steps is at most 1000"),
-        ({"steps": 1.5}, "steps is a whole number"),
-        ({"seed": 10**12}, "seed is a whole number"),
+        ({"steps": 1.5}, "steps takes a whole number, not 1.5"),
+        ({"seed": -3}, "seed is at least 0, not -3"),
     ],
 )
 def test_what_makes_no_attack_is_refused(asked: dict[str, Any], said: str, site: TestClient) -> None:
@@ -231,7 +233,7 @@ def test_an_attack_that_breaks_is_a_message_and_no_trace(
     def broken(images: Any) -> Any:
         raise RuntimeError("secret inside\nmore")
 
-    monkeypatch.setattr(scene.models[1].target.subject, "network", broken)
+    monkeypatch.setattr(scene.models[1].target.model, "network", broken)
     job = ended(site, begin(site, steps=1).json()["id"])
     assert job["state"] == "failed"
     assert "\n" not in job["message"]

@@ -14,16 +14,17 @@ from huggingface_hub import ModelCard
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.export import export
 from holdfast.export.card import DECIMALS, card, checks, command, cost, figures, front, threat, way
-from holdfast.export.source import Source, open_run, standing
+from holdfast.export.source import Source, frozen_copy, open_run
 from holdfast.report import Result, find
 from holdfast.report.tables import MEASURES
-from holdfast.runs.config import differences, read_yaml, resolve_config
+from holdfast.runs.config import differences, resolve_config
 from holdfast.runs.folder import Run
+from holdfast.util.validate import read_yaml
 from tests.conftest import Call
 from tests.helpers.tiny import embedder
 
 ROOT = Path(__file__).parents[2]
-SOURCE = Source(standing(embedder()), "mine", resolve_config({"data.name": "digits"}), "last", (), {}, True)
+SOURCE = Source(frozen_copy(embedder()), "mine", resolve_config({"data.name": "digits"}), "last", (), {}, True)
 QUICK: dict[str, Any] = {"steps": 2, "max_queries": 8, "quiet": True, "device": "cpu"}
 
 
@@ -134,7 +135,7 @@ def test_a_defense_or_a_network_of_one_s_own_is_said_to_be_one() -> None:
     assert "adversary in training" not in text
     assert "without a defense" not in text
     assert "backbone=network" not in text
-    coded = standing(embedder())
+    coded = frozen_copy(embedder())
     coded.config = replace(coded.config, backbone="net.py:build")
     text = card(replace(SOURCE, embedder=coded))
     assert "# network: what net.py:build builds, of dim 16, 1 channels, size 8" in text

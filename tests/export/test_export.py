@@ -19,7 +19,7 @@ from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.protocols import BUDGETS
 from holdfast.export import FORMATS, Format, export, program
 from holdfast.export.folder import merging, portable
-from holdfast.export.source import Source, open_run, standing
+from holdfast.export.source import Source, frozen_copy, open_run
 from holdfast.export.verify import apart, compared, made, score
 from holdfast.models import backbones
 from holdfast.models.embedder import Embedder, EmbedderConfig
@@ -38,7 +38,7 @@ def source(config: EmbedderConfig = GRAY) -> Source:
     torch.manual_seed(0)
     model = Embedder(config)
     model(torch.rand(8, config.channels, config.size, config.size))
-    return Source(standing(model), "mine", resolve_config({"data.name": "digits"}), "last", (), {}, True)
+    return Source(frozen_copy(model), "mine", resolve_config({"data.name": "digits"}), "last", (), {}, True)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -126,7 +126,7 @@ def test_a_program_needs_no_holdfast(tmp_path: Path, written: Written) -> None:
 
 def test_an_embedder_of_another_precision_is_exported_in_float32_and_left_alone() -> None:
     model = embedder().double().train()
-    copy = standing(model)
+    copy = frozen_copy(model)
     assert {tensor.dtype for tensor in copy.state_dict().values()} == {torch.float32}
     assert not copy.training
     assert model.training
@@ -278,7 +278,7 @@ class Off(nn.Module):
 
 
 def test_the_score_of_the_same_model_is_the_score_of_an_evaluation() -> None:
-    model = standing(embedder())
+    model = frozen_copy(embedder())
     found = score(model, model, digits(), 6, quiet=True)
     assert found.difference == 0
     assert found.what == "ERS, 6 queries"
@@ -288,7 +288,7 @@ def test_the_score_of_the_same_model_is_the_score_of_an_evaluation() -> None:
 
 def test_the_score_is_read_on_the_exported_model() -> None:
     """What an attack through one model does to another is what a transfer attack finds."""
-    model, other = standing(embedder()), standing(embedder(seed=1))
+    model, other = frozen_copy(embedder()), frozen_copy(embedder(seed=1))
     found = score(model, other, digits(), 6, quiet=True)
     assert found.after is not None
     assert found.before is not None
@@ -298,7 +298,7 @@ def test_the_score_is_read_on_the_exported_model() -> None:
 
 @pytest.mark.parametrize(("by", "fine"), [(0.0, True), (1e-6, True), (1e-2, False), (float("nan"), False)])
 def test_a_mistake_is_found(by: float, fine: bool) -> None:
-    model = standing(embedder())
+    model = frozen_copy(embedder())
     (found,) = compared(model, Off(model, by), None)
     assert found.ok == fine
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -16,9 +16,9 @@ import yaml
 
 from holdfast.cli import app
 from holdfast.evaluation.protocols import PROTOCOLS
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.runs.data import family_of
-from holdfast.runs.folder import State
+from holdfast.runs.folder import Place, State
 from holdfast.sweep import dispatch
 from holdfast.sweep.plan import Evaluation, Planned, plan
 from holdfast.util.errors import HoldfastError
@@ -54,18 +54,18 @@ def leave(run: Planned, step: int | None = None, collapsed: int = 0) -> None:
     files = run.run
     files.begin(run.config, resume=False)
     epochs = run.config.warmup.epochs + run.config.optim.epochs
-    progress = {"epoch": epochs, "step": run.steps()} if step is None else {"epoch": 0, "step": step}
-    for i in range(progress["step"]):
+    place = Place(epochs, step=run.steps()) if step is None else Place(step=step)
+    for i in range(place.step):
         files.log_step({"step": i + 1, "epoch": 1})
     (files.folder / "model.safetensors").write_bytes(b"weights")
-    files.save_state(State({"model/w": torch.ones(1)}, {**progress, "collapsed": collapsed}))
+    files.save_state(State({"model/w": torch.ones(1)}, replace(place, collapsed=collapsed)))
 
 
 def evaluated(run: Planned, evaluation: Evaluation, **changes: Any) -> Path:
     """The result of an evaluation in the folder of a run."""
     rules = PROTOCOLS[evaluation.protocol]
-    budget = asdict(resolve_budget(family_of(run.config), evaluation.protocol, **evaluation.settings))
-    given: dict[str, Any] = {"settings": {**budget, "attacks": list(budget["attacks"])}, "checks": []}
+    resolved = asdict(resolve_settings(family_of(run.config), evaluation.protocol, **evaluation.settings))
+    given: dict[str, Any] = {"settings": {**resolved, "attacks": list(resolved["attacks"])}, "checks": []}
     given |= {
         "protocol": rules.name,
         "protocol_version": rules.version,

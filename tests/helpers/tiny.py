@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from holdfast.data import Pixels, Table, load
+from holdfast.data import Pixels, Table, load_dataset
 from holdfast.models.embedder import Embedder, EmbedderConfig
 
 QUICK: dict[str, Any] = {"steps": 2, "max_queries": 12, "checks": False, "quiet": True, "device": "cpu"}
@@ -46,7 +47,7 @@ def counted(
 
 def digits(count: int = 100) -> Pixels:
     """The first test digits."""
-    table = load("digits").test()
+    table = load_dataset("digits").test()
     return Pixels(table.select(np.arange(len(table)) < count), 8, channels=1)
 
 
@@ -64,17 +65,18 @@ def sided(labels: list[int], is_query: list[bool], is_gallery: list[bool], train
     split = ["train"] * train + ["test"] * len(labels)
     keys = [0] * train + labels
     query, gallery = sides
-    return Pixels(Table.build("sided", images, keys, split, is_query=query, is_gallery=gallery), 8, channels=1)
+    table = Table.build("sided", images, keys, split, is_query=query, is_gallery=gallery)
+    return Pixels(replace(table, family="28"), 8, channels=1)
 
 
 def photos(root: Path, classes: str = "abcd", each: int = 5, seed: int = 0) -> Path:
     """A folder per class of colour images, 8 pixels square."""
-    draws = np.random.default_rng(seed)
+    generators = np.random.default_rng(seed)
     for name in classes:
         (root / name).mkdir(parents=True)
-        shade = draws.integers(40, 216, (8, 8, 3))
+        shade = generators.integers(40, 216, (8, 8, 3))
         for i in range(each):
-            pixels = (shade + draws.integers(-40, 40, (8, 8, 3))).astype(np.uint8)
+            pixels = (shade + generators.integers(-40, 40, (8, 8, 3))).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{i}.png")
     return root
 

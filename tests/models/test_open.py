@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.models.open import lasting, open_model
 from holdfast.models.preprocessing import Preprocessing
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 from holdfast.util.arrays import save_safetensors
 from holdfast.util.errors import HoldfastError
 
@@ -201,7 +201,7 @@ def test_a_folder_that_holdfast_wrote(tmp_path: Path) -> None:
     assert open_model(opened) is opened
     pixels = torch.rand(3, 1, 8, 8)
     assert torch.equal(model(pixels), embedder.eval()(pixels))
-    assert Subject(model).remarks == []
+    assert WrappedModel(model).remarks == []
     with pytest.raises(HoldfastError, match=r"brings its own weights; leave out w.pth"):
         open_model(str(tmp_path / "run"), weights=Path("w.pth"))
 

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.core.pgd import PGD, LInf
-from holdfast.defense.recipes import parse
+from holdfast.defense.recipes import parse_recipe
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.models.open import open_model
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 from holdfast.util.errors import HoldfastError
 
 if find_spec("timm") is None:
@@ -49,7 +49,7 @@ def test_a_timm_network_takes_a_hardening_step(name: str) -> None:
     embedder = Embedder(EmbedderConfig(name, dim=32, size=64))
     images, labels = torch.rand(8, 3, 64, 64), torch.arange(4).repeat_interleave(2)
     assert torch.allclose(embedder(images).norm(dim=1), torch.ones(8), atol=1e-5)
-    step = parse("hm-s-lga-ics").build(PGD(LInf(8 / 255), 1 / 255, 2))(embedder, images, labels)
+    step = parse_recipe("hm-s-lga-ics").build(PGD(LInf(8 / 255), 1 / 255, 2))(embedder, images, labels)
     step.loss.backward()
     assert step.loss.isfinite()
 
@@ -67,11 +67,11 @@ def test_a_file_of_weights_with_any_classifier(tmp_path: Path, classes: int, pre
     whole.reset_classifier(0)  # type: ignore[operator]
     expected = whole((images - MEAN[:, None, None]) / STD[:, None, None])
     torch.testing.assert_close(model(images), expected)
-    subject = Subject(model)
-    subject.examine(images)
-    assert subject.faults == []
-    assert subject.differentiable
-    assert subject.remarks == ["outputs were not of unit length: holdfast normalised them"]
+    wrapped = WrappedModel(model)
+    wrapped.examine(images)
+    assert wrapped.faults == []
+    assert wrapped.differentiable
+    assert wrapped.remarks == ["outputs were not of unit length: holdfast normalised them"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from holdfast.core.batching import WIDTH
 from holdfast.models.embedder import Embedder, EmbedderConfig
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 from holdfast.util.errors import HoldfastError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -31,11 +31,11 @@ def convolution(*extra: nn.Module) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(3, 6, 3, stride=2), *extra, nn.ReLU(), nn.Flatten(), nn.Linear(54, 5))
 
 
-def examined(embed: Callable[[Tensor], Any], pixels: Tensor | None = None) -> Subject:
-    subject = Subject(embed)
-    with subject.frozen():
-        subject.examine(images() if pixels is None else pixels)
-    return subject
+def examined(embed: Callable[[Tensor], Any], pixels: Tensor | None = None) -> WrappedModel:
+    wrapped = WrappedModel(embed)
+    with wrapped.frozen():
+        wrapped.examine(images() if pixels is None else pixels)
+    return wrapped
 
 
 def flat(x: Tensor) -> Tensor:
@@ -51,10 +51,10 @@ CONVOLUTION = convolution().eval()
 @pytest.mark.parametrize("count", [1, 2, 63, 64, 65, 140])
 def test_embeddings_are_the_normalised_outputs_whatever_the_batch(count: int) -> None:
     model, pixels = convolution().eval(), images(70)
-    z = Subject(model)(pixels[:count])
+    z = WrappedModel(model)(pixels[:count])
     assert z.dtype == torch.float32
     torch.testing.assert_close(z, F.normalize(model(pixels[:count]), dim=1))
-    assert torch.equal(z, Subject(model)(pixels)[:count])
+    assert torch.equal(z, WrappedModel(model)(pixels)[:count])
 
 
 def test_the_model_always_sees_full_blocks() -> None:
@@ -64,17 +64,17 @@ def test_the_model_always_sees_full_blocks() -> None:
         widths.append(len(x))
         return flat(x)
 
-    Subject(embed)(images(2 * WIDTH + 1))
+    WrappedModel(embed)(images(2 * WIDTH + 1))
     assert widths == [WIDTH] * 3
     widths.clear()
-    Subject(embed, width=5)(images(11))
+    WrappedModel(embed, width=5)(images(11))
     assert widths == [5] * 3
 
 
 def test_gradients_of_the_pixels_are_those_of_the_model() -> None:
     model, pixels = convolution().eval(), images(40).requires_grad_()
     weights = torch.randn(40, 5, generator=torch.Generator().manual_seed(2))
-    (ours,) = torch.autograd.grad((Subject(model)(pixels) * weights).sum(), pixels)
+    (ours,) = torch.autograd.grad((WrappedModel(model)(pixels) * weights).sum(), pixels)
     (direct,) = torch.autograd.grad((F.normalize(model(pixels), dim=1) * weights).sum(), pixels)
     torch.testing.assert_close(ours, direct)
     assert ours.abs().max() > 0
@@ -85,31 +85,31 @@ def test_gradients_of_the_pixels_are_those_of_the_model() -> None:
     [(torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.float64, torch.float64)],
 )
 def test_precision(given: torch.dtype, kept: torch.dtype) -> None:
-    z = Subject(lambda x: flat(x).to(given))(images())
+    z = WrappedModel(lambda x: flat(x).to(given))(images())
     assert z.dtype == kept
     torch.testing.assert_close(z.norm(dim=1), torch.ones(8, dtype=kept))
 
 
 def test_a_zero_vector_stays_zero() -> None:
-    subject = examined(lambda x: flat(x) * 0)
-    assert torch.equal(subject(images()), torch.zeros(8, 5))
+    wrapped = examined(lambda x: flat(x) * 0)
+    assert torch.equal(wrapped(images()), torch.zeros(8, 5))
 
 
 def test_bits_of_unit_outputs_are_kept() -> None:
     def embed(x: Tensor) -> Tensor:
         return F.normalize(flat(x), dim=1) * (1 - 3e-6)
 
-    subject = examined(embed)
-    assert not subject.normalises
-    assert torch.equal(subject(images(WIDTH)), embed(images(WIDTH)))
-    assert subject.remarks == ["outputs are of unit length already"]
+    wrapped = examined(embed)
+    assert not wrapped.normalises
+    assert torch.equal(wrapped(images(WIDTH)), embed(images(WIDTH)))
+    assert wrapped.remarks == ["outputs are of unit length already"]
 
 
 def test_other_outputs_are_normalised_and_it_is_said() -> None:
-    subject = examined(flat)
-    assert subject.normalises
-    torch.testing.assert_close(subject(images()).norm(dim=1), torch.ones(8))
-    assert subject.remarks == ["outputs were not of unit length: holdfast normalised them"]
+    wrapped = examined(flat)
+    assert wrapped.normalises
+    torch.testing.assert_close(wrapped(images()).norm(dim=1), torch.ones(8))
+    assert wrapped.remarks == ["outputs were not of unit length: holdfast normalised them"]
 
 
 def test_one_unit_row_does_not_make_a_unit_model() -> None:
@@ -120,16 +120,16 @@ def test_one_unit_row_does_not_make_a_unit_model() -> None:
 
 
 def test_counters_count_images_with_padding() -> None:
-    subject = Subject(convolution())
-    subject(images(WIDTH + 1))
-    assert (subject.forward, subject.backward) == (2 * WIDTH, 0)
+    wrapped = WrappedModel(convolution())
+    wrapped(images(WIDTH + 1))
+    assert (wrapped.forward, wrapped.backward) == (2 * WIDTH, 0)
     pixels = images(5).requires_grad_()
-    z = subject(pixels)
-    assert (subject.forward, subject.backward) == (3 * WIDTH, 0)
+    z = wrapped(pixels)
+    assert (wrapped.forward, wrapped.backward) == (3 * WIDTH, 0)
     torch.autograd.grad(z.sum(), pixels, retain_graph=True)
-    assert (subject.forward, subject.backward) == (3 * WIDTH, WIDTH)
+    assert (wrapped.forward, wrapped.backward) == (3 * WIDTH, WIDTH)
     torch.autograd.grad(z.sum(), pixels)
-    assert subject.backward == 2 * WIDTH
+    assert wrapped.backward == 2 * WIDTH
 
 
 # --- frozen
@@ -138,28 +138,28 @@ def test_counters_count_images_with_padding() -> None:
 def test_frozen_holds_a_module_still_and_gives_it_back() -> None:
     model = convolution(nn.BatchNorm2d(6), nn.Dropout(0.5)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    subject = Subject(model)
-    with subject.frozen():
+    wrapped = WrappedModel(model)
+    with wrapped.frozen():
         assert not any(part.training for part in model.modules())
         assert not any(parameter.requires_grad for parameter in model.parameters())
-        subject.examine(images())
+        wrapped.examine(images())
     assert all(part.training for part in model.modules())
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert subject.remarks[0] == "the model was left in training mode; it is evaluated in evaluation mode"
+    assert wrapped.remarks[0] == "the model was left in training mode; it is evaluated in evaluation mode"
 
 
 def test_a_model_in_evaluation_mode_is_not_remarked_on_and_nothing_is_said_twice() -> None:
     assert len(examined(convolution().eval()).remarks) == 1
-    subject = Subject(convolution().train())
+    wrapped = WrappedModel(convolution().train())
     for _ in range(2):
-        subject.examine(images())
-    assert len(subject.remarks) == 2
+        wrapped.examine(images())
+    assert len(wrapped.remarks) == 2
 
 
 def test_a_function_is_left_as_it_is() -> None:
     model = convolution().train()
-    with Subject(partial(model)).frozen():
+    with WrappedModel(partial(model)).frozen():
         assert model.training
 
 
@@ -180,10 +180,10 @@ def test_a_function_is_left_as_it_is() -> None:
     ],
 )
 def test_wrong_pixels_are_refused_before_the_model_runs(pixels: Tensor, message: str) -> None:
-    subject = Subject(flat)
+    wrapped = WrappedModel(flat)
     with pytest.raises(HoldfastError, match=message):
-        subject.examine(pixels)
-    assert subject.forward == 0
+        wrapped.examine(pixels)
+    assert wrapped.forward == 0
 
 
 @pytest.mark.parametrize(
@@ -281,21 +281,21 @@ def test_absent_gradients_are_found_and_stop_only_what_needs_them(
 ) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        subject = examined(embed)
-    assert not subject.differentiable
+        wrapped = examined(embed)
+    assert not wrapped.differentiable
     with pytest.raises(HoldfastError, match=f"does not reach the pixels.*{reason}.*black-box"):
-        subject.require_gradients()
+        wrapped.require_gradients()
     with torch.no_grad():
-        assert subject(images()).shape == (8, 5)
+        assert wrapped(images()).shape == (8, 5)
 
 
 @pytest.mark.parametrize(
     "embed", [flat, lambda x: flat(x.round()), lambda x: flat(x) * 0], ids=["plain", "zero", "dead"]
 )
 def test_gradients_that_exist_are_enough(embed: Callable[[Tensor], Tensor]) -> None:
-    subject = examined(embed)
-    assert subject.differentiable
-    subject.require_gradients()
+    wrapped = examined(embed)
+    assert wrapped.differentiable
+    wrapped.require_gradients()
 
 
 def test_examining_works_where_gradients_are_switched_off() -> None:
@@ -386,35 +386,35 @@ def test_a_model_without_layers_and_one_that_fails_on_plain_images_have_no_fault
 
 
 def test_faults_are_those_of_the_last_look() -> None:
-    subject = Subject(lambda x: CONVOLUTION(x / 255))
+    wrapped = WrappedModel(lambda x: CONVOLUTION(x / 255))
     for _ in range(2):
-        subject.examine(images())
-        assert len(subject.faults) == 1
+        wrapped.examine(images())
+        assert len(wrapped.faults) == 1
 
 
 def test_an_embedder_is_right_as_it_is() -> None:
     torch.manual_seed(0)
     embedder = Embedder(EmbedderConfig("resnet18", dim=6, size=32)).eval()
-    subject = examined(embedder, images(4, size=32))
-    assert subject.faults == []
-    assert subject.remarks == ["outputs are of unit length already"]
-    assert subject.differentiable
+    wrapped = examined(embedder, images(4, size=32))
+    assert wrapped.faults == []
+    assert wrapped.remarks == ["outputs are of unit length already"]
+    assert wrapped.differentiable
 
 
 def test_vectors_of_another_length_are_refused() -> None:
     lengths = iter([4, 4, 5])
-    subject = Subject(lambda images: torch.ones(len(images), next(lengths)))
+    wrapped = WrappedModel(lambda images: torch.ones(len(images), next(lengths)))
     with pytest.raises(HoldfastError, match="vectors of 4 dimensions and then of 5"):
-        subject(torch.rand(3 * WIDTH, 1, 2, 2))
+        wrapped(torch.rand(3 * WIDTH, 1, 2, 2))
 
 
 @pytest.mark.parametrize("wrap", [lambda model: model, lambda model: model.forward], ids=["module", "function"])
 def test_in_bfloat16_embeddings_are_a_little_other_and_float32(wrap: Callable[[nn.Module], Any]) -> None:
     model, pixels = convolution().eval(), images(8)
-    subject = Subject(wrap(model), "bfloat16")
-    subject.examine(pixels)
+    wrapped = WrappedModel(wrap(model), "bfloat16")
+    wrapped.examine(pixels)
     with torch.no_grad():
-        z, exact = subject(pixels), Subject(model)(pixels)
+        z, exact = wrapped(pixels), WrappedModel(model)(pixels)
     assert z.dtype == torch.float32
     assert 0 < (z - exact).abs().max() < 0.02
     assert next(model.parameters()).dtype == torch.float32
@@ -432,6 +432,6 @@ def test_a_copy_that_embeds_otherwise_is_not_used() -> None:
         def __deepcopy__(self, memo: object) -> "Unfaithful":
             return Unfaithful(-self.sign)
 
-    subject = Subject(Unfaithful())
-    subject.examine(images(8))
-    assert (subject(images(8))[:, 1] > 0).all()
+    wrapped = WrappedModel(Unfaithful())
+    wrapped.examine(images(8))
+    assert (wrapped(images(8))[:, 1] > 0).all()

@@ -52,21 +52,21 @@ def test_nothing_found_says_how_to_make_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"format": None}, "it has no 'format'"),
-        ({"format": "holdfast-evaluation-2"}, "its format is 'holdfast-evaluation-2', and this version reads"),
-        ({"benign": None}, "it has no 'benign'"),
-        ({"collapsed": None}, "it has no 'collapsed'"),
-        ({"name": 3}, "'name' is no str: 3"),
-        ({"data": {"name": None}}, "its data set has no name"),
-        ({"trusted": "yes"}, "'trusted' is neither true, false nor null: 'yes'"),
-        ({"benign": {"R@1": "87"}}, "R@1 is no number: '87'"),
-        ({"settings": {"eps": True}}, "eps is no number: True"),
-        ({"columns": {"QA+": 3.0}}, r"QA\+ is no value with its bounds: 3\.0"),
-        ({"columns": {"QA+": {"value": [1]}}}, r"QA\+ value is no number: \[1\]"),
-        ({"ERS": {"low": "3"}}, "ERS low is no number: '3'"),
-        ({"model": {"training": 3}}, "'training' of its model is no dict: 3"),
-        ({"model": {"training": {"settings": "x"}}}, "'settings' of its training is no dict: 'x'"),
-        ({"model": {"training": {"passes": "many"}}}, "passes is no number: 'many'"),
+        ({"format": None}, "format is missing"),
+        ({"format": "holdfast-evaluation-2"}, "unknown value of format 'holdfast-evaluation-2'; did you mean"),
+        ({"benign": None}, "benign is missing"),
+        ({"collapsed": None}, "collapsed is missing"),
+        ({"name": 3}, "name takes text, not 3"),
+        ({"data": {"name": None}}, r"data\.name takes text, not None"),
+        ({"trusted": "yes"}, "trusted takes true or false or null, not 'yes'"),
+        ({"benign": {"R@1": "87"}}, r"benign\.R@1 takes a finite number or null, not '87'"),
+        ({"settings": {"eps": True}}, r"settings\.eps takes a finite number or null, not True"),
+        ({"columns": {"QA+": 3.0}}, r"columns\.QA\+ takes a mapping or null, not 3\.0"),
+        ({"columns": {"QA+": {"value": [1]}}}, r"columns\.QA\+\.value takes a finite number or null, not \[1\]"),
+        ({"ERS": {"low": "3"}}, r"ERS\.low takes a finite number or null, not '3'"),
+        ({"model": {"training": 3}}, r"model\.training takes a mapping or null, not 3"),
+        ({"model": {"training": {"settings": "x"}}}, r"model\.training\.settings takes a mapping or null, not 'x'"),
+        ({"model": {"training": {"passes": "many"}}}, r"model\.training\.passes takes a finite number"),
     ],
 )
 def test_a_foreign_file_is_named_with_the_reason(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -79,14 +79,14 @@ def test_a_foreign_file_is_named_with_the_reason(tmp_path: Path, changes: dict[s
 def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
     path = tmp_path / "result.json"
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(HoldfastError, match=rf"cannot read {path}"):
+    with pytest.raises(HoldfastError, match=rf"{path} is not JSON"):
         find([path])
 
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", '{"scores": {}}'])
 def test_json_of_another_kind_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "result.json").write_text(text)
-    with pytest.raises(HoldfastError, match="it has no 'format'"):
+    with pytest.raises(HoldfastError, match=r"result\.json is no result of 'holdfast evaluate': (format is|it holds)"):
         find([tmp_path])
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from holdfast.runs.config import HARMLESS, decisive, differences, flatten, resolve_config
-from holdfast.runs.folder import LIBRARIES, Run, State, environment
+from holdfast.runs.folder import LIBRARIES, Place, Run, State, environment
 from holdfast.util.errors import HoldfastError
 
 CONFIG = resolve_config()
@@ -30,7 +30,7 @@ def begun(folder: Path, step: int = 2) -> Run:
         run.log_step({"step": i, "loss": 1 / i})
         if i % 2 == 0:
             run.log_epoch({"step": i, "epoch": i // 2, "R@1": 10.0 * i})
-    run.save_state(State({"model/w": torch.arange(3.0)}, {"step": step, "best": 0.5}))
+    run.save_state(State({"model/w": torch.arange(3.0)}, Place(step=step, best=0.5)))
     return run
 
 
@@ -56,10 +56,10 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         "half": torch.ones(2, dtype=torch.bfloat16),
         "empty": torch.zeros(0),
     }
-    progress = {"epoch": 1, "step": 7, "best": -float("inf"), "name": "é"}
-    run.save_state(State(tensors, progress))
+    place = Place(epoch=1, step=7)
+    run.save_state(State(tensors, place))
     state = run.load_state()
-    assert state.progress == progress
+    assert state.place == place
     assert state.tensors.keys() == tensors.keys()
     for name, tensor in tensors.items():
         assert state.tensors[name].dtype == tensor.dtype
@@ -127,7 +127,7 @@ def test_what_was_logged_after_the_state_is_dropped(step: int, steps: int, epoch
     run = begun(tmp_path, step)
     state = run.begin(CONFIG, resume=True)
     assert state is not None
-    assert state.progress["step"] == step
+    assert state.place.step == step
     assert [line["step"] for line in run.steps()] == list(range(1, steps + 1))
     assert [row["epoch"] for row in run.epochs()] == [str(e + 1) for e in range(epochs)]
 
@@ -229,12 +229,12 @@ def test_a_full_disk_keeps_the_last_state_whole(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", no_space)
         with pytest.raises(HoldfastError, match=r"cannot write .*state\.safetensors: No space left on device"):
-            run.save_state(State({"model/w": torch.zeros(3)}, {"step": 4}))
+            run.save_state(State({"model/w": torch.zeros(3)}, Place(step=4)))
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_bytes", no_space)
         with pytest.raises(HoldfastError, match="No space left on device"):
-            run.save_state(State({"model/w": torch.zeros(3)}, {"step": 4}))
-    assert run.load_state().progress["step"] == 2
+            run.save_state(State({"model/w": torch.zeros(3)}, Place(step=4)))
+    assert run.load_state().place.step == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
@@ -295,10 +295,10 @@ def test_the_command_names_no_place_of_the_machine(program: str, name: str, monk
 
 
 def test_how_far_a_run_has_come_is_read_without_its_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Run(tmp_path / "absent").progress() == {}
+    assert Run(tmp_path / "absent").place() == Place()
     run = begun(tmp_path, step=3)
     monkeypatch.setattr(Run, "load_state", None)
-    assert run.progress() == {"step": 3, "best": 0.5}
+    assert run.place() == Place(step=3, best=0.5)
 
 
 @pytest.mark.parametrize("damage", [truncate, without_progress, with_broken_progress, with_random_bytes, empty])
@@ -306,7 +306,7 @@ def test_a_corrupt_state_has_no_progress(damage: Callable[[Path], None], tmp_pat
     run = begun(tmp_path)
     damage(run.state_file)
     with pytest.raises(HoldfastError, match=r"state\.safetensors cannot be resumed from: ."):
-        run.progress()
+        run.place()
 
 
 def test_what_training_cost_is_the_sum_of_its_steps(tmp_path: Path) -> None:

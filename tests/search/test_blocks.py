@@ -113,9 +113,9 @@ def many(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two blocks of photos and a bit; some in the first block are broken."""
     root = tmp_path_factory.mktemp("many") / "photos"
     root.mkdir()
-    draws = np.random.default_rng(0)
+    generators = np.random.default_rng(0)
     for i in range(2 * BLOCK + 30):
-        Image.fromarray(draws.integers(0, 256, (8, 8, 3), np.uint8)).save(root / f"{i:04}.png")
+        Image.fromarray(generators.integers(0, 256, (8, 8, 3), np.uint8)).save(root / f"{i:04}.png")
     (root / "0003.png").write_bytes(b"")
     return root
 

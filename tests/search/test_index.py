@@ -76,8 +76,8 @@ def test_faiss_finds_items_at_the_same_distances(drawn: tuple[Tensor, Tensor, in
 @pytest.mark.parametrize("count", [1, 19, 40])
 def test_the_backends_agree_where_nothing_ties(count: int) -> None:
     pytest.importorskip("faiss")
-    draws = torch.Generator().manual_seed(0)
-    items, queries = (normalize(torch.randn(n, 32, generator=draws), dim=1) for n in (3000, count))
+    generators = torch.Generator().manual_seed(0)
+    items, queries = (normalize(torch.randn(n, 32, generator=generators), dim=1) for n in (3000, count))
     one, other = (BACKENDS[name](items, queries, 20) for name in ("torch", "faiss"))
     assert torch.equal(one[0], other[0])
     assert torch.equal(one[1], other[1])
@@ -92,8 +92,8 @@ def backend(request: pytest.FixtureRequest) -> str:
 
 
 def test_few_queries_at_once_change_nothing(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
-    draws = torch.Generator().manual_seed(0)
-    items, queries = torch.randn(200, 8, generator=draws), torch.randn(23, 8, generator=draws)
+    generators = torch.Generator().manual_seed(0)
+    items, queries = torch.randn(200, 8, generator=generators), torch.randn(23, 8, generator=generators)
     distances, rows = BACKENDS[backend](items, queries, 7)
     monkeypatch.setattr("holdfast.core.batching.WORKSPACE", 1)
     again = BACKENDS[backend](items, queries, 7)
@@ -169,8 +169,8 @@ def test_a_backend_that_is_not_installed_says_what_to_install(index: Index, monk
 
 
 def test_a_function_is_as_good_as_a_module_and_is_brought_to_unit_length() -> None:
-    draws = torch.Generator().manual_seed(0)
-    weights = torch.randn(64, 5, generator=draws)
+    generators = torch.Generator().manual_seed(0)
+    weights = torch.randn(64, 5, generator=generators)
     index = Index.build(lambda x: x.flatten(1) @ weights, tiny.digits(20), quiet=True)
     torch.testing.assert_close(index.embeddings.norm(dim=1), torch.ones(20))
 

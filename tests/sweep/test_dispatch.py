@@ -466,7 +466,7 @@ def test_a_training_that_was_ended_goes_on_to_the_same_weights(
         dispatch(runs, CPU, quiet=True)
     assert is_free(run.folder)
     assert [line["step"] for line in run.steps()] == [1, 2, 3, 4, 5]
-    assert run.progress()["step"] == 4
+    assert run.place().step == 4
     assert not runs[0].trained()
     assert not (run.folder / "failure.json").exists()
     assert shlex.join(["holdfast", *runs[0].words()]) in (run.folder / "log.txt").read_text()

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from holdfast.cli import app
-from holdfast.evaluation.settings import Budget
+from holdfast.evaluation.settings import AttackSettings
 from holdfast.runs.config import resolve_config
 from holdfast.sweep.plan import Evaluation, plan
 from holdfast.util.errors import HoldfastError
@@ -128,8 +128,8 @@ def test_every_run_is_evaluated_in_every_way(tmp_path: Path) -> None:
     runs = planned(tmp_path, {"recipe": ["none-r", "act-r"]}, evaluations=given)
     for run in runs:
         assert run.evaluations == (
-            Evaluation("cvpr22", {"max_queries": 4}, checks=False),
-            Evaluation("strict", {"eps": 8 / 255, "step": 0.5, "attacks": ["es"]}),
+            Evaluation("cvpr22", max_queries=4, checks=False),
+            Evaluation("strict", eps=8 / 255, step=0.5, attacks=["es"]),
         )
     assert runs[0].evaluations[0].options() == ["--protocol", "cvpr22", "--max-queries", "4", "--no-checks"]
     assert planned(tmp_path)[0].evaluations == ()
@@ -138,8 +138,8 @@ def test_every_run_is_evaluated_in_every_way(tmp_path: Path) -> None:
 def test_every_setting_of_an_evaluation_is_an_option() -> None:
     command = typer.main.get_command(app).commands["evaluate"]  # type: ignore[attr-defined]
     known = {option for parameter in command.params for option in parameter.opts}
-    settings = {field.name: "1" for field in fields(Budget) if field.name not in ("protocol", "attacks")}
-    words = Evaluation("strict", {**settings, "attacks": ["es", "qa+:5"]}, checks=False).options()
+    settings = {field.name: 1 for field in fields(AttackSettings) if field.name not in ("protocol", "attacks")}
+    words = Evaluation("strict", checks=False, **settings, attacks=["es", "qa+:5"]).options()  # type: ignore[arg-type]
     assert {word for word in words if word.startswith("--")} <= known
     assert words[-5:] == ["--attack", "es", "--attack", "qa+:5", "--no-checks"]
 
@@ -180,48 +180,60 @@ def test_only_some_runs_with_the_start_they_need(tmp_path: Path) -> None:
 
 # ---- what is refused ------------------------------------------------------------------------------------------------
 
-LIST_OF_RUNS = r"tiny\.yaml: 'runs' is a list of mappings, such as - {recipe:"
+IN_EVALUATION = r"tiny\.yaml: evaluations\.0\."
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "section": ({"evaluation": [STRICT]}, r"section of .*tiny\.yaml 'evaluation'; did you mean 'evaluations'\?"),
+    "section": ({"evaluation": [STRICT]}, r"tiny\.yaml: unknown setting 'evaluation'; did you mean 'evaluations'\?"),
     "key for all": ({"settings": {"pgd.step_s": 3}}, r"tiny, none-r: unknown setting 'pgd.step_s'; did you mean"),
     "key of a run": ({"runs": [{"sed": [0, 1]}]}, r"tiny, hm-s-lga-ics,sed=0: unknown setting 'sed'; .* 'seed'\?"),
     "key of the start": ({"start": {"optim.epoch": 3}}, r"tiny, start: unknown setting 'optim.epoch'; did you mean"),
-    "value for all": ({"settings": {"optim.lr": "fast"}}, r"tiny, none-r: setting optim.lr takes .* not 'fast'"),
+    "value for all": ({"settings": {"optim.lr": "fast"}}, r"tiny, none-r: optim.lr takes .* not 'fast'"),
     "value of a run": (
         {"runs": [{"seed": [0, -1]}]},
-        r"tiny, hm-s-lga-ics,seed=-1: setting seed is at least 0, not -1",
+        r"tiny, hm-s-lga-ics,seed=-1: seed is at least 0, not -1",
     ),
-    "value of the start": ({"start": {"steps": 0}}, r"tiny, start: setting steps is at least 1, not 0"),
-    "axis for all": ({"settings": {"seed": [0, 1]}}, r"tiny, none-r: setting seed takes a whole number, not \[0, 1\]"),
+    "value of the start": ({"start": {"steps": 0}}, r"tiny, start: steps is at least 1, not 0"),
+    "axis for all": ({"settings": {"seed": [0, 1]}}, r"tiny, none-r: seed takes a whole number, not \[0, 1\]"),
     "data set": ({"settings": {"data.name": "digit"}}, r"tiny, none-r: unknown data set 'digit'; did you mean"),
     "recipe of a run": ({"runs": [{"recipe": ["act-r", "act-x"]}]}, r"tiny\.yaml: unknown sampler 'x'"),
     "recipe for all": ({"settings": {"recipe": "bct-r"}, "runs": [{"seed": 0}]}, r"tiny\.yaml: unknown method 'bct'"),
     "recipe of the start": ({"start": {"recipe": "none"}}, r"tiny, start: recipe 'none' is not understood"),
-    "protocol": ({"evaluations": [{"protocol": "strct"}]}, r"tiny\.yaml: unknown protocol 'strct'; .* 'strict'\?"),
+    "protocol": (
+        {"evaluations": [{"protocol": "strct"}]},
+        r"unknown value of evaluations\.0\.protocol 'strct'; .* 'strict'\?",
+    ),
     "protocols": ({"evaluations": [{"protocol": ["strict", "cvpr22"]}]}, r"tiny.*protocol.*\['strict', 'cvpr22'\]"),
     "setting": (
         {"evaluations": [{"max_querys": 3}]},
-        r"tiny, none-r: unknown setting .* 'max_querys'; .* 'max_queries'",
+        r"unknown setting 'evaluations\.0\.max_querys'; .* 'evaluations\.0\.max_queries'",
     ),
-    "queries": ({"evaluations": [{"max_queries": 0}]}, r"tiny, none-r: max_queries is a number of at least 1, not 0"),
+    "queries": ({"evaluations": [{"max_queries": 0}]}, IN_EVALUATION + r"max_queries is at least 1, not 0"),
     "attack": ({"evaluations": [{"attacks": ["es", "qa"]}]}, r"tiny, none-r: unknown attack 'qa'; did you mean 'qa"),
-    "attacks": ({"evaluations": [{"attacks": 3}]}, r"tiny\.yaml: 'attacks' .* not 3"),
-    "no attacks": ({"evaluations": [{"attacks": []}]}, r"tiny\.yaml: 'attacks' .* not \[\]"),
-    "radius": ({"evaluations": [{"eps": "big"}]}, r"tiny.*eps is a number or a fraction such as 8/255, not 'big'"),
+    "attacks": ({"evaluations": [{"attacks": 3}]}, IN_EVALUATION + r"attacks takes a list or null, not 3"),
+    "no attacks": (
+        {"evaluations": [{"attacks": []}]},
+        IN_EVALUATION + r"attacks takes a list with something in it or null, not \[\]",
+    ),
+    "radius": (
+        {"evaluations": [{"eps": "big"}]},
+        IN_EVALUATION + r"eps takes .* a fraction such as 8/255 or null, not 'big'",
+    ),
     "restarts": ({"evaluations": [{"protocol": "cvpr22", "restarts": 1}]}, r"tiny, none-r: protocol 'cvpr22' has"),
     "checks": (
         {"evaluations": [{"checks": "no"}]},
-        r"tiny\.yaml: 'checks' of an evaluation is true or false, not 'no'",
+        IN_EVALUATION + r"checks takes true or false, not 'no'",
     ),
-    "one evaluation": ({"evaluations": {"protocol": "strict"}}, r"tiny\.yaml: 'evaluations'"),
-    "evaluations": ({"evaluations": 3}, r"tiny\.yaml: 'evaluations' .* 3"),
-    "no runs": ({"runs": None}, LIST_OF_RUNS),
-    "empty runs": ({"runs": []}, LIST_OF_RUNS),
-    "one run": ({"runs": {"recipe": "act-r"}}, LIST_OF_RUNS),
-    "run that is text": ({"runs": ["act-r"]}, r"tiny\.yaml: 'runs' takes settings as a mapping, not 'act-r'"),
+    "one evaluation": (
+        {"evaluations": {"protocol": "strict"}},
+        r"evaluations takes a list or null, not \{",
+    ),
+    "evaluations": ({"evaluations": 3}, r"evaluations takes a list or null, not 3"),
+    "no runs": ({"runs": None}, r"tiny\.yaml: runs is missing"),
+    "empty runs": ({"runs": []}, r"tiny\.yaml: runs takes a list with something in it, not \[\]"),
+    "one run": ({"runs": {"recipe": "act-r"}}, r"tiny\.yaml: runs takes a list, not \{'recipe'"),
+    "run that is text": ({"runs": ["act-r"]}, r"tiny\.yaml: runs\.0 takes a mapping, not 'act-r'"),
     "empty axis": ({"runs": [{"recipe": "act-r", "seed": []}]}, r"tiny.*seed"),
-    "settings": ({"settings": ["seed"]}, r"tiny\.yaml: 'settings' takes settings as a mapping, not \['seed'\]"),
-    "start": ({"start": "none-s"}, r"tiny\.yaml: 'start' takes settings as a mapping, not 'none-s'"),
+    "settings": ({"settings": ["seed"]}, r"tiny\.yaml: settings takes a mapping or null, not \['seed'\]"),
+    "start": ({"start": "none-s"}, r"tiny\.yaml: start takes a mapping or null, not 'none-s'"),
     "weights": ({"settings": {"model.weights": "a.pth"}}, r"tiny, none-r: there is no file of weights a\.pth"),
     "weights of the start": ({"start": {"model.weights": "a.pth"}}, r"tiny, start: there is no file of weights a\.pth"),
     "weights of a run beside a start": (
@@ -248,7 +260,8 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("runs: [", r"tiny\.yaml is not YAML"), ("- recipe: act-r", r"tiny\.yaml holds list")]
+    ("text", "message"),
+    [("runs: [", r"tiny\.yaml is not YAML"), ("- recipe: act-r", r"tiny\.yaml: it holds .* a mapping")],
 )
 def test_what_is_no_sweep_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "tiny.yaml").write_text(text)
@@ -354,7 +367,7 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     (run,) = planned(tmp_path, evaluations=[STRICT])
     leave(run)
     evaluated(run, run.evaluations[0]).write_text("{")
-    with pytest.raises(HoldfastError, match=r"cannot read .*result\.json"):
+    with pytest.raises(HoldfastError, match=r"result\.json is not JSON"):
         run.done()
 
 

@@ -10,20 +10,21 @@ from torch import Generator, Tensor, nn
 
 from holdfast.core.objectives import Objective
 from holdfast.core.pgd import PGD, LInf
-from holdfast.core.samplers import SAMPLERS, Batch
+from holdfast.core.samplers import SAMPLERS, EmbeddedBatch
 from holdfast.core.triplets import ANCHOR, NEGATIVE, Triplets
 from holdfast.defense.base import AdversarialTriplets, Defense, Goal, Learning, ReachHardness, ShiftedBatch, Step
 from holdfast.defense.destinations import Destination
-from holdfast.defense.recipes import parse
+from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.explorer.scene import open_scene
 from holdfast.models.backbones import find_backbone
 from holdfast.models.embedder import Embedder
-from holdfast.runs.config import Config, read_yaml, resolve_config
+from holdfast.runs.config import Config, resolve_config
 from holdfast.runs.folder import Run
 from holdfast.training.build import pgd_of
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
+from holdfast.util.validate import read_yaml
 from tests.conftest import Call, Refuse
 from tests.helpers.runs import assert_same, torchrun, weights
 
@@ -47,7 +48,7 @@ def network(dim: int = 16, seed: int = 0) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, dim))
 
 
-def second_nearest(batch: Batch, generator: Generator | None = None) -> Triplets:
+def second_nearest(batch: EmbeddedBatch, generator: Generator | None = None) -> Triplets:
     distances = batch.distances.masked_fill(~batch.other, torch.inf)
     return Triplets(batch.anchors, batch.partner, distances.topk(2, largest=False).indices[:, 1])
 
@@ -61,7 +62,7 @@ class Rising(Destination):
         super().__init__()
         self.register_buffer("steps", torch.zeros(()))
 
-    def forward(self, batch: Batch, generator: Generator | None = None) -> Tensor:
+    def forward(self, batch: EmbeddedBatch, generator: Generator | None = None) -> Tensor:
         return (-0.2 + 0.02 * self.steps.clamp(max=10)).expand(len(batch.anchors))
 
     def observe(self, loss: Tensor) -> None:
@@ -73,7 +74,7 @@ class AnchorAndNegative(Goal):
 
     roles = [ANCHOR, NEGATIVE]  # noqa: RUF012
 
-    def forward(self, batch: Batch, triplets: Triplets, generator: Generator | None) -> Objective:
+    def forward(self, batch: EmbeddedBatch, triplets: Triplets, generator: Generator | None) -> Objective:
         class Nearer:
             floor = 0.0
 
@@ -96,7 +97,7 @@ def test_a_recipe_s_own_defense_and_network_give_its_weights(recipe: str, tmp_pa
     config = settings(recipe=recipe, steps=4, optim__ema=0.5)
     torch.manual_seed(config.seed)
     backbone = find_backbone("c2f2").network(16, 1, 8)
-    defense = parse(recipe).build(pgd_of(config), config.loss)
+    defense = parse_recipe(recipe).build(pgd_of(config), config.loss)
     train(config, tmp_path / "named", quiet=True)
     trained = train(config, tmp_path / "given", defense=defense, backbone=backbone, quiet=True)
     assert_same(weights(tmp_path / "named"), weights(tmp_path / "given"))
@@ -140,7 +141,7 @@ class Uncounted(Defense):
         generator: Generator | None = None,
     ) -> Step:
         z = embedder(images)
-        loss = self.learn(self.source(Batch.of(z, labels, anchors), generator).take(z))[0]
+        loss = self.learn(self.source(EmbeddedBatch.of(z, labels, anchors), generator).take(z))[0]
         return Step(loss, {"loss": loss.detach()})
 
 
@@ -194,7 +195,7 @@ def test_resuming_without_the_objects_or_with_others_is_refused(tmp_path: Path) 
     train(config, tmp_path, defense=own_defense(), backbone=network(), quiet=True)
     given: dict[str, Any] = {"defense": own_defense(), "backbone": network()}
     narrow = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
-    plain = parse("none-r").build(pgd_of(config))
+    plain = parse_recipe("none-r").build(pgd_of(config))
     refusals: list[tuple[Config, dict[str, Any], str]] = [
         (config, {}, "begun with other settings.*recipe: 'custom' -> 'hm-s-lga-ics'"),
         (config, {**given, "backbone": None}, "model.backbone: 'custom' -> 'c2f2'"),
@@ -252,7 +253,7 @@ class Stubborn(nn.Linear):
     ("changes", "objects", "message"),
     [
         ({}, {"defense": "est-r"}, "defense is a Defense, not 'est-r': names go into the settings"),
-        ({}, {"defense": parse("est-r")}, "defense is a Defense, not a Recipe"),
+        ({}, {"defense": parse_recipe("est-r")}, "defense is a Defense, not a Recipe"),
         ({}, {"backbone": "resnet18"}, "backbone is a Module, not 'resnet18'"),
         ({}, {"backbone": lambda x: x}, "backbone is a Module, not a function"),
         ({}, {"backbone": network(8)}, r"turns pixels \(2, 1, 8, 8\) into \(2, 8\), not into \(2, dim=16\)"),
@@ -329,7 +330,8 @@ with distributed.process_group(torch.device("cpu")):
     torch.manual_seed(distributed.rank())
     layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 8)
     begun = {name: value.clone() for name, value in nn.Sequential(*layers).state_dict().items()}
-    config = resolve({"data.name": "digits", "model.dim": 8, "batch.pairs": 16, "steps": 2, "validation.every": 0})
+    few = {"model.dim": 8, "batch.pairs": 16, "steps": 2, "validation.every": 0}
+    config = resolve_config({"data.name": "digits", **few})
     trained = train(config, sys.argv[1] + "/run", backbone=nn.Sequential(*layers), device="cpu", quiet=True)
     torch.save((begun, trained.backbone.state_dict()), f"{sys.argv[1]}/{distributed.rank()}.pt")
 """

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from holdfast import data
-from holdfast.defense.recipes import METHODS, parse
+from holdfast.defense.recipes import METHODS, parse_recipe
 from holdfast.runs.config import resolve_config
 from holdfast.runs.folder import Run
 from holdfast.training.loop import train
@@ -39,7 +39,7 @@ def _load(name: str, root: Path) -> data.Table:
 def test_every_method_takes_a_step(name: str, tmp_path: Path, real_data: Path) -> None:
     where = {"data.name": name, "data.root": str(real_data / FOLDERS[name])}
     for method in METHODS:
-        recipe = parse("hm-s-lga-ics" if method == "hm" else f"{method}-r")
+        recipe = parse_recipe("hm-s-lga-ics" if method == "hm" else f"{method}-r")
         train(resolve_config(TINY, where, {"recipe": recipe.name}), tmp_path / method, quiet=True)
         (line,) = Run(tmp_path / method).steps()
         assert math.isfinite(line["loss"]), method

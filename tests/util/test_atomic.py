@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from holdfast.util.atomic import append_lines, read_lines, replacing, rewrite_lines
+from holdfast.util.atomic import append_lines, replacing, rewrite_lines
 from holdfast.util.errors import HoldfastError
+from holdfast.util.validate import read_lines
 
 
 def test_replacing_is_all_or_nothing(tmp_path: Path) -> None:
@@ -35,7 +36,7 @@ def test_numbers_survive_the_file(tmp_path: Path) -> None:
     """So that a resumed evaluation computes from the same numbers as one in a single go."""
     values: list[dict[str, Any]] = [{"x": value} for value in (0.1, 1 / 3, 1e-6, 100.0, -0.333333, 123456.654321)]
     append_lines(tmp_path / "a", values)
-    assert read_lines(tmp_path / "a") == values
+    assert read_lines(dict[str, float], tmp_path / "a") == values
 
 
 def test_rewriting_replaces_only_what_differs(tmp_path: Path) -> None:
@@ -45,7 +46,7 @@ def test_rewriting_replaces_only_what_differs(tmp_path: Path) -> None:
     rewrite_lines(file, lines)
     assert file.stat().st_ino == inode
     rewrite_lines(file, lines[:1])
-    assert read_lines(file) == lines[:1]
+    assert read_lines(dict[str, Any], file) == lines[:1]
     rewrite_lines(tmp_path / "absent", lines[:1])
     assert list(tmp_path.iterdir()) == [file]
 
@@ -54,5 +55,5 @@ def test_rewriting_replaces_only_what_differs(tmp_path: Path) -> None:
 def test_a_damaged_line_is_an_error_that_names_its_file(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "costs.jsonl").write_bytes(content)
     with pytest.raises(HoldfastError, match=r"costs\.jsonl is damaged; remove .* to start over") as caught:
-        read_lines(tmp_path / "costs.jsonl")
+        read_lines(dict[str, Any], tmp_path / "costs.jsonl")
     assert "\n" not in str(caught.value)

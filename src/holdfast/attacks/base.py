@@ -18,7 +18,7 @@ from holdfast.util.errors import HoldfastError, unknown
 Outcome = Callable[[Tensor], dict[str, Tensor]]
 """From embeddings ``(B, D)`` of the perturbed images to readings by name, ``(B,)`` each, in the unit of the column."""
 
-Draws = Sequence[Generator]
+ImageGenerators = Sequence[Generator]
 """One generator for each perturbed image, so that its draws do not depend on the images beside it."""
 
 
@@ -55,7 +55,7 @@ class System:
         return Items(self.gallery, self.width)
 
     @cached_property
-    def asking(self) -> Items:
+    def query_items(self) -> Items:
         """The queries."""
         return self.items if self.queries.embeddings is self.gallery.embeddings else Items(self.queries, self.width)
 
@@ -77,7 +77,7 @@ class RankingAttack(Protocol):
     @property
     def start(self) -> float: ...
 
-    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
         """What the attack is about, once, from the clean ranking: rows of the gallery (of the queries, for a candidate
         attack), ``(B, k)``."""
 
@@ -122,12 +122,12 @@ def own_entries(items: Items, ids: Tensor) -> Tensor:
     return items.own(ids)
 
 
-def nothing(items: Items, ids: Tensor) -> Tensor:
+def no_entries(items: Items, ids: Tensor) -> Tensor:
     """Every item takes part, an image's own clean copy included."""
     return torch.zeros(len(ids), len(items), dtype=torch.bool, device=ids.device)
 
 
-def shown(items: Items, perturbed: Queries, excluded: Excluded) -> Tensor:
+def visible_distances(items: Items, perturbed: Queries, excluded: Excluded) -> Tensor:
     """Clean distances ``(B, N)`` of images to the items, infinite for what takes no part."""
     return items.distances(perturbed.embeddings).masked_fill_(excluded(items, perturbed.ids), torch.inf)
 
@@ -146,22 +146,22 @@ def nearest_percent_after_the_first(distances: Tensor) -> Tensor:
     return nearest(distances, max(1, distances.shape[1] // 100) + 1)[:, 1:]
 
 
-def pick(pool: Tensor, count: int, draws: Draws) -> Tensor:
+def sample_pool(pool: Tensor, count: int, generators: ImageGenerators) -> Tensor:
     """``count`` different entries of each row of a pool ``(B, k)``, evenly drawn, ``(B, count)``."""
     if count > pool.shape[1]:
         raise HoldfastError(f"the attack needs {count} different targets, but there are {pool.shape[1]} to choose from")
-    order = torch.stack([torch.rand(pool.shape[1], generator=one).argsort()[:count] for one in draws])
+    order = torch.stack([torch.rand(pool.shape[1], generator=one).argsort()[:count] for one in generators])
     return pool.gather(1, order.to(pool.device))
 
 
-def anywhere(distances: Tensor, count: int, draws: Draws) -> Tensor:
+def sample_anywhere(distances: Tensor, count: int, generators: ImageGenerators) -> Tensor:
     """Rows ``(B, count)`` of different items, evenly drawn from those with a finite distance ``(B, N)``."""
     require_finite(distances, count)
-    keys = torch.stack([torch.rand(distances.shape[1], generator=one) for one in draws]).to(distances.device)
+    keys = torch.stack([torch.rand(distances.shape[1], generator=one) for one in generators]).to(distances.device)
     return keys.masked_fill(distances.isinf(), torch.inf).topk(count, dim=1, largest=False).indices
 
 
-def first_matches(z: Tensor, perturbed: Queries, system: System) -> Tensor:
+def recall_at_1(z: Tensor, perturbed: Queries, system: System) -> Tensor:
     """R@1 in percent of each image ``(B,)`` with embeddings ``z``, as benign retrieval has it: in a tie the share of
     matches among the first; NaN where there is no match to find."""
     hidden, matching = system.items.own(perturbed.ids), perturbed.labels[:, None] == system.items.labels
@@ -200,7 +200,7 @@ def attack_images(
     *,
     chosen: Tensor,
     pgd: PGD,
-    generators: Draws | Generator,
+    generators: ImageGenerators | Generator,
     surrogate: Surrogate | None = None,
 ) -> Attacked:
     """Attack images (B, C, H, W), embedded clean in ``perturbed``, about what was ``chosen`` (B, k).

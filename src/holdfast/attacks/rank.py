@@ -7,19 +7,19 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks.base import (
-    Draws,
     Excluded,
+    ImageGenerators,
     Plan,
     Pool,
     System,
-    anywhere,
     nearest_percent,
     own_entries,
-    pick,
-    shown,
+    sample_anywhere,
+    sample_pool,
+    visible_distances,
 )
-from holdfast.core.gallery import Queries, ahead, nearest
-from holdfast.core.objectives import Both, CandidateHinge, OrderHinge, RankHinge, Sign
+from holdfast.core.gallery import Queries, count_closer, nearest
+from holdfast.core.objectives import CandidateHinge, OrderHinge, RankHinge, Sign, WeightedSum
 from holdfast.util.errors import HoldfastError
 
 KEPT = 5
@@ -45,9 +45,9 @@ class CA:
     def readings(self) -> tuple[str, ...]:
         return (_numbered(f"CA{self.sign}", self.width),)
 
-    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        distances = shown(system.asking, perturbed, self.excluded)
-        return _targets(self, distances, self.width, draws)
+    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
+        distances = visible_distances(system.query_items, perturbed, self.excluded)
+        return _targets(self, distances, self.width, generators)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         asking = system.queries
@@ -83,9 +83,9 @@ class QA:
     def readings(self) -> tuple[str, ...]:
         return (_numbered(f"QA{self.sign}", self.targets),)
 
-    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        distances = shown(system.items, perturbed, self.excluded)
-        return _targets(self, distances, self.targets, draws)
+    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
+        distances = visible_distances(system.items, perturbed, self.excluded)
+        return _targets(self, distances, self.targets, generators)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         hidden = self.excluded(system.items, perturbed.ids)
@@ -115,10 +115,10 @@ class SPQA:
         name = _numbered(f"SPQA{self.sign}", self.targets)
         return (name, f"{name} kept")
 
-    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
         """The targets, then the items to keep: the nearest that are no target."""
-        chosen = QA(self.sign, self.targets).choose(perturbed, system, draws)
-        distances = shown(system.items, perturbed, own_entries)
+        chosen = QA(self.sign, self.targets).choose(perturbed, system, generators)
+        distances = visible_distances(system.items, perturbed, own_entries)
         kept = nearest(distances.scatter(1, chosen, torch.inf), KEPT)
         return torch.cat([chosen, kept], dim=1)
 
@@ -130,7 +130,7 @@ class SPQA:
             values = (*attack.outcome(z).values(), *keep.outcome(z).values())
             return dict(zip(self.readings, values, strict=True))
 
-        return Plan(Both(attack.objective, keep.objective, self.balance), outcome)
+        return Plan(WeightedSum(attack.objective, keep.objective, self.balance), outcome)
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,9 @@ class Order:
         if self.count < 2:
             raise HoldfastError(f"an order takes at least 2 items, not {self.count}")
 
-    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        distances = shown(system.items, perturbed, own_entries)
-        return pick(nearest(distances, self.count), self.count, draws)
+    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
+        distances = visible_distances(system.items, perturbed, own_entries)
+        return sample_pool(nearest(distances, self.count), self.count, generators)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         wanted = system.gallery.embeddings[chosen]
@@ -175,18 +175,22 @@ class Order:
             kept = next(iter(keep.outcome(z).values()))
             return dict(zip(self.readings, (correlation, kept), strict=True))
 
-        return Plan(Both(OrderHinge(wanted), keep.objective, self.balance), outcome)
+        return Plan(WeightedSum(OrderHinge(wanted), keep.objective, self.balance), outcome)
 
 
 def places(z: Tensor, system: System, chosen: Tensor, hidden: Tensor) -> Tensor:
     """How many items stand before each chosen one (B, M) for embeddings ``z`` (B, D); ties count one half."""
     distances = system.items.distances(z).masked_fill(hidden, torch.inf)
-    return ahead(distances, distances.gather(1, chosen)) - 0.5
+    return count_closer(distances, distances.gather(1, chosen)) - 0.5
 
 
-def _targets(attack: CA | QA, distances: Tensor, count: int, draws: Draws) -> Tensor:
+def _targets(attack: CA | QA, distances: Tensor, count: int, generators: ImageGenerators) -> Tensor:
     """Random items for +, some of the attack's pool for -, ``(B, count)``."""
-    return anywhere(distances, count, draws) if attack.sign == "+" else pick(attack.pool(distances), count, draws)
+    return (
+        sample_anywhere(distances, count, generators)
+        if attack.sign == "+"
+        else sample_pool(attack.pool(distances), count, generators)
+    )
 
 
 def _numbered(name: str, count: int) -> str:

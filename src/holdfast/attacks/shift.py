@@ -6,7 +6,16 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from holdfast.attacks.base import Draws, Excluded, Plan, System, anywhere, first_matches, own_entries, shown
+from holdfast.attacks.base import (
+    Excluded,
+    ImageGenerators,
+    Plan,
+    System,
+    own_entries,
+    recall_at_1,
+    sample_anywhere,
+    visible_distances,
+)
 from holdfast.core.distance import pairs
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import CosineToTarget, ShiftEmbedding
@@ -34,14 +43,14 @@ class ES:
     start: ClassVar[float] = 0.1
     readings: ClassVar[tuple[str, ...]] = ("ES:D", "ES:R")
 
-    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
         return perturbed.ids.new_empty((len(perturbed.ids), 0))
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         origin = perturbed.embeddings
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
-            return {"ES:D": pairs(z, origin), "ES:R": first_matches(z, perturbed, system)}
+            return {"ES:D": pairs(z, origin), "ES:R": recall_at_1(z, perturbed, system)}
 
         return Plan(ShiftEmbedding(origin[:, None]), outcome)
 
@@ -65,7 +74,7 @@ class ESBeforeLastStep(ES):
         objective = ShiftSeen((origin - HEADSTART)[:, None], seen=origin.clone())
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
-            return {"ES:D": pairs(objective.seen, origin), "ES:R": first_matches(z, perturbed, system)}
+            return {"ES:D": pairs(objective.seen, origin), "ES:R": recall_at_1(z, perturbed, system)}
 
         return Plan(objective, outcome)
 
@@ -82,8 +91,8 @@ class TMA:
     start: ClassVar[float] = 0.0
     readings: ClassVar[tuple[str, ...]] = ("TMA",)
 
-    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        return anywhere(shown(system.items, perturbed, self.excluded), 1, draws)
+    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
+        return sample_anywhere(visible_distances(system.items, perturbed, self.excluded), 1, generators)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         target = system.gallery.embeddings[chosen[:, 0]]

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from holdfast.attacks.base import Draws, Plan, System, first_matches, own_entries, shown
+from holdfast.attacks.base import ImageGenerators, Plan, System, own_entries, recall_at_1, visible_distances
 from holdfast.attacks.rank import places
 from holdfast.core.gallery import Queries, nearest
 from holdfast.core.objectives import Contrast, DistanceToTarget, Margin, RankHinge, nearest_match_beyond_nearest_other
@@ -25,13 +25,13 @@ class LTM:
     start: ClassVar[float] = 0.0
     readings: ClassVar[tuple[str, ...]] = ("LTM",)
 
-    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
+    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
         return perturbed.ids.new_empty((len(perturbed.ids), 0))
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         matching = perturbed.labels[:, None] == system.items.labels
         objective = Margin(self.contrast, system.items, matching, system.items.own(perturbed.ids), self.floor)
-        return Plan(objective, lambda z: {"LTM": first_matches(z, perturbed, system)})
+        return Plan(objective, lambda z: {"LTM": recall_at_1(z, perturbed, system)})
 
 
 Lure = Callable[[Tensor, Queries, System], Tensor]
@@ -65,13 +65,13 @@ class GTM:
     start: ClassVar[float] = 0.0
     readings: ClassVar[tuple[str, ...]] = ("GTM",)
 
-    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        distances = shown(system.items, perturbed, own_entries)
+    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
+        distances = visible_distances(system.items, perturbed, own_entries)
         return self.lure(distances, perturbed, system)[:, None]
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         target = system.gallery.embeddings[chosen[:, 0]]
-        return Plan(DistanceToTarget(target), lambda z: {"GTM": first_matches(z, perturbed, system)})
+        return Plan(DistanceToTarget(target), lambda z: {"GTM": recall_at_1(z, perturbed, system)})
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class GTT:
     start: ClassVar[float] = 0.0
     readings: ClassVar[tuple[str, ...]] = ("GTT",)
 
-    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        return nearest(shown(system.items, perturbed, own_entries), 1)
+    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
+        return nearest(visible_distances(system.items, perturbed, own_entries), 1)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         hidden = system.items.own(perturbed.ids)

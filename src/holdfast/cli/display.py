@@ -11,7 +11,7 @@ from rich.text import Text
 
 from holdfast.evaluation.words import PASSED
 from holdfast.report.tables import format_radius
-from holdfast.util.errors import plain
+from holdfast.util.errors import printable
 from holdfast.util.progress import format_duration
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ def comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 def answers(found: "Sequence[Sequence[Answer]]") -> None:
     """Print what was found for queries, a table for each."""
     for group in found:
-        rows = [[str(one.rank), f"{one.distance:.4f}", plain(one.label), plain(one.path)] for one in group]
-        table(plain(group[0].query), ["rank", "distance", "label", "path"], rows)
+        rows = [[str(one.rank), f"{one.distance:.4f}", printable(one.label), printable(one.path)] for one in group]
+        table(printable(group[0].query), ["rank", "distance", "label", "path"], rows)
 
 
 def compared(found: "Sequence[Compared]") -> None:
@@ -119,7 +119,7 @@ def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> 
     """Print what a sweep has to do, and how long it takes where so many runs are at work at a time."""
     rows = []
     for run, left in zip(runs, seconds, strict=True):
-        step, total = int(run.run.progress().get("step", 0)), run.steps()
+        step, total = run.run.place().step, run.steps()
         evaluations = ", ".join(one.protocol for one in run.missing())
         training = "trained" if run.trained() else f"{step} of {total} steps" if step else f"{total} steps"
         rows.append([run.sweep, run.name, training, evaluations or "–", format_duration(left)])

@@ -28,7 +28,7 @@ def evaluate(  # noqa: PLR0917
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.evaluation.evaluate import evaluate as run  # noqa: PLC0415
     from holdfast.evaluation.evaluate import results_folder  # noqa: PLC0415
-    from holdfast.evaluation.settings import parse_radii, resolve_budget  # noqa: PLC0415
+    from holdfast.evaluation.settings import parse_radii, resolve_settings  # noqa: PLC0415
     from holdfast.report import compare  # noqa: PLC0415
     from holdfast.report import published as published_rows  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError  # noqa: PLC0415
@@ -42,7 +42,7 @@ def evaluate(  # noqa: PLR0917
     if published and not published_rows(images.table.name):
         raise HoldfastError(f"--published: nothing was published for data set {images.table.name!r}")
     for value in values:
-        resolve_budget(images.table.family, protocol, eps=value, **settings)
+        resolve_settings(images.table.family, protocol, eps=value, **settings)
     folder = results_folder(model) if target.own_images else Path("evaluations") / model.name
     results = []
     for i, value in enumerate(values):

@@ -11,10 +11,10 @@ from importlib import metadata
 import torch
 
 from holdfast.core.pgd import PGD, LInf
-from holdfast.defense.recipes import parse
+from holdfast.defense.recipes import parse_recipe
 from holdfast.models.embedder import Embedder, EmbedderConfig
 
-CORE = ("torch", "numpy", "scikit-learn", "pillow", "safetensors", "pyyaml", "typer", "rich", "jinja2")
+CORE = ("torch", "numpy", "scikit-learn", "pillow", "safetensors", "pyyaml", "pydantic", "typer", "rich", "jinja2")
 EXTRAS = {"timm": "timm", "tensorboard": "tensorboard", "wandb": "wandb"}
 
 
@@ -67,7 +67,7 @@ def _step() -> Finding:
     try:
         embedder = Embedder(EmbedderConfig("c2f2", dim=16, channels=1, size=8)).to(device)
         images, labels = torch.rand(8, 1, 8, 8, device=device), torch.arange(4, device=device).repeat_interleave(2)
-        defense = parse("hm-s-lga-ics").build(PGD(LInf(8 / 255), 1 / 255, 2)).to(device)
+        defense = parse_recipe("hm-s-lga-ics").build(PGD(LInf(8 / 255), 1 / 255, 2)).to(device)
         step = defense(embedder, images, labels)
         step.loss.backward()
     except Exception as error:

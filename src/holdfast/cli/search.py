@@ -28,7 +28,7 @@ def embed(  # noqa: PLR0917
 ) -> None:
     """Embed all images below a folder into an index to search. Killed, it goes on where it was."""
     from holdfast.search.lookup import embed_files  # noqa: PLC0415
-    from holdfast.util.errors import plain  # noqa: PLC0415
+    from holdfast.util.errors import printable  # noqa: PLC0415
 
     index = embed_files(
         source,
@@ -48,7 +48,7 @@ def embed(  # noqa: PLR0917
     if broken:
         print(f"left out, because they cannot be read ({len(broken):,}):")
         for path, reason in broken[:SHOWN]:
-            print(f"  {plain(path)}: {plain(reason)}")
+            print(f"  {printable(path)}: {printable(reason)}")
         if len(broken) > SHOWN:
             print(f"  and {len(broken) - SHOWN:,} more, which the index names")
     print(f"{len(index):,} images in {out}; now: holdfast search --index {out} --query IMAGE")
@@ -74,7 +74,7 @@ def search(  # noqa: PLR0917
     from holdfast.search.lookup import STYLES, answer, asked, by_query, model_of  # noqa: PLC0415
     from holdfast.search.montage import save_montage  # noqa: PLC0415
     from holdfast.search.nearest import search_by  # noqa: PLC0415
-    from holdfast.util.errors import HoldfastError, plain, unknown  # noqa: PLC0415
+    from holdfast.util.errors import HoldfastError, printable, unknown  # noqa: PLC0415
 
     style = style or ("table" if sys.stdout.isatty() else "lines")
     if style not in (styles := ("table", *STYLES)):
@@ -89,6 +89,6 @@ def search(  # noqa: PLR0917
     if out is not None and found:
         save_montage(found, known.about["root"], out)
     if broken:
-        named = "; ".join(f"{plain(path)} ({plain(reason)})" for path, reason in list(broken.items())[:3])
+        named = "; ".join(f"{printable(path)} ({printable(reason)})" for path, reason in list(broken.items())[:3])
         more_of_them = "; …" if len(broken) > 3 else ""
         raise HoldfastError(f"{len(broken):,} of {len(queries):,} queries cannot be read: {named}{more_of_them}")

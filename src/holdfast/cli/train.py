@@ -27,9 +27,10 @@ def train(  # noqa: PLR0917
     verify: Annotated[bool, typer.Option("--verify", help="Decode every image before training starts.")] = False,
 ) -> None:
     """Train an embedder with any defense. Later settings win: the paper's, --config, options, --set."""
-    from holdfast.defense.recipes import parse  # noqa: PLC0415
-    from holdfast.runs.config import read_yaml, resolve_config  # noqa: PLC0415
+    from holdfast.defense.recipes import parse_recipe  # noqa: PLC0415
+    from holdfast.runs.config import resolve_config  # noqa: PLC0415
     from holdfast.training.loop import train as run  # noqa: PLC0415
+    from holdfast.util.validate import read_yaml  # noqa: PLC0415
 
     options = {
         "recipe": recipe,
@@ -40,7 +41,7 @@ def train(  # noqa: PLR0917
     }
     given = {key: value for key, value in options.items() if value is not None}
     settings = resolve_config(read_yaml(config) if config else {}, given, assignments=changes or ())
-    name = parse(settings.recipe).name
+    name = parse_recipe(settings.recipe).name
     folder = out or Path("runs") / f"{settings.data.name}-{name}-{settings.seed}"
     run(settings, folder, resume=resume, device=device, verify=verify)
     if os.environ.get("RANK", "0") == "0":

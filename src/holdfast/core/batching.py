@@ -15,7 +15,7 @@ WIDTH = 64
 """Images that a network embeds at once, and rows of a matrix that are computed at once."""
 
 
-def steady(function: Callable[..., Tensor], *tensors: Tensor, width: int = WIDTH) -> Tensor:
+def fixed_batch(function: Callable[..., Tensor], *tensors: Tensor, width: int = WIDTH) -> Tensor:
     """``function(*tensors)`` of tensors of as many rows, ``(n, ...) -> (n, ...)``, always called with ``width`` rows.
 
     Kernels round differently for other batch sizes, and an attack blows such differences up. In blocks of one size,

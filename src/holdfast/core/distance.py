@@ -19,7 +19,7 @@ def matrix(a: Tensor, b: Tensor) -> Tensor:
     return torch.cdist(_precise(a), _precise(b))
 
 
-def apart(a: Tensor, b: Tensor) -> Tensor:
+def exact_matrix(a: Tensor, b: Tensor) -> Tensor:
     """As :func:`matrix`, but from the differences: exactly zero between equal vectors, and equal vectors tie.
 
     Several times slower than the matrix product where there are many vectors on both sides. ``a`` and ``b`` may have

@@ -23,12 +23,12 @@ Fold = tuple[str, str]
 """The names of a convolution and of the BatchNorm that alone follows it."""
 
 
-def under(precision: torch.dtype | None, device: torch.device) -> torch.autocast:
+def autocast(precision: torch.dtype | None, device: torch.device) -> torch.autocast:
     """Autocast in a precision; for None, none."""
     return torch.autocast(device.type, precision, precision is not None)
 
 
-class Replica:
+class FusedNetwork:
     """A copy of a network, in evaluation mode and without parameter gradients: same embeddings, cheaper passes.
 
     BatchNorm is folded into the convolutions before it, and images run through them channels last. With ``precision``,
@@ -36,7 +36,7 @@ class Replica:
     convert them again at each of the many passes of an attack. Other weights share their memory with the module.
 
     module: from images to embeddings. like: some images, on which the copy must embed as the module does; a module
-        that has no such copy is used itself, so attack inside :meth:`still`.
+        that has no such copy is used itself, so attack inside :meth:`frozen`.
 
     :meth:`refresh` takes over what the weights and statistics of the module have become, not its other attributes.
     """
@@ -47,12 +47,12 @@ class Replica:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(n, C, H, W) -> (n, D); gradients flow to the images."""
-        with under(self.precision, images.device):
+        with autocast(self.precision, images.device):
             z: Tensor = self.network(images)
         return z
 
     @contextmanager
-    def still(self) -> Iterator[None]:
+    def frozen(self) -> Iterator[None]:
         """The network is fixed inside, be it the copy or the module itself."""
         with frozen(self.network):
             yield
@@ -67,7 +67,7 @@ class Replica:
     def _copy(self) -> None:
         tensors = _tensors(self.module)
         self.names, self.network, self.reduced = set(tensors), self.module, frozenset[str]()
-        with torch.no_grad(), under(None, self.like.device), frozen(self.module):
+        with torch.no_grad(), autocast(None, self.like.device), frozen(self.module):
             wanted: Tensor = self.module(self.like)
             try:
                 self._build(tensors)

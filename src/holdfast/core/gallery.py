@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from holdfast.core.batching import WIDTH, full_precision, rows_per_block, steady
+from holdfast.core.batching import WIDTH, fixed_batch, full_precision, rows_per_block
 from holdfast.util.errors import HoldfastError
 
 ITEM = 64
@@ -62,7 +62,7 @@ def same_set(embeddings: Tensor, labels: Tensor) -> tuple[Queries, Gallery]:
 @dataclass(frozen=True, eq=False)
 class Items:
     """Embedded items that distances are measured to, N of them. width: from how many images at once; see
-    :func:`.steady`."""
+    :func:`.fixed_batch`."""
 
     set: Queries
     width: int = WIDTH
@@ -99,7 +99,7 @@ class Items:
 
         Next to an item the product leaves an error of about 1e-4: leave an image's own item out by index.
         """
-        return by_rows(lambda z: self.measure(self.seen(z), self.columns, self.squares), self, z)
+        return in_blocks(lambda z: self.measure(self.seen(z), self.columns, self.squares), self, z)
 
     def moved(self, ids: Tensor, there: Tensor, z: Tensor) -> Tensor:
         """Distances ``(B,)`` of embeddings ``(B, D)`` to the items with these ids, were those ``there`` (B, D).
@@ -114,7 +114,7 @@ class Items:
         def measured(z: Tensor, place: Tensor) -> Tensor:
             return self.measure(self.seen(z), columns, squares).gather(1, place[:, None])
 
-        return by_rows(measured, self, z, place)[:, 0]
+        return in_blocks(measured, self, z, place)[:, 0]
 
     def seen(self, z: Tensor) -> Tensor:
         """Embeddings as seen from the origin."""
@@ -131,16 +131,16 @@ class Items:
         return ids[:, None] == self.set.ids
 
 
-def by_rows(function: Callable[..., Tensor], items: Items, *tensors: Tensor) -> Tensor:
-    """``function(*tensors)`` that measures distances to the items, without gradient, row by row; see :func:`.steady`.
+def in_blocks(function: Callable[..., Tensor], items: Items, *tensors: Tensor) -> Tensor:
+    """``function(*tensors)`` that measures distances to the items, without gradient; see :func:`.fixed_batch`.
 
     With many items there are fewer rows at once, so that what is measured stays small.
     """
     with full_precision(tensors[0].device):
-        return steady(function, *tensors, width=min(items.width, max(16, rows_per_block(ITEM * len(items)))))
+        return fixed_batch(function, *tensors, width=min(items.width, max(16, rows_per_block(ITEM * len(items)))))
 
 
-def of_rows(x: Tensor, rows: Tensor) -> Tensor:
+def take_rows(x: Tensor, rows: Tensor) -> Tensor:
     """``x[rows]``, without a copy where that is all of it."""
     return x if len(rows) == len(x) else x[rows]
 
@@ -164,7 +164,7 @@ def require_finite(distances: Tensor, count: int) -> None:
         raise HoldfastError(f"the attack needs {count} different targets, but there are {available} to choose from")
 
 
-def ahead(distances: Tensor, targets: Tensor) -> Tensor:
+def count_closer(distances: Tensor, targets: Tensor) -> Tensor:
     """How many items are nearer than each target distance, ties one half: ``(B, N), (B, M) -> (B, M)`` float64."""
     counts = [
         (distances < target).sum(1) + 0.5 * (distances == target).sum(1) for target in targets[:, :, None].unbind(1)

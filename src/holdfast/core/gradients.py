@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-Draws = Generator | Sequence[Generator] | None
+Generators = Generator | Sequence[Generator] | None
 """Where random numbers come from: one generator for all groups, or one per group, whose draws then do not depend on
 the other groups."""
 
@@ -34,14 +34,14 @@ class Iterate:
 class Gradient(Protocol):
     """How a descent finds its direction: the objective ``(g,)`` at an iterate, and its gradient like the images."""
 
-    def __call__(self, at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]: ...
+    def __call__(self, at: Iterate, generators: Generators) -> tuple[Tensor, Tensor]: ...
 
 
 @dataclass(frozen=True)
 class BackPropagation:
     """The white box: the exact gradient for the pixels."""
 
-    def __call__(self, at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]:
+    def __call__(self, at: Iterate, generators: Generators) -> tuple[Tensor, Tensor]:
         pixels = at.images.detach().requires_grad_()
         with torch.enable_grad():
             values = at.value(pixels)
@@ -66,11 +66,11 @@ class NES:
     pairs: int = 25
     sigma: float = 0.01
 
-    def __call__(self, at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]:
+    def __call__(self, at: Iterate, generators: Generators) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
             values, gradient = at.value(at.images), torch.zeros_like(at.images)
             for _ in range(self.pairs):
-                direction = random(torch.randn, at.images, draws)
+                direction = random_like(torch.randn, at.images, generators)
                 above, below = ((at.images + s * self.sigma * direction).clamp(0, 1) for s in (1, -1))
                 slope = at.value(above) - at.value(below)
                 gradient += slope.view(-1, *[1] * (direction.ndim - 1)) * direction
@@ -87,24 +87,24 @@ class Square:
 
     share: float = 0.3
 
-    def __call__(self, at: Iterate, draws: Draws) -> tuple[Tensor, Tensor]:
+    def __call__(self, at: Iterate, generators: Generators) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            values, direction = at.value(at.images), self._square(at, draws)
+            values, direction = at.value(at.images), self._square(at, generators)
             falls = at.value(at.move(direction)) < values
             return values, direction * falls.view(-1, *[1] * (direction.ndim - 1))
 
-    def _square(self, at: Iterate, draws: Draws) -> Tensor:
+    def _square(self, at: Iterate, generators: Generators) -> Tensor:
         """A random sign per channel on a random square of each image, zero elsewhere."""
         height, width = at.images.shape[-2:]
         halvings = sum(at.progress > point for point in HALVINGS)
         side = min(height, width, max(1, round(math.sqrt(self.share / 2**halvings * height * width))))
-        numbers = random(torch.rand, at.images[..., :2, 0] if height > 1 else at.images[..., :1, 0], draws)
+        numbers = random_like(torch.rand, at.images[..., :2, 0] if height > 1 else at.images[..., :1, 0], generators)
         corner = numbers[:, :, 0]  # (g, R, 2), shared by the channels
         top = (corner[..., 0] * (height - side + 1)).long()[..., None]
         left = (corner[..., -1] * (width - side + 1)).long()[..., None]
         y, x = (torch.arange(n, device=at.images.device) for n in (height, width))
         inside = ((y >= top) & (y < top + side))[..., :, None] & ((x >= left) & (x < left + side))[..., None, :]
-        signs = random(torch.rand, at.images[..., :1, :1], draws).sub(0.5).sign()
+        signs = random_like(torch.rand, at.images[..., :1, :1], generators).sub(0.5).sign()
         return signs * inside[:, :, None]
 
 
@@ -112,20 +112,20 @@ HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Shares of the steps after which the squares' area halves: the authors' 10 to 8,000 of 10,000 queries."""
 
 
-def random(sample: Callable[..., Tensor], like: Tensor, draws: Draws) -> Tensor:
+def random_like(sample: Callable[..., Tensor], like: Tensor, generators: Generators) -> Tensor:
     """``sample`` (torch.rand, torch.randn) in the shape ``(g, ...)`` of a tensor, by one generator or one per group."""
-    if draws is None or isinstance(draws, Generator):
-        device = like.device if draws is None else draws.device
-        return sample(like.shape, generator=draws, device=device).to(like)
-    if len(draws) != len(like):
-        raise ValueError(f"{len(draws)} generators for {len(like)} groups")
+    if generators is None or isinstance(generators, Generator):
+        device = like.device if generators is None else generators.device
+        return sample(like.shape, generator=generators, device=device).to(like)
+    if len(generators) != len(like):
+        raise ValueError(f"{len(generators)} generators for {len(like)} groups")
     if not len(like):
         return torch.empty_like(like)
-    return torch.stack([sample(like.shape[1:], generator=one, device=one.device) for one in draws]).to(like)
+    return torch.stack([sample(like.shape[1:], generator=one, device=one.device) for one in generators]).to(like)
 
 
-def of_rows(draws: Draws, rows: Tensor) -> Draws:
+def generators_at(generators: Generators, rows: Tensor) -> Generators:
     """The generators of these groups."""
-    if draws is None or isinstance(draws, Generator):
-        return draws
-    return [draws[row] for row in rows.tolist()]
+    if generators is None or isinstance(generators, Generator):
+        return generators
+    return [generators[row] for row in rows.tolist()]

@@ -12,7 +12,7 @@ from torch.nn.functional import cosine_similarity
 
 from holdfast.core.batching import ascending
 from holdfast.core.distance import pairs
-from holdfast.core.gallery import Items, by_rows, of_rows
+from holdfast.core.gallery import Items, in_blocks, take_rows
 from holdfast.core.triplets import hardness
 
 Sign = Literal["+", "-"]
@@ -128,7 +128,7 @@ class Margin:
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
         z = z[:, 0]
-        matching, own = of_rows(self.matching, rows), of_rows(self.own, rows)
+        matching, own = take_rows(self.matching, rows), take_rows(self.own, rows)
         picked = self.contrast(self.items.distances(z.detach()), matching, own)
         near, far = (pairs(z, self.items.embeddings[row]) for row in picked)
         return (near - far).clamp(min=self.floor)
@@ -149,8 +149,8 @@ class RankHinge:
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
         z = z[:, 0]
-        found = by_rows(partial(self._with_gradient, wanted=z.requires_grad), self.items, z, rows)
-        return linear(z, found[:, 0], found[:, 1:])
+        found = in_blocks(partial(self._with_gradient, wanted=z.requires_grad), self.items, z, rows)
+        return with_gradient(z, found[:, 0], found[:, 1:])
 
     def _with_gradient(self, z: Tensor, rows: Tensor, wanted: bool) -> Tensor:
         """The value and, where wanted, its gradient, ``(g, 1 + D)``.
@@ -211,7 +211,9 @@ class CandidateHinge:
         return (sides[0] + sides[1])[:, :, 0].double() / 2
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        queries, nearer, sums, counts = (of_rows(x, rows) for x in (self.queries, self.nearer, self.sums, self.counts))
+        queries, nearer, sums, counts = (
+            take_rows(x, rows) for x in (self.queries, self.nearer, self.sums, self.counts)
+        )
         reached = pairs(z, queries)
         places = torch.searchsorted(nearer, reached.detach()[:, :, None], right=self.sign == "-")
         total, passed = sums.gather(2, places)[:, :, 0], places[:, :, 0]
@@ -234,7 +236,7 @@ class OrderHinge:
 
 
 @dataclass(frozen=True, eq=False)
-class Both:
+class WeightedSum:
     """One objective plus ``balance`` times another."""
 
     one: Callable[[Tensor, Tensor], Tensor]
@@ -246,7 +248,7 @@ class Both:
         return self.one(z, rows) + self.balance * self.other(z, rows)
 
 
-def linear(z: Tensor, values: Tensor, gradient: Tensor) -> Tensor:
+def with_gradient(z: Tensor, values: Tensor, gradient: Tensor) -> Tensor:
     """``values`` (g,) of embeddings ``z`` (g, D), with the ``gradient`` (g, D) that is known already."""
     return values + (gradient * (z - z.detach())).sum(1) if z.requires_grad else values
 

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from holdfast.core.gradients import WHITE_BOX, Draws, Gradient, Iterate, of_rows, random
+from holdfast.core.gradients import WHITE_BOX, Generators, Gradient, Iterate, generators_at, random_like
 from holdfast.core.objectives import Objective
 
 Embed = Callable[[Tensor], Tensor]
@@ -66,12 +66,12 @@ class L2:
 BALLS: dict[str, type[LInf] | type[L2]] = {"linf": LInf, "l2": L2}
 
 
-def even(progress: float) -> float:
+def constant(progress: float) -> float:
     """Steps of one size."""
     return 1.0
 
 
-def fading(progress: float) -> float:
+def decaying(progress: float) -> float:
     """Steps that get smaller linearly, from nearly twice their mean to nearly nothing: the descent comes to rest."""
     return 2 * (1 - progress)
 
@@ -87,7 +87,7 @@ class PGD:
 
     start: radius, in the ball's norm, of the noise the descent starts from; 0 starts from the images themselves.
     gradient: how the direction is found; by default back-propagation.
-    pace: from the place of a step among the steps, in (0, 1), to its size in units of ``step``.
+    schedule: from the place of a step among the steps, in (0, 1), to its size in units of ``step``.
     best: return each group's iterate of the lowest objective, not its last one.
     restarts: so many further descents from random points of the ball; the best iterate of all is returned.
 
@@ -101,7 +101,7 @@ class PGD:
     steps: int
     start: float = 0.0
     gradient: Gradient = WHITE_BOX
-    pace: Callable[[float], float] = even
+    schedule: Callable[[float], float] = constant
     best: bool = False
     restarts: int = 0
 
@@ -112,7 +112,7 @@ class PGD:
         objective: Objective,
         *,
         clean: Tensor | None = None,
-        generator: Draws = None,
+        generator: Generators = None,
     ) -> Tensor:
         """Perturb groups of images toward lower values of the objective.
 
@@ -128,12 +128,12 @@ class PGD:
         known = clean if self.start == 0 else None
         rows = torch.arange(len(images), device=images.device)
         adversarial, values = self._descend(
-            embed, images, objective, rows, clean=known, draws=generator, start=self.start
+            embed, images, objective, rows, clean=known, generators=generator, start=self.start
         )
         for _ in range(self.restarts):
             unfinished = rows[values > objective.floor]
             other, reached = self._descend(
-                embed, images, objective, unfinished, clean=None, draws=generator, start=self.ball.eps
+                embed, images, objective, unfinished, clean=None, generators=generator, start=self.ball.eps
             )
             better = reached < values
             adversarial[better], values[better] = other[better], reached[better]
@@ -147,13 +147,13 @@ class PGD:
         rows: Tensor,
         *,
         clean: Tensor | None,
-        draws: Draws,
+        generators: Generators,
         start: float,
     ) -> tuple[Tensor, Tensor]:
         """One descent of the groups ``rows``: the images, and the objective ``(G,)`` where the best iterate is kept
         (else, and of other groups, infinite)."""
         keep = self.best or self.restarts > 0
-        current = self._start(images, draws, start)
+        current = self._start(images, generators, start)
         result = current.clone() if keep else current
         lowest = torch.full((len(images),), torch.inf, device=images.device)
         if clean is not None:
@@ -178,9 +178,9 @@ class PGD:
         for i in range(self.steps):
             if not len(rows):
                 break
-            size = self.step * self.pace((i + 0.5) / self.steps)
+            size = self.step * self.schedule((i + 0.5) / self.steps)
             at = Iterate(current[rows], value, move, objective.floor, i / self.steps)
-            values, gradient = self.gradient(at, of_rows(draws, rows))
+            values, gradient = self.gradient(at, generators_at(generators, rows))
             if keep:
                 note(values)
             unfinished = values > objective.floor
@@ -196,11 +196,11 @@ class PGD:
         ball = replace(self.ball, eps=self.ball.eps * factor)  # type: ignore[type-var]
         return replace(self, ball=ball, step=self.step * factor, start=self.start * factor)
 
-    def _start(self, images: Tensor, draws: Draws, radius: float) -> Tensor:
+    def _start(self, images: Tensor, generators: Generators, radius: float) -> Tensor:
         if radius == 0:
             return images.clone()
         near = replace(self.ball, eps=min(radius, self.ball.eps))  # type: ignore[type-var]
-        noise = random(torch.rand, images, draws).mul_(2).sub_(1).mul_(radius)
+        noise = random_like(torch.rand, images, generators).mul_(2).sub_(1).mul_(radius)
         r = near.project(noise.flatten(0, 1)).view_as(images)
         return (images + r).clamp(0, 1)
 

@@ -15,7 +15,7 @@ NEAREST_WEIGHED, FARTHEST_WEIGHED = 0.5, 1.4
 
 
 @dataclass(frozen=True)
-class Batch:
+class EmbeddedBatch:
     """Embedded images to draw triplets from.
 
     embeddings: ``(B, D)`` on the unit sphere, without gradient.
@@ -30,7 +30,7 @@ class Batch:
     anchors: Tensor
 
     @classmethod
-    def of(cls, embeddings: Tensor, labels: Tensor, anchors: Tensor | None = None) -> "Batch":
+    def of(cls, embeddings: Tensor, labels: Tensor, anchors: Tensor | None = None) -> "EmbeddedBatch":
         """A checked batch, with the default anchors where none are named."""
         if anchors is None:
             anchors = torch.arange(0, len(labels), 2, device=labels.device)
@@ -74,22 +74,22 @@ class Batch:
         return steps.argmin(dim=1)
 
 
-Sampler = Callable[[Batch, Generator | None], Triplets]
+Sampler = Callable[[EmbeddedBatch, Generator | None], Triplets]
 
 
-def random(batch: Batch, generator: Generator | None = None) -> Triplets:
+def random(batch: EmbeddedBatch, generator: Generator | None = None) -> Triplets:
     """The pair's other image, and an image of another class drawn uniformly."""
     return Triplets(batch.anchors, batch.partner, _choose(batch.other, generator))
 
 
-def semihard(batch: Batch, generator: Generator | None = None, margin: float = 0.2) -> Triplets:
+def semihard(batch: EmbeddedBatch, generator: Generator | None = None, margin: float = 0.2) -> Triplets:
     """A negative farther than the positive by less than the margin (Schroff et al. 2015); if none, any other class."""
     near = batch.distances.gather(1, batch.partner[:, None])
     inside = (batch.distances > near) & (batch.distances < near + margin)
     return Triplets(batch.anchors, batch.partner, _choose(_prefer(batch.other & inside, batch.other), generator))
 
 
-def softhard(batch: Batch, generator: Generator | None = None) -> Triplets:
+def softhard(batch: EmbeddedBatch, generator: Generator | None = None) -> Triplets:
     """Positives farther than the nearest negative, negatives nearer than the farthest positive (Roth et al. 2020)."""
     nearest = batch.distances.masked_fill(~batch.other, torch.inf).amin(dim=1, keepdim=True)
     farthest = batch.distances.masked_fill(~batch.same, -torch.inf).amax(dim=1, keepdim=True)
@@ -98,7 +98,7 @@ def softhard(batch: Batch, generator: Generator | None = None) -> Triplets:
     return Triplets(batch.anchors, _choose(positives, generator), _choose(negatives, generator))
 
 
-def distance_weighted(batch: Batch, generator: Generator | None = None) -> Triplets:
+def distance_weighted(batch: EmbeddedBatch, generator: Generator | None = None) -> Triplets:
     """A negative drawn with weight ``1 / q(d)``, ``q`` the density of distances on the sphere (Wu et al. 2017, eq. 4).
 
     Distances are clipped to [0.5, 1.4], the range in which the authors weigh: nearer ones would take all the
@@ -110,7 +110,7 @@ def distance_weighted(batch: Batch, generator: Generator | None = None) -> Tripl
     return Triplets(batch.anchors, batch.partner, _choose(batch.other, generator, log_weight))
 
 
-def hardest(batch: Batch, generator: Generator | None = None) -> Triplets:
+def hardest(batch: EmbeddedBatch, generator: Generator | None = None) -> Triplets:
     """The pair's other image, and the nearest image of another class."""
     nearest = batch.distances.masked_fill(~batch.other, torch.inf).argmin(dim=1)
     return Triplets(batch.anchors, batch.partner, nearest)

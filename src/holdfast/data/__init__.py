@@ -1,9 +1,9 @@
 """Data: one table contract, readers per layout, pixels, batches of pairs, and the loader that joins them."""
 
 from holdfast.data.batches import Indices, PairBatches
-from holdfast.data.datasets import DATASETS, Dataset, load
+from holdfast.data.datasets import DATASETS, Dataset, load_dataset
 from holdfast.data.loader import Batch, Loader, stream
-from holdfast.data.pixels import Pixels, Progress, draw
+from holdfast.data.pixels import Pixels, Progress, draw_augmentation
 from holdfast.data.readers.held_out import held_out, query_gallery
 from holdfast.data.table import Table
 
@@ -17,9 +17,9 @@ __all__ = [
     "Pixels",
     "Progress",
     "Table",
-    "draw",
+    "draw_augmentation",
     "held_out",
-    "load",
+    "load_dataset",
     "query_gallery",
     "stream",
 ]

@@ -41,7 +41,7 @@ DATASETS: dict[str, Dataset] = {
 """What ``holdfast datasets`` lists, by the name of ``--data``."""
 
 
-def load(name: str, root: Path | str | None = None) -> Table:
+def load_dataset(name: str, root: Path | str | None = None) -> Table:
     """The table of data set ``name`` under ``root`` (not used by a bundled set)."""
     dataset = pick("data set", name, DATASETS)
     if root is None and not dataset.bundled:

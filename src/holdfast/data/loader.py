@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from holdfast.data.batches import Indices, PairBatches
-from holdfast.data.pixels import Pixels, Progress, draw
+from holdfast.data.pixels import Pixels, Progress, draw_augmentation
 from holdfast.data.table import Table
 from holdfast.util.errors import HoldfastError
 
@@ -84,7 +84,7 @@ class Loader:
         augment = None
         if self.augment:
             entropy = np.random.SeedSequence((self.seed, e, step)).generate_state(1, np.uint64)
-            rows = draw(chosen.total, torch.Generator().manual_seed(int(entropy[0])))
+            rows = draw_augmentation(chosen.total, torch.Generator().manual_seed(int(entropy[0])))
             augment = rows[chosen.offset : chosen.offset + len(chosen.indices)]
         images, ok = self.pixels.read(chosen.indices, augment)
         anchors, indices = chosen.anchors, chosen.indices

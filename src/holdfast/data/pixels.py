@@ -19,7 +19,7 @@ Progress = Callable[[int, int], None]
 _MODES = {1: "L", 3: "RGB"}
 
 
-def draw(n: int, generator: torch.Generator) -> Tensor:
+def draw_augmentation(n: int, generator: torch.Generator) -> Tensor:
     """(n, 3) in [0, 1): for each of ``n`` images what decides its crop's height, its crop's width and its flip.
 
     Drawn for a whole batch at once, its rows can be shared out: every rank draws the same and keeps its own rows.
@@ -79,7 +79,7 @@ class Pixels:
     def read(self, indices: Tensor, augment: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The images at ``indices`` ((B,) int64), and which of them could be read.
 
-        augment: (B, 3) rows of :func:`draw` for a random crop and horizontal flip; None: the centre crop.
+        augment: (B, 3) rows of :func:`draw_augmentation` for a random crop and horizontal flip; None: the centre crop.
         Returns float32 (B, C, size, size) in [0, 1] and bool (B,); an unreadable image is black and False.
         """
         rows = indices.tolist()

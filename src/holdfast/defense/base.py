@@ -13,10 +13,10 @@ from torch import Generator, Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from holdfast.core.fused import Replica
+from holdfast.core.fused import FusedNetwork
 from holdfast.core.objectives import CollapsePair, Objective, RaiseHardness, ShiftEmbedding
 from holdfast.core.pgd import PGD, Embed
-from holdfast.core.samplers import Batch, Sampler
+from holdfast.core.samplers import EmbeddedBatch, Sampler
 from holdfast.core.triplets import ANCHOR, NEGATIVE, POSITIVE, Triplets, hardness
 from holdfast.defense.destinations import Destination
 from holdfast.defense.losses import intra_class_structure, triplet_loss
@@ -96,7 +96,7 @@ class Plain(Defense):
         generator: Generator | None = None,
     ) -> Step:
         z = embedder(images)
-        triplets = self.source(Batch.of(z, labels, anchors), generator)
+        triplets = self.source(EmbeddedBatch.of(z, labels, anchors), generator)
         loss, logs = self.learn(triplets.take(z))
         return Step(loss, {**logs, "passes": _count(len(images), images)})
 
@@ -107,18 +107,18 @@ class Perturbing(Defense):
     def __init__(self, source: Sampler, learning: Learning, pgd: PGD) -> None:
         super().__init__(source, learning)
         self.pgd = pgd
-        self.replicas: dict[torch.dtype | None, Replica] = {}
+        self.fused_networks: dict[torch.dtype | None, FusedNetwork] = {}
 
-    def replica(self, embedder: nn.Module, images: Tensor) -> Replica:
+    def fused(self, embedder: nn.Module, images: Tensor) -> FusedNetwork:
         """The embedder as it is now, the way the adversary runs it: in the precision of the autocast around it."""
         kind = images.device.type
         precision = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        replica = self.replicas.get(precision)
-        if replica is not None and replica.module is embedder:
-            replica.refresh()
+        fused = self.fused_networks.get(precision)
+        if fused is not None and fused.module is embedder:
+            fused.refresh()
         else:
-            replica = self.replicas[precision] = Replica(embedder, images, precision)
-        return replica
+            fused = self.fused_networks[precision] = FusedNetwork(embedder, images, precision)
+        return fused
 
     def __getstate__(self) -> dict[str, Any]:
         """Copied or pickled it leaves the network behind."""
@@ -143,15 +143,15 @@ class ShiftedBatch(Perturbing):
         anchors: Tensor | None = None,
         generator: Generator | None = None,
     ) -> Step:
-        replica = self.replica(embedder, images)
-        embed, attacked = Counted(embedder), Counted(replica)
-        with replica.still():
+        fused = self.fused(embedder, images)
+        embed, attacked = Counted(embedder), Counted(fused)
+        with fused.frozen():
             with torch.no_grad():
                 clean = attacked(images)
             objective = self.objective(clean[:, None])
             shifted = self.pgd(attacked, images[:, None], objective, generator=generator).squeeze(1)
         z = embed(shifted)
-        triplets = self.source(Batch.of(z, labels, anchors), generator)
+        triplets = self.source(EmbeddedBatch.of(z, labels, anchors), generator)
         benign = None
         if self.learning.structure:
             benign = _embed_groups(embed, triplets.take(images)[:, :NEGATIVE])
@@ -176,22 +176,22 @@ class AdversarialTriplets(Perturbing):
         anchors: Tensor | None = None,
         generator: Generator | None = None,
     ) -> Step:
-        replica, roles = self.replica(embedder, images), self.goal.roles
-        embed, attacked = Counted(embedder), Counted(replica)
+        fused, roles = self.fused(embedder, images), self.goal.roles
+        embed, attacked = Counted(embedder), Counted(fused)
         # The intra-class term learns from the clean images: where each is embedded by itself, one pass serves it, the
         # drawing of triplets, and the triplets that stay as they are.
         shared = bool(self.learning.structure) and len(roles) == 3 and independent(embedder)
         if shared:
             seen = embed(images)
         else:
-            with replica.still(), torch.no_grad():
+            with fused.frozen(), torch.no_grad():
                 seen = attacked(images)
-        batch = Batch.of(seen, labels, anchors)
+        batch = EmbeddedBatch.of(seen, labels, anchors)
         triplets = self.source(batch, generator)
         objective = self.goal(batch, triplets, generator)
         originals, z_clean = triplets.take(images), triplets.take(seen)
         targets, known = originals[:, roles], z_clean[:, roles].detach()
-        with replica.still():
+        with fused.frozen():
             perturbed = self.pgd(attacked, targets, objective, clean=known, generator=generator)
         moved = (perturbed != targets).flatten(1).any(dim=1)
 
@@ -234,7 +234,7 @@ class Goal(nn.Module):
     roles: list[int]
 
     @abstractmethod
-    def forward(self, batch: Batch, triplets: Triplets, generator: Generator | None) -> Objective:
+    def forward(self, batch: EmbeddedBatch, triplets: Triplets, generator: Generator | None) -> Objective:
         """The objective, with one value per triplet."""
 
     def prepare(self, pgd: PGD) -> PGD:
@@ -254,7 +254,7 @@ class ReachHardness(Goal):
         super().__init__()
         self.destination = destination
 
-    def forward(self, batch: Batch, triplets: Triplets, generator: Generator | None) -> Objective:
+    def forward(self, batch: EmbeddedBatch, triplets: Triplets, generator: Generator | None) -> Objective:
         return RaiseHardness(self.destination(batch, generator))
 
     def observe(self, loss: Tensor) -> None:
@@ -266,7 +266,7 @@ class Collapse(Goal):
 
     roles = [POSITIVE, NEGATIVE]  # noqa: RUF012
 
-    def forward(self, batch: Batch, triplets: Triplets, generator: Generator | None) -> Objective:
+    def forward(self, batch: EmbeddedBatch, triplets: Triplets, generator: Generator | None) -> Objective:
         return CollapsePair()
 
 
@@ -278,7 +278,7 @@ class Shift(Goal):
     def prepare(self, pgd: PGD) -> PGD:
         return _off_origin(pgd)
 
-    def forward(self, batch: Batch, triplets: Triplets, generator: Generator | None) -> Objective:
+    def forward(self, batch: EmbeddedBatch, triplets: Triplets, generator: Generator | None) -> Objective:
         return ShiftEmbedding(triplets.take(batch.embeddings)[:, self.roles])
 
 

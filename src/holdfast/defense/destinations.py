@@ -3,7 +3,7 @@
 import torch
 from torch import Generator, Tensor, nn
 
-from holdfast.core.samplers import Batch, Sampler
+from holdfast.core.samplers import EmbeddedBatch, Sampler
 from holdfast.core.triplets import hardness
 from holdfast.util.distributed import average
 
@@ -24,7 +24,7 @@ class Constant(Destination):
         super().__init__()
         self.value = value
 
-    def forward(self, batch: Batch, generator: Generator | None = None) -> Tensor:
+    def forward(self, batch: EmbeddedBatch, generator: Generator | None = None) -> Tensor:
         return torch.full((len(batch.anchors),), self.value, device=batch.embeddings.device)
 
 
@@ -35,7 +35,7 @@ class Sampled(Destination):
         super().__init__()
         self.sampler = sampler
 
-    def forward(self, batch: Batch, generator: Generator | None = None) -> Tensor:
+    def forward(self, batch: EmbeddedBatch, generator: Generator | None = None) -> Tensor:
         return hardness(self.sampler(batch, generator).take(batch.embeddings))
 
 
@@ -68,7 +68,7 @@ class Gradual(Destination):
         super().__init__()
         self.margin, self.power, self.left = margin, power, LossLeft(ceiling)
 
-    def forward(self, batch: Batch, generator: Generator | None = None) -> Tensor:
+    def forward(self, batch: EmbeddedBatch, generator: Generator | None = None) -> Tensor:
         left: Tensor = self.left().to(batch.embeddings.device)
         return (-self.margin * left**self.power).expand(len(batch.anchors))
 
@@ -83,7 +83,7 @@ class Boosted(Destination):
         super().__init__()
         self.benign, self.boost, self.left = benign, boost, LossLeft(ceiling)
 
-    def forward(self, batch: Batch, generator: Generator | None = None) -> Tensor:
+    def forward(self, batch: EmbeddedBatch, generator: Generator | None = None) -> Tensor:
         benign: Tensor = self.benign(batch, generator)
         left: Tensor = self.left()
         return benign + self.boost * (1 - left)

@@ -21,6 +21,7 @@ from holdfast.defense.base import (
 from holdfast.defense.destinations import Boosted, Constant, Destination, Gradual, Sampled
 from holdfast.util.errors import HoldfastError, unknown
 from holdfast.util.imports import CUSTOM
+from holdfast.util.validate import Amount, Positive
 
 METHODS = {"none": "N/A", "est": "EST", "act": "ACT", "rest": "REST", "minmax": "MinMax", "hm": "HM"}
 SOURCES = {"R": "random", "M": "semihard", "S": "softhard", "D": "distance-weighted", "H": "hardest"}
@@ -50,10 +51,10 @@ class LossConfig:
     adversary begins to grow (u), the margin where it is None.
     """
 
-    margin: float = 0.2
-    structure: float = 0.5
-    boost: float = 0.1
-    ceiling: float | None = None
+    margin: Amount = 0.2
+    structure: Amount = 0.5
+    boost: Amount = 0.1
+    ceiling: Positive | None = None
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,11 @@ class Recipe:
         """Whether the method attacks its own training images."""
         return self.method != "none"
 
-    def build(self, pgd: PGD, strength: LossConfig = LossConfig()) -> Defense:
+    def build(self, pgd: PGD, loss: LossConfig = LossConfig()) -> Defense:
         """The defense, ready to be called. ``pgd`` is not used by a recipe that perturbs nothing."""
-        samplers: dict[str, Sampler] = SAMPLERS | {"M": partial(semihard, margin=strength.margin)}
+        samplers: dict[str, Sampler] = SAMPLERS | {"M": partial(semihard, margin=loss.margin)}
         source = samplers[self.source]
-        learning = Learning(strength.margin, strength.structure if self.structure else 0.0)
+        learning = Learning(loss.margin, loss.structure if self.structure else 0.0)
         match self.method:
             case "none":
                 return Plain(source, learning)
@@ -114,11 +115,11 @@ class Recipe:
             case "minmax":
                 return AdversarialTriplets(source, learning, pgd, ReachHardness(Constant(HARDEST)))
         assert self.destination is not None
-        goal = ReachHardness(_destination(self.destination, samplers, strength))
+        goal = ReachHardness(_destination(self.destination, samplers, loss))
         return AdversarialTriplets(source, learning, pgd, goal)
 
 
-def parse(name: str) -> Recipe:
+def parse_recipe(name: str) -> Recipe:
     """The recipe of a short name or of the paper's notation; letter case and spaces do not matter.
 
     Raises HoldfastError naming the part that is not understood, what is allowed there, and the nearest match.
@@ -151,16 +152,16 @@ def parse(name: str) -> Recipe:
     return recipe
 
 
-def _destination(name: str, samplers: dict[str, Sampler], strength: LossConfig) -> Destination:
-    ceiling = strength.margin if strength.ceiling is None else strength.ceiling
+def _destination(name: str, samplers: dict[str, Sampler], loss: LossConfig) -> Destination:
+    ceiling = loss.margin if loss.ceiling is None else loss.ceiling
     if name in samplers:
         return Sampled(samplers[name])
     if name in GRADUAL:
-        return Gradual(strength.margin, ceiling, GRADUAL[name])
+        return Gradual(loss.margin, ceiling, GRADUAL[name])
     if name in CONSTANTS:
-        return Constant(CONSTANTS[name] * strength.margin)
+        return Constant(CONSTANTS[name] * loss.margin)
     if boosted := re.fullmatch(r"g_B\((.)\)", name):
-        return Boosted(Sampled(samplers[boosted[1]]), ceiling, strength.boost)
+        return Boosted(Sampled(samplers[boosted[1]]), ceiling, loss.boost)
     return Constant(float(name))
 
 
@@ -200,7 +201,7 @@ def _nearest(name: str) -> str:
 
 
 LISTED = tuple(
-    parse(name)
+    parse_recipe(name)
     for name in (
         *(f"none-{s}" for s in "rmsdh"),
         *("est-r", "rest-r", "act-r", "act-s", "minmax-r"),
@@ -211,4 +212,4 @@ LISTED = tuple(
     )
 )
 RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in LISTED}
-"""The recipes that ``holdfast recipes`` lists, by short name; :func:`parse` knows every combination."""
+"""The recipes that ``holdfast recipes`` lists, by short name; :func:`parse_recipe` knows every combination."""

@@ -14,13 +14,13 @@ from holdfast.attacks import RankingAttack, System
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels, Table
 from holdfast.evaluation.checks import CHECKS, Check, check
-from holdfast.evaluation.fingerprint import of_data, of_model
+from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import FORMAT, NAME, Result, read
-from holdfast.evaluation.runner import Campaign, Target
+from holdfast.evaluation.runner import Runner, Target
 from holdfast.evaluation.saving import save
 from holdfast.evaluation.scores import summarise
-from holdfast.evaluation.settings import Budget, resolve_budget
+from holdfast.evaluation.settings import AttackSettings, resolve_settings
 from holdfast.metrics.benign import benign
 from holdfast.metrics.clustering import nmi
 from holdfast.metrics.collapse import collapsed, gauges
@@ -29,7 +29,7 @@ from holdfast.models.adapters.base import OpenedModel
 from holdfast.models.embedding import EmbeddedDataset, embed_dataset
 from holdfast.models.open import open_model
 from holdfast.models.test_set import load_test_set
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 from holdfast.runs.folder import environment
 from holdfast.util import distributed
 from holdfast.util.atomic import write_json
@@ -76,8 +76,8 @@ def evaluate(
         batch: images attacked at once; strict results do not depend on it.
         checks: find out whether the scores can be trusted.
         device: by default the GPU where there is one.
-        settings: of :class:`.Budget`: eps, step, steps, norm, gradient, precision, restarts, attacks, max_queries,
-            seed. Without ``eps`` the radius is the paper's for the data set; a pair of arrays has none. An attack is a
+        settings: of :class:`.AttackSettings`: eps, step, steps, norm, gradient, precision, restarts, attacks,
+            max_queries, seed. Without ``eps`` the radius is the paper's for the data set; a pair of arrays has none. An attack is a
             name, or an object that is a :class:`.RankingAttack`: its ``name``, else its class in lower case, names its
             records, and its repr stands for it in the result's hash.
 
@@ -87,53 +87,54 @@ def evaluate(
     if folder is None and data is None:
         folder = results_folder(opened)
     pixels = load_test_set(opened) if data is None else as_pixels(data)
-    budget = resolve_budget(pixels.table.family, protocol, **settings)
+    resolved = resolve_settings(pixels.table.family, protocol, **settings)
     embed, other_embed = opened.embed, None if surrogate is None else open_model(surrogate).embed
-    if surrogate is not None and not budget.rules.best:
+    if surrogate is not None and not resolved.rules.best:
         raise HoldfastError(f"protocol {protocol!r} has no transfer attacks; use protocol 'strict'")
     if batch < 1:
         raise HoldfastError(f"batch is at least 1 image, not {batch}")
     where = distributed.device(device)
-    white = bool(budget.attacks) and budget.gradient == "white-box"
+    white = bool(resolved.attacks) and resolved.gradient == "white-box"
     with (
-        examined(embed, pixels, where, budget, white and surrogate is None) as subject,
-        examined(other_embed, pixels, where, budget, white) as other,
+        examined(embed, pixels, where, resolved, white and surrogate is None) as wrapped,
+        examined(other_embed, pixels, where, resolved, white) as other,
     ):
-        target, embedded = target_of(subject, pixels, where, quiet)
+        target, embedded = target_of(wrapped, pixels, where, quiet)
         transfer = None if other is None else target_of(other, pixels, where, quiet)[0]
-        hashes = {"hash": of_model(target), "surrogate": transfer and of_model(transfer)}
-        identity = budget.hash(hashes, of_data(pixels))
+        hashes = {"hash": model_fingerprint(target), "surrogate": transfer and model_fingerprint(transfer)}
+        identity = resolved.hash(hashes, describe_data(pixels))
         place = None if folder is None else Path(folder) / f"{protocol}-{identity}"
         if place is not None and (known := finished(place, checks)):
             return known
-        measured = _benign(embedded, budget.seed, pixels)
-        remarks, seen = subject.remarks + subject.faults, other or subject
+        measured = _benign(embedded, resolved.seed, pixels)
+        remarks, seen = wrapped.remarks + wrapped.faults, other or wrapped
         if white and not seen.differentiable:
             if not measured["collapsed"]:
                 seen.require_gradients()
-            budget = replace(budget, attacks=())
+            resolved = replace(resolved, attacks=())
             remarks += [f"collapsed, and no gradient reaches the pixels ({seen.obstacle}): no attack was tried"]
-        campaigns = campaigns_of(target, budget, batch)
+        runners = runners_of(target, resolved, batch)
         records = Records(place)
-        total, done = sum(len(one.images) for one in campaigns), sum(len(records.of(one.name)) for one in campaigns)
+        total, done = sum(len(one.images) for one in runners), sum(len(records.of(one.name)) for one in runners)
         with Progress("attacking", total, done, quiet=quiet) as progress:
-            for campaign in campaigns:
-                for _ in campaign.run(target, records, progress, transfer):
+            for runner in runners:
+                for _ in runner.run(target, records, progress, transfer):
                     pass
-        found = [] if not (checks and budget.attacks) else _check(target, budget, quiet)
+        found = [] if not (checks and resolved.attacks) else _check(target, resolved, quiet)
         content = {
             "format": FORMAT,
             "name": name or opened.name,
             "model": {**opened.about, **(about or {}), **hashes, "dim": embedded.z.shape[1], "remarks": remarks},
-            "data": of_data(pixels) | {"attacked": len(_attacked("query", target, budget)) if budget.attacks else 0},
+            "data": describe_data(pixels)
+            | {"attacked": len(_attacked("query", target, resolved)) if resolved.attacks else 0},
             "protocol": protocol,
-            "protocol_version": budget.rules.version,
-            "settings": budget.plain(),
+            "protocol_version": resolved.rules.version,
+            "settings": resolved.plain(),
             "hash": identity,
             **measured,
-            **summarise({name: records.of(name) for name in budget.attacks}, _batch(budget, pixels), budget.seed),
+            **summarise({name: records.of(name) for name in resolved.attacks}, _batch(resolved, pixels), resolved.seed),
             "checks": [asdict(one) for one in found],
-            "trusted": _trusted(subject, found),
+            "trusted": _trusted(wrapped, found),
             "cost": records.cost(),
             "environment": environment(),
         }
@@ -157,10 +158,10 @@ def attack(
     :func:`evaluate`."""
     opened = open_model(model)
     pixels = load_test_set(opened) if data is None else as_pixels(data)
-    budget = resolve_budget(pixels.table.family, attacks=(name,), **settings)
-    with prepared(opened.embed, pixels, budget, device, quiet) as target:
-        identity = budget.hash({"model": of_model(target)}, of_data(pixels))
-        return save(campaigns_of(target, budget, batch)[0], target, Path(folder), identity, quiet)
+    resolved = resolve_settings(pixels.table.family, attacks=(name,), **settings)
+    with prepared(opened.embed, pixels, resolved, device, quiet) as target:
+        identity = resolved.hash({"model": model_fingerprint(target)}, describe_data(pixels))
+        return save(runners_of(target, resolved, batch)[0], target, Path(folder), identity, quiet)
 
 
 def results_folder(model: OpenedModel) -> Path:
@@ -172,18 +173,22 @@ def results_folder(model: OpenedModel) -> Path:
 
 @contextmanager
 def prepared(
-    embed: Embed, pixels: Pixels, budget: Budget, device: torch.device | str | None = None, quiet: bool = False
+    embed: Embed,
+    pixels: Pixels,
+    resolved: AttackSettings,
+    device: torch.device | str | None = None,
+    quiet: bool = False,
 ) -> Iterator[Target]:
     """A model, looked at and fixed inside, as the target of a budget's attacks.
 
     Raises HoldfastError where they need gradients and none reach the pixels.
     """
     where = distributed.device(device)
-    white = budget.gradient == "white-box"
-    with examined(embed, pixels, where, budget, white) as subject:
+    white = resolved.gradient == "white-box"
+    with examined(embed, pixels, where, resolved, white) as wrapped:
         if white:
-            subject.require_gradients()
-        yield target_of(subject, pixels, where, quiet)[0]
+            wrapped.require_gradients()
+        yield target_of(wrapped, pixels, where, quiet)[0]
 
 
 def as_pixels(data: Data) -> Pixels:
@@ -212,22 +217,22 @@ def finished(place: Path, checks: bool) -> Result | None:
     return result if result.content.get("checks") or not checks or not result.content["settings"]["attacks"] else None
 
 
-def campaigns_of(target: Target, budget: Budget, batch: int) -> list[Campaign]:
+def runners_of(target: Target, resolved: AttackSettings, batch: int) -> list[Runner]:
     """The attacks of a budget, each with the images it is tried on."""
-    if budget.attacks and len(torch.unique(target.system.gallery.labels)) < 2:
+    if resolved.attacks and len(torch.unique(target.system.gallery.labels)) < 2:
         raise HoldfastError("all gallery images are of one class: there is no wrong answer that an attack could bring")
-    campaigns = []
-    for name in budget.attacks:
-        attack = budget.attack(name)
-        images = _attacked(attack.side, target, budget)
+    runners = []
+    for name in resolved.attacks:
+        attack = resolved.attack(name)
+        images = _attacked(attack.side, target, resolved)
         if not len(images):
             raise HoldfastError("no readable image has another image of its class to be found: nothing to attack")
-        campaigns.append(Campaign(name, attack, budget.pgd(), images, budget.seed, batch))
-        campaigns[-1].rehearse(target)
-    return campaigns
+        runners.append(Runner(name, attack, resolved.pgd(), images, resolved.seed, batch))
+        runners[-1].rehearse(target)
+    return runners
 
 
-def _attacked(side: str, target: Target, budget: Budget) -> Tensor:
+def _attacked(side: str, target: Target, resolved: AttackSettings) -> Tensor:
     """The images to attack, (n,) rows in order: those with a match, or ``max_queries`` of them, drawn by their ids.
 
     A match is another image of the class on the other side, so that where the gallery asks and is asked, the same
@@ -237,15 +242,17 @@ def _attacked(side: str, target: Target, budget: Budget) -> Tensor:
     images, others = sides if side == "query" else sides[::-1]
     classes = others.labels.bincount(minlength=len(target.pixels.table.classes))
     rows = (classes[images.labels] > torch.isin(images.ids, others.ids)).nonzero().squeeze(1)
-    if budget.max_queries is not None and len(rows) > budget.max_queries:
-        keys = torch.rand(len(target.pixels), generator=Generator().manual_seed(budget.seed))
-        chosen = keys[images.ids[rows].cpu()].argsort()[: budget.max_queries]
+    if resolved.max_queries is not None and len(rows) > resolved.max_queries:
+        keys = torch.rand(len(target.pixels), generator=Generator().manual_seed(resolved.seed))
+        chosen = keys[images.ids[rows].cpu()].argsort()[: resolved.max_queries]
         rows = rows[chosen.to(rows.device)].sort().values
     return rows
 
 
 @contextmanager
-def examined(embed: Embed | None, pixels: Pixels, device: torch.device, budget: Budget, white: bool) -> Iterator[Any]:
+def examined(
+    embed: Embed | None, pixels: Pixels, device: torch.device, resolved: AttackSettings, white: bool
+) -> Iterator[Any]:
     """The model as a subject that was looked at, fixed for the time being; None for None.
 
     white: gradients are needed. A model that looks collapsed is passed even without: it may need no attack.
@@ -253,45 +260,47 @@ def examined(embed: Embed | None, pixels: Pixels, device: torch.device, budget: 
     if embed is None:
         yield None
         return
-    subject = Subject(embed.to(device) if isinstance(embed, nn.Module) else embed, budget.precision)
+    wrapped = WrappedModel(embed.to(device) if isinstance(embed, nn.Module) else embed, resolved.precision)
     rows = torch.linspace(0, len(pixels) - 1, min(SAMPLE, len(pixels))).long()
     images, readable = pixels.read(rows)
     if readable.sum() < 2:
         raise HoldfastError(f"fewer than two of {len(rows)} images tried can be read; the first is {_first(pixels)}")
     sample = images[readable].to(device)
-    subject.examine(sample)
-    with subject.frozen():
-        if white and not subject.differentiable:
+    wrapped.examine(sample)
+    with wrapped.frozen():
+        if white and not wrapped.differentiable:
             with torch.no_grad():
-                if not collapsed(gauges(subject(sample))):
-                    subject.require_gradients()
-        yield subject
+                if not collapsed(gauges(wrapped(sample))):
+                    wrapped.require_gradients()
+        yield wrapped
 
 
 def _first(pixels: Pixels) -> str:
     return pixels.table.name_of(min(pixels.broken, default=0))
 
 
-def target_of(subject: Subject, pixels: Pixels, device: torch.device, quiet: bool) -> tuple[Target, EmbeddedDataset]:
+def target_of(
+    wrapped: WrappedModel, pixels: Pixels, device: torch.device, quiet: bool
+) -> tuple[Target, EmbeddedDataset]:
     """The system that a model makes of a test set."""
     with Progress("embedding", len(pixels), quiet=quiet) as progress:
-        embedded = embed_dataset(subject, pixels, device, progress)
+        embedded = embed_dataset(wrapped, pixels, device, progress)
     for side, images in {"queries": embedded.queries, "gallery": embedded.gallery}.items():
         if not len(images.ids):
             raise HoldfastError(f"{pixels.table.name}: nothing to evaluate, there is no readable image in the {side}")
-    return Target(subject, System(embedded.queries, embedded.gallery), pixels), embedded
+    return Target(wrapped, System(embedded.queries, embedded.gallery), pixels), embedded
 
 
-def _check(target: Target, budget: Budget, quiet: bool) -> list[Check]:
-    queries = _attacked("query", target, budget)
+def _check(target: Target, resolved: AttackSettings, quiet: bool) -> list[Check]:
+    queries = _attacked("query", target, resolved)
     chosen = queries[torch.linspace(0, len(queries) - 1, min(CHECKED, len(queries))).long()]
     with Progress("checking", len(CHECKS), quiet=quiet) as progress:
-        return check(target, budget, chosen, progress)
+        return check(target, resolved, chosen, progress)
 
 
-def _trusted(subject: Subject, checks: list[Check]) -> bool | None:
+def _trusted(wrapped: WrappedModel, checks: list[Check]) -> bool | None:
     """None where it was not found out."""
-    if subject.faults:
+    if wrapped.faults:
         return False
     return all(one.passed is not False for one in checks) if checks else None
 
@@ -310,6 +319,6 @@ def _benign(embedded: EmbeddedDataset, seed: int, pixels: Pixels) -> dict[str, A
     }
 
 
-def _batch(budget: Budget, pixels: Pixels) -> int | None:
-    batches = budget.rules.batch
+def _batch(resolved: AttackSettings, pixels: Pixels) -> int | None:
+    batches = resolved.rules.batch
     return None if batches is None else batches[pixels.table.family or "224"]

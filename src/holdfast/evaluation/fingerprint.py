@@ -14,7 +14,7 @@ from holdfast.evaluation.runner import Target
 DIRECTIONS = 4
 
 
-def of_data(pixels: Pixels) -> dict[str, Any]:
+def describe_data(pixels: Pixels) -> dict[str, Any]:
     """What a result says of a test set."""
     table = pixels.table
     digest = hashlib.sha256()
@@ -34,13 +34,13 @@ def of_data(pixels: Pixels) -> dict[str, Any]:
     }
 
 
-def of_model(target: Target) -> str:
+def model_fingerprint(target: Target) -> str:
     """Eight hex digits that stand for a module's state, and for what any model makes of the test set."""
     sides = (target.system.queries, target.system.gallery)
-    return of_network(target.subject.embed, *(side.embeddings for side in sides))
+    return network_fingerprint(target.model.embed, *(side.embeddings for side in sides))
 
 
-def of_network(embed: Embed, *embeddings: Tensor) -> str:
+def network_fingerprint(embed: Embed, *embeddings: Tensor) -> str:
     """Eight hex digits that stand for a module's state, and for ``embeddings`` (N, D) that any model made."""
     digest = hashlib.sha256()
     state = embed.state_dict() if isinstance(embed, nn.Module) else {}
@@ -55,7 +55,7 @@ def of_network(embed: Embed, *embeddings: Tensor) -> str:
 
 def _projected(z: Tensor) -> bytes:
     """Embeddings (N, D) in a few random directions, rounded so far that another machine finds the same."""
-    draws = torch.Generator().manual_seed(0)
-    columns, rows = (torch.randn(size, DIRECTIONS, generator=draws) for size in z.T.shape)
+    generators = torch.Generator().manual_seed(0)
+    columns, rows = (torch.randn(size, DIRECTIONS, generator=generators) for size in z.T.shape)
     values = (z.detach().cpu().float() @ columns * rows).sum(0) / len(z) ** 0.5
     return bytes((1000 * values).round().int().numpy().tobytes())

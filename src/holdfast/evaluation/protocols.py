@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from holdfast.attacks import ATTACKS, CA, QA, TMA, RankingAttack
-from holdfast.attacks.base import nearest_percent_after_the_first, nothing
+from holdfast.attacks.base import nearest_percent_after_the_first, no_entries
 from holdfast.attacks.shift import ESBeforeLastStep
 from holdfast.attacks.top1 import GTM, LTM, place_among_others
 from holdfast.core.objectives import farthest_other_within_nearest_match
-from holdfast.core.pgd import even, fading
+from holdfast.core.pgd import constant, decaying
 from holdfast.util.errors import HoldfastError
 
 
@@ -51,8 +51,8 @@ def ers(values: Mapping[str, float]) -> float:
 class Protocol:
     """How an evaluation is carried out.
 
-    attacks: by name. best: keep each image's best iterate, not the last. pace: of the descent's steps. batch: images
-    whose mean is taken first, by the family of the data, the score being the mean of these means; None: of all at once.
+    attacks: by name. best: keep each image's best iterate, not the last. schedule: of PGD's steps. batch: images whose
+    mean is taken first, by the family of the data, the score being the mean of these means; None: of all at once.
     """
 
     name: str
@@ -60,25 +60,25 @@ class Protocol:
     summary: str
     attacks: Mapping[str, RankingAttack]
     best: bool = False
-    pace: Callable[[float], float] = even
+    schedule: Callable[[float], float] = constant
     batch: Mapping[str, int] | None = None
 
 
 BUDGETS: dict[str, tuple[float, float, int]] = {"28": (77 / 255, 3 / 255, 32), "224": (8 / 255, 3 / 255, 32)}
 """eps, step and steps of both protocols, by the family of the data set."""
 
-STRICT = Protocol("strict", 1, "every attack's intent carried out; the default", ATTACKS, best=True, pace=fading)
+STRICT = Protocol("strict", 1, "every attack's intent carried out; the default", ATTACKS, best=True, schedule=decaying)
 
 CVPR22 = Protocol(
     "cvpr22",
     2,
     "what the authors' released evaluator computes, to stand beside published numbers",
     {
-        "ca+": CA("+", excluded=nothing),
-        "ca-": CA("-", excluded=nothing, pool=nearest_percent_after_the_first),
-        "qa+": QA("+", excluded=nothing),
-        "qa-": QA("-", excluded=nothing, pool=nearest_percent_after_the_first),
-        "tma": TMA(excluded=nothing),
+        "ca+": CA("+", excluded=no_entries),
+        "ca-": CA("-", excluded=no_entries, pool=nearest_percent_after_the_first),
+        "qa+": QA("+", excluded=no_entries),
+        "qa-": QA("-", excluded=no_entries, pool=nearest_percent_after_the_first),
+        "tma": TMA(excluded=no_entries),
         "es": ESBeforeLastStep(),
         "ltm": LTM(farthest_other_within_nearest_match, floor=0.0),
         "gtm": GTM(place_among_others),

@@ -11,14 +11,34 @@ its readings, ``moved`` the size of the perturbation in the ball's norm. A batch
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from holdfast.util.atomic import append_lines, read_lines, rewrite_lines
+from pydantic import Field, StrictFloat, StrictStr
+from typing_extensions import TypedDict
+
+from holdfast.util.atomic import append_lines, rewrite_lines
 from holdfast.util.errors import HoldfastError
+from holdfast.util.validate import Whole, read_lines
 
 Record = dict[str, Any]
 DIGITS = 6
 """Decimals of the numbers in a record."""
+
+
+class RecordLine(TypedDict):
+    id: Whole
+    chosen: list[Whole]
+    before: dict[str, StrictFloat]
+    after: dict[str, StrictFloat]
+    moved: StrictFloat
+
+
+class CostLine(TypedDict):
+    attack: Annotated[StrictStr, Field(pattern=r"^[\w+:.-]{1,100}$")]
+    images: Whole
+    forward: Whole
+    backward: Whole
+    seconds: StrictFloat
 
 
 class Records:
@@ -31,10 +51,10 @@ class Records:
         if folder is None:
             return
         (folder / "records").mkdir(parents=True, exist_ok=True)
-        self.costs = read_lines(folder / "costs.jsonl")
+        self.costs = read_lines(CostLine, folder / "costs.jsonl")
         rewrite_lines(folder / "costs.jsonl", self.costs)
         for attack in dict.fromkeys(cost["attack"] for cost in self.costs):
-            done, records = self._done(attack), read_lines(self._file(attack))
+            done, records = self._done(attack), read_lines(RecordLine, self._file(attack))
             if len(records) < done:
                 raise HoldfastError(
                     f"{self._file(attack)} holds {len(records)} records, but {folder / 'costs.jsonl'} counts {done}; "

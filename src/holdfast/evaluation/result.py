@@ -1,14 +1,16 @@
 """Result files of evaluations: found, read, and checked to be what they say."""
 
-import json
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired
+
+from pydantic import StrictBool, StrictStr
+from typing_extensions import TypedDict
 
 from holdfast.util.errors import HoldfastError
+from holdfast.util.validate import Measured, OneOf, Whole, check, read_json
 
 BENIGN = ("R@1", "R@2", "mAP", "NMI")
 SCORES = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT")
@@ -17,17 +19,64 @@ NAME = "result.json"
 DEPTH = 4
 MEASURED = ("ERS", "robust R@1")
 COST = ("passes", "seconds")
-BOUNDS = ("value", "low", "high")
-SECTIONS: dict[str, type] = {
-    "name": str,
-    "model": dict,
-    "data": dict,
-    "protocol": str,
-    "settings": dict,
-    "benign": dict,
-    "collapsed": bool,
-    "columns": dict,
-}
+
+
+class _Bounds(TypedDict, total=False):
+    value: Measured
+    low: Measured
+    high: Measured
+
+
+class _Data(TypedDict):
+    name: StrictStr
+    attacked: NotRequired[Measured]
+
+
+class _Training(TypedDict, total=False):
+    settings: dict[str, Any] | None
+    passes: Measured
+    seconds: Measured
+
+
+class _Model(TypedDict, total=False):
+    recipe: StrictStr | None
+    backbone: StrictStr | None
+    weights: StrictStr | None
+    hash: StrictStr | None
+    surrogate: StrictStr | None
+    seed: Whole | None
+    training_steps: Whole | None
+    training: _Training | None
+
+
+class _Settings(TypedDict, total=False):
+    eps: Measured
+    steps: Measured
+    norm: StrictStr | None
+    gradient: StrictStr
+    precision: StrictStr
+    attacks: list[StrictStr]
+
+
+Content = TypedDict(
+    "Content",
+    {
+        "format": Annotated[str, OneOf([FORMAT])],
+        "name": StrictStr,
+        "model": _Model,
+        "data": _Data,
+        "protocol": StrictStr,
+        "settings": _Settings,
+        "benign": dict[str, Measured],
+        "collapsed": StrictBool,
+        "columns": dict[str, _Bounds | None],
+        "ERS": NotRequired[_Bounds | None],
+        "robust R@1": NotRequired[_Bounds | None],
+        "checks": NotRequired[list[dict[str, Any]]],
+        "trusted": NotRequired[StrictBool | None],
+    },
+)
+"""What is read of a result file; there may be more."""
 
 
 @dataclass(frozen=True)
@@ -120,46 +169,6 @@ def _below(path: Path) -> list[Path]:
 
 def read(path: Path) -> Result:
     """The result in a file. Raises HoldfastError where there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"), parse_constant=lambda _: None)
-    except (OSError, ValueError, RecursionError) as error:
-        raise HoldfastError(f"cannot read {path}: {error}") from None
-    if fault := next(_faults(content), None):
-        raise HoldfastError(f"{path} is no result of 'holdfast evaluate': {fault}")
+    content = read_json(path)
+    check(Content, content, f"{path} is no result of 'holdfast evaluate'")
     return Result(path, content)
-
-
-def _faults(content: Any) -> Iterator[str]:
-    """What is wrong, in an order in which each check relies on those before: only the first is of use."""
-    if not isinstance(content, dict) or "format" not in content:
-        yield f"it has no 'format' (expected {FORMAT!r})"
-    elif content["format"] != FORMAT:
-        yield f"its format is {content['format']!r}, and this version reads {FORMAT!r}"
-    yield from (f"it has no {key!r}" for key in SECTIONS if key not in content)
-    for key, kind in SECTIONS.items():
-        if not isinstance(content[key], kind):
-            yield f"{key!r} is no {kind.__name__}: {content[key]!r}"
-    if not isinstance(content["data"].get("name"), str):
-        yield "its data set has no name"
-    if not isinstance(content.get("trusted"), bool | None):
-        yield f"'trusted' is neither true, false nor null: {content['trusted']!r}"
-    training = content["model"].get("training")
-    if not isinstance(training, dict | None):
-        yield f"'training' of its model is no dict: {training!r}"
-    if not isinstance((training or {}).get("settings"), dict | None):
-        yield f"'settings' of its training is no dict: {training['settings']!r}"
-    measured = {name: (content["columns"] if name in SCORES else content).get(name) for name in (*SCORES, *MEASURED)}
-    for name, value in measured.items():
-        if not isinstance(value, dict | None):
-            yield f"{name} is no value with its bounds: {value!r}"
-    numbers = {name: content["benign"].get(name) for name in BENIGN}
-    numbers |= {name: (training or {}).get(name) for name in COST}
-    numbers |= {name: content["settings"].get(name) for name in ("eps", "steps")}
-    numbers |= {f"{name} {key}": (measured[name] or {}).get(key) for name in measured for key in BOUNDS}
-    yield from (f"{name} is no number: {value!r}" for name, value in numbers.items() if not _is_number(value))
-
-
-def _is_number(value: object) -> bool:
-    return value is None or (
-        isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
-    )

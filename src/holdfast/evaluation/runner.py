@@ -16,7 +16,7 @@ from holdfast.core.gallery import Queries
 from holdfast.core.pgd import PGD
 from holdfast.data import Pixels
 from holdfast.evaluation.records import DIGITS, Record, Records
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
 
@@ -25,13 +25,13 @@ from holdfast.util.progress import Progress
 class Target:
     """A model, the system it makes of a test set, and the images of that."""
 
-    subject: Subject
+    model: WrappedModel
     system: System
     pixels: Pixels
 
     def surrogate(self, attack: RankingAttack, rows: Tensor) -> Surrogate:
         """What a transfer attack on the images at ``rows`` sees of this model."""
-        return self.subject, self.system, self.system.perturbed(attack).take(rows)
+        return self.model, self.system, self.system.perturbed(attack).take(rows)
 
 
 def reading(values: Mapping[str, Tensor], i: int) -> dict[str, float]:
@@ -45,7 +45,7 @@ def attack_batch(
     rows: Tensor,
     pgd: PGD,
     *,
-    draws: list[Generator],
+    generators: list[Generator],
     surrogate: Target | None = None,
 ) -> Attacked:
     """Attack the images at ``rows`` (B,) of the side the attack perturbs.
@@ -57,18 +57,18 @@ def attack_batch(
     if not readable.all():
         raise HoldfastError(f"{target.pixels.table.name_of(int(perturbed.ids[~readable][0]))} can no longer be read")
     images = images.to(perturbed.embeddings.device)
-    chosen = attack.choose(perturbed, target.system, draws)
+    chosen = attack.choose(perturbed, target.system, generators)
     other = None if surrogate is None else surrogate.surrogate(attack, rows)
     with _finite(target, perturbed):
         return attack_images(
             attack,
-            target.subject,
+            target.model,
             target.system,
             perturbed,
             images,
             chosen=chosen,
             pgd=pgd,
-            generators=draws,
+            generators=generators,
             surrogate=other,
         )
 
@@ -87,7 +87,7 @@ def _finite(target: Target, perturbed: Queries) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Campaign:
+class Runner:
     """Which attack, on how many images at once, with what descent.
 
     images: rows to attack, (n,), of the side the attack perturbs. seed: of all that is random.
@@ -105,14 +105,14 @@ class Campaign:
     ) -> Iterator[tuple[Tensor, Attacked]]:
         """Attack what has no record yet; yields the rows of each batch and what became of it, and then records it."""
         done = len(records.of(self.name))
-        subjects = [one.subject for one in (target, surrogate) if one is not None]
+        models = [one.model for one in (target, surrogate) if one is not None]
         for first in range(done, len(self.images), self.batch):
             rows = self.images[first : first + self.batch]
-            began, before = time.monotonic(), _passes(subjects)
+            began, before = time.monotonic(), _passes(models)
             attacked = attack_batch(
-                self.attack, target, rows, self.pgd, draws=self.draws(target, rows), surrogate=surrogate
+                self.attack, target, rows, self.pgd, generators=self.generators(target, rows), surrogate=surrogate
             )
-            cost: dict[str, float] = {name: count - before[name] for name, count in _passes(subjects).items()}
+            cost: dict[str, float] = {name: count - before[name] for name, count in _passes(models).items()}
             cost["seconds"] = time.monotonic() - began
             yield rows, attacked
             records.add(self.name, self.records(target, rows, attacked), cost)
@@ -125,16 +125,16 @@ class Campaign:
         """
         rows = self.images[:1]
         perturbed = target.system.perturbed(self.attack).take(rows)
-        chosen = self.attack.choose(perturbed, target.system, self.draws(target, rows))
+        chosen = self.attack.choose(perturbed, target.system, self.generators(target, rows))
         with torch.no_grad():
             found = self.attack.plan(perturbed, target.system, chosen).outcome(perturbed.embeddings)
         if found.keys() != set(self.attack.readings):
             said, given = (", ".join(names) or "nothing" for names in (self.attack.readings, found))
             raise HoldfastError(f"attack {self.name!r} says that it reads {said}, and gives {given}")
 
-    def draws(self, target: Target, rows: Tensor) -> list[Generator]:
-        """A generator per image; see :func:`draws_of`."""
-        return draws_of(self.name, self.seed, target.system.perturbed(self.attack).ids[rows].tolist())
+    def generators(self, target: Target, rows: Tensor) -> list[Generator]:
+        """A generator per image; see :func:`generators_of`."""
+        return generators_of(self.name, self.seed, target.system.perturbed(self.attack).ids[rows].tolist())
 
     def records(self, target: Target, rows: Tensor, attacked: Attacked) -> list[Record]:
         """One record per image of a batch."""
@@ -153,13 +153,13 @@ class Campaign:
         ]
 
 
-def draws_of(name: str, seed: int, ids: list[int]) -> list[Generator]:
+def generators_of(name: str, seed: int, ids: list[int]) -> list[Generator]:
     """A generator per image, from the seed, the attack's name and the image's id alone."""
     key = zlib.crc32(name.encode())
     seeds = [np.random.SeedSequence((seed, key, i)).generate_state(1, np.uint64)[0] for i in ids]
     return [Generator().manual_seed(int(one)) for one in seeds]
 
 
-def _passes(subjects: list[Subject]) -> dict[str, int]:
+def _passes(models: list[WrappedModel]) -> dict[str, int]:
     """Images passed so far."""
-    return {name: sum(getattr(subject, name) for subject in subjects) for name in ("forward", "backward")}
+    return {name: sum(getattr(wrapped, name) for wrapped in models) for name in ("forward", "backward")}

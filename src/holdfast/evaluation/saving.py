@@ -11,10 +11,11 @@ from holdfast.attacks.base import Attacked
 from holdfast.core.pgd import Ball, LInf
 from holdfast.data.pixels import to_image
 from holdfast.evaluation.records import Records
-from holdfast.evaluation.runner import Campaign, Target, reading
-from holdfast.util.atomic import append_lines, read_lines, rewrite_lines, write_text
+from holdfast.evaluation.runner import Runner, Target, reading
+from holdfast.util.atomic import append_lines, rewrite_lines, write_text
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
+from holdfast.util.validate import read_lines
 
 MANIFEST = "manifest.jsonl"
 
@@ -34,7 +35,7 @@ def rounded(images: Tensor, clean: Tensor, ball: Ball) -> Tensor:
     return (clean * 255 + torch.where(inside, near, short)).round().clamp(0, 255) / 255
 
 
-def save(campaign: Campaign, target: Target, folder: Path, identity: str, quiet: bool = False) -> list[dict[str, Any]]:
+def save(runner: Runner, target: Target, folder: Path, identity: str, quiet: bool = False) -> list[dict[str, Any]]:
     """Attack images and write each as ``ID.png``, with ``ID-clean.png`` beside it; the lines of ``manifest.jsonl``.
 
     A killed call goes on where it was; ``identity`` stands for the settings, and a folder with other ones is refused.
@@ -47,24 +48,22 @@ def save(campaign: Campaign, target: Target, folder: Path, identity: str, quiet:
         raise HoldfastError(f"{folder} holds images of another attack, model or data set; give another folder")
     write_text(mark, identity + "\n")
     records, manifest = Records(folder), folder / MANIFEST
-    done, entries = len(records.of(campaign.name)), read_lines(manifest)
+    done, entries = len(records.of(runner.name)), read_lines(dict[str, Any], manifest)
     if len(entries) < done:
         raise HoldfastError(f"{manifest} has {len(entries)} lines for {done} images; remove {folder} to start over")
     rewrite_lines(manifest, entries[:done])
-    with Progress("attacking", len(campaign.images), done, quiet=quiet) as progress:
-        for rows, attacked in campaign.run(target, records, progress):
-            append_lines(manifest, _save_batch(campaign, target, rows, attacked, folder))
-    return read_lines(manifest)
+    with Progress("attacking", len(runner.images), done, quiet=quiet) as progress:
+        for rows, attacked in runner.run(target, records, progress):
+            append_lines(manifest, _save_batch(runner, target, rows, attacked, folder))
+    return read_lines(dict[str, Any], manifest)
 
 
-def _save_batch(
-    campaign: Campaign, target: Target, rows: Tensor, attacked: Attacked, folder: Path
-) -> list[dict[str, Any]]:
-    table, attack, system = target.pixels.table, campaign.attack, target.system
+def _save_batch(runner: Runner, target: Target, rows: Tensor, attacked: Attacked, folder: Path) -> list[dict[str, Any]]:
+    table, attack, system = target.pixels.table, runner.attack, target.system
     ids, aim = system.perturbed(attack).ids[rows], system.targets(attack)
-    images = rounded(attacked.images, attacked.clean, campaign.pgd.ball)
+    images = rounded(attacked.images, attacked.clean, runner.pgd.ball)
     with torch.no_grad():
-        saved = attacked.outcome(target.subject(images))
+        saved = attacked.outcome(target.model(images))
     entries = []
     for i, identity in enumerate(ids.tolist()):
         names = {"file": f"{identity}.png", "clean": f"{identity}-clean.png"}

@@ -15,7 +15,7 @@ from holdfast.attacks import CA, QA, SPQA, Order, RankingAttack
 from holdfast.attacks.base import name_of
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.gradients import NES, WHITE_BOX, Gradient, Square
-from holdfast.core.pgd import BALLS, PGD, crossing, even
+from holdfast.core.pgd import BALLS, PGD, constant, crossing
 from holdfast.evaluation.protocols import BUDGETS, COLUMNS, PROTOCOLS, Protocol
 from holdfast.util.errors import HoldfastError, pick, unknown
 
@@ -23,7 +23,7 @@ GRADIENTS: dict[str, Gradient] = {"white-box": WHITE_BOX, "nes": NES(), "square"
 
 
 @dataclass(frozen=True)
-class Budget:
+class AttackSettings:
     """All that the records of an evaluation depend on, beside the model and the data.
 
     eps, step: in units of the pixel range [0, 1] (of the Euclidean norm, for ``norm="l2"``). precision: of the network,
@@ -65,7 +65,7 @@ class Budget:
             self.step,
             self.steps,
             gradient=GRADIENTS[self.gradient],
-            pace=even if self.gradient == "square" else self.rules.pace,
+            schedule=constant if self.gradient == "square" else self.rules.schedule,
             best=self.rules.best,
             restarts=self.restarts,
         )
@@ -77,7 +77,7 @@ class Budget:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def resolve_budget(family: str | None, protocol: str = "strict", **given: Any) -> Budget:
+def resolve_settings(family: str | None, protocol: str = "strict", **given: Any) -> AttackSettings:
     """The budget for a data set of a ``family``, ``"28"`` or ``"224"``: the paper's where nothing else is given.
 
     Where no family is known (None), the attacks of a protocol need ``eps``.
@@ -85,7 +85,7 @@ def resolve_budget(family: str | None, protocol: str = "strict", **given: Any) -
     Raises HoldfastError for what is not allowed, naming what is.
     """
     rules = pick("protocol", protocol, PROTOCOLS)
-    allowed = [one.name for one in fields(Budget) if one.name != "objects"]
+    allowed = [one.name for one in fields(AttackSettings) if one.name != "objects"]
     for key in given:
         if key not in allowed:
             raise unknown("setting of an evaluation", key, allowed)
@@ -108,9 +108,9 @@ def resolve_budget(family: str | None, protocol: str = "strict", **given: Any) -
     given.setdefault("step", 2 * eps if gradient == "square" else step)
     columns = tuple(dict.fromkeys(column.attack for column in COLUMNS if column.attack in rules.attacks))
     attacks, objects = _attacks(given.pop("attacks", columns), rules)
-    budget = Budget(protocol=protocol, attacks=attacks, objects=objects, **given)
-    _check(budget)
-    return budget
+    settings = AttackSettings(protocol=protocol, attacks=attacks, objects=objects, **given)
+    _check(settings)
+    return settings
 
 
 def _identity(attack: RankingAttack) -> str:
@@ -194,18 +194,18 @@ def _number(key: str, value: Any) -> Any:
     return int(value)
 
 
-def _check(budget: Budget) -> None:
-    if budget.norm == "linf" and budget.eps > 1:
-        raise HoldfastError(f"eps is in units of the pixel range [0, 1], as 8/255, not {budget.eps!r}")
-    if not budget.rules.best and (budget.restarts or budget.gradient != "white-box"):
+def _check(settings: AttackSettings) -> None:
+    if settings.norm == "linf" and settings.eps > 1:
+        raise HoldfastError(f"eps is in units of the pixel range [0, 1], as 8/255, not {settings.eps!r}")
+    if not settings.rules.best and (settings.restarts or settings.gradient != "white-box"):
         raise HoldfastError(
-            f"protocol {budget.protocol!r} has neither restarts nor black-box gradients, or its numbers would not "
+            f"protocol {settings.protocol!r} has neither restarts nor black-box gradients, or its numbers would not "
             "compare; use protocol 'strict'"
         )
-    if budget.attacks and not budget.rules.attacks:
-        raise HoldfastError(f"protocol {budget.protocol!r} attacks nothing; for attacks use protocol 'strict'")
+    if settings.attacks and not settings.rules.attacks:
+        raise HoldfastError(f"protocol {settings.protocol!r} attacks nothing; for attacks use protocol 'strict'")
     given: dict[str, str] = {}
-    for name in budget.attacks:
-        for reading in budget.attack(name).readings:
+    for name in settings.attacks:
+        for reading in settings.attack(name).readings:
             if (other := given.setdefault(reading, name)) != name:
                 raise HoldfastError(f"attacks {other!r} and {name!r} both give {reading}: leave one out")

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks import RankingAttack, System
-from holdfast.attacks.base import Attacked, Draws, Plan, attack_images
+from holdfast.attacks.base import Attacked, ImageGenerators, Plan, attack_images
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import Objective
 from holdfast.data.pixels import to_image
-from holdfast.evaluation.runner import draws_of, reading
+from holdfast.evaluation.runner import generators_of, reading
 from holdfast.evaluation.saving import rounded
-from holdfast.evaluation.settings import Budget
+from holdfast.evaluation.settings import AttackSettings
 from holdfast.explorer.jobs import Tell
 from holdfast.explorer.ranking import FIRST, Ranking, ranked
 from holdfast.explorer.scene import Model, Query, Scene
@@ -45,8 +45,8 @@ class Watched:
     def start(self) -> float:
         return self.attack.start
 
-    def choose(self, perturbed: Queries, system: System, draws: Draws) -> Tensor:
-        return self.attack.choose(perturbed, system, draws)
+    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
+        return self.attack.choose(perturbed, system, generators)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         plan = self.attack.plan(perturbed, system, chosen)
@@ -86,19 +86,21 @@ def clean(scene: Scene, query: Query) -> list[dict[str, Any]]:
     return found
 
 
-def attack(scene: Scene, query: Query, budget: Budget, tell: Tell) -> Outcome:
-    """Attack a query by the only attack of a budget, each model by itself in the white box.
+def attack(scene: Scene, query: Query, resolved: AttackSettings, tell: Tell) -> Outcome:
+    """Attack a query by the only attack of the settings, each model by itself in the white box.
 
-    What the attack chooses is chosen once, from the first model's clean ranking, and so are the draws: all models are
-    pushed toward the same. What is shown and read is that of the images rounded to 8 bits.
+    What the attack chooses is chosen once, from the first model's clean ranking, and all models have the same random
+    numbers: they are pushed toward the same. What is shown and read is that of the images rounded to 8 bits.
 
     ``tell`` hears ``model`` (which one), ``step``, ``steps``, and ``traces``: for each model so far, of the first ten
     results how many are of the query's class, at each step. Raises HoldfastError where an attack is impossible.
     """
-    name = budget.attacks[0]
-    kind, pgd = budget.attack(name), budget.pgd()
+    name = resolved.attacks[0]
+    kind, pgd = resolved.attack(name), resolved.pgd()
     _check(scene, query)
-    chosen = kind.choose(query.seen_by(0), scene.models[0].target.system, draws_of(name, budget.seed, [query.id]))
+    chosen = kind.choose(
+        query.seen_by(0), scene.models[0].target.system, generators_of(name, resolved.seed, [query.id])
+    )
     traces: list[list[int]] = []
     outcomes: list[dict[str, Any]] = []
     files = {"clean": png(query.image)}
@@ -108,14 +110,14 @@ def attack(scene: Scene, query: Query, budget: Budget, tell: Tell) -> Outcome:
 
         def look(z: Tensor, i: int = i, model: Model = model, seen: Queries = seen, trace: list[int] = trace) -> None:
             trace.append(sum(ranked(model.target, seen, z).found))
-            step = min(len(trace), budget.steps)
-            tell({"model": i, "step": step, "steps": budget.steps, "traces": [list(one) for one in traces]})
+            step = min(len(trace), resolved.steps)
+            tell({"model": i, "step": step, "steps": resolved.steps, "traces": [list(one) for one in traces]})
 
-        watched, draws = Watched(kind, look), draws_of(name, budget.seed, [query.id])
+        watched, generators = Watched(kind, look), generators_of(name, resolved.seed, [query.id])
         try:
             target = model.target
             attacked = attack_images(
-                watched, target.subject, target.system, seen, query.image, chosen=chosen, pgd=pgd, generators=draws
+                watched, target.model, target.system, seen, query.image, chosen=chosen, pgd=pgd, generators=generators
             )
         except FloatingPointError as error:
             raise HoldfastError(
@@ -123,22 +125,22 @@ def attack(scene: Scene, query: Query, budget: Budget, tell: Tell) -> Outcome:
             ) from error
         images = rounded(attacked.images, attacked.clean, pgd.ball)
         with torch.no_grad():
-            z = model.target.subject(images)
+            z = model.target.model(images)
         before, after = (ranked(model.target, seen, one) for one in (seen.embeddings, z))
         outcomes.append(
             _outcome(scene, model, attacked, z, before=before, after=after) | _size(images - attacked.clean)
         )
         outcomes[-1]["trace"] = trace
         files[f"{i}-adversarial"] = png(images)
-        files[f"{i}-perturbation"] = png(amplified(images - attacked.clean, budget.eps))
+        files[f"{i}-perturbation"] = png(amplified(images - attacked.clean, resolved.eps))
     report = {
         "attack": name,
-        "eps": 255 * budget.eps,
-        "step": 255 * budget.step,
-        "steps": budget.steps,
-        "seed": budget.seed,
+        "eps": 255 * resolved.eps,
+        "step": 255 * resolved.step,
+        "steps": resolved.steps,
+        "seed": resolved.seed,
         "label": query.label,
-        "amplified": gain(budget.eps),
+        "amplified": gain(resolved.eps),
         "targets": [_target(scene, int(row)) for row in chosen[0]],
         "models": outcomes,
     }

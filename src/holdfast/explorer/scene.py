@@ -16,9 +16,9 @@ from holdfast.core.gallery import Queries
 from holdfast.data import Pixels
 from holdfast.defense.recipes import RECIPES
 from holdfast.evaluation.evaluate import prepared
-from holdfast.evaluation.fingerprint import of_data
+from holdfast.evaluation.fingerprint import describe_data
 from holdfast.evaluation.runner import Target
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.models.open import open_model
 from holdfast.models.test_set import load_test_set
 from holdfast.util import distributed
@@ -143,7 +143,7 @@ class Scene:
         whose class it counts as."""
         image = image.to(self._system.gallery.embeddings.device)
         with torch.no_grad():
-            embeddings = tuple(model.target.subject(image) for model in self.models)
+            embeddings = tuple(model.target.model(image) for model in self.models)
         if not all(z.isfinite().all() for z in embeddings):
             raise HoldfastError("a model gives NaN or infinite embeddings for this image")
         nearest = self._system.items.distances(embeddings[0])[0].argmin()
@@ -173,7 +173,7 @@ def open_scene(
         raise HoldfastError(f"--max-images is at least 2, not {images}")
     opened = [open_model(spec) for spec in specs]
     sets = [load_test_set(model, data=data, root=root) for model in opened]
-    facts = [of_data(pixels) for pixels in sets]
+    facts = [describe_data(pixels) for pixels in sets]
     for model, fact in zip(opened, facts, strict=True):
         if any(fact[key] != facts[0][key] for key in SHARED):
             one, other = (
@@ -182,12 +182,12 @@ def open_scene(
             same = " (other images or other classes)" if facts[0]["name"] == fact["name"] else ""
             raise HoldfastError(f"models side by side need one test set: {one}, {other}{same}")
     pixels, where = _fewer(sets[0], images), distributed.device(device)
-    budget, names = resolve_budget(pixels.table.family), _distinct([model.name for model in opened])
+    resolved, names = resolve_settings(pixels.table.family), _distinct([model.name for model in opened])
     with ExitStack() as stack:
         models = []
         for model, name in zip(opened, names, strict=True):
-            target = stack.enter_context(prepared(model.embed, pixels, budget, where, quiet))
-            target.subject.width = 1  # from here on one image is passed at a time, and not 64 for the sake of one
+            target = stack.enter_context(prepared(model.embed, pixels, resolved, where, quiet))
+            target.model.width = 1  # from here on one image is passed at a time, and not 64 for the sake of one
             target = replace(target, system=replace(target.system, width=1))
             models.append(Model(name, _about(model.about), target))
         yield Scene(models)

@@ -1,13 +1,13 @@
 """The page and what it asks for, as a Starlette application."""
 
-import json
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from secrets import token_urlsafe
-from typing import Any
+from typing import Annotated, Any, NotRequired
 
+from pydantic import Field, StrictFloat, StrictStr
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -16,16 +16,18 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
+from typing_extensions import TypedDict
 
 from holdfast.attacks import ATTACKS
-from holdfast.evaluation.settings import Budget, resolve_budget
+from holdfast.evaluation.settings import AttackSettings, resolve_settings
 from holdfast.evaluation.words import ATTACK_WORDS
 from holdfast.explorer import uploads
 from holdfast.explorer.attacking import Outcome, attack, clean, png
 from holdfast.explorer.guard import Guard
 from holdfast.explorer.jobs import BusyError, Job, Jobs
 from holdfast.explorer.scene import Query, Scene
-from holdfast.util.errors import HoldfastError, pick
+from holdfast.util.errors import HoldfastError
+from holdfast.util.validate import OneOf, Whole, fit, parse_json
 
 STATIC = Path(str(files("holdfast.explorer"))) / "static"
 PAGE = 48
@@ -44,6 +46,21 @@ CLIENT = "x-holdfast-client"
 DAY = {"Cache-Control": "private, max-age=86400"}
 
 
+Levels = Annotated[StrictFloat, Field(ge=0, le=255)]
+
+
+class AttackRequest(TypedDict):
+    """What ``POST /api/attacks`` takes; ``eps`` and ``step`` in units of 1/255."""
+
+    query: StrictStr
+    attack: Annotated[str, OneOf(ON_QUERIES)]
+    label: NotRequired[Whole | None]
+    eps: NotRequired[Levels]
+    step: NotRequired[Levels]
+    steps: NotRequired[Annotated[Whole, Field(le=STEPS)]]
+    seed: NotRequired[Whole]
+
+
 class Site:
     """The answers to what the page asks for."""
 
@@ -51,7 +68,7 @@ class Site:
         self.scene, self.jobs = scene, jobs
         self.uploads: uploads.Shelf[Query] = uploads.Shelf()
         self.key = token_urlsafe(6)  # in the addresses of images, so that a browser keeps none of another scene
-        self.defaults = resolve_budget(scene.table.family)
+        self.defaults = resolve_settings(scene.table.family)
 
     async def page(self, request: Request) -> Response:
         """The page itself."""
@@ -59,7 +76,7 @@ class Site:
 
     async def about(self, request: Request) -> Response:
         """What there is to choose from."""
-        scene, budget = self.scene, self.defaults
+        scene, resolved = self.scene, self.defaults
         return JSONResponse(
             {
                 "key": self.key,
@@ -74,10 +91,10 @@ class Site:
                     for name, words in ON_QUERIES.items()
                 ],
                 "defaults": {
-                    "eps": 255 * budget.eps,
-                    "step": 255 * budget.step,
-                    "steps": budget.steps,
-                    "seed": budget.seed,
+                    "eps": 255 * resolved.eps,
+                    "step": 255 * resolved.step,
+                    "steps": resolved.steps,
+                    "seed": resolved.seed,
                 },
                 "limits": {"bytes": uploads.BYTES, "steps": STEPS, "page": PAGE},
             }
@@ -118,11 +135,12 @@ class Site:
 
     async def attack(self, request: Request) -> Response:
         """Put an attack into the queue."""
-        asked = _object(await uploads.body(request.stream(), SMALL))
-        budget = self._budget(asked)
-        query = await run_in_threadpool(self._query, str(asked.get("query", "")), asked.get("label"))
+        body = await uploads.body(request.stream(), SMALL)
+        asked = fit(AttackRequest, parse_json(body, "the request"), "the request")
+        resolved = self._budget(asked)
+        query = await run_in_threadpool(self._query, asked["query"], asked.get("label"))
         scene = self.scene
-        job = self.jobs.submit(_client(request), lambda tell: attack(scene, query, budget, tell))
+        job = self.jobs.submit(_client(request), lambda tell: attack(scene, query, resolved, tell))
         return JSONResponse(self._described(job), 202)
 
     async def job(self, request: Request) -> Response:
@@ -175,16 +193,10 @@ class Site:
             raise HoldfastError(f"the gallery has no class {chosen}")
         return replace(query, label=chosen)
 
-    def _budget(self, asked: dict[str, Any]) -> Budget:
-        name = str(asked.get("attack", ""))
-        pick("attack", name, ON_QUERIES)
-        given: dict[str, Any] = {"attacks": (name,)}
-        given |= {key: _levels(asked[key], key) for key in ("eps", "step") if key in asked}
-        given |= {key: _whole(asked[key], key) for key in ("steps", "seed") if key in asked}
-        budget = resolve_budget(self.scene.table.family, **given)
-        if budget.steps > STEPS:
-            raise HoldfastError(f"steps is at most {STEPS} here, not {budget.steps}")
-        return budget
+    def _budget(self, asked: AttackRequest) -> AttackSettings:
+        given: dict[str, Any] = {key: asked[key] / 255 for key in ("eps", "step") if key in asked}
+        given |= {key: asked[key] for key in ("steps", "seed") if key in asked}
+        return resolve_settings(self.scene.table.family, attacks=(asked["attack"],), **given)
 
     def _job(self, request: Request) -> Job:
         job = self.jobs.find(request.path_params["job"])
@@ -253,23 +265,6 @@ def _client(request: Request) -> str:
     if not 8 <= len(name) <= 64:
         raise HoldfastError(f"the header {CLIENT} names the page that asks, in 8 to 64 characters")
     return name
-
-
-def _object(data: bytes) -> dict[str, Any]:
-    try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise HoldfastError("the request is no JSON") from error
-    if not isinstance(content, dict):
-        raise HoldfastError("the request is no JSON object")
-    return content
-
-
-def _levels(value: Any, what: str) -> float:
-    """A size in units of 1/255 as one in units of the pixel range."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 255:
-        raise HoldfastError(f"{what} is a number from 0 to 255, in units of 1/255")
-    return value / 255
 
 
 def _whole(value: Any, what: str) -> int:

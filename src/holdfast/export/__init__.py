@@ -10,7 +10,7 @@ from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
 from holdfast.evaluation.result import NAME
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.export import folder, onnx, program
 from holdfast.export.source import Source, open_run
 from holdfast.export.verify import Compared, compared
@@ -83,7 +83,7 @@ def export(
     place = HOME / f"{source.name}{'-best' if best else ''}{way.ending}" if out is None else Path(out)
     _check(place, form, way, source)
     source = replace(source, name=place.resolve().name.removesuffix(way.ending))
-    resolve_budget(family_of(source.config), max_queries=queries)
+    resolve_settings(family_of(source.config), max_queries=queries)
     pixels, reason = _pixels(source.config, root) if verify else (None, "")
     write = partial(folder.write, precision=precision) if form == "hub" else way.write
     with way.placing(place) as temporary:

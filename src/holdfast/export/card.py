@@ -9,9 +9,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from holdfast import __version__
 from holdfast.data import DATASETS
-from holdfast.defense.recipes import parse
+from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.result import Result
-from holdfast.evaluation.settings import parse_radius, resolve_budget
+from holdfast.evaluation.settings import parse_radius, resolve_settings
 from holdfast.evaluation.words import PASSED
 from holdfast.export.source import Source
 from holdfast.models.backbones import is_code
@@ -42,7 +42,7 @@ def card(source: Source, precision: str = "float32") -> str:
         keep_trailing_newline=True,
     ).get_template("card.md.jinja")
     model, config = source.embedder.config, source.config
-    recipe = None if config.recipe == CUSTOM else parse(config.recipe)
+    recipe = None if config.recipe == CUSTOM else parse_recipe(config.recipe)
     return template.render(
         front=yaml.safe_dump(front(source), sort_keys=False, allow_unicode=True).strip(),
         name=source.name,
@@ -141,7 +141,7 @@ def settings(config: Config) -> Iterator[list[str]]:
     """What training was like, in a few rows; config.yaml has all of it."""
     yield ["recipe", f"`{config.recipe}`"]
     yield ["begun from", "random weights" if config.model.weights is None else "pretrained weights"]
-    if config.recipe != CUSTOM and parse(config.recipe).perturbs:
+    if config.recipe != CUSTOM and parse_recipe(config.recipe).perturbs:
         eps, step = (format_radius(value, config.pgd.norm) for value in (config.pgd.eps, config.pgd.step))
         yield ["adversary in training", f"ε = {eps}, {config.pgd.steps} steps of {step}"]
     warm = f"{config.warmup.epochs} plain, then " if config.warmup.epochs else ""
@@ -167,7 +167,7 @@ def command(result: Result, name: str, config: Config) -> str:
     """The command that repeats an evaluation of a run ``runs/NAME``."""
     settings, protocol = result.content["settings"], result.content["protocol"]
     in_pixels = settings.get("norm", "linf") == "linf"
-    usual = asdict(resolve_budget(family_of(config), protocol))
+    usual = asdict(resolve_settings(family_of(config), protocol))
     words = [f"holdfast evaluate runs/{name}", f"--protocol {protocol}"]
     for key, value in settings.items():
         if key in ("protocol", "attacks") or value in (None, usual.get(key)):

@@ -60,10 +60,10 @@ def open_run(word: str | Path, best: bool = False) -> Source:
     results = results_of(run, weights)
     cost = run.cost() or next((_cost(result) for result in results), {})
     ended = not run.state_file.exists() or finished(run, config)
-    return Source(standing(model.embed), run.folder.resolve().name, config, weights, results, cost, ended)
+    return Source(frozen_copy(model.embed), run.folder.resolve().name, config, weights, results, cost, ended)
 
 
-def standing(embedder: Embedder) -> Embedder:
+def frozen_copy(embedder: Embedder) -> Embedder:
     """A copy to be exported: on the CPU, in evaluation mode, in float32, without parameter gradients."""
     return deepcopy(embedder).cpu().float().eval().requires_grad_(False)
 

@@ -8,11 +8,11 @@ from torch import Generator, Tensor
 from holdfast.attacks.base import Attacked
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
-from holdfast.evaluation.evaluate import campaigns_of, examined, target_of
+from holdfast.evaluation.evaluate import examined, runners_of, target_of
 from holdfast.evaluation.records import Record, Records
-from holdfast.evaluation.runner import Campaign, Target
+from holdfast.evaluation.runner import Runner, Target
 from holdfast.evaluation.scores import summarise
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.models.embedder import Embedder
 from holdfast.util.progress import Progress
 
@@ -90,34 +90,34 @@ def apart(embedder: Embedder, exported: Embed, images: Tensor) -> float:
 
 def score(embedder: Embedder, exported: Embed, pixels: Pixels, queries: int, quiet: bool = False) -> Compared:
     """The ERS of an embedder by protocol strict, and that of an exported model under the very same images."""
-    budget, device = resolve_budget(pixels.table.family, max_queries=queries), torch.device("cpu")
+    resolved, device = resolve_settings(pixels.table.family, max_queries=queries), torch.device("cpu")
     with (
-        examined(embedder, pixels, device, budget, True) as subject,
-        examined(exported, pixels, device, budget, False) as other,
+        examined(embedder, pixels, device, resolved, True) as wrapped,
+        examined(exported, pixels, device, resolved, False) as other,
     ):
-        target, copy = (target_of(one, pixels, device, quiet)[0] for one in (subject, other))
-        campaigns = campaigns_of(target, budget, BATCH)
+        target, copy = (target_of(one, pixels, device, quiet)[0] for one in (wrapped, other))
+        runners = runners_of(target, resolved, BATCH)
         records, copied = Records(None), dict[str, list[Record]]()
-        with Progress("attacking", sum(len(one.images) for one in campaigns), quiet=quiet) as progress:
-            for campaign in campaigns:
-                for rows, attacked in campaign.run(target, records, progress):
-                    seen = _seen(campaign, copy, rows, attacked)
-                    copied.setdefault(campaign.name, []).extend(campaign.records(copy, rows, seen))
+        with Progress("attacking", sum(len(one.images) for one in runners), quiet=quiet) as progress:
+            for runner in runners:
+                for rows, attacked in runner.run(target, records, progress):
+                    seen = _seen(runner, copy, rows, attacked)
+                    copied.setdefault(runner.name, []).extend(runner.records(copy, rows, seen))
     one, other = (
-        summarise({name: of(name) for name in budget.attacks}, None, budget.seed)["ERS"]["value"]
+        summarise({name: of(name) for name in resolved.attacks}, None, resolved.seed)["ERS"]["value"]
         for of in (records.of, copied.__getitem__)
     )
     return Compared(f"ERS, {len(records.of('es'))} queries", abs(one - other), SCORE, one, other)
 
 
-def _seen(campaign: Campaign, copy: Target, rows: Tensor, attacked: Attacked) -> Attacked:
+def _seen(runner: Runner, copy: Target, rows: Tensor, attacked: Attacked) -> Attacked:
     """A batch after an attack, as the copy sees it."""
-    perturbed = copy.system.perturbed(campaign.attack).take(rows)
-    outcome = campaign.attack.plan(perturbed, copy.system, attacked.chosen).outcome
+    perturbed = copy.system.perturbed(runner.attack).take(rows)
+    outcome = runner.attack.plan(perturbed, copy.system, attacked.chosen).outcome
     with torch.no_grad():
         return replace(
             attacked,
             before=outcome(perturbed.embeddings),
-            after=outcome(copy.subject(attacked.images)),
+            after=outcome(copy.model(attacked.images)),
             outcome=outcome,
         )

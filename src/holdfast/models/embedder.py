@@ -1,17 +1,18 @@
 """The embedder: pixels in [0, 1] -> embeddings on the unit sphere, with mean/std and the L2 norm inside."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import StrictBool
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
+from typing_extensions import TypedDict
 
 from holdfast.core.frozen import frozen
 from holdfast.models import hub
@@ -20,8 +21,9 @@ from holdfast.models.backbones.custom import given
 from holdfast.models.weights import Mismatch, load_weights, read_state
 from holdfast.util.arrays import save_safetensors
 from holdfast.util.atomic import write_json
-from holdfast.util.errors import HoldfastError, unknown
+from holdfast.util.errors import HoldfastError, within
 from holdfast.util.imports import CUSTOM
+from holdfast.util.validate import Count, Number, OneOf, Text, check, fit, read_json
 
 FORMAT = "holdfast-embedder-1"
 
@@ -36,13 +38,17 @@ class EmbedderConfig:
     while training.
     """
 
-    backbone: str
-    dim: int = 512
-    channels: int = 3
-    size: int = 224
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    freeze_batchnorm: bool = False
+    backbone: Text
+    dim: Count = 512
+    channels: Count = 3
+    size: Count = 224
+    mean: tuple[Number, ...] | None = None
+    std: tuple[Number, ...] | None = None
+    freeze_batchnorm: StrictBool = False
+
+
+class _Format(TypedDict):
+    format: Annotated[str, OneOf([FORMAT])]
 
 
 class Embedder(nn.Module):
@@ -205,21 +211,8 @@ def _per_channel(what: str, given: tuple[float, ...] | None, own: Any, channels:
 
 
 def _read_config(path: Path) -> EmbedderConfig:
-    try:
-        content = json.loads(path.read_text())
-    except OSError as error:
-        raise HoldfastError(f"{path.parent} holds no saved embedder: {path.name}: {error.strerror}") from error
-    except ValueError as error:
-        raise HoldfastError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
-        raise HoldfastError(f"{path} does not describe a holdfast embedder (no format: {FORMAT!r})")
-    allowed = [field.name for field in fields(EmbedderConfig)]
-    for name, value in content.items():
-        if name not in allowed:
-            raise unknown(f"setting of {path}", name, allowed)
-        if isinstance(value, list):
-            content[name] = tuple(value)
-    try:
-        return EmbedderConfig(**content)
-    except TypeError as error:
-        raise HoldfastError(f"{path}: {error}") from error
+    with within(f"{path.parent} holds no saved embedder"):
+        content = read_json(path)
+        check(_Format, content, f"{path.name} does not describe a holdfast embedder")
+    del content["format"]
+    return fit(EmbedderConfig, content, str(path))

@@ -11,9 +11,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from holdfast.core.batching import WIDTH, checked, steady
+from holdfast.core.batching import WIDTH, checked, fixed_batch
 from holdfast.core.frozen import frozen
-from holdfast.core.fused import PRECISIONS, Replica, under
+from holdfast.core.fused import PRECISIONS, FusedNetwork, autocast
 from holdfast.core.pgd import Embed
 from holdfast.util.errors import HoldfastError, brief
 
@@ -21,11 +21,11 @@ TOLERANCE = 1e-4
 """How far the numbers of two unit-length embeddings of one image, or the length of one, may be apart."""
 
 
-class Subject:
+class WrappedModel:
     """``embed``, a callable from images (n, C, H, W) in [0, 1] to vectors (n, D), as attacks and metrics use it.
 
     precision: ``float32``, or ``bfloat16`` for networks run under autocast. Vectors are float32 or wider either way.
-    width: images that the model is given at once; see :func:`.steady`. Fewer than by default suit who passes few.
+    width: images that the model is given at once; see :func:`.fixed_batch`. Fewer than by default suit who passes few.
 
     ``forward`` and ``backward`` count the images passed through it so far, those that fill up a block included.
     :meth:`examine` decides ``normalises`` (true until then), and writes ``remarks``, what the user should know, and
@@ -55,7 +55,7 @@ class Subject:
         return F.normalize(z, dim=1) if self.normalises else z
 
     def _raw(self, images: Tensor) -> Tensor:
-        return steady(self._block, images, width=self.width)
+        return fixed_batch(self._block, images, width=self.width)
 
     def _block(self, images: Tensor) -> Tensor:
         self.forward += len(images)
@@ -79,7 +79,7 @@ class Subject:
         self.backward += len(gradient)
 
     @contextmanager
-    def frozen(self) -> Iterator["Subject"]:
+    def frozen(self) -> Iterator["WrappedModel"]:
         """In evaluation mode and without parameter gradients inside, where ``embed`` is a module; see :func:`.frozen`.
 
         A function that calls a module is left as it is.
@@ -120,7 +120,7 @@ class Subject:
             unit = _of_unit_length(first)
             self.normalises = not unit or self.precision is not None
             if isinstance(self.embed, nn.Module):
-                self.network = Replica(self.embed, images, self.precision)
+                self.network = FusedNetwork(self.embed, images, self.precision)
             elif self.precision is not None:
                 self.network = partial(_under, self.precision, self.embed)
             self.obstacle = self._obstacle(images)
@@ -200,7 +200,7 @@ class Subject:
 
 
 def _under(precision: torch.dtype, embed: Embed, images: Tensor) -> Tensor:
-    with under(precision, images.device):
+    with autocast(precision, images.device):
         return embed(images)
 
 

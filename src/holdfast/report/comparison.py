@@ -148,10 +148,10 @@ def _same_loss(result: Result, row: Row) -> bool:
 
 def notation(recipe: object) -> str | None:
     """A recipe in the paper's notation; None for anything that is no recipe."""
-    from holdfast.defense.recipes import parse  # noqa: PLC0415
+    from holdfast.defense.recipes import parse_recipe  # noqa: PLC0415
 
     try:
-        return parse(recipe).notation if isinstance(recipe, str) else None
+        return parse_recipe(recipe).notation if isinstance(recipe, str) else None
     except HoldfastError:
         return None
 

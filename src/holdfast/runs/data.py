@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from holdfast.data import DATASETS, Pixels, Table, load
+from holdfast.data import DATASETS, Pixels, Table, load_dataset
 from holdfast.runs.config import Config
 
 
 def table_of(config: Config) -> Table:
     """The data set."""
-    return load(config.data.name, config.data.root and Path(config.data.root))
+    return load_dataset(config.data.name, config.data.root and Path(config.data.root))
 
 
 def pixels_of(config: Config, table: Table, cache: bool = False) -> Pixels:

@@ -20,29 +20,61 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Required
 
 import torch
+from pydantic import Field, StrictFloat, StrictStr
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from typing_extensions import TypedDict
 
-from holdfast.runs.config import Config, differences, read_yaml, resolve_config
+from holdfast.runs.config import Config, differences, resolve_config
 from holdfast.util.arrays import save_safetensors
 from holdfast.util.atomic import write_json, write_text
-from holdfast.util.errors import HoldfastError
+from holdfast.util.errors import HoldfastError, within
+from holdfast.util.validate import Whole, fit, parse_json, read_csv, read_lines, read_yaml
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "pillow", "safetensors")
 
 
+class _Step(TypedDict, total=False):
+    step: Required[Whole]
+    epoch: Whole
+    loss: StrictFloat
+    source_hardness: StrictFloat
+    destination_hardness: StrictFloat
+    hardness: StrictFloat
+    moved: StrictFloat
+    passes: StrictFloat
+    seconds: StrictFloat
+    waited: StrictFloat
+
+
+class _Epoch(TypedDict):
+    step: Annotated[StrictStr, Field(pattern="^[0-9]{1,18}$")]
+
+
+@dataclass
+class Place:
+    """How far a run has come: everything that is not a tensor and not derived from the settings."""
+
+    epoch: Whole = 0
+    batch: Whole = 0
+    step: Whole = 0
+    best: StrictFloat = -inf
+    collapsed: Whole = 0
+
+
 @dataclass(frozen=True)
 class State:
-    """Where a run stands: ``tensors`` by name, and ``progress``, plain data (epoch, step, best score, ...)."""
+    """Where a run stands: ``tensors`` by name, and its ``place``."""
 
     tensors: dict[str, Tensor]
-    progress: dict[str, Any]
+    place: Place = field(default_factory=Place)
 
 
 class Run:
@@ -71,7 +103,7 @@ class Run:
         state = self.load_state() if self.state_file.exists() else None
         write_text(self.config_file, config.to_yaml())
         write_json(self.folder / "environment.json", environment())
-        self._rewind(state.progress["step"] if state else 0)
+        self._rewind(state.place.step if state else 0)
         return state
 
     def check(self, config: Config, resume: bool) -> None:
@@ -88,21 +120,22 @@ class Run:
         """The settings the run was begun with."""
         if not self.config_file.exists():
             raise HoldfastError(f"{self.folder} is no run folder: it has no config.yaml")
-        return resolve_config(read_yaml(self.config_file))
+        tree = read_yaml(self.config_file)
+        with within(self.config_file):
+            return resolve_config(tree)
 
     def load_state(self) -> State:
         """The last saved state."""
         with self._state() as file:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return State(tensors, json.loads(file.metadata()["progress"]))
+            return State(tensors, _place(file))
 
-    def progress(self) -> dict[str, Any]:
-        """How far the last saved state had come, without its tensors; empty where nothing was saved."""
+    def place(self) -> Place:
+        """How far the last saved state had come, without its tensors; at the begin where nothing was saved."""
         if not self.state_file.exists():
-            return {}
+            return Place()
         with self._state() as file:
-            progress: dict[str, Any] = json.loads(file.metadata()["progress"])
-            return progress
+            return _place(file)
 
     @contextmanager
     def _state(self) -> Iterator[Any]:
@@ -133,7 +166,7 @@ class Run:
 
     def save_state(self, state: State) -> None:
         """Replace the last saved state."""
-        save_safetensors(self.state_file, state.tensors, {"progress": json.dumps(state.progress)})
+        save_safetensors(self.state_file, state.tensors, {"progress": json.dumps(vars(state.place))})
 
     def log_step(self, values: Mapping[str, Any]) -> None:
         """Append one line to ``steps.jsonl``."""
@@ -147,31 +180,16 @@ class Run:
 
     def epochs(self) -> list[dict[str, str]]:
         """The rows of ``epochs.csv``."""
-        if not self.epochs_file.exists():
-            return []
-        with self.epochs_file.open(newline="") as file:
-            return list(csv.DictReader(file))
+        return read_csv(_Epoch, self.epochs_file, "move it away")
 
     def steps(self) -> list[dict[str, Any]]:
         """The lines of ``steps.jsonl``; a last line cut short by a kill is left out."""
-        if not self.steps_file.exists():
-            return []
-        lines = self.steps_file.read_text().splitlines(keepends=True)
-        try:
-            found = [json.loads(line) for line in lines if line.endswith("\n")]
-            if not all(isinstance(line, dict) for line in found):
-                raise ValueError("a line is no object of JSON")
-            return found
-        except ValueError as error:
-            raise HoldfastError(f"{self.steps_file} is damaged; move it away: {error}") from error
+        return read_lines(_Step, self.steps_file, "move it away")
 
     def _rewind(self, step: int) -> None:
         """Drop what was logged after the state a resumed run goes on from."""
-        try:
-            lines = [line for line in self.steps() if line["step"] <= step]
-            rows = [row for row in self.epochs() if int(row["step"]) <= step]
-        except (ValueError, KeyError, TypeError) as error:
-            raise HoldfastError(f"{self.steps_file} or {self.epochs_file} is damaged; move it away: {error}") from error
+        lines = [line for line in self.steps() if line["step"] <= step]
+        rows = [row for row in self.epochs() if int(row["step"]) <= step]
         write_text(self.steps_file, "".join(json.dumps(line) + "\n" for line in lines))
         self._write_epochs(rows)
 
@@ -182,6 +200,10 @@ class Run:
         table.writeheader()
         table.writerows(rows)
         write_text(self.epochs_file, text.getvalue() if rows else "")
+
+
+def _place(state: Any) -> Place:
+    return fit(Place, parse_json(state.metadata()["progress"], "its progress"))
 
 
 def environment() -> dict[str, Any]:

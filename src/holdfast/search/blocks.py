@@ -14,9 +14,9 @@ from torch.nn import functional as F
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
-from holdfast.models.wrapped import Subject
+from holdfast.models.wrapped import WrappedModel
 from holdfast.util.arrays import read_arrays, write_arrays
-from holdfast.util.errors import HoldfastError, pick, plain
+from holdfast.util.errors import HoldfastError, pick, printable
 from holdfast.util.progress import Progress
 
 BLOCK = 512
@@ -30,24 +30,24 @@ Make = Callable[..., tuple[Tensor, Tensor]]
 
 def references(size: int, channels: int) -> Tensor:
     """The same (8, channels, size, size) in [0, 1] everywhere, of coarse and fine noise: they tell models apart."""
-    draws = Generator().manual_seed(0)
-    coarse, fine = (torch.rand(REFERENCES, channels, side, side, generator=draws) for side in (4, size))
+    generators = Generator().manual_seed(0)
+    coarse, fine = (torch.rand(REFERENCES, channels, side, side, generator=generators) for side in (4, size))
     return (F.interpolate(coarse, (size, size), mode="bilinear") + fine) / 2
 
 
 @contextmanager
-def acquainted(
+def examined(
     embed: Embed, pixels: Pixels, device: torch.device, *, precision: str, width: int
-) -> Iterator[tuple[Subject, Tensor]]:
+) -> Iterator[tuple[WrappedModel, Tensor]]:
     """A model that was looked at, fixed for the time being, and its embeddings (8, D) of the reference images."""
     pick("precision", precision, PRECISIONS)
-    subject = Subject(embed.to(device) if isinstance(embed, nn.Module) else embed, precision, width)
+    wrapped = WrappedModel(embed.to(device) if isinstance(embed, nn.Module) else embed, precision, width)
     images = references(pixels.size, pixels.channels).to(device)
-    subject.examine(images)
-    with subject.frozen():
+    wrapped.examine(images)
+    with wrapped.frozen():
         with torch.no_grad():
-            z = subject(images)
-        yield subject, z
+            z = wrapped(images)
+        yield wrapped, z
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ class Blocks:
         readable = [block.z for block in found if len(block.z)]
         if not readable:
             self.remove()
-            first = plain(f"{self.pixels.table.name_of(0)} ({found[0].reasons[0]})")
+            first = printable(f"{self.pixels.table.name_of(0)} ({found[0].reasons[0]})")
             raise HoldfastError(f"none of the {len(self.pixels):,} images can be read; the first is {first}")
         return Block(torch.cat(readable), tuple(reason for block in found for reason in block.reasons))
 

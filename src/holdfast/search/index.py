@@ -14,35 +14,50 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, NotRequired, Self
 
 import numpy as np
 import torch
+from pydantic import StrictStr
 from torch import Tensor, nn
 from torch.nn import functional as F
+from typing_extensions import TypedDict
 
 from holdfast import __version__
 from holdfast.core.batching import WIDTH, checked
 from holdfast.core.distance import pairs
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
-from holdfast.evaluation.fingerprint import of_network
+from holdfast.evaluation.fingerprint import network_fingerprint
 from holdfast.models.embedding import embed_rows
 from holdfast.models.preprocessing import Preprocessing
-from holdfast.models.wrapped import Subject
-from holdfast.search.blocks import BLOCK, REFERENCES, Blocks, acquainted, hashed, references
+from holdfast.models.wrapped import WrappedModel
+from holdfast.search.blocks import BLOCK, REFERENCES, Blocks, examined, hashed, references
 from holdfast.search.nearest import Found, search_by
 from holdfast.util import distributed
 from holdfast.util.arrays import read_arrays, write_arrays
 from holdfast.util.errors import HoldfastError, brief
+from holdfast.util.validate import Count, OneOf, check, parse_json
 
 FORMAT = "holdfast-index-1"
 ARRAYS = ("embeddings", "paths", "labels", "references", "about")
-FACTS = {"hash", "size", "resize", "channels", "root", "broken"}
-"""What is read of ``about``."""
-
 ALIKE = 0.02
 """How far apart one model may embed an image on two machines or in two precisions; other models are farther apart."""
+
+
+class About(TypedDict):
+    """What is read of ``about``; there may be more."""
+
+    format: Annotated[str, OneOf([FORMAT])]
+    hash: StrictStr
+    size: Count
+    resize: Count
+    channels: Literal[1, 3]
+    root: StrictStr | None
+    broken: list[tuple[StrictStr, StrictStr]]
+    faults: list[StrictStr]
+    spec: NotRequired[StrictStr | None]
+    weights: NotRequired[StrictStr | None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,16 +108,16 @@ class Index:
         file = None if out is None else Path(out)
         known = cls.load(file) if file is not None and file.exists() else None
         where = distributed.device(device)
-        with acquainted(embed, pixels, where, precision=precision, width=batch) as (subject, seen):
-            model = of_network(embed, seen)
+        with examined(embed, pixels, where, precision=precision, width=batch) as (wrapped, seen):
+            model = network_fingerprint(embed, seen)
             blocks = Blocks(pixels, f"{model} {precision}", file and file.with_name(f"{file.name}.part"))
             paths, labels = _paths(pixels, root), [pixels.table.classes[label] for label in pixels.table.labels]
             identity = hashed(*blocks.names, *paths, *labels)
             if known is None:
-                found = blocks.embed(partial(embed_rows, subject, pixels, where, batch=batch), quiet)
+                found = blocks.embed(partial(embed_rows, wrapped, pixels, where, batch=batch), quiet)
                 facts = {
                     **{"format": FORMAT, "holdfast": __version__, "hash": identity, "model": model},
-                    **{"dim": found.z.shape[1], "precision": precision, "faults": subject.faults},
+                    **{"dim": found.z.shape[1], "precision": precision, "faults": wrapped.faults},
                     **asdict(Preprocessing(pixels.size, pixels.side, pixels.channels)),
                     "root": None if root is None else str(Path(root).resolve()),
                     "broken": [[path, why] for path, why in zip(paths, found.reasons, strict=True) if why],
@@ -128,15 +143,14 @@ class Index:
             raise HoldfastError(f"no index at {path}: it {'is not a file' if path.exists() else 'does not exist'}")
         try:
             arrays = read_arrays(path, ARRAYS)
-            about = json.loads(str(arrays.pop("about")))
+            about = parse_json(str(arrays.pop("about")), "about")
+            check(About, about, "about")
             z, seen = (checked(torch.from_numpy(arrays[name])).float() for name in ("embeddings", "references"))
             paths, labels = (tuple(map(str, arrays[name].tolist())) for name in ("paths", "labels"))
-            whole = about["format"] == FORMAT and about.keys() >= FACTS
-            whole = whole and len(z) == len(paths) == len(labels) and z.shape[1] == seen.shape[1]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError) as error:
             raise HoldfastError(f"{path} is no index of 'holdfast embed', or damaged ({brief(error)})") from error
-        if not whole:
-            raise HoldfastError(f"{path} is no index of format {FORMAT}, or its arrays do not fit each other")
+        if not len(z) == len(paths) == len(labels) or z.shape[1] != seen.shape[1]:
+            raise HoldfastError(f"{path} is no index: its arrays do not fit each other")
         return cls(z, paths, labels, seen, about)
 
     def save(self, path: str | Path) -> None:
@@ -162,10 +176,10 @@ class Index:
         """
         where = distributed.device(device)
         width = min(WIDTH, max(REFERENCES, len(pixels)))
-        subject = Subject(embed.to(where) if isinstance(embed, nn.Module) else embed, width=width)
-        with subject.frozen(), torch.no_grad():
+        wrapped = WrappedModel(embed.to(where) if isinstance(embed, nn.Module) else embed, width=width)
+        with wrapped.frozen(), torch.no_grad():
             seen = F.normalize(
-                subject.tried(references(self.preprocessing.size, self.preprocessing.channels).to(where)), dim=1
+                wrapped.tried(references(self.preprocessing.size, self.preprocessing.channels).to(where)), dim=1
             ).cpu()
             if seen.shape != self.references.shape:
                 raise HoldfastError(
@@ -176,7 +190,7 @@ class Index:
                 raise HoldfastError(
                     f"the index was made by another model: the same images are embedded up to {far:.2f} apart"
                 )
-            return embed_rows(subject, pixels, where)
+            return embed_rows(wrapped, pixels, where)
 
     def search(self, z: Tensor, k: int = 10, backend: str = "torch") -> Found:
         """The ``k`` nearest images of each query, or all where there are fewer: distances and rows, (Q, k) each.

@@ -12,7 +12,7 @@ from holdfast.data.readers.listing import gallery_only, listed
 from holdfast.models.open import lasting, open_model
 from holdfast.models.preprocessing import Preprocessing
 from holdfast.search.index import Index
-from holdfast.util.errors import HoldfastError, plain
+from holdfast.util.errors import HoldfastError, printable
 from holdfast.util.text import to_csv, to_json
 
 
@@ -95,7 +95,7 @@ def by_query(answers: Sequence[Answer]) -> list[list[Answer]]:
 def lines(answers: Sequence[Answer]) -> str:
     """One line each, its parts apart by tabs; in a name, what would break the line is escaped."""
     rows = ([one.query, one.rank, f"{one.distance:.4f}", one.label, one.path] for one in answers)
-    return "".join("\t".join(plain(str(part)) for part in row) + "\n" for row in rows)
+    return "".join("\t".join(printable(str(part)) for part in row) + "\n" for row in rows)
 
 
 def csv_text(answers: Sequence[Answer]) -> str:

@@ -11,7 +11,7 @@ from holdfast.data.pixels import to_image
 from holdfast.data.readers.listing import gallery_only
 from holdfast.search.lookup import Answer, by_query
 from holdfast.util.atomic import replacing
-from holdfast.util.errors import HoldfastError, plain
+from holdfast.util.errors import HoldfastError, printable
 
 TILE, GAP, LINE, LINES = 128, 8, 14, 2
 MOST = 1000
@@ -44,7 +44,7 @@ def save_montage(answers: Sequence[Answer], root: str | None, out: Path) -> None
         left, top = GAP + i % across * width, GAP + i // across * height
         sheet.paste(to_image(tile), (left, top))
         for line, caption in enumerate(captions):
-            draw.text((left, top + TILE + line * LINE), _cut(plain(caption), font), "black", font)
+            draw.text((left, top + TILE + line * LINE), _cut(printable(caption), font), "black", font)
     with replacing(out) as path:
         sheet.save(path, "PNG")
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from holdfast.core.batching import rows_per_block
-from holdfast.core.distance import apart
+from holdfast.core.distance import exact_matrix
 from holdfast.core.gallery import ITEM, nearest
 from holdfast.util.errors import HoldfastError, pick
 from holdfast.util.extras import require
@@ -22,7 +22,7 @@ def by_torch(items: Tensor, queries: Tensor, k: int) -> Found:
     """Every query against every item, some queries at once; of items equally far the earlier one comes first."""
     found = []
     for block in torch.split(queries, rows_per_block(ITEM * len(items))):
-        distances = apart(block, items)
+        distances = exact_matrix(block, items)
         rows = nearest(distances, k)
         found.append((distances.gather(1, rows), rows))
     return _joined(found)
@@ -44,7 +44,7 @@ def by_faiss(items: Tensor, queries: Tensor, k: int) -> Found:
 
 def _ordered(items: Tensor, queries: Tensor, rows: Tensor) -> Found:
     """Items at ascending ``rows`` (Q, k), nearest first."""
-    distances, order = apart(queries[:, None], items[rows])[:, 0].sort(dim=1, stable=True)
+    distances, order = exact_matrix(queries[:, None], items[rows])[:, 0].sort(dim=1, stable=True)
     return distances, rows.gather(1, order)
 
 

@@ -14,7 +14,7 @@ import torch
 from holdfast.core.batching import WIDTH
 from holdfast.defense.recipes import Recipe
 from holdfast.evaluation.evaluate import evaluate
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.runs.config import Config, ValidationConfig, WarmupConfig, decisive
 from holdfast.runs.data import family_of, pixels_of, table_of
 from holdfast.runs.folder import Run
@@ -56,7 +56,7 @@ class Estimator:
     def _training(self, run: Planned) -> float:
         if run.trained():
             return 0.0
-        config, done = run.config, int(run.run.progress().get("step", 0))
+        config, done = run.config, run.run.place().step
         plain, rest = run.phases()
         warm, hard = max(0, plain - done), rest - max(0, done - plain)
         warming = replace(config, recipe=Recipe("none", config.warmup.sampler).name)
@@ -85,18 +85,18 @@ class Estimator:
 
     def _evaluation(self, config: Config, evaluation: Evaluation) -> float:
         """Embedding as it is, and the attacks of a few images and steps scaled up."""
-        budget = resolve_budget(family_of(config), evaluation.protocol, **evaluation.settings)
+        resolved = resolve_settings(family_of(config), evaluation.protocol, **evaluation.settings)
         where = (asdict(config.data), config.model.backbone, config.model.dim)
         key = json.dumps([where, evaluation.protocol, evaluation.settings])
         if key not in self.known:
             pixels = pixels_of(config, table_of(config).test())
-            few = {**evaluation.settings, "steps": min(ATTACK_STEPS, budget.steps), "max_queries": QUERIES}
+            few = {**evaluation.settings, "steps": min(ATTACK_STEPS, resolved.steps), "max_queries": QUERIES}
             embedder, _ = embedder_of(replace(config, model=replace(config.model, weights=None)))
             began = perf_counter()
             result = evaluate(
                 embedder.eval(), pixels, evaluation.protocol, checks=False, device=self.device, quiet=True, **few
             )
             wall, attacking = perf_counter() - began, result.content["cost"]["seconds"]
-            queries, timed = (min(count, len(pixels)) for count in (budget.max_queries or len(pixels), QUERIES))
-            self.known[key] = wall + attacking * (max(1, queries / timed) * budget.steps / max(1, few["steps"]) - 1)
+            queries, timed = (min(count, len(pixels)) for count in (resolved.max_queries or len(pixels), QUERIES))
+            self.known[key] = wall + attacking * (max(1, queries / timed) * resolved.steps / max(1, few["steps"]) - 1)
         return self.known[key]

@@ -11,37 +11,59 @@
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import yaml
+from pydantic import BeforeValidator, Field, StrictBool, StrictStr
 
+from holdfast.core.fused import PRECISIONS
+from holdfast.core.pgd import BALLS
 from holdfast.data import PairBatches
-from holdfast.defense.recipes import parse
+from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.result import NAME, read
-from holdfast.evaluation.settings import parse_radius, resolve_budget
-from holdfast.runs.config import Config, Tree, flatten, read_yaml, resolve_config
+from holdfast.evaluation.settings import GRADIENTS, resolve_settings
+from holdfast.runs.config import Config, Tree, flatten, resolve_config
 from holdfast.runs.data import family_of, table_of
 from holdfast.runs.folder import Run
 from holdfast.training.loop import finished
-from holdfast.util.errors import HoldfastError, unknown
+from holdfast.util.errors import HoldfastError, shown, unknown, within
+from holdfast.util.validate import Amount, Count, OneOf, Whole, fit, parse_yaml, read_yaml
 
-SECTIONS = ("settings", "start", "runs", "evaluations")
 START = "start"
-RADII = ("eps", "step")
+MAX_NAME_BYTES = 255
+
+
+def _several(names: Any) -> Any:
+    return [names] if isinstance(names, str) else names
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One evaluation of a run: a protocol, settings of :func:`holdfast.evaluate`, and whether checks are made."""
+    """One evaluation of a run: a protocol, whether checks are made, and settings of :func:`holdfast.evaluate`."""
 
-    protocol: str
-    settings: Tree
-    checks: bool = True
+    protocol: Annotated[str, OneOf(PROTOCOLS)] = "strict"
+    checks: StrictBool = True
+    eps: Amount | None = None
+    step: Amount | None = None
+    steps: Whole | None = None
+    norm: Annotated[str, OneOf(BALLS)] | None = None
+    gradient: Annotated[str, OneOf(GRADIENTS)] | None = None
+    precision: Annotated[str, OneOf(PRECISIONS)] | None = None
+    restarts: Whole | None = None
+    max_queries: Count | None = None
+    seed: Whole | None = None
+    attacks: Annotated[list[StrictStr], BeforeValidator(_several), Field(min_length=1)] | None = None
+
+    @property
+    def settings(self) -> Tree:
+        """The settings that are given."""
+        given = asdict(self).items()
+        return {key: value for key, value in given if key not in ("protocol", "checks") and value is not None}
 
     def options(self) -> list[str]:
         """As options of ``holdfast evaluate``."""
@@ -54,8 +76,8 @@ class Evaluation:
 
     def done(self, run: Run, config: Config) -> bool:
         """Whether the run's folder holds its result, with these settings, of a training that cost what this one did."""
-        budget = resolve_budget(family_of(config), self.protocol, **self.settings)
-        wanted = budget.plain()
+        resolved = resolve_settings(family_of(config), self.protocol, **self.settings)
+        wanted = resolved.plain()
         cost = run.cost()
         for path in sorted(run.folder.glob(f"evaluations/{self.protocol}-*/{NAME}")):
             content = read(path).content
@@ -66,7 +88,7 @@ class Evaluation:
             checked = content.get("checks") or not self.checks or not settings.get("attacks")
             if content["collapsed"]:
                 wanted["attacks"] = settings.get("attacks")
-            same = settings == wanted and content.get("protocol_version") == budget.rules.version
+            same = settings == wanted and content.get("protocol_version") == resolved.rules.version
             if of_this and whole and same and checked:
                 return True
         return False
@@ -120,10 +142,8 @@ class Planned:
     def phases(self) -> tuple[int, int]:
         """Optimiser steps of the warm-up, and of what comes after it."""
         config = self.config
-        try:
+        with within(f"{self.sweep}, {self.name}"):
             labels = table_of(config).train().labels
-        except HoldfastError as error:
-            raise HoldfastError(f"{self.sweep}, {self.name}: {error}") from None
         epoch = len(PairBatches(labels, config.batch.pairs, per_class=config.batch.per_class, seed=config.seed))
         warm, total = (epoch * epochs for epochs in (config.warmup.epochs, config.warmup.epochs + config.optim.epochs))
         if config.steps is not None:
@@ -151,36 +171,33 @@ def plan(files: Sequence[Path], out: Path, only: Sequence[str] = ()) -> list[Pla
     for run in chosen:
         weights = run.config.model.weights
         begun = run.start is not None and weights == _weights(run.start)
-        if weights is not None and not begun and not Path(weights).exists():
+        if weights is not None and not begun and not _exists(Path(weights)):
             raise HoldfastError(f"{run.sweep}, {run.name}: there is no file of weights {weights}")
         run.run.check(run.config, resume=True)
     return chosen
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweepFile:
+    """The sections of a sweep file."""
+
+    settings: dict[Any, Any] | None = None
+    start: dict[Any, Any] | None = None
+    runs: Annotated[list[dict[Any, Any]], Field(min_length=1)]
+    evaluations: list[Evaluation] | None = None
+
+
 def _runs(file: Path, out: Path) -> Iterator[Planned]:
-    tree = read_yaml(file)
-    for key in tree:
-        if key not in SECTIONS:
-            raise unknown(f"section of {file}", key, SECTIONS)
-    settings = _mapping(file, "settings", tree.get("settings") or {})
-    entries = tree.get("runs")
-    if not isinstance(entries, list) or not entries:
-        raise HoldfastError(f"{file}: 'runs' is a list of mappings, such as - {{recipe: [act-r, hm-s-m], seed: 0}}")
-    ways = tree.get("evaluations") or []
-    if not isinstance(ways, list):
-        raise HoldfastError(
-            f"{file}: 'evaluations' is a list of mappings, such as - {{protocol: strict}}, not {ways!r}"
-        )
-    evaluations = tuple(_evaluation(file, one) for one in ways)
+    content = fit(SweepFile, read_yaml(file), str(file))
+    settings, evaluations = flatten(content.settings or {}), tuple(content.evaluations or ())
     start = None
-    if tree.get(START):
-        first = {**settings, **_mapping(file, START, tree[START])}
+    if content.start:
         start = out / file.stem / START
-        yield _planned(start, first, (), None)
-        settings = {**settings, "model.weights": _weights(start)}
+        yield _planned(start, settings | flatten(content.start), (), None)
+        settings["model.weights"] = _weights(start)
     found: dict[str, Planned] = {}
-    for entry in entries:
-        for axes in _combinations(file, _mapping(file, "runs", entry)):
+    for entry in content.runs:
+        for axes in _combinations(file, flatten(entry)):
             given = {**settings, **axes}
             run = _planned(out / file.stem / _name(file, given, axes), given, evaluations, start)
             if (other := found.get(run.name)) is None:
@@ -191,21 +208,19 @@ def _runs(file: Path, out: Path) -> Iterator[Planned]:
 
 
 def _planned(folder: Path, given: Tree, evaluations: tuple[Evaluation, ...], start: Path | None) -> Planned:
-    try:
-        given = {**given, "recipe": parse(str(given.get("recipe", Config.recipe))).name}
+    with within(f"{folder.parent.name}, {folder.name}"):
+        given = {**given, "recipe": parse_recipe(str(given.get("recipe", Config.recipe))).name}
         words = tuple(f"{key}={_text(value)}" for key, value in given.items())
         config = resolve_config(assignments=words)
         for one in evaluations:
-            resolve_budget(family_of(config), one.protocol, **one.settings)
-    except HoldfastError as error:
-        raise HoldfastError(f"{folder.parent.name}, {folder.name}: {error}") from None
+            resolve_settings(family_of(config), one.protocol, **one.settings)
     return Planned(folder, config, words, evaluations, start)
 
 
-def _mapping(file: Path, section: str, value: Any) -> Tree:
-    if not isinstance(value, Mapping):
-        raise HoldfastError(f"{file}: {section!r} takes settings as a mapping, not {value!r}")
-    return flatten(value)
+def _exists(path: Path) -> bool:
+    with suppress(OSError):  # such as a name that is too long
+        return path.exists()
+    return False
 
 
 def _weights(start: Path) -> str:
@@ -221,40 +236,20 @@ def _combinations(file: Path, entry: Tree) -> Iterator[Tree]:
 
 
 def _name(file: Path, given: Tree, axes: Tree) -> str:
-    try:
-        recipe = parse(str(given.get("recipe", Config.recipe))).name
-    except HoldfastError as error:
-        raise HoldfastError(f"{file}: {error}") from None
+    with within(file):
+        recipe = parse_recipe(str(given.get("recipe", Config.recipe))).name
     others = (f"{key}={_text(value)}" for key, value in axes.items() if key != "recipe")
-    return ",".join([recipe, *others]).replace("/", "of")
+    name = ",".join([recipe, *others]).replace("/", "of")
+    if len(name.encode(errors="replace")) > MAX_NAME_BYTES:
+        raise HoldfastError(f"{file}: the name of a run is too long for a folder: {shown(name)}")
+    return name
 
 
 def _text(value: Any) -> str:
     """A value as ``--set`` reads it back."""
     if not isinstance(value, str):
         return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-    try:
-        return value if yaml.safe_load(value) == value else json.dumps(value)
-    except yaml.YAMLError:
-        return json.dumps(value)
-
-
-def _evaluation(file: Path, given: Any) -> Evaluation:
-    settings = {key: value for key, value in _mapping(file, "evaluations", given).items() if value is not None}
-    protocol, checks = settings.pop("protocol", "strict"), settings.pop("checks", True)
-    if not isinstance(protocol, str) or protocol not in PROTOCOLS:
-        raise HoldfastError(f"{file}: {unknown('protocol', protocol, PROTOCOLS)}")
-    if not isinstance(checks, bool):
-        raise HoldfastError(f"{file}: 'checks' of an evaluation is true or false, not {checks!r}")
-    if isinstance(settings.get("attacks"), str):
-        settings["attacks"] = [settings["attacks"]]
-    attacks = settings.get("attacks", ["all"])
-    if not isinstance(attacks, list) or not attacks or not all(isinstance(name, str) for name in attacks):
-        raise HoldfastError(f"{file}: 'attacks' of an evaluation is a list of names, not {attacks!r}")
-    for key in RADII:
-        if isinstance(settings.get(key), str):
-            try:
-                settings[key] = parse_radius(settings[key], key)
-            except HoldfastError as error:
-                raise HoldfastError(f"{file}: {error}") from None
-    return Evaluation(protocol, settings, checks)
+    with suppress(HoldfastError):
+        if parse_yaml(value, "text") == value:
+            return value
+    return json.dumps(value)

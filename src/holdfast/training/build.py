@@ -12,7 +12,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from holdfast.core.pgd import BALLS, PGD
 from holdfast.data import DATASETS
 from holdfast.defense.base import Defense
-from holdfast.defense.recipes import parse
+from holdfast.defense.recipes import parse_recipe
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.runs.config import Config
 from holdfast.util.errors import HoldfastError, brief, pick
@@ -43,7 +43,7 @@ def defense_of(config: Config, defense: Defense | None = None) -> tuple[Defense,
     """The defense of the recipe, where none is given; and a line on it."""
     if defense is not None:
         return defense, f"defense {type(defense).__name__}, given as an object"
-    recipe = parse(config.recipe)
+    recipe = parse_recipe(config.recipe)
     return recipe.build(pgd_of(config), config.loss), f"recipe {recipe.notation}: {recipe.summary}"
 
 

@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from torch import Generator, nn
 
-from holdfast.core.fused import PRECISIONS, under
+from holdfast.core.fused import PRECISIONS, autocast
 from holdfast.data import Batch, Loader, PairBatches
 from holdfast.defense.base import Defense, Perturbing, Step
 from holdfast.defense.recipes import Recipe
 from holdfast.models.embedder import Embedder
 from holdfast.runs.config import Config
 from holdfast.runs.data import pixels_of, table_of
-from holdfast.runs.folder import Run, State
+from holdfast.runs.folder import Place, Run, State
 from holdfast.training.build import defense_of, embedder_of, optimizer_of, pgd_of, with_objects
-from holdfast.training.state import Place, averaged, restore, tensors
+from holdfast.training.state import averaged, restore, tensors
 from holdfast.training.trackers import tracker
 from holdfast.training.validation import describe, merit, validate
 from holdfast.util import distributed
@@ -75,10 +75,7 @@ def train(
 
 def finished(run: Run, config: Config) -> bool:
     """Whether a run with these settings has come to its end: its last step, or a collapse that stopped it."""
-    try:
-        place = Place(**run.progress())
-    except TypeError as error:
-        raise HoldfastError(f"{run.state_file} is no state of this version: {error}") from error
+    place = run.place()
     collapsed = config.stop_on_collapse and place.collapsed >= PATIENCE
     by_steps = config.steps is not None and place.step >= config.steps
     return collapsed or by_steps or place.epoch >= config.warmup.epochs + config.optim.epochs
@@ -223,7 +220,7 @@ class _Training:
         torch.manual_seed(int(seed[0]))
         images, labels, anchors = (x.to(self.device) for x in (batch.images, batch.labels, batch.anchors))
         with self._finite(batch):
-            with under(PRECISIONS[self.config.precision], self.device):
+            with autocast(PRECISIONS[self.config.precision], self.device):
                 step: Step = method(self.embedder, images, labels, anchors, generator)
             self.optimizer.zero_grad()
             step.loss.backward()  # type: ignore[no-untyped-call]
@@ -280,7 +277,7 @@ class _Training:
     def _log_epoch(self, scores: Mapping[str, float]) -> None:
         """One row: the epoch's mean training figures, and the scores where it ends in a validation."""
         if distributed.rank() == 0:
-            lines = [line for line in self.run_files.steps() if line["epoch"] == self.place.epoch]
+            lines = [line for line in self.run_files.steps() if line.get("epoch") == self.place.epoch]
             means = {name: sum(line.get(name, math.nan) for line in lines) / max(1, len(lines)) for name in SHOWN}
             self.run_files.log_epoch({"step": self.place.step, "epoch": self.place.epoch, **means, **scores})
 
@@ -316,13 +313,13 @@ class _Training:
     def _save(self) -> None:
         if distributed.rank() == 0:
             self.trained.save_pretrained(self.run_files.folder)
-            self.run_files.save_state(State(tensors(self._parts, self.optimizer), vars(self.place)))
+            self.run_files.save_state(State(tensors(self._parts, self.optimizer), self.place))
         self.saved_at = time.monotonic()
 
     def _restore(self, state: State) -> None:
         try:
             restore(state.tensors, self._parts, self.optimizer)
-            self.place = Place(**state.progress)
+            self.place = state.place
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise HoldfastError(f"{self.run_files.state_file} is no state of this run: {reason}") from error

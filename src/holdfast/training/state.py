@@ -1,23 +1,10 @@
 """What a run resumes from: where it stands, and the tensors of its parts by name."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
-
-
-@dataclass
-class Place:
-    """How far a run has come: everything that is not a tensor and not derived from the settings."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    best: float = -math.inf
-    collapsed: int = 0
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:

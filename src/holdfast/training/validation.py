@@ -8,7 +8,7 @@ from torch import Generator
 
 from holdfast.attacks.base import System, attack_images
 from holdfast.attacks.shift import ES
-from holdfast.core.fused import Replica
+from holdfast.core.fused import FusedNetwork
 from holdfast.core.pgd import PGD, crossing
 from holdfast.data import Pixels
 from holdfast.metrics.benign import benign
@@ -61,8 +61,8 @@ def _shifted(config: Config, embedder: Embedder, pixels: Pixels, embedded: Embed
     for rows in torch.split(chosen.to(queries.ids.device), BLOCK):
         perturbed = queries.take(rows)
         images = pixels.read(perturbed.ids.cpu())[0].to(rows.device)
-        network = Replica(embedder, images)
-        with network.still():
+        network = FusedNetwork(embedder, images)
+        with network.frozen():
             attacked = attack_images(
                 attack,
                 network,

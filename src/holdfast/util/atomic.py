@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and files of JSON read_lines that outlive a kill."""
+"""Files that are written whole or not at all, and lines of JSON that outlive a kill."""
 
 import json
 import os
@@ -44,19 +44,8 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2) + "\n")
 
 
-def read_lines(file: Path) -> list[dict[str, Any]]:
-    """The whole read_lines of a file; a last one cut short by a kill is left out."""
-    if not file.exists():
-        return []
-    try:
-        whole = file.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in whole if line.endswith("\n")]
-    except ValueError as error:
-        raise HoldfastError(f"{file} is damaged; remove {file.parent} to start over: {error}") from error
-
-
 def append_lines(file: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Add read_lines to a file, on the disk when this returns."""
+    """Add lines to a file, on the disk when this returns."""
     with file.open("a") as stream:
         stream.write("".join(json.dumps(record) + "\n" for record in records))
         stream.flush()
@@ -64,8 +53,7 @@ def append_lines(file: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def rewrite_lines(file: Path, records: list[dict[str, Any]]) -> None:
-    """Drop the read_lines of a file that was written after the last finished batch."""
+    """Drop the lines of a file that were written after the last finished batch."""
     text = "".join(json.dumps(record) + "\n" for record in records)
-    if file.exists() and file.read_text() != text:
-        with replacing(file) as path:
-            path.write_text(text)
+    if file.exists() and file.read_bytes() != text.encode():
+        write_text(file, text)

@@ -1,6 +1,7 @@
 """Errors a user can act on: each names the value, what is allowed, and the nearest match."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TypeVar
 
@@ -11,23 +12,41 @@ class HoldfastError(ValueError):
     """Something the user gave cannot be used; the message says what, what is allowed, and what comes nearest."""
 
 
+@contextmanager
+def within(place: object) -> Iterator[None]:
+    """Let a HoldfastError inside begin with ``place: ``."""
+    try:
+        yield
+    except HoldfastError as error:
+        raise HoldfastError(f"{printable(str(place))}: {error}") from None
+
+
 def brief(error: BaseException) -> str:
     """An error of somebody else's code in one line."""
     return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
 
 
-def plain(name: str) -> str:
+def printable(name: str) -> str:
     """A name in one line that can be printed, whatever characters it has."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in name)
 
 
+def shown(value: object) -> str:
+    """A value in one line, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # of an integer of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= 200 else f"{text[:200]}…"
+
+
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> HoldfastError:
     """The error for a ``name`` that is none of the ``allowed`` ones of its ``kind``."""
-    names = list(allowed)
-    begun = [one for one in names if len(one) > 2 and str(name).startswith(one)]
-    near = begun or get_close_matches(str(name), names, n=1, cutoff=0.5)
+    names, text = list(allowed), name if isinstance(name, str) else shown(name)
+    begun = [one for one in names if len(one) > 2 and text.startswith(one)]
+    near = begun or get_close_matches(text[:200], names, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]!r}?" if near else ""
-    return HoldfastError(f"unknown {kind} {name!r}{hint} (allowed: {', '.join(names)})")
+    return HoldfastError(f"unknown {kind} {shown(name)}{hint} (allowed: {', '.join(names)})")
 
 
 def pick(kind: str, name: str, table: Mapping[str, Value]) -> Value:

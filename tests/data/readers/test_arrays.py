@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from holdfast.data import load
+from holdfast.data import load_dataset
 from holdfast.util.errors import HoldfastError
 
 
@@ -26,7 +26,7 @@ def ubyte(root: Path, sizes: tuple[int, int] = (6, 4), zipped: bool = True) -> P
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_ubyte_files_gzipped_or_not_in_the_root_or_in_raw(tmp_path: Path, zipped: bool, inside: str, name: str) -> None:
     ubyte(tmp_path / inside, zipped=zipped)
-    table = load(name, tmp_path)
+    table = load_dataset(name, tmp_path)
     assert isinstance(table.images, np.ndarray)
     assert table.images.shape == (10, 3, 2)
     assert table.images[1].tolist() == [[6, 7], [8, 9], [10, 11]]
@@ -42,31 +42,31 @@ def test_damaged_ubyte_files_are_named(tmp_path: Path) -> None:
     whole = images.read_bytes()
     images.write_bytes(whole[:-1])
     with pytest.raises(HoldfastError, match="t10k-images-idx3-ubyte is truncated: 39 bytes, its header says 40"):
-        load("mnist", plain)
+        load_dataset("mnist", plain)
     images.write_bytes(whole + b"x")
     with pytest.raises(HoldfastError, match="too long"):
-        load("mnist", plain)
+        load_dataset("mnist", plain)
     images.write_bytes(whole[:9])
     with pytest.raises(HoldfastError, match="the header alone has 16"):
-        load("mnist", plain)
+        load_dataset("mnist", plain)
     images.write_bytes((plain / "train-labels-idx1-ubyte").read_bytes() + bytes(8))
     with pytest.raises(HoldfastError, match="is no images file: magic number 2049, not 2051"):
-        load("mnist", plain)
+        load_dataset("mnist", plain)
     images.unlink()
     with pytest.raises(HoldfastError, match=r"t10k-images-idx3-ubyte is missing, and so is .*\.gz"):
-        load("mnist", plain)
+        load_dataset("mnist", plain)
 
     labels = zipped / "train-labels-idx1-ubyte.gz"
     compressed = labels.read_bytes()
     labels.write_bytes(compressed[:-9])
     with pytest.raises(HoldfastError, match=r"train-labels-idx1-ubyte\.gz is truncated"):
-        load("mnist", zipped)
+        load_dataset("mnist", zipped)
     labels.write_bytes(b"not gzip at all")
     with pytest.raises(HoldfastError, match=r"cannot read .*train-labels"):
-        load("mnist", zipped)
+        load_dataset("mnist", zipped)
     labels.write_bytes(gzip.compress(struct.pack(">2I", 2049, 5) + bytes(5)))
     with pytest.raises(HoldfastError, match="6 train images but 5 train labels"):
-        load("mnist", zipped)
+        load_dataset("mnist", zipped)
 
 
 @pytest.mark.parametrize(("given", "lies"), [("", "a/b"), ("a/b/c", "a/b")])
@@ -74,11 +74,11 @@ def test_a_root_too_high_or_too_low_is_told_where_the_files_lie(tmp_path: Path, 
     ubyte(tmp_path / lies)
     (tmp_path / given).mkdir(exist_ok=True)
     with pytest.raises(HoldfastError, match=f"it lies in .*{lies}: give that folder instead"):
-        load("mnist", tmp_path / given)
+        load_dataset("mnist", tmp_path / given)
 
 
 def test_digits_are_split_in_proportion_and_always_alike() -> None:
-    table = load("digits")
+    table = load_dataset("digits")
     assert isinstance(table.images, np.ndarray)
     assert table.images.shape == (1797, 8, 8)
     assert (table.images.min(), table.images.max()) == (0, 255)
@@ -87,12 +87,12 @@ def test_digits_are_split_in_proportion_and_always_alike() -> None:
     assert (~train).sum() == 797
     share = np.bincount(table.labels[train]) / np.bincount(table.labels)
     assert np.abs(share - 1000 / 1797).max() < 0.005
-    assert (table.images == load("digits").images).all()
-    assert table.labels[:12].tolist() == load("digits").train().labels[:12].tolist()
+    assert (table.images == load_dataset("digits").images).all()
+    assert table.labels[:12].tolist() == load_dataset("digits").train().labels[:12].tolist()
 
 
 def test_real_fashion_mnist(real_data: Path) -> None:
-    table = load("fashion-mnist", real_data / "fashion-mnist")
+    table = load_dataset("fashion-mnist", real_data / "fashion-mnist")
     assert (len(table.train()), len(table.test())) == (60000, 10000)
     assert np.bincount(table.labels).tolist() == [7000] * 10
     assert table.classes[table.labels[0]] == "Ankle boot"

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy.io import savemat
 
-from holdfast.data import load
+from holdfast.data import load_dataset
 from holdfast.util.errors import HoldfastError
 from tests.helpers.trees import shown, touch
 
@@ -30,7 +30,7 @@ def cub(root: Path, classes: tuple[int, ...]) -> Path:
 def test_cub_trains_on_the_first_half_of_the_classes_present(tmp_path: Path) -> None:
     cub(tmp_path / "CUB_200_2011", (1, 2, 7, 10))
     for root in (tmp_path, tmp_path / "CUB_200_2011"):
-        table = load("cub", root)
+        table = load_dataset("cub", root)
         assert shown(table, "train") == {
             "001.Bird": ["bird 1_0.jpg", "bird 1_1.jpg"],
             "002.Bird": ["bird 2_0.jpg", "bird 2_1.jpg"],
@@ -42,23 +42,23 @@ def test_cub_trains_on_the_first_half_of_the_classes_present(tmp_path: Path) -> 
 def test_cub_says_what_is_missing_or_malformed(tmp_path: Path) -> None:
     root = cub(tmp_path / "cub", (1, 2, 7, 10))
     with pytest.raises(HoldfastError, match=r"it lies in .*cub: give that folder"):
-        load("cub", root / "images")
+        load_dataset("cub", root / "images")
     (root / "images" / "007.Bird" / "bird 7_1.jpg").unlink()
     with pytest.raises(HoldfastError, match=r"1 of 8 images are missing, the first is .*bird 7_1\.jpg"):
-        load("cub", root)
+        load_dataset("cub", root)
     cub(root, (1, 2, 7, 10))
     (root / "image_class_labels.txt").write_text("1 1\n2 one\n" + "".join(f"{i} 2\n" for i in range(3, 9)))
     with pytest.raises(HoldfastError, match=r"image_class_labels\.txt: a class number is expected.*'one'"):
-        load("cub", root)
+        load_dataset("cub", root)
     (root / "image_class_labels.txt").write_text("1 1\n")
     with pytest.raises(HoldfastError, match="has no line for image 2"):
-        load("cub", root)
+        load_dataset("cub", root)
     (root / "image_class_labels.txt").write_text("1 1\n2\n")
     with pytest.raises(HoldfastError, match="line 2: '2' is not 'image class'"):
-        load("cub", root)
+        load_dataset("cub", root)
     (root / "image_class_labels.txt").unlink()
     with pytest.raises(HoldfastError, match=r"image_class_labels\.txt is missing"):
-        load("cub", root)
+        load_dataset("cub", root)
 
 
 def annotations(path: Path, column: str, files: list[str], classes: list[int] | None, **more: Any) -> None:
@@ -89,7 +89,7 @@ def half(root: Path, part: str, where: str = "devkit") -> None:
 def test_cars_are_split_by_class_whichever_half_is_there(tmp_path: Path, parts: tuple[str, ...], where: str) -> None:
     for part in parts:
         half(tmp_path / "stanford_cars", part, where)
-    table = load("cars", tmp_path)
+    table = load_dataset("cars", tmp_path)
     assert len(table) == 8 * len(parts)
     assert list(shown(table, "train")) == ["class 98", "class 1"]
     assert shown(table, "test")["class 196"] == ["00003.jpg", "00007.jpg"] * len(parts)
@@ -101,7 +101,7 @@ def test_cars_in_one_folder(tmp_path: Path) -> None:
     annotations(tmp_path / "cars_annos.mat", "relative_im_path", files, CAR_CLASSES, class_names=names)
     for name in files:
         touch(tmp_path / name)
-    table = load("cars", tmp_path)
+    table = load_dataset("cars", tmp_path)
     assert shown(table, "train") == {"Car 98": ["00000.jpg", "00004.jpg"], "Car 1": ["00002.jpg", "00006.jpg"]}
     assert list(shown(table, "test")) == ["Car 99", "Car 196"]
 
@@ -110,21 +110,21 @@ def test_cars_without_labels_or_images_say_so(tmp_path: Path) -> None:
     half(tmp_path, "train")
     touch(tmp_path / "cars_test" / "00000.jpg")
     with pytest.raises(HoldfastError, match=r"cars_test is there but its labels .*withlabels\.mat are not"):
-        load("cars", tmp_path)
+        load_dataset("cars", tmp_path)
     annotations(tmp_path / "devkit" / "cars_test_annos_withlabels.mat", "fname", ["00000.jpg"], None)
     with pytest.raises(HoldfastError, match=r"no 'annotations' with 'fname' and 'class' \(found bbox_x1, fname\)"):
-        load("cars", tmp_path)
+        load_dataset("cars", tmp_path)
     (tmp_path / "devkit" / "cars_train_annos.mat").write_bytes(b"nonsense")
     with pytest.raises(HoldfastError, match=r"cannot read .*cars_train_annos\.mat"):
-        load("cars", tmp_path)
+        load_dataset("cars", tmp_path)
     half(tmp_path / "other", "train")
     with pytest.raises(HoldfastError, match=r"it lies in .*other"):
-        load("cars", tmp_path / "other" / "cars_train")
+        load_dataset("cars", tmp_path / "other" / "cars_train")
     for name in CAR_FILES:
         (tmp_path / "other" / "cars_train" / name).unlink()
     (tmp_path / "other" / "cars_train").rmdir()
     with pytest.raises(HoldfastError, match="neither cars_train/, cars_test/ nor car_ims/"):
-        load("cars", tmp_path / "other")
+        load_dataset("cars", tmp_path / "other")
 
 
 def sop(root: Path, test_classes: tuple[int, ...] = (11, 12)) -> Path:
@@ -141,7 +141,7 @@ def sop(root: Path, test_classes: tuple[int, ...] = (11, 12)) -> Path:
 
 def test_sop_follows_its_two_lists(tmp_path: Path) -> None:
     sop(tmp_path / "Stanford_Online_Products")
-    table = load("sop", tmp_path)
+    table = load_dataset("sop", tmp_path)
     assert shown(table, "train") == {
         "class 1": ["train_1_0.JPG", "train_1_1.JPG"],
         "class 2": ["train_2_0.JPG", "train_2_1.JPG"],
@@ -152,14 +152,14 @@ def test_sop_follows_its_two_lists(tmp_path: Path) -> None:
 def test_sop_refuses_shared_classes_and_a_missing_list(tmp_path: Path) -> None:
     root = sop(tmp_path, test_classes=(2, 3))
     with pytest.raises(HoldfastError, match="'class 2'"):
-        load("sop", root)
+        load_dataset("sop", root)
     (root / "Ebay_test.txt").unlink()
     with pytest.raises(HoldfastError, match=r"Ebay_test\.txt is missing \(expected Stanford_Online_Products/"):
-        load("sop", root)
+        load_dataset("sop", root)
 
 
 def test_real_cub(real_data: Path) -> None:
-    table = load("cub", real_data)
+    table = load_dataset("cub", real_data)
     train, test = table.train(), table.test()
     assert len(train) + len(test) == 5902
     assert (len(np.unique(train.labels)), len(np.unique(test.labels))) == (50, 50)
@@ -171,7 +171,7 @@ def test_real_cub(real_data: Path) -> None:
 
 
 def test_real_cars(real_data: Path) -> None:
-    table = load("cars", real_data / "stanford_cars")
+    table = load_dataset("cars", real_data / "stanford_cars")
     assert len(table) == 8144
     assert (len(np.unique(table.train().labels)), len(np.unique(table.test().labels))) == (98, 98)
     assert table.classes[table.labels[0]] == "class 14"

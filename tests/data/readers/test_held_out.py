@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from holdfast.data import Table, held_out, load, query_gallery
+from holdfast.data import Table, held_out, load_dataset, query_gallery
 from holdfast.util.errors import HoldfastError
 from tests.helpers.trees import shown, touch
 
@@ -98,7 +98,7 @@ def test_mistakes_in_a_csv_are_named(tmp_path: Path, text: str, message: str) ->
 
 
 def test_other_sets_are_their_own_test_split() -> None:
-    table, expected = held_out("digits", None), load("digits").test()
+    table, expected = held_out("digits", None), load_dataset("digits").test()
     assert np.array_equal(np.asarray(table.images), np.asarray(expected.images))
     assert np.array_equal(table.labels, expected.labels)
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.data import load
+from holdfast.data import load_dataset
 from holdfast.util.errors import HoldfastError
 from tests.helpers.trees import shown, touch
 
@@ -17,7 +17,7 @@ def test_a_folder_per_class_is_split_by_class(tmp_path: Path) -> None:
         touch(tmp_path / name / ".hidden.jpg")
     touch(tmp_path / ".cache" / "x.jpg")
     (tmp_path / "empty").mkdir()
-    table = load("folder", tmp_path)
+    table = load_dataset("folder", tmp_path)
     assert shown(table, "train") == {"a": ["0.PNG", "1.jpg"], "b": ["0.PNG", "1.jpg"]}
     assert list(shown(table, "test")) == ["c", "d", "e"]
 
@@ -27,7 +27,7 @@ def test_train_and_test_folders_may_share_classes(tmp_path: Path) -> None:
         for name in names:
             for k in range(2):
                 touch(tmp_path / split / name / f"{split}{k}.jpg")
-    table = load("folder", tmp_path)
+    table = load_dataset("folder", tmp_path)
     assert table.classes == ("a", "b", "c")
     assert shown(table, "train") == {name: ["train0.jpg", "train1.jpg"] for name in "ab"}
     assert shown(table, "test") == {name: ["test0.jpg", "test1.jpg"] for name in "bc"}
@@ -37,18 +37,18 @@ def test_folders_that_cannot_be_meant(tmp_path: Path) -> None:
     for name in "abc":
         touch(tmp_path / "few" / name / "1.jpg")
     with pytest.raises(HoldfastError, match=r"the train split has 1 classes and needs 2; .* at least 4 are needed"):
-        load("folder", tmp_path / "few")
+        load_dataset("folder", tmp_path / "few")
     with pytest.raises(HoldfastError, match=r"few holds folders of images, not images; give .*few"):
-        load("folder", tmp_path)
+        load_dataset("folder", tmp_path)
     with pytest.raises(HoldfastError, match=r"images lie directly in it: give .*few if it is one class"):
-        load("folder", tmp_path / "few" / "a")
+        load_dataset("folder", tmp_path / "few" / "a")
     for name in "ab":
         touch(tmp_path / "half" / "train" / name / "1.jpg")
     with pytest.raises(HoldfastError, match=r"half/test is missing"):
-        load("folder", tmp_path / "half")
+        load_dataset("folder", tmp_path / "half")
     touch(tmp_path / "half" / "test" / "a" / "1.jpg")
     with pytest.raises(HoldfastError, match=r"the test split has 1 classes and needs 2$"):
-        load("folder", tmp_path / "half")
+        load_dataset("folder", tmp_path / "half")
 
 
 def table_csv(root: Path, text: str, name: str = "df.csv") -> Path:
@@ -68,7 +68,7 @@ def rows(test_flags: tuple[str, ...] = ("", "", "", ""), split: str = "validatio
 
 @pytest.mark.parametrize("split", ["validation", "test", "Validation"])
 def test_csv_with_empty_flags(tmp_path: Path, split: str) -> None:
-    table = load("csv", table_csv(tmp_path, rows(split=split)))
+    table = load_dataset("csv", table_csv(tmp_path, rows(split=split)))
     assert table.classes == ("8", "9", "10")
     assert table.labels.tolist() == [2, 2, 1, 1, 0, 0]
     assert table.is_query.tolist() == table.is_gallery.tolist() == [False] * 2 + [True] * 4
@@ -78,14 +78,14 @@ def test_csv_with_empty_flags(tmp_path: Path, split: str) -> None:
 @pytest.mark.parametrize(("yes", "no"), [("True", "False"), ("1", "0"), ("1.0", "0.0"), ("yes", "NO"), ("T", "f")])
 def test_csv_spellings_of_true_and_false(tmp_path: Path, yes: str, no: str) -> None:
     flags = (f"{yes},{no}", f"{no},{yes}", f"{yes},{yes}", f"{no},{yes}")
-    table = load("csv", table_csv(tmp_path, rows(flags)) / "df.csv")
+    table = load_dataset("csv", table_csv(tmp_path, rows(flags)) / "df.csv")
     assert table.is_query.tolist() == [False, False, True, False, True, False]
     assert table.is_gallery.tolist() == [False, False, False, True, True, True]
 
 
 def test_csv_without_flag_columns_with_spaces_and_text_labels(tmp_path: Path) -> None:
     text = "path, split, label\n" + "".join(f"images/{i}.jpg, {s}, {c}\n" for i, s, c in CSV_ROWS)
-    table = load("csv", table_csv(tmp_path, text))
+    table = load_dataset("csv", table_csv(tmp_path, text))
     assert table.classes == ("10", "9", "bee")
     assert table.is_query.sum() == 4
 
@@ -114,17 +114,17 @@ CSV_ROWS = [
 )
 def test_csv_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(HoldfastError, match=message):
-        load("csv", table_csv(tmp_path, text))
+        load_dataset("csv", table_csv(tmp_path, text))
 
 
 def test_csv_not_found_or_not_alone(tmp_path: Path) -> None:
     root = table_csv(tmp_path / "a", rows())
     with pytest.raises(HoldfastError, match=r"no \.csv file in .*; .*a/df\.csv is one folder down"):
-        load("csv", tmp_path)
+        load_dataset("csv", tmp_path)
     table_csv(root, rows(), name="other.csv")
     with pytest.raises(HoldfastError, match="holds 2 CSV files"):
-        load("csv", root)
+        load_dataset("csv", root)
     (root / "lists").mkdir()
     moved = (root / "df.csv").rename(root / "lists" / "df.csv")
     with pytest.raises(HoldfastError, match=r"it lies at .*a/images/0\.jpg"):
-        load("csv", moved)
+        load_dataset("csv", moved)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from holdfast.data.datasets import load
+from holdfast.data.datasets import load_dataset
 from holdfast.data.readers.files import folder, subfolders
 from holdfast.data.readers.own import (
     CSV,
@@ -40,7 +40,7 @@ def held_out(name: str, root: Path | str | None) -> Table:
     """
     reader = READERS.get(name)
     if reader is None or root is None:
-        return load(name, root).test()
+        return load_dataset(name, root).test()
     return replace(reader(Path(root).expanduser()), family=PHOTOS).test()
 
 

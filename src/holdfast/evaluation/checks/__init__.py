@@ -10,9 +10,9 @@ from torch import Tensor
 
 from holdfast.core.gradients import NES
 from holdfast.core.pgd import BALLS, PGD
-from holdfast.evaluation.checks.probe import CHANGE, Trial, attackable
+from holdfast.evaluation.checks.probe import CHANGE, Probe, attackable
 from holdfast.evaluation.runner import Target
-from holdfast.evaluation.settings import Budget
+from holdfast.evaluation.settings import AttackSettings
 from holdfast.evaluation.words import CHECK_WORDS
 from holdfast.util.progress import Progress
 
@@ -40,27 +40,27 @@ class Check:
     detail: str
 
 
-def check(target: Target, budget: Budget, rows: Tensor, progress: Progress) -> list[Check]:
+def check(target: Target, resolved: AttackSettings, rows: Tensor, progress: Progress) -> list[Check]:
     """Try :data:`CHECKS` on the queries at ``rows`` (n,), in the budget's ball; last come the subject's faults.
 
     The probe is LTM, the strongest attack on R@1, with exact gradients, or with Square where the model has none.
     Progress advances once for each of :data:`CHECKS`.
     """
-    trial = Trial(target, budget, attackable(target, rows))
+    probe = Probe(target, resolved, attackable(target, rows))
     found = []
     for key, make in CHECKS.items():
         name = CHECK_WORDS[key].name
-        verdict = make(trial) if len(trial.rows) else (None, "no query tried has both a match and a non-match to find")
+        verdict = make(probe) if len(probe.rows) else (None, "no query tried has both a match and a non-match to find")
         found.append(Check(name, *verdict))
         progress.advance(name)
     name = CHECK_WORDS["preprocessing"].name
-    faults = [Check(name, False, fault) for fault in target.subject.faults]
+    faults = [Check(name, False, fault) for fault in target.model.faults]
     return found + (faults or [Check(name, True, "no normalisation or division too many was found")])
 
 
-def zero_changes_nothing(trial: Trial) -> Verdict:
+def zero_changes_nothing(probe: Probe) -> Verdict:
     """An attack that may change nothing leaves the benign numbers exactly as they are."""
-    runs = [trial.attack(name, trial.descent(0.0, 1)) for name in ("es", "ltm")]
+    runs = [probe.attack(name, probe.descent(0.0, 1)) for name in ("es", "ltm")]
     changed = torch.stack([_differs(run.before, run.after) for run in runs]).any(0)
     if not changed.any():
         return True, f"attacked with ε = 0, all {len(changed)} queries score exactly as without attack"
@@ -70,93 +70,93 @@ def zero_changes_nothing(trial: Trial) -> Verdict:
     )
 
 
-def stronger_is_stronger(trial: Trial) -> Verdict:
+def stronger_is_stronger(probe: Probe) -> Verdict:
     """R@1 does not rise with the radius, with steps, or with a restart."""
-    eps = trial.budget.eps
-    radii = sorted({eps / 4, eps / 2, eps, max(eps, min(2 * eps, trial.limit))})
-    runs = {radius: trial.attack("ltm", trial.descent(radius, trial.steps)) for radius in radii}
+    eps = probe.resolved.eps
+    radii = sorted({eps / 4, eps / 2, eps, max(eps, min(2 * eps, probe.limit))})
+    runs = {radius: probe.attack("ltm", probe.descent(radius, probe.steps)) for radius in radii}
     ladder = [runs[eps].before["LTM"], *(run.after["LTM"] for run in runs.values())]
-    ends = (runs[eps].after["LTM"], trial.strong.after["LTM"])
+    ends = (runs[eps].after["LTM"], probe.strong.after["LTM"])
     seen = f"R@1 was {_mean(ladder[0])} without attack"
     seen += "".join(f", {_mean(left)} at ε = {radius:.3g}" for radius, left in zip(radii, ladder[1:], strict=True))
     seen += f", {_mean(ends[1])} at ε = {eps:.3g} with twice the steps and a restart"
     if not any(rises(*pair) for pair in [*pairwise(ladder), ends]):
         return True, f"no stronger attack left a higher R@1: {seen}"
-    return False, f"a stronger attack left a higher R@1: {seen}; {trial.meaning}"
+    return False, f"a stronger attack left a higher R@1: {seen}; {probe.meaning}"
 
 
-def the_limit_defeats(trial: Trial) -> Verdict:
+def the_limit_defeats(probe: Probe) -> Verdict:
     """Queries that may be changed at will find nothing of their class."""
-    if trial.collapsed:
+    if probe.collapsed:
         return None, "the model is collapsed, so that there is nothing left to defeat"
-    left = trial.attack("ltm", trial.descent(trial.limit, 2 * trial.steps)).after["LTM"]
-    seen = f"changing the images at will (ε = {trial.limit:.3g}) left an R@1 of {_mean(left)}"
+    left = probe.attack("ltm", probe.descent(probe.limit, 2 * probe.steps)).after["LTM"]
+    seen = f"changing the images at will (ε = {probe.limit:.3g}) left an R@1 of {_mean(left)}"
     if left.mean() <= DEFEATED:
         return True, seen
-    if not trial.differentiable:
+    if not probe.differentiable:
         return None, f"{seen}, but without gradients the attack may have been too weak to tell"
-    return False, f"{seen}, where an attack that works leaves about 0; {trial.meaning}"
+    return False, f"{seen}, where an attack that works leaves about 0; {probe.meaning}"
 
 
-def weaker_is_weaker(trial: Trial) -> Verdict:
+def weaker_is_weaker(probe: Probe) -> Verdict:
     """Neither attacks without gradients nor random noise do better than the probe."""
-    eps, ball = trial.budget.eps, BALLS[trial.budget.norm](trial.budget.eps)
+    eps, ball = probe.resolved.eps, BALLS[probe.resolved.norm](probe.resolved.eps)
     rivals = {"random noise": PGD(ball, 0, 0, start=eps, best=True, restarts=3)}
-    if trial.differentiable:
-        rivals["Square"] = trial.square(eps, trial.steps)
+    if probe.differentiable:
+        rivals["Square"] = probe.square(eps, probe.steps)
         rivals["NES"] = PGD(ball, eps, 2, gradient=NES(pairs=4), best=True)
-    clean, left = trial.objective("ltm", trial.queries.embeddings), trial.strong.after["LTM"]
-    gain = clean - trial.ltm(trial.strong.images)
+    clean, left = probe.objective("ltm", probe.queries.embeddings), probe.strong.after["LTM"]
+    gain = clean - probe.ltm(probe.strong.images)
     beaten = False
-    seen = f"R@1 was {_mean(left)} under the attack {'with' if trial.differentiable else 'without'} gradients"
+    seen = f"R@1 was {_mean(left)} under the attack {'with' if probe.differentiable else 'without'} gradients"
     for name, pgd in rivals.items():
-        rival = trial.attack("ltm", pgd)
-        ahead = int((clean - trial.ltm(rival.images) > 1.1 * gain + 1e-4).sum())
+        rival = probe.attack("ltm", pgd)
+        ahead = int((clean - probe.ltm(rival.images) > 1.1 * gain + 1e-4).sum())
         beaten |= rises(rival.after["LTM"], left) or ahead > len(gain) / 2
         seen += f", {_mean(rival.after['LTM'])} under {name} (clearly ahead on {ahead} of {len(gain)} queries)"
     if not beaten:
         return True, f"no weaker attack did better: {seen}"
-    return False, f"a weaker attack did better: {seen}; {trial.meaning}"
+    return False, f"a weaker attack did better: {seen}; {probe.meaning}"
 
 
-def gradients_exist(trial: Trial) -> Verdict:
+def gradients_exist(probe: Probe) -> Verdict:
     """Every query has a direction to be attacked in."""
-    if trial.obstacle:
-        return None, trial.obstacle
-    zero = {name: int((~(slope.flatten(1).abs().amax(1) > 0)).sum()) for name, slope in trial.slopes.items()}
+    if probe.obstacle:
+        return None, probe.obstacle
+    zero = {name: int((~(slope.flatten(1).abs().amax(1) > 0)).sum()) for name, slope in probe.slopes.items()}
     if not any(zero.values()):
-        return True, f"the gradient for the pixels is zero for none of {len(trial.rows)} queries"
-    seen = f"the gradient for the pixels is zero for {zero['es']} (ES) and {zero['ltm']} (LTM) of {len(trial.rows)}"
-    return False, f"{seen} queries, as where pixels are rounded, so that no attack can start; {trial.meaning}"
+        return True, f"the gradient for the pixels is zero for none of {len(probe.rows)} queries"
+    seen = f"the gradient for the pixels is zero for {zero['es']} (ES) and {zero['ltm']} (LTM) of {len(probe.rows)}"
+    return False, f"{seen} queries, as where pixels are rounded, so that no attack can start; {probe.meaning}"
 
 
-def gradients_are_true(trial: Trial) -> Verdict:
+def gradients_are_true(probe: Probe) -> Verdict:
     """Small steps along the gradient move the embedding as it says.
 
     Read along the direction in which the objective pulls the embedding, not from the objective: its nearest items
     change along the way, and that is no fault of the gradient.
     """
-    if trial.obstacle:
-        return None, trial.obstacle
-    slope = trial.slopes["ltm"]
-    direction = BALLS[trial.budget.norm](trial.radius).direction(slope)
-    stride = (CHANGE / (slope * direction).flatten(1).sum(1)).clamp(max=trial.stride).view(-1, 1, 1, 1)
-    up, down = (trial.near + sign * stride * direction for sign in (0.5, -0.5))
-    moved = ((trial.embed(up) - trial.embed(down)) * trial.pull).sum(1)
+    if probe.obstacle:
+        return None, probe.obstacle
+    slope = probe.slopes["ltm"]
+    direction = BALLS[probe.resolved.norm](probe.radius).direction(slope)
+    stride = (CHANGE / (slope * direction).flatten(1).sum(1)).clamp(max=probe.stride).view(-1, 1, 1, 1)
+    up, down = (probe.near + sign * stride * direction for sign in (0.5, -0.5))
+    moved = ((probe.embed(up) - probe.embed(down)) * probe.pull).sum(1)
     ratio = moved / ((up - down) * slope).flatten(1).sum(1)
     true = int(((ratio >= 0.5) & (ratio <= 2)).sum())
     seen = f"small steps moved the embedding as its gradient says, within a factor of 2, for {true} of {len(ratio)}"
     if true >= 0.9 * len(ratio):
         return True, f"{seen} queries"
-    return False, f"{seen} queries only, so that following it leads astray; {trial.meaning}"
+    return False, f"{seen} queries only, so that following it leads astray; {probe.meaning}"
 
 
-def repeats(trial: Trial) -> Verdict:
+def repeats(probe: Probe) -> Verdict:
     """A second run in batches of other sizes gives identical numbers."""
-    pgd, count = trial.descent(trial.budget.eps, 3), len(trial.rows)
-    once = trial.attack("es", pgd).after
+    pgd, count = probe.descent(probe.resolved.eps, 3), len(probe.rows)
+    once = probe.attack("es", pgd).after
     cut = math.ceil(5 * count / 8)
-    again = [trial.attack("es", pgd, part).after for part in (slice(cut), slice(cut, None)) if len(trial.rows[part])]
+    again = [probe.attack("es", pgd, part).after for part in (slice(cut), slice(cut, None)) if len(probe.rows[part])]
     twice = torch.cat([after["ES:D"] for after in again])
     exact = twice.device.type == "cpu"
     differs = (once["ES:D"] - twice).abs() > (0 if exact else DRIFT)
@@ -169,9 +169,9 @@ def repeats(trial: Trial) -> Verdict:
     )
 
 
-def within_bounds(trial: Trial) -> Verdict:
+def within_bounds(probe: Probe) -> Verdict:
     """Perturbed pixels stay within ε and [0, 1], in all attacks so far."""
-    worst, tried = max(trial.outside), f"in {len(trial.outside)} attacks, perturbed pixels"
+    worst, tried = max(probe.outside), f"in {len(probe.outside)} attacks, perturbed pixels"
     if worst <= OUTSIDE:
         return True, f"{tried} stayed within ε and [0, 1]"
     return False, f"{tried} went beyond ε or [0, 1] by up to {worst:.1g}: the attacks took more than they may"
@@ -184,7 +184,7 @@ def rises(before: Tensor, after: Tensor) -> bool:
     return (after - before).mean().item() > RISE and tail < CHANCE
 
 
-CHECKS: dict[str, Callable[[Trial], Verdict]] = {
+CHECKS: dict[str, Callable[[Probe], Verdict]] = {
     "zero-eps": zero_changes_nothing,
     "stronger": stronger_is_stronger,
     "unlimited": the_limit_defeats,

@@ -12,8 +12,8 @@ from holdfast.attacks.base import Attacked
 from holdfast.core.gallery import Queries
 from holdfast.core.gradients import Square
 from holdfast.core.pgd import BALLS, PGD, crossing
-from holdfast.evaluation.runner import Campaign, Target, attack_batch
-from holdfast.evaluation.settings import Budget
+from holdfast.evaluation.runner import Runner, Target, attack_batch
+from holdfast.evaluation.settings import AttackSettings
 from holdfast.metrics.collapse import collapsed, gauges
 
 STEPS = 5
@@ -24,11 +24,11 @@ CHANGE = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class Probe:
     """Queries under attack, and what the checks share. ``outside``: how far each attack left its bounds."""
 
     target: Target
-    budget: Budget
+    resolved: AttackSettings
     rows: Tensor
     outside: list[float] = field(default_factory=list)
 
@@ -38,7 +38,7 @@ class Trial:
 
     @property
     def differentiable(self) -> bool:
-        return self.target.subject.differentiable
+        return self.target.model.differentiable
 
     @cached_property
     def collapsed(self) -> bool:
@@ -61,33 +61,33 @@ class Trial:
     @property
     def radius(self) -> float:
         """The ball's, or where that is zero something small."""
-        return self.budget.eps or 0.01
+        return self.resolved.eps or 0.01
 
     @property
     def limit(self) -> float:
         """The radius that any image can be reached with."""
         pixels = self.target.pixels
-        return 1.0 if self.budget.norm == "linf" else math.sqrt(pixels.channels * pixels.size**2)
+        return 1.0 if self.resolved.norm == "linf" else math.sqrt(pixels.channels * pixels.size**2)
 
     @property
     def steps(self) -> int:
-        return max(1, min(self.budget.steps, STEPS))
+        return max(1, min(self.resolved.steps, STEPS))
 
     def descent(self, eps: float, steps: int, restarts: int = 0) -> PGD:
         """The probe's: the best iterate, in steps that lead two and a half times across the radius."""
         if not self.differentiable:
             return self.square(eps, steps, restarts)
-        return PGD(BALLS[self.budget.norm](eps), crossing(eps, steps), steps, best=True, restarts=restarts)
+        return PGD(BALLS[self.resolved.norm](eps), crossing(eps, steps), steps, best=True, restarts=restarts)
 
     def square(self, eps: float, steps: int, restarts: int = 0) -> PGD:
         """Square, which needs more steps than a descent with gradients."""
-        ball = BALLS[self.budget.norm](eps)
+        ball = BALLS[self.resolved.norm](eps)
         return PGD(ball, 2 * eps, 3 * steps, gradient=Square(), best=True, restarts=restarts)
 
     def attack(self, name: str, pgd: PGD, part: slice = slice(None)) -> Attacked:
         attack, rows = ATTACKS[name], self.rows[part]
-        draws = Campaign("checks", attack, pgd, rows, self.budget.seed).draws(self.target, rows)
-        attacked = attack_batch(attack, self.target, rows, pgd, draws=draws)
+        generators = Runner("checks", attack, pgd, rows, self.resolved.seed).generators(self.target, rows)
+        attacked = attack_batch(attack, self.target, rows, pgd, generators=generators)
         moved = pgd.ball.norm(attacked.images - attacked.clean).amax()
         low, high = attacked.images.aminmax()
         beyond = (moved.item() - pgd.ball.eps) / max(1, pgd.ball.eps)
@@ -97,7 +97,7 @@ class Trial:
     @cached_property
     def strong(self) -> Attacked:
         """By the probe with twice the steps, and again from a random point."""
-        return self.attack("ltm", self.descent(self.budget.eps, 2 * self.steps, restarts=1))
+        return self.attack("ltm", self.descent(self.resolved.eps, 2 * self.steps, restarts=1))
 
     def objective(self, name: str, z: Tensor) -> Tensor:
         """An attack's objective for the queries with embeddings ``z`` (n, D), (n,)."""
@@ -107,7 +107,7 @@ class Trial:
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings (n, D), without gradient."""
         with torch.no_grad():
-            return self.target.subject(images)
+            return self.target.model(images)
 
     def ltm(self, images: Tensor) -> Tensor:
         """LTM's objective for the queries as such images, (n,)."""
@@ -116,7 +116,7 @@ class Trial:
     @cached_property
     def near(self) -> Tensor:
         """The images with noise of a tenth of the radius; steps of a twentieth stay in the pixel range."""
-        noise = PGD(BALLS[self.budget.norm](0.1 * self.radius), 0, 0, start=0.1 * self.radius)
+        noise = PGD(BALLS[self.resolved.norm](0.1 * self.radius), 0, 0, start=0.1 * self.radius)
         return self.attack("ltm", noise).images.clamp(self.stride, 1 - self.stride)
 
     @property
@@ -128,7 +128,7 @@ class Trial:
         """The gradients of the objectives of ES and LTM at :attr:`near`, like the images."""
         pixels = self.near.clone().requires_grad_()
         with torch.enable_grad():
-            z = self.target.subject(pixels)
+            z = self.target.model(pixels)
             values = {name: self.objective(name, z).sum() for name in ("es", "ltm")}
         return {name: torch.autograd.grad(value, pixels, retain_graph=True)[0] for name, value in values.items()}
 

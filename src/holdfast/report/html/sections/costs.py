@@ -46,12 +46,12 @@ def figures(found: Sequence[Entry]) -> list[Figure[LineChart]]:
 
 def nominal(entry: Entry) -> float | None:
     """The paper's cost of a training step, in passes of the network: η + 1 with η steps of attack, 1 without attack."""
-    from holdfast.defense.recipes import parse  # noqa: PLC0415 (imports torch)
+    from holdfast.defense.recipes import parse_recipe  # noqa: PLC0415 (imports torch)
 
     model = entry.result.content["model"]
     if notation(model.get("recipe")) is None:
         return None
-    eta = model.get("training_steps") if parse(model["recipe"]).perturbs else 0
+    eta = model.get("training_steps") if parse_recipe(model["recipe"]).perturbs else 0
     return eta + 1.0 if isinstance(eta, int) else None
 
 

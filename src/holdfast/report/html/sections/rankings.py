@@ -15,14 +15,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from holdfast.attacks.base import own_entries, shown
+from holdfast.attacks.base import own_entries, visible_distances
 from holdfast.core.gallery import Queries, nearest
 from holdfast.data.pixels import to_image
-from holdfast.evaluation.evaluate import campaigns_of, prepared
-from holdfast.evaluation.fingerprint import of_model
+from holdfast.evaluation.evaluate import prepared, runners_of
+from holdfast.evaluation.fingerprint import model_fingerprint
 from holdfast.evaluation.result import Result
 from holdfast.evaluation.runner import Target, attack_batch
-from holdfast.evaluation.settings import resolve_budget
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.evaluation.words import ATTACK_WORDS
 from holdfast.models.open import open_model
 from holdfast.models.test_set import load_test_set
@@ -122,7 +122,7 @@ def comparisons(
                 continue
             exact = [result for result in one.results if "bfloat16" not in result.protocol]
             hashes = {result.content["model"].get("hash") for result in exact} - {None}
-            if hashes and of_model(found[one.name].target) not in hashes:
+            if hashes and model_fingerprint(found[one.name].target) not in hashes:
                 remarks.append(f"{one.name}: its weights or data have changed since the evaluation")
         if found:
             made.append(_comparison(dataset, settings, found, room))
@@ -142,25 +142,25 @@ def retrieve(checkpoint: Checkpoint, count: int, root: str | Path | None, settin
     """What a run's model retrieves. Raises HoldfastError where the model or its data cannot be read."""
     model = open_model(checkpoint.folder, best=checkpoint.best)
     pixels = load_test_set(model, root=root)
-    budget = resolve_budget(pixels.table.family, attacks=ATTACKS, max_queries=count, **settings)
-    with prepared(model.embed, pixels, budget) as target:
+    resolved = resolve_settings(pixels.table.family, attacks=ATTACKS, max_queries=count, **settings)
+    with prepared(model.embed, pixels, resolved) as target:
         images: dict[str, Tensor] = {}
         rows: dict[str, Tensor] = {}
-        for campaign in campaigns_of(target, budget, count):
-            attackable = campaign.images
+        for runner in runners_of(target, resolved, count):
+            attackable = runner.images
             queries = target.system.queries.take(attackable)
-            draws = campaign.draws(target, attackable)
-            attacked = attack_batch(campaign.attack, target, attackable, campaign.pgd, draws=draws)
+            generators = runner.generators(target, attackable)
+            attacked = attack_batch(runner.attack, target, attackable, runner.pgd, generators=generators)
             with torch.no_grad():
-                moved = replace(queries, embeddings=target.subject(attacked.images))
-            images |= {CLEAN: attacked.clean, campaign.name: attacked.images}
-            rows |= {CLEAN: _top(target, queries), campaign.name: _top(target, moved)}
+                moved = replace(queries, embeddings=target.model(attacked.images))
+            images |= {CLEAN: attacked.clean, runner.name: attacked.images}
+            rows |= {CLEAN: _top(target, queries), runner.name: _top(target, moved)}
         return Retrieved(target, queries, images, rows)
 
 
 def _top(target: Target, queries: Queries) -> Tensor:
     items = target.system.items
-    return nearest(shown(items, queries, own_entries), max(1, min(TOP, len(items) - 1)))
+    return nearest(visible_distances(items, queries, own_entries), max(1, min(TOP, len(items) - 1)))
 
 
 def _comparison(dataset: str, settings: Mapping[str, Any], found: Mapping[str, Retrieved], room: int) -> Comparison:

@@ -3,6 +3,7 @@
 import json
 import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from holdfast.evaluation.result import Result
 from holdfast.report.html.checkpoints import folder_of
 from holdfast.report.html.entries import setting_of
 from holdfast.runs.folder import Run
+from holdfast.util.errors import HoldfastError
+from holdfast.util.validate import fit, read_json
 
 VERSIONS = ("python", "platform", "libraries", "git", "cuda", "devices", "threads", "processes")
 
@@ -43,11 +46,9 @@ def _training(result: Result, folder: Path | None) -> dict[str, Any]:
 
 def _read(file: Path) -> dict[str, Any]:
     """A file of JSON; empty where there is none that can be read."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    with suppress(HoldfastError):
+        return fit(dict[str, Any], read_json(file))
+    return {}
 
 
 def _by_command(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:

@@ -6,12 +6,13 @@ from math import isfinite
 from statistics import fmean
 from typing import Any
 
+from holdfast.evaluation.records import RecordLine
 from holdfast.evaluation.result import SCORES, Result
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.report.html.charts import DumbbellChart, Figure, dumbbell_chart
 from holdfast.report.html.entries import Entry, Setting, row
-from holdfast.util.atomic import read_lines
 from holdfast.util.errors import HoldfastError
+from holdfast.util.validate import read_lines
 
 
 def fill(settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
@@ -50,10 +51,10 @@ def before(result: Result) -> dict[str, float]:
     values: dict[str, list[float]] = defaultdict(list)
     try:
         for file in [] if result.path is None else sorted((result.path.parent / "records").glob("*.jsonl")):
-            for record in read_lines(file):
+            for record in read_lines(RecordLine, file):
                 for name, value in record["before"].items():
-                    values[name].append(float(value))
-    except (HoldfastError, OSError, KeyError, TypeError, ValueError, AttributeError):
+                    values[name].append(value)
+    except HoldfastError:
         return {}
     means = {name: fmean(known) for name, known in values.items()}
     return {name: mean for name, mean in means.items() if isfinite(mean)}
