@@ -264,7 +264,6 @@ class Stubborn(nn.Linear):
         ({"recipe": "Custom "}, {}, r"stands for a Defense object"),
         ({"model__backbone": "custom"}, {}, "backbone 'custom' stands for a module"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(
     changes: dict[str, Any], objects: dict[str, Any], message: str, tmp_path: Path
