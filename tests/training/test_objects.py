@@ -185,7 +185,7 @@ def test_a_cut_run_goes_on_with_its_objects_as_if_never_cut(reused: bool, tmp_pa
         patch.setattr("holdfast.training.loop._Training._log_epoch", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "cut", **given, quiet=True)
-    assert 0 < Run(tmp_path / "cut").load_state().progress["step"] < 20
+    assert 0 < Run(tmp_path / "cut").load_state().place.step < 20
     train(config, tmp_path / "cut", **(given if reused else objects()), resume=True, quiet=True)
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
