@@ -13,7 +13,17 @@ if TYPE_CHECKING:
     from holdfast.core.pgd import L2, PGD, LInf
     from holdfast.core.samplers import SAMPLERS
     from holdfast.core.triplets import Triplets, hardness
-    from holdfast.data import DATASETS, Loader, PairBatches, Pixels, Table, held_out, load_dataset, query_gallery
+    from holdfast.data import (
+        DATASETS,
+        Dataset,
+        Loader,
+        PairBatches,
+        Pixels,
+        Table,
+        held_out,
+        load_dataset,
+        query_gallery,
+    )
     from holdfast.defense.base import Defense, Step
     from holdfast.defense.recipes import RECIPES, LossConfig, Recipe, parse_recipe
     from holdfast.evaluation.evaluate import attack, evaluate
@@ -34,7 +44,17 @@ HOMES = {
     "attacks": ("ATTACKS",),
     "evaluation.evaluate": ("attack", "evaluate"),
     "runs.config": ("Config", "resolve_config"),
-    "data": ("DATASETS", "Loader", "PairBatches", "Pixels", "Table", "held_out", "load_dataset", "query_gallery"),
+    "data": (
+        "DATASETS",
+        "Dataset",
+        "Loader",
+        "PairBatches",
+        "Pixels",
+        "Table",
+        "held_out",
+        "load_dataset",
+        "query_gallery",
+    ),
     "defense.base": ("Defense", "Step"),
     "models.embedder": ("Embedder", "EmbedderConfig"),
     "util.errors": ("HoldfastError",),
@@ -63,6 +83,7 @@ __all__ = [
     "RECIPES",
     "SAMPLERS",
     "Config",
+    "Dataset",
     "Defense",
     "Embedder",
     "EmbedderConfig",

@@ -21,7 +21,7 @@ import yaml
 from holdfast.cli import main
 from holdfast.models.embedder import Embedder
 from holdfast.runs.config import Config, resolve_config
-from holdfast.runs.folder import Run, State
+from holdfast.runs.folder import Place, Run, State
 from tests.conftest import Call, Refuse
 from tests.helpers.tiny import photos
 
@@ -184,7 +184,7 @@ def test_a_finished_run_resumes_to_itself(call: Call, copied: Path) -> None:
 
 def test_a_run_is_kept_from_a_second_one(refused: Refuse, copied: Path) -> None:
     assert "holds a run already; add --resume, or give another --out" in refused("train", *QUICK, "--out", copied)
-    Run(copied).save_state(State({"model/w": torch.ones(1)}, {"step": 1}))
+    Run(copied).save_state(State({"model/w": torch.ones(1)}, Place(step=1)))
     assert "state.safetensors is no state of this run" in refused("train", *QUICK, "--out", copied, "--resume")
 
 
@@ -251,7 +251,7 @@ def test_a_full_disk_in_the_middle_keeps_the_state_before_it(
         patch.setattr(Run, "log_step", third_fails)
         assert refused("train", *options, "--out", run) == "holdfast: No space left on device\n"
     assert not list(run.rglob("*.tmp"))
-    assert Run(run).load_state().progress["step"] == 2
+    assert Run(run).load_state().place.step == 2
     status, out, _ = call("train", *options, "--out", run, "--resume")
     assert status == 0
     assert "resumed at step 2 of 4" in out

@@ -401,8 +401,8 @@ def test_a_group_keeps_its_generator_when_others_are_finished() -> None:
 
 def test_random_numbers_have_the_shape_asked_for() -> None:
     like = torch.zeros(3, 2, 5, dtype=torch.float64)
-    for given in (None, torch.Generator(), generators(3)):
-        found = random_like(torch.randn, like, given)
+    for source in (None, torch.Generator(), generators(3)):
+        found = random_like(torch.randn, like, source)
         assert (found.shape, found.dtype) == (like.shape, like.dtype)
         assert len(set(found.flatten().tolist())) == found.numel()
     one, *_ = random_like(torch.rand, like, generators(3))

@@ -40,7 +40,7 @@ def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     settings = {"recipe": "none-r", "model.dim": 16, "batch.pairs": 100, "optim.epochs": 2, "validation.attacked": 0}
     train(resolve_config(settings), root / "plain", device="cpu", quiet=True)
     folders = [str(root / "plain"), str(run_folder(root / "other", seed=1))]
-    options = ["--port", "0", "--images", "200", "--device", "cpu"]
+    options = ["--port", "0", "--max-images", "200", "--device", "cpu"]
     command = [sys.executable, "-m", "holdfast", "explore", *folders, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(

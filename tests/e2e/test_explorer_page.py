@@ -75,7 +75,7 @@ def test_a_query_is_chosen_and_attacked_and_what_is_found_changes(tab: Any) -> N
 def test_a_target_is_shown_with_its_places(tab: Any) -> None:
     page = tab(color_scheme="dark")
     set_attack(page, "qa+")
-    expect(page.locator("#aim")).to_have_text("Brings a random gallery image to the top.")
+    expect(page.locator("#aim")).to_have_text("Makes the query rank a random image first.")
     attack(page)
     done(page)
     places = page.locator(".targets figcaption")

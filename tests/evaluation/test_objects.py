@@ -223,7 +223,6 @@ class Stronger(ES):
         ([with_parts(), with_parts(name="other")], "attacks 'mine' and 'other' both give gap: leave one out"),
         ([with_parts(), "ess"], "unknown attack 'ess'"),
     ],
-    ids=str,
 )
 def test_what_is_no_attack_is_refused_before_work_starts(attacks: Any, message: str, tmp_path: Path) -> None:
     def never(images: Tensor) -> Tensor:
@@ -243,7 +242,6 @@ def test_a_protocol_without_attacks_takes_no_object() -> None:
 @pytest.mark.parametrize(
     ("found", "said"),
     [({}, "nothing"), ({"other": 0}, "other"), ({"gap": 0, "LTM": 0}, "gap, LTM")],
-    ids=str,
 )
 def test_readings_other_than_said_are_found_before_the_first_attack(
     found: Iterable[str], said: str, tmp_path: Path

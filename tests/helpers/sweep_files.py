@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -64,7 +64,7 @@ def leave(run: Planned, step: int | None = None, collapsed: int = 0) -> None:
 def evaluated(run: Planned, evaluation: Evaluation, **changes: Any) -> Path:
     """The result of an evaluation in the folder of a run."""
     rules = PROTOCOLS[evaluation.protocol]
-    resolved = asdict(resolve_settings(family_of(run.config), evaluation.protocol, **evaluation.settings))
+    resolved = resolve_settings(family_of(run.config), evaluation.protocol, **evaluation.settings).plain()
     given: dict[str, Any] = {"settings": {**resolved, "attacks": list(resolved["attacks"])}, "checks": []}
     given |= {
         "protocol": rules.name,

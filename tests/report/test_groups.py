@@ -282,7 +282,7 @@ def test_the_same_backbone_by_any_name(tmp_path: Path, backbone: str) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [{"recipe": None}, {"recipe": "no-such-recipe"}, {"recipe": 3}, {"backbone": "resnet50"}, {"backbone": None}],
+    [{"recipe": None}, {"recipe": "no-such-recipe"}, {"backbone": "resnet50"}, {"backbone": None}],
     ids=str,
 )
 def test_no_differences_to_another_method_or_network(tmp_path: Path, model: dict[str, Any]) -> None:

@@ -138,7 +138,9 @@ def test_every_run_is_evaluated_in_every_way(tmp_path: Path) -> None:
 def test_every_setting_of_an_evaluation_is_an_option() -> None:
     command = typer.main.get_command(app).commands["evaluate"]  # type: ignore[attr-defined]
     known = {option for parameter in command.params for option in parameter.opts}
-    settings = {field.name: 1 for field in fields(AttackSettings) if field.name not in ("protocol", "attacks")}
+    settings = {
+        field.name: 1 for field in fields(AttackSettings) if field.name not in ("protocol", "attacks", "objects")
+    }
     words = Evaluation("strict", checks=False, **settings, attacks=["es", "qa+:5"]).options()  # type: ignore[arg-type]
     assert {word for word in words if word.startswith("--")} <= known
     assert words[-5:] == ["--attack", "es", "--attack", "qa+:5", "--no-checks"]

@@ -270,7 +270,7 @@ def main(out):
         generator = torch.Generator().manual_seed(1)
         images, labels = torch.rand(32, 1, 6, 6, generator=generator), torch.arange(16).repeat_interleave(2)
         share = slice(rank * 32 // world, (rank + 1) * 32 // world)
-        net, defense = network(), parse("hm-s-lga-ics").build(PGD(LInf(0.1), 0.03, 4))
+        net, defense = network(), parse_recipe("hm-s-lga-ics").build(PGD(LInf(0.1), 0.03, 4))
         defense.source = nearby
         result = {}
         for step in range(2):

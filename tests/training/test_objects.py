@@ -185,7 +185,7 @@ def test_a_cut_run_goes_on_with_its_objects_as_if_never_cut(reused: bool, tmp_pa
         patch.setattr("holdfast.training.loop._Training._log_epoch", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "cut", **given, quiet=True)
-    assert 0 < Run(tmp_path / "cut").load_state().progress["step"] < 20
+    assert 0 < Run(tmp_path / "cut").load_state().place.step < 20
     train(config, tmp_path / "cut", **(given if reused else objects()), resume=True, quiet=True)
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
 
@@ -264,7 +264,6 @@ class Stubborn(nn.Linear):
         ({"recipe": "Custom "}, {}, r"stands for a Defense object"),
         ({"model__backbone": "custom"}, {}, "backbone 'custom' stands for a module"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(
     changes: dict[str, Any], objects: dict[str, Any], message: str, tmp_path: Path

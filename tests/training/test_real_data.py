@@ -27,12 +27,12 @@ TINY = {
 
 @pytest.fixture(autouse=True)
 def _read_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("holdfast.runs.data.load", _load)
+    monkeypatch.setattr("holdfast.runs.data.load_dataset", _load)
 
 
 @functools.cache
 def _load(name: str, root: Path) -> data.Table:
-    return data.load(name, root)
+    return data.load_dataset(name, root)
 
 
 @pytest.mark.parametrize("name", FOLDERS)

@@ -115,7 +115,7 @@ def an_index(folder: Path, content: bytes) -> None:
     INDEX.save(folder / "a.npz")
     arrays = dict(np.load(folder / "a.npz")) | {"about": np.array(content.decode(errors="replace"))}
     np.savez(folder / "a.npz", **arrays)
-    assert Index.load(folder / "a.npz").view.size > 0
+    assert Index.load(folder / "a.npz").preprocessing.size > 0
 
 
 def a_request(folder: Path, content: bytes) -> None:

@@ -122,7 +122,7 @@ class Perturbing(Defense):
 
     def __getstate__(self) -> dict[str, Any]:
         """Copied or pickled it leaves the network behind."""
-        return {**self.__dict__, "replicas": {}}
+        return {**self.__dict__, "fused_networks": {}}
 
 
 class ShiftedBatch(Perturbing):

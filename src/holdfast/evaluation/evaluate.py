@@ -77,9 +77,9 @@ def evaluate(
         checks: find out whether the scores can be trusted.
         device: by default the GPU where there is one.
         settings: of :class:`.AttackSettings`: eps, step, steps, norm, gradient, precision, restarts, attacks,
-            max_queries, seed. Without ``eps`` the radius is the paper's for the data set; a pair of arrays has none. An attack is a
-            name, or an object that is a :class:`.RankingAttack`: its ``name``, else its class in lower case, names its
-            records, and its repr stands for it in the result's hash.
+            max_queries, seed. Without ``eps`` the radius is the paper's for the data set; a pair of arrays has none. An
+            attack is a name, or an object that is a :class:`.RankingAttack`: its ``name``, else its class in lower
+            case, names its records, and its repr stands for it in the result's hash.
 
     Raises HoldfastError for what cannot be evaluated, before any attack.
     """

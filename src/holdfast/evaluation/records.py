@@ -26,6 +26,8 @@ DIGITS = 6
 
 
 class RecordLine(TypedDict):
+    """A line of ``records/``."""
+
     id: Whole
     chosen: list[Whole]
     before: dict[str, StrictFloat]
@@ -34,6 +36,8 @@ class RecordLine(TypedDict):
 
 
 class CostLine(TypedDict):
+    """A line of ``costs.jsonl``."""
+
     attack: Annotated[StrictStr, Field(pattern=r"^[\w+:.-]{1,100}$")]
     images: Whole
     forward: Whole

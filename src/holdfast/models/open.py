@@ -44,8 +44,9 @@ def open_model(
             ``package.module:attribute`` or ``path/to/file.py:attribute`` (whose code is run), or any callable from
             images (n, C, H, W) in [0, 1] to vectors (n, D).
         weights: a ``.safetensors`` or ``.pth`` file for a network that a word names.
-        size, resize, channels: how it is shown images, where it does not say so itself or another way is wanted; see
-            :class:`.Preprocessing`. A run shows them as in its training.
+        size: side of the images in pixels, where the model does not say it or another is wanted; a run has its own.
+        resize: side before the centre crop, likewise.
+        channels: 1 or 3, likewise.
         best: the weights of a run's best validation.
 
     Raises HoldfastError where there is no such model, or what is given does not go with it.

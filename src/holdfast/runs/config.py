@@ -208,7 +208,8 @@ def _assigned(assignment: str) -> Tree:
 
 def _check(config: Config) -> None:
     data, pgd = config.data, config.pgd
-    parse_recipe(config.recipe)
+    if config.recipe != CUSTOM:
+        parse_recipe(config.recipe)
     if config.optim.epochs + config.warmup.epochs < 1:
         raise HoldfastError("optim.epochs and warmup.epochs are both 0: there is nothing to train")
     for key, size in {"eps": pgd.eps, "step": pgd.step, "start": pgd.start}.items():
