@@ -49,12 +49,12 @@ def test_the_package_runs_as_a_module(monkeypatch: pytest.MonkeyPatch, capsys: p
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"), [(["train", "--bogus"], "No such option: --bogus"), (["evalute"], "No such command")]
+    ("arguments", "told"), [(["train", "--bogus"], r"No such option:? '?--bogus"), (["evalute"], "No such command")]
 )
 def test_a_command_written_wrongly(arguments: list[str], told: str, call: Call) -> None:
     status, out, err = call(*arguments)
     assert (status, out) == (2, "")
-    assert told in err
+    assert re.search(told, err)
     assert "Traceback" not in err
 
 
