@@ -18,7 +18,7 @@ from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 from tests.conftest import Call, Refuse
 
-FEW = ("--max-queries", "12", "--steps", "2", "--eps", "0.1")
+FEW = ("--quick", "--max-queries", "12", "--steps", "2", "--eps", "0.1")
 TEN = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT")
 
 MODEL = """
@@ -181,7 +181,7 @@ def test_attack_writes_images_and_a_manifest(call: Call, run: Path, tmp_path: Pa
 
 def test_report_of_several_results(call: Call, run: Path, tmp_path: Path) -> None:
     for eps in ("0.05", "0.1"):
-        few = ("--max-queries", "6", "--steps", "1", "--no-checks", "--eps", eps)
+        few = ("--quick", "--max-queries", "6", "--steps", "1", "--no-checks", "--eps", eps)
         assert call("evaluate", run, *few, "--out", tmp_path / eps)[0] == 0
     status, out, _ = call("report", tmp_path / "0.05", tmp_path / "0.1")
     assert status == 0

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize
 
 from holdfast.core.gradients import BackPropagation, Generators, Gradient, Iterate, random_like
 from holdfast.core.objectives import CollapsePair, RaiseHardness, ShiftEmbedding
-from holdfast.core.pgd import BALLS, L2, PGD, LInf, constant, decaying
+from holdfast.core.pgd import BALLS, CONSTANT, DECAYING, L2, PGD, LInf
 from holdfast.core.triplets import hardness
 from tests.oracles import steps as oracles
 
@@ -453,8 +453,8 @@ def test_back_propagation_gives_nothing_where_all_groups_are_finished() -> None:
 
 def test_fading_steps_come_to_rest_after_the_same_way() -> None:
     """Even steps of 0.1 swing about the minimum for ever; fading ones of the same mean end beside it."""
-    assert {constant(i / 7) for i in range(7)} == {1}
-    sizes = [decaying(i / 50) for i in range(50)]
+    assert {CONSTANT.sizes(i / 7) for i in range(7)} == {1}
+    sizes = [DECAYING.sizes(i / 50) for i in range(50)]
     assert sum(sizes) / 50 == pytest.approx(1, rel=0.03)
     assert sizes == sorted(sizes, reverse=True)
 
@@ -464,7 +464,7 @@ def test_fading_steps_come_to_rest_after_the_same_way() -> None:
     image = torch.full((1, 1, 1, 1, 1), 0.5)
     steady, resting = (
         far(PGD(LInf(0.5), 0.1, 50, schedule=schedule)(far, image, Total())[:, 0]).item()
-        for schedule in (constant, decaying)
+        for schedule in (CONSTANT, DECAYING)
     )
     assert steady == pytest.approx(0.07, abs=1e-4)
     assert resting < 0.005

@@ -78,7 +78,7 @@ def test_weights_sum_to_one(count: int, batch: int | None) -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_intervals_contain_the_value(batch: int | None, seed: int) -> None:
     result = summarise(random_records(50, seed), batch, seed=seed)
-    for item in (*result["columns"].values(), result["ERS"], result["robust R@1"]):
+    for item in (*result["columns"].values(), result["ERS"], result["least R@1"]):
         assert item["low"] < item["value"] < item["high"]
 
 
@@ -126,7 +126,7 @@ def test_the_seed_decides_the_intervals() -> None:
     assert one["ERS"] != other["ERS"]
 
 
-def test_robust_r_at_1_counts_queries_that_withstand_every_attack() -> None:
+def test_the_least_r_at_1_counts_queries_that_withstand_every_attack() -> None:
     found: dict[str, Any] = random_records(6)
     benign = [100.0, 100.0, 100.0, 100.0, 0.0, 50.0]
     survived = {
@@ -141,28 +141,28 @@ def test_robust_r_at_1_counts_queries_that_withstand_every_attack() -> None:
             if column.attack == "es":
                 found["es"][i]["before"]["ES:R"] = benign[i]
     assert withstood(found).tolist() == [100, 0, 0, 50, 0, 50]
-    result = summarise(found, None, seed=0)["robust R@1"]
+    result = summarise(found, None, seed=0)["least R@1"]
     assert result["value"] == pytest.approx(200 / 6)
     assert result["low"] < result["value"] < result["high"]
-    assert summarise(found, 4, seed=0)["robust R@1"]["value"] == pytest.approx((150 / 4 + 50 / 2) / 2)
+    assert summarise(found, 4, seed=0)["least R@1"]["value"] == pytest.approx((150 / 4 + 50 / 2) / 2)
 
 
-def test_no_robust_r_at_1_beats_any_score_it_is_made_of() -> None:
+def test_the_least_r_at_1_beats_no_score_it_is_made_of() -> None:
     for batch in (None, 7, 30):
         result = summarise(random_records(50), batch, seed=0)
-        assert all(result["robust R@1"]["value"] <= result["columns"][name]["value"] for name in ("ES:R", "LTM", "GTM"))
+        assert all(result["least R@1"]["value"] <= result["columns"][name]["value"] for name in ("ES:R", "LTM", "GTM"))
 
 
 def test_without_all_attacks_there_is_no_score() -> None:
     found = random_records(10)
     del found["ltm"]
     result = summarise(found, None, seed=0)
-    assert (result["ERS"], result["robust R@1"]) == (None, None)
+    assert (result["ERS"], result["least R@1"]) == (None, None)
     assert len(result["columns"]) == 9
     found = {attack: random_records(10)[attack] for attack in ("es", "ltm", "gtm")}
     result = summarise(found, None, seed=0)
     assert result["ERS"] is None
-    assert result["robust R@1"] is not None
+    assert result["least R@1"] is not None
 
 
 def test_readings_outside_the_ten_scores_are_summarised_too() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from holdfast.attacks import CA, QA, SPQA, Order
-from holdfast.core.pgd import L2, LInf, constant, decaying
+from holdfast.core.pgd import CONSTANT, DECAYING, L2, Adaptive, LInf
 from holdfast.evaluation.protocols import CVPR22, STRICT
 from holdfast.evaluation.settings import GRADIENTS, AttackSettings, parse_radii, parse_radius, resolve_settings
 from holdfast.util.errors import HoldfastError
@@ -19,7 +19,8 @@ from tests.helpers.tiny import NINE
 @pytest.mark.parametrize("protocol", ["strict", "cvpr22"])
 def test_the_papers_settings_are_the_defaults(protocol: str, family: str, eps: float) -> None:
     found = resolve_settings(family, protocol)
-    assert found == AttackSettings(protocol, NINE, eps, 3 / 255, 32)
+    worst = protocol == "strict"
+    assert found == AttackSettings(protocol, NINE, eps, 2 * eps if worst else 3 / 255, 32, cascade=worst)
     assert (found.norm, found.gradient, found.max_queries) == ("linf", "white-box", None)
     assert (found.restarts, found.seed) == (0, 0)
 
@@ -29,7 +30,9 @@ def test_where_nothing_says_how_far_eps_must_be_given() -> None:
         resolve_settings(None)
     assert resolve_settings(None, "benign").attacks == ()
     found = resolve_settings(None, eps=0.1)
-    assert (found.eps, found.step, found.steps) == (0.1, 3 / 255, 32)
+    assert (found.eps, found.step, found.steps) == (0.1, 0.2, 32)
+    with pytest.raises(HoldfastError, match="give eps"):
+        resolve_settings(None, "worst")
 
 
 def test_benign_attacks_nothing() -> None:
@@ -56,20 +59,20 @@ def test_what_is_given_counts_and_none_is_the_default() -> None:
 
 def test_descents() -> None:
     strict, faithful = resolve_settings("28").pgd(), resolve_settings("28", "cvpr22").pgd()
-    assert (strict.ball, strict.step, strict.steps, strict.start) == (LInf(77 / 255), 3 / 255, 32, 0)
-    assert (strict.best, strict.schedule, faithful.best, faithful.schedule) == (True, decaying, False, constant)
+    assert (strict.ball, strict.step, strict.steps, strict.start) == (LInf(77 / 255), 154 / 255, 32, 0)
+    assert (strict.best, strict.schedule, faithful.best, faithful.schedule) == (True, Adaptive(), False, CONSTANT)
     assert resolve_settings("28", restarts=3).pgd().restarts == 3
     nes, square = (resolve_settings("28", eps=0.1, gradient=name).pgd() for name in ("nes", "square"))
-    assert (nes.gradient, nes.step, nes.schedule) == (GRADIENTS["nes"], 3 / 255, decaying)
-    assert (square.gradient, square.step, square.schedule) == (GRADIENTS["square"], 0.2, constant)
+    assert (nes.gradient, nes.step, nes.schedule) == (GRADIENTS["nes"], 0.25 / 32, DECAYING)
+    assert (square.gradient, square.step, square.schedule) == (GRADIENTS["square"], 0.2, CONSTANT)
     assert resolve_settings("28", gradient="square", step=0.01).pgd().step == 0.01
 
 
 def test_euclidean_steps_lead_across_the_ball() -> None:
-    found = resolve_settings("28", norm="l2", eps=2, steps=10).pgd()
+    found = resolve_settings("28", "cvpr22", norm="l2", eps=2, steps=10).pgd()
     assert (found.ball, found.step) == (L2(2), 0.5)
+    assert resolve_settings("28", norm="l2", eps=2, steps=10).pgd().step == 4
     assert resolve_settings("28", norm="l2", eps=2, steps=10, step=0.1).pgd().step == 0.1
-    assert resolve_settings("28", norm="l2", eps=2, steps=0).pgd().step == 5
     assert resolve_settings("28", norm="l2", eps=2, steps=10, gradient="square").pgd().step == 4
 
 
@@ -111,6 +114,7 @@ def test_every_field_is_in_the_hash() -> None:
         "restarts": 1,
         "max_queries": 10,
         "seed": 1,
+        "cascade": False,
     }
     assert [*other, "objects"] == [field.name for field in fields(AttackSettings)]
     hashes = {replace(base, **{name: value}).hash() for name, value in other.items()}
@@ -134,7 +138,7 @@ def test_every_field_is_in_the_hash() -> None:
         ({"attacks": "tma:2"}, "tma has one target only"),
         ({"attacks": ("qa+", "qa+:1")}, r"attacks 'qa\+' and 'qa\+:1' both give QA\+: leave one out"),
         ({"attacks": "oa:1"}, "an order takes at least 2 items, not 1"),
-        ({"protocol": "benign", "attacks": "es"}, "protocol 'benign' attacks nothing.*use protocol 'strict'"),
+        ({"protocol": "benign", "attacks": "es"}, "protocol 'benign' has no attacks to name.*use protocol 'strict'"),
         ({"stepz": 3}, r"unknown setting of an evaluation 'stepz'; did you mean 'step'\?"),
         ({"norm": "l3"}, r"unknown norm 'l3'; did you mean 'l2'\?"),
         ({"gradient": "ness"}, r"unknown gradient 'ness'; did you mean 'nes'\?"),
@@ -153,6 +157,9 @@ def test_every_field_is_in_the_hash() -> None:
         ({"step": -1}, "step is a number of at least 0"),
         ({"steps": 2.5}, "steps is a whole number, not 2.5"),
         ({"steps": -1}, "steps is a number of at least 0"),
+        ({"steps": 0}, "steps is at least 1 where eps is not 0"),
+        ({"protocol": "worst", "step": 0.1}, "protocol 'worst' has no step to choose"),
+        ({"protocol": "worst", "attacks": "es"}, "'worst' has no attacks to name"),
         ({"steps": "3", "norm": "l2", "eps": 1}, "steps is a number"),
         ({"restarts": -1}, "restarts is a number of at least 0"),
         ({"max_queries": 0}, "max_queries is a number of at least 1, not 0"),

@@ -23,7 +23,7 @@ CONTENT: dict[str, Any] = {
         for i, name in enumerate(SCORES, start=1)
     },
     "ERS": {"value": 63.31, "low": 62.5, "high": 64.1},
-    "robust R@1": {"value": 12.04, "low": 11.0, "high": 13.0},
+    "robust R@1": {"value": 12.04, "low": 11.0, "high": 13.0, "converged": True, "stages": []},
     "checks": [],
     "trusted": True,
 }

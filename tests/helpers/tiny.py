@@ -15,7 +15,10 @@ from torch import Tensor
 from holdfast.data import Pixels, Table, load_dataset
 from holdfast.models.embedder import Embedder, EmbedderConfig
 
-QUICK: dict[str, Any] = {"steps": 2, "max_queries": 12, "checks": False, "quiet": True, "device": "cpu"}
+QUICK: dict[str, Any] = {
+    **{"steps": 2, "max_queries": 12, "cascade": False},
+    **{"checks": False, "quiet": True, "device": "cpu"},
+}
 NINE = ("ca+", "ca-", "qa+", "qa-", "tma", "es", "ltm", "gtm", "gtt")
 
 

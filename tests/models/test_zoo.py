@@ -21,7 +21,7 @@ from tests.conftest import Call, Refuse
 from tests.helpers.tiny import QUICK, digits, snapshot
 
 COMMITTED = Path(__file__).parents[2] / "zoo"
-SPOKEN = ("--steps", "2", "--max-queries", "8", "--no-checks", "--device", "cpu")
+SPOKEN = ("--quick", "--steps", "2", "--max-queries", "8", "--no-checks", "--device", "cpu")
 
 
 @pytest.fixture(scope="module")

@@ -24,10 +24,18 @@ ImageGenerators = Sequence[Generator]
 
 @dataclass(frozen=True, eq=False)
 class Plan:
-    """An attack on some images, chosen: PGD minimises the objective; the outcome is read before and after."""
+    """An attack on some images, chosen: PGD minimises the objective; the outcome is read before and after.
+
+    approach: what a first descent of :data:`APPROACH` steps minimises, where the second then starts.
+    """
 
     objective: Objective
     outcome: Outcome
+    approach: Objective | None = None
+
+
+APPROACH, NUDGE = 20, 0.1
+"""Steps of an approach, and the radius of the noise it starts from, as a share of the ball's."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -211,13 +219,21 @@ def attack_images(
     plan = attack.plan(perturbed, system, chosen)
     with torch.no_grad():
         before = plan.outcome(perturbed.embeddings)
-    seen, clean, objective = embed, perturbed, plan.objective
+    seen, clean, aim = embed, perturbed, plan
     if surrogate is not None:
         seen, other, clean = surrogate
-        objective = attack.plan(clean, other, chosen).objective
-    start = max(pgd.start, attack.start * pgd.ball.eps)
-    adversarial = replace(pgd, start=start)(
-        seen, images[:, None], objective, clean=clean.embeddings[:, None], generator=generators
+        aim = attack.plan(clean, other, chosen)
+    descent, initial = replace(pgd, start=max(pgd.start, attack.start * pgd.ball.eps)), None
+    if aim.approach is not None:
+        first = replace(descent, steps=APPROACH, restarts=0, start=max(descent.start, NUDGE * pgd.ball.eps))
+        initial = first(seen, images[:, None], aim.approach, generator=generators)
+    adversarial = descent(
+        seen,
+        images[:, None],
+        aim.objective,
+        clean=clean.embeddings[:, None],
+        generator=generators,
+        initial=initial,
     ).squeeze(1)
     with torch.no_grad():
         z = embed(adversarial)

@@ -15,6 +15,8 @@ from holdfast.util.errors import printable
 from holdfast.util.progress import format_duration
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from holdfast.evaluation.result import Result
     from holdfast.export.verify import Compared
     from holdfast.search.lookup import Answer
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from holdfast.sweep.plan import Planned
 
 WIDTH_OF_A_FILE = 200
+ROBUST = "robust R@1"
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -54,12 +57,14 @@ def result(found: "Result") -> None:
             [name, _value(one), _interval(one), one["unit"], str(one["queries"])]
             for name, one in content["columns"].items()
         ]
-        for name in ("robust R@1", "ERS"):
+        for name in ("least R@1", "ERS"):
             if one := content[name]:
                 rows.append([name, _value(one), _interval(one), one.get("unit", ""), ""])
         reach = format_radius(settings["eps"], settings["norm"])
         title = f"attacked by protocol {found.protocol}: ε = {reach}, {settings['steps']} steps"
         table(title, ["", "value", "95 % interval", "what it is", "images"], rows)
+    if robust := content[ROBUST]:
+        robust_recall(robust, format_radius(settings["eps"], settings["norm"]))
     if content["checks"]:
         rows = [[PASSED[one["passed"]], one["name"], one["detail"]] for one in content["checks"]]
         table("can these scores be trusted?", ["", "check", "what was seen"], rows)
@@ -70,16 +75,28 @@ def result(found: "Result") -> None:
         print(f"written to {found.path}")
 
 
+def robust_recall(robust: "dict[str, Any]", reach: str) -> None:
+    """Print robust R@1 and what each stage of the cascade did to it."""
+    left, rows = robust["queries"] - robust["stages"][0]["tried"] if robust["stages"] else 0, []
+    for stage in robust["stages"]:
+        each = f"{stage['passes'] / stage['tried']:.0f}" if stage["tried"] else ""
+        rows.append([stage["name"], str(stage["tried"]), str(stage["broke"]), each])
+    table(f"the worst case at ε = {reach}", ["stage", "queries tried", "broken", "passes per query"], rows)
+    print(f"wrong unattacked: {left} of {robust['queries']}")
+    print(f"robust R@1: {_value(robust)} ({robust['robust']} of {robust['queries']} queries; {_interval(robust)})")
+
+
 def curve(results: "Sequence[Result]") -> None:
     """Print the scores of evaluations at several radii, one row each."""
-    names = list(results[0].content["columns"])
+    shown = [{**one.content["columns"], ROBUST: one.content[ROBUST]} for one in results]
+    names = [name for name, value in shown[0].items() if value]
     rows = [
         [
             format_radius(one.content["settings"]["eps"], one.content["settings"]["norm"]),
-            *(_value(one.content["columns"][name]) for name in names),
+            *(_value(values[name]) for name in names),
             one.verdict,
         ]
-        for one in results
+        for one, values in zip(results, shown, strict=True)
     ]
     table(f"{results[0].name}: scores by ε", ["ε", *names, "verdict"], rows)
 

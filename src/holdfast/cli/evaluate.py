@@ -12,11 +12,16 @@ from holdfast.cli.options import AttackOptions, BatchSize, Device, ModelOptions,
 def evaluate(  # noqa: PLR0917
     target: ModelOptions,
     how: AttackOptions,
-    protocol: Annotated[str, typer.Option(help="strict, cvpr22 (as published), or benign (no attack).")] = "strict",
+    protocol: Annotated[
+        str, typer.Option(help="strict, worst (robust R@1 alone), cvpr22 (as published), benign.")
+    ] = "strict",
     published: Annotated[bool, typer.Option("--published", help="Put the result beside the published rows.")] = False,
     attack: Annotated[list[str] | None, typer.Option(help="One attack only; repeatable. qa+:5 has 5 targets.")] = None,
     eps_curve: Annotated[str | None, typer.Option(help="Several radii: 0,1,2,4,8/255.")] = None,
     transfer: Annotated[str | None, typer.Option(help="The attacks see this model only.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Without robust R@1: the scores of short attacks are upper bounds.")
+    ] = False,
     batch_size: BatchSize = 128,
     no_checks: Annotated[
         bool, typer.Option("--no-checks", help="Do not find out if the scores can be trusted.")
@@ -35,7 +40,7 @@ def evaluate(  # noqa: PLR0917
 
     if how.eps is not None and eps_curve is not None:
         raise HoldfastError("give --eps or --eps-curve, not both")
-    settings = {**how.settings(), "attacks": tuple(attack) if attack else None}
+    settings = {**how.settings(), "attacks": tuple(attack) if attack else None, "cascade": False if quick else None}
     eps = settings.pop("eps")
     values = [eps] if eps_curve is None else parse_radii(eps_curve)
     model, images = target.open()

@@ -66,14 +66,129 @@ class L2:
 BALLS: dict[str, type[LInf] | type[L2]] = {"linf": LInf, "l2": L2}
 
 
-def constant(progress: float) -> float:
-    """Steps of one size."""
-    return 1.0
+Move = Callable[[Tensor, Tensor, Tensor | float], Tensor]
+"""From images (g, R, C, H, W), a gradient like them, and the size of a step against it, to where that leads, inside all
+bounds."""
 
 
-def decaying(progress: float) -> float:
-    """Steps that get smaller linearly, from nearly twice their mean to nearly nothing: the descent comes to rest."""
-    return 2 * (1 - progress)
+class Walk(Protocol):
+    """The steps of one descent."""
+
+    @property
+    def size(self) -> Tensor | float:
+        """Of the next step, in units of :attr:`PGD.step`: one for all groups, or one for each, (G,)."""
+
+    def go(self, rows: Tensor, at: Tensor, values: Tensor, gradient: Tensor, move: Move) -> Tensor:
+        """Where the groups ``rows`` go from ``at`` (g, R, C, H, W), given the objective's values (g,) and gradient."""
+
+
+class Schedule(Protocol):
+    """How the steps of a descent follow on each other."""
+
+    def begin(self, images: Tensor, steps: int) -> Walk:
+        """A descent of so many steps from ``images`` (G, R, C, H, W)."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Steps whose sizes are known before: from a step's place among the steps, in (0, 1), to its size."""
+
+    sizes: Callable[[float], float]
+
+    def begin(self, images: Tensor, steps: int) -> "FixedWalk":
+        return FixedWalk(self.sizes, steps)
+
+
+@dataclass
+class FixedWalk:
+    """A descent by :class:`Fixed`."""
+
+    sizes: Callable[[float], float]
+    steps: int
+    taken: int = 0
+
+    @property
+    def size(self) -> float:
+        return self.sizes((self.taken + 0.5) / self.steps)
+
+    def go(self, rows: Tensor, at: Tensor, values: Tensor, gradient: Tensor, move: Move) -> Tensor:
+        reached = move(at, gradient, self.size)
+        self.taken += 1
+        return reached
+
+
+CONSTANT = Fixed(lambda progress: 1.0)
+"""Steps of one size."""
+
+DECAYING = Fixed(lambda progress: 2 * (1 - progress))
+"""Steps that get smaller linearly, from nearly twice their mean to nearly nothing: the descent comes to rest."""
+
+MOMENTUM = 0.25
+"""Share of the last move in the next."""
+
+PAYING = 0.75
+"""Share of the steps since a checkpoint that must lower the objective."""
+
+
+@dataclass(frozen=True)
+class Adaptive:
+    """Auto-PGD (Croce & Hein, ICML 2020): steps with momentum, halved where they stop paying. Use a step of 2 ε.
+
+    At checkpoints, a group most of whose last steps failed to lower its objective, or that found nothing better with
+    the same size, goes back to its best point and halves its steps.
+    """
+
+    def begin(self, images: Tensor, steps: int) -> "AdaptiveWalk":
+        return AdaptiveWalk(images, steps)
+
+
+class AdaptiveWalk:
+    """A descent by :class:`Adaptive`; each group has a state of its own, so that others do not change its course."""
+
+    def __init__(self, images: Tensor, steps: int) -> None:
+        self.taken, self.checkpoints = 0, checkpoints(steps)
+        self.size = torch.ones(len(images), device=images.device)
+        self.best, self.slope, self.previous = images.clone(), torch.zeros_like(images), images.clone()
+        self.lowest, self.before = (torch.full_like(self.size, torch.inf) for _ in range(2))
+        self.last, self.falls = torch.full_like(self.size, -torch.inf), torch.zeros_like(self.size)
+        self.halved = torch.ones_like(self.size, dtype=torch.bool)
+
+    def go(self, rows: Tensor, at: Tensor, values: Tensor, gradient: Tensor, move: Move) -> Tensor:
+        values = values.to(self.last)
+        self.falls[rows] += (values < self.last[rows]).to(self.falls)
+        self.last[rows] = values
+        better = values < self.lowest[rows]
+        kept = rows[better]
+        self.best[kept], self.slope[kept], self.lowest[kept] = at[better], gradient[better], values[better]
+        if (span := self.checkpoints.get(self.taken)) is not None:
+            at, gradient = self._look_back(rows, at, gradient, span)
+        reached = move(at, gradient, self.size[rows])
+        if self.taken:
+            past = at - self.previous[rows]
+            reached = move(at + (1 - MOMENTUM) * (reached - at) + MOMENTUM * past, gradient, 0.0)
+        self.previous[rows] = at
+        self.taken += 1
+        return reached
+
+    def _look_back(self, rows: Tensor, at: Tensor, gradient: Tensor, span: int) -> tuple[Tensor, Tensor]:
+        still = ~self.halved[rows] & (self.lowest[rows] >= self.before[rows])
+        stuck = (self.falls[rows] < PAYING * span) | still
+        back = rows[stuck]
+        at, gradient = at.clone(), gradient.clone()
+        at[stuck], gradient[stuck] = self.best[back], self.slope[back]
+        self.size[back] /= 2
+        self.previous[back] = self.best[back]
+        self.halved[rows], self.before[rows], self.falls[rows] = stuck, self.lowest[rows], 0
+        return at, gradient
+
+
+def checkpoints(steps: int) -> dict[int, int]:
+    """After how many steps to look back, and on how many: 22 % of them at first, then 3 points fewer each time to 6."""
+    found, place, span = {}, 0, max(1, int(0.22 * steps))
+    while (place := place + span) < steps:
+        found[place] = span
+        span = max(span - max(1, int(0.03 * steps)), 1, int(0.06 * steps))
+    return found
 
 
 def crossing(eps: float, steps: int) -> float:
@@ -87,7 +202,7 @@ class PGD:
 
     start: radius, in the ball's norm, of the noise the descent starts from; 0 starts from the images themselves.
     gradient: how the direction is found; by default back-propagation.
-    schedule: from the place of a step among the steps, in (0, 1), to its size in units of ``step``.
+    schedule: how the steps follow on each other; by default they are of one size.
     best: return each group's iterate of the lowest objective, not its last one.
     restarts: so many further descents from random points of the ball; the best iterate of all is returned.
 
@@ -101,7 +216,7 @@ class PGD:
     steps: int
     start: float = 0.0
     gradient: Gradient = WHITE_BOX
-    schedule: Callable[[float], float] = constant
+    schedule: Schedule = CONSTANT
     best: bool = False
     restarts: int = 0
 
@@ -113,6 +228,7 @@ class PGD:
         *,
         clean: Tensor | None = None,
         generator: Generators = None,
+        initial: Tensor | None = None,
     ) -> Tensor:
         """Perturb groups of images toward lower values of the objective.
 
@@ -121,19 +237,20 @@ class PGD:
         clean: embeddings ``(G, R, D)`` of the images where they are at hand; groups they show to be finished
             are never embedded again.
         generator: of what is random; G of them where a group's draws must not depend on the others.
+        initial: images in the ball that the first descent starts from, in place of ``start``.
 
         Returns the adversarial images, ``(G, R, C, H, W)``. Raises FloatingPointError when the objective is not
         finite: the gradient would be no direction.
         """
-        known = clean if self.start == 0 else None
+        known = clean if self.start == 0 and initial is None else None
         rows = torch.arange(len(images), device=images.device)
-        adversarial, values = self._descend(
-            embed, images, objective, rows, clean=known, generators=generator, start=self.start
-        )
+        first = self._start(images, generator, self.start) if initial is None else initial.clone()
+        adversarial, values = self._descend(embed, images, objective, rows, first, clean=known, generators=generator)
         for _ in range(self.restarts):
             unfinished = rows[values > objective.floor]
+            again = self._start(images, generator, self.ball.eps)
             other, reached = self._descend(
-                embed, images, objective, unfinished, clean=None, generators=generator, start=self.ball.eps
+                embed, images, objective, unfinished, again, clean=None, generators=generator
             )
             better = reached < values
             adversarial[better], values[better] = other[better], reached[better]
@@ -145,15 +262,15 @@ class PGD:
         images: Tensor,
         objective: Objective,
         rows: Tensor,
+        current: Tensor,
         *,
         clean: Tensor | None,
         generators: Generators,
-        start: float,
     ) -> tuple[Tensor, Tensor]:
-        """One descent of the groups ``rows``: the images, and the objective ``(G,)`` where the best iterate is kept
-        (else, and of other groups, infinite)."""
+        """One descent of the groups ``rows`` from ``current``, which it changes: the images, and the objective ``(G,)``
+        where the best iterate is kept (else, and of other groups, infinite)."""
         keep = self.best or self.restarts > 0
-        current = self._start(images, generators, start)
+        walk = self.schedule.begin(current, self.steps)
         result = current.clone() if keep else current
         lowest = torch.full((len(images),), torch.inf, device=images.device)
         if clean is not None:
@@ -165,11 +282,17 @@ class PGD:
             z = embed(pixels.flatten(0, 1)).view(*pixels.shape[:2], -1)
             return _finite(objective(z, rows))
 
+        def step(at: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
+            origin, length = images[rows].flatten(0, 1), self.step * size
+            if isinstance(length, Tensor):
+                length = length.repeat_interleave(at.shape[1]).view(-1, *[1] * (origin.ndim - 1))
+            r = at.flatten(0, 1) - origin
+            r = self.ball.project(r - length * self.ball.direction(gradient.flatten(0, 1)))
+            return (origin + r).clamp(0, 1).view_as(at)
+
         def move(direction: Tensor) -> Tensor:
-            origin = images[rows].flatten(0, 1)
-            r = current[rows].flatten(0, 1) - origin
-            r = self.ball.project(r - size * self.ball.direction(direction.flatten(0, 1)))
-            return (origin + r).clamp(0, 1).view_as(direction)
+            size = walk.size
+            return step(current[rows], direction, size[rows] if isinstance(size, Tensor) else size)
 
         def note(values: Tensor) -> None:
             better = rows[values < lowest[rows]]
@@ -178,14 +301,13 @@ class PGD:
         for i in range(self.steps):
             if not len(rows):
                 break
-            size = self.step * self.schedule((i + 0.5) / self.steps)
             at = Iterate(current[rows], value, move, objective.floor, i / self.steps)
             values, gradient = self.gradient(at, generators_at(generators, rows))
             if keep:
                 note(values)
             unfinished = values > objective.floor
-            rows, gradient = rows[unfinished], gradient[unfinished]
-            current[rows] = move(gradient)
+            rows, gradient, values = rows[unfinished], gradient[unfinished], values[unfinished]
+            current[rows] = walk.go(rows, current[rows], values, gradient, step)
         if keep and len(rows):
             with torch.no_grad():
                 note(value(current[rows]))

@@ -17,10 +17,12 @@ from holdfast.evaluation.checks import CHECKS, Check, check
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import FORMAT, NAME, Result, read
+from holdfast.evaluation.robust.cascade import ROBUST, longer, robust_recall
 from holdfast.evaluation.runner import Runner, Target
 from holdfast.evaluation.saving import save
 from holdfast.evaluation.scores import summarise
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
+from holdfast.evaluation.words import CHECK_WORDS
 from holdfast.metrics.benign import benign
 from holdfast.metrics.clustering import nmi
 from holdfast.metrics.collapse import collapsed, gauges
@@ -67,7 +69,7 @@ def evaluate(
             device, and is in evaluation mode meanwhile.
         data: a test set as :class:`Pixels`, or a pair of images, (N, H, W) or (N, H, W, 3) uint8, and labels, (N,).
             None: the test set of the model's own run.
-        protocol: ``strict``, ``cvpr22`` or ``benign``.
+        protocol: ``strict``, ``cvpr22``, ``worst`` (robust R@1 alone) or ``benign``.
         name: of the model, in tables; by default its own.
         about: what else the result should say of the model, as plain data.
         folder: an evaluation is kept in ``folder/PROTOCOL-HASH``, and goes on from there after a kill. None: in
@@ -77,9 +79,9 @@ def evaluate(
         checks: find out whether the scores can be trusted.
         device: by default the GPU where there is one.
         settings: of :class:`.AttackSettings`: eps, step, steps, norm, gradient, precision, restarts, attacks,
-            max_queries, seed. Without ``eps`` the radius is the paper's for the data set; a pair of arrays has none. An
-            attack is a name, or an object that is a :class:`.RankingAttack`: its ``name``, else its class in lower
-            case, names its records, and its repr stands for it in the result's hash.
+            max_queries, seed, cascade. Without ``eps`` the radius is the paper's for the data set; a pair of arrays has
+            none. An attack is a name, or an object that is a :class:`.RankingAttack`: its ``name``, else its class in
+            lower case, names its records, and its repr stands for it in the result's hash.
 
     Raises HoldfastError for what cannot be evaluated, before any attack.
     """
@@ -94,7 +96,7 @@ def evaluate(
     if batch < 1:
         raise HoldfastError(f"batch is at least 1 image, not {batch}")
     where = distributed.device(device)
-    white = bool(resolved.attacks) and resolved.gradient == "white-box"
+    white = resolved.attacking and resolved.gradient == "white-box"
     with (
         examined(embed, pixels, where, resolved, white and surrogate is None) as wrapped,
         examined(other_embed, pixels, where, resolved, white) as other,
@@ -111,7 +113,7 @@ def evaluate(
         if white and not seen.differentiable:
             if not measured["collapsed"]:
                 seen.require_gradients()
-            resolved = replace(resolved, attacks=())
+            resolved = replace(resolved, attacks=(), cascade=False)
             remarks += [f"collapsed, and no gradient reaches the pixels ({seen.obstacle}): no attack was tried"]
         runners = runners_of(target, resolved, batch)
         records = Records(place)
@@ -120,21 +122,30 @@ def evaluate(
             for runner in runners:
                 for _ in runner.run(target, records, progress, transfer):
                     pass
-        found = [] if not (checks and resolved.attacks) else _check(target, resolved, quiet)
+            rows = _attacked("query", target, resolved)
+            robust, left = None, rows
+            if resolved.cascade:
+                robust, left = robust_recall(target, resolved, rows, records, progress, batch=batch, surrogate=transfer)
+        found = [] if not (checks and resolved.attacking) else _check(target, resolved, quiet)
+        trusted = _trusted(wrapped, found)
+        if robust and found:
+            converged, seen = longer(target, resolved, left, len(rows))
+            found.append(Check(CHECK_WORDS["longer"].name, converged, seen))
+            robust["converged"] = converged
         content = {
             "format": FORMAT,
             "name": name or opened.name,
             "model": {**opened.about, **(about or {}), **hashes, "dim": embedded.z.shape[1], "remarks": remarks},
-            "data": describe_data(pixels)
-            | {"attacked": len(_attacked("query", target, resolved)) if resolved.attacks else 0},
+            "data": describe_data(pixels) | {"attacked": len(rows) if resolved.attacking else 0},
             "protocol": protocol,
             "protocol_version": resolved.rules.version,
             "settings": resolved.plain(),
             "hash": identity,
             **measured,
             **summarise({name: records.of(name) for name in resolved.attacks}, _batch(resolved, pixels), resolved.seed),
+            ROBUST: robust,
             "checks": [asdict(one) for one in found],
-            "trusted": _trusted(wrapped, found),
+            "trusted": trusted,
             "cost": records.cost(),
             "environment": environment(),
         }
@@ -214,19 +225,22 @@ def finished(place: Path, checks: bool) -> Result | None:
     if not (place / NAME).exists():
         return None
     result = read(place / NAME)
-    return result if result.content.get("checks") or not checks or not result.content["settings"]["attacks"] else None
+    settings = result.content["settings"]
+    attacked = settings["attacks"] or settings.get("cascade")
+    return result if result.content.get("checks") or not checks or not attacked else None
 
 
 def runners_of(target: Target, resolved: AttackSettings, batch: int) -> list[Runner]:
     """The attacks of a budget, each with the images it is tried on."""
-    if resolved.attacks and len(torch.unique(target.system.gallery.labels)) < 2:
-        raise HoldfastError("all gallery images are of one class: there is no wrong answer that an attack could bring")
+    if resolved.attacking:
+        if len(torch.unique(target.system.gallery.labels)) < 2:
+            raise HoldfastError("all gallery images are of one class: no attack could bring a wrong answer")
+        if not len(_attacked("query", target, resolved)):
+            raise HoldfastError("no readable image has another image of its class to be found: nothing to attack")
     runners = []
     for name in resolved.attacks:
         attack = resolved.attack(name)
         images = _attacked(attack.side, target, resolved)
-        if not len(images):
-            raise HoldfastError("no readable image has another image of its class to be found: nothing to attack")
         runners.append(Runner(name, attack, resolved.pgd(), images, resolved.seed, batch))
         runners[-1].rehearse(target)
     return runners

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from holdfast.attacks import ATTACKS, CA, QA, TMA, RankingAttack
 from holdfast.attacks.base import nearest_percent_after_the_first, no_entries
+from holdfast.attacks.misrank import Misrank
 from holdfast.attacks.shift import ESBeforeLastStep
 from holdfast.attacks.top1 import GTM, LTM, place_among_others
+from holdfast.core.gradients import WHITE_BOX, Gradient, Square
 from holdfast.core.objectives import farthest_other_within_nearest_match
-from holdfast.core.pgd import constant, decaying
+from holdfast.core.pgd import CONSTANT, Adaptive, Schedule
 from holdfast.util.errors import HoldfastError
 
 
@@ -36,7 +38,7 @@ COLUMNS: tuple[Column, ...] = (
 """The ten scores of Zhou et al., arXiv 2106.03614; a reading has the name of its column."""
 
 TOP1 = ("ES:R", "LTM", "GTM")
-"""The scores that are an R@1: a query counts for robust R@1 if it withstands all of them."""
+"""The scores that are an R@1."""
 
 
 def ers(values: Mapping[str, float]) -> float:
@@ -53,6 +55,7 @@ class Protocol:
 
     attacks: by name. best: keep each image's best iterate, not the last. schedule: of PGD's steps. batch: images whose
     mean is taken first, by the family of the data, the score being the mean of these means; None: of all at once.
+    cascade: robust R@1 is measured too; see :data:`CASCADE`.
     """
 
     name: str
@@ -60,14 +63,23 @@ class Protocol:
     summary: str
     attacks: Mapping[str, RankingAttack]
     best: bool = False
-    schedule: Callable[[float], float] = constant
+    schedule: Schedule = CONSTANT
     batch: Mapping[str, int] | None = None
+    cascade: bool = False
 
 
 BUDGETS: dict[str, tuple[float, float, int]] = {"28": (77 / 255, 3 / 255, 32), "224": (8 / 255, 3 / 255, 32)}
 """eps, step and steps of both protocols, by the family of the data set."""
 
-STRICT = Protocol("strict", 1, "every attack's intent carried out; the default", ATTACKS, best=True, schedule=decaying)
+STRICT = Protocol(
+    "strict",
+    2,
+    "every attack's intent carried out, and robust R@1; the default",
+    ATTACKS,
+    best=True,
+    schedule=Adaptive(),
+    cascade=True,
+)
 
 CVPR22 = Protocol(
     "cvpr22",
@@ -87,7 +99,39 @@ CVPR22 = Protocol(
     batch={"28": 128, "224": 112},
 )
 
+WORST = Protocol("worst", 1, "robust R@1 alone: the share of queries that no attack breaks", {}, True, cascade=True)
+
 BENIGN = Protocol("benign", 1, "no attack: retrieval metrics, NMI and collapse gauges only", {})
 
-PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (STRICT, CVPR22, BENIGN)}
-"""By name: ``strict``, ``cvpr22`` and ``benign``."""
+PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (STRICT, CVPR22, WORST, BENIGN)}
+"""By name: ``strict``, ``cvpr22``, ``worst`` and ``benign``."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One attack of the cascade on robust R@1, tried on the queries that all stages before have left.
+
+    steps, restarts: of Auto-PGD, which starts with steps of 2 ε, or of Square. lasting: whether a longer attack, which
+    tells if the cascade has converged, is made of it.
+    """
+
+    name: str
+    attack: Misrank
+    steps: int = 100
+    restarts: int = 0
+    gradient: Gradient = WHITE_BOX
+    lasting: bool = False
+
+
+SOFT = 50
+"""Over how many of the nearest items a margin is softened."""
+
+CASCADE: tuple[Stage, ...] = (
+    Stage("margin", Misrank()),
+    Stage("soft", Misrank(SOFT), lasting=True),
+    Stage("soft-noise", Misrank(SOFT, start=1.0), restarts=1, lasting=True),
+    Stage("away", Misrank(away=True)),
+    *(Stage(f"class-{i + 1}", Misrank(SOFT, rival=i)) for i in range(5)),
+    Stage("square", Misrank(), 500, gradient=Square(), lasting=True),
+)
+"""The stages of robust R@1, in order; see docs/robustness.md."""

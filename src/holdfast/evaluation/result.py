@@ -17,7 +17,7 @@ SCORES = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT"
 FORMAT = "holdfast-evaluation-1"
 NAME = "result.json"
 DEPTH = 4
-MEASURED = ("ERS", "robust R@1")
+MEASURED = ("ERS", "least R@1", "robust R@1")
 COST = ("passes", "seconds")
 
 
@@ -25,6 +25,20 @@ class _Bounds(TypedDict, total=False):
     value: Measured
     low: Measured
     high: Measured
+
+
+class _Stage(TypedDict):
+    name: StrictStr
+    tried: Whole
+    broke: Whole
+    passes: Whole
+
+
+class _Robust(_Bounds, total=False):
+    queries: Whole
+    robust: Whole
+    converged: StrictBool | None
+    stages: list[_Stage]
 
 
 class _Data(TypedDict):
@@ -71,7 +85,8 @@ Content = TypedDict(
         "collapsed": StrictBool,
         "columns": dict[str, _Bounds | None],
         "ERS": NotRequired[_Bounds | None],
-        "robust R@1": NotRequired[_Bounds | None],
+        "robust R@1": NotRequired[_Robust | None],
+        "least R@1": NotRequired[_Bounds | None],
         "checks": NotRequired[list[dict[str, Any]]],
         "trusted": NotRequired[StrictBool | None],
     },
@@ -111,10 +126,11 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """``ok``, or what speaks against the numbers: COLLAPSED, UNTRUSTED, unchecked."""
+        """``ok``, or what speaks against the numbers: COLLAPSED, UNTRUSTED, unchecked, not converged."""
         trusted = self.content.get("trusted")
         doubts = ["COLLAPSED"] if self.content["collapsed"] else []
         doubts += ["unchecked"] if trusted is None else [] if trusted else ["UNTRUSTED"]
+        doubts += ["not converged"] if self._measured("robust R@1").get("converged") is False else []
         return ", ".join(doubts) or "ok"
 
     def number(self, column: str) -> float | None:
@@ -171,4 +187,6 @@ def read(path: Path) -> Result:
     """The result in a file. Raises HoldfastError where there is none."""
     content = read_json(path)
     check(Content, content, f"{path} is no result of 'holdfast evaluate'")
+    if "stages" not in (content.get("robust R@1") or {"stages": []}):
+        content["least R@1"] = content.pop("robust R@1")  # what the name stood for before there was a cascade
     return Result(path, content)

@@ -1,4 +1,4 @@
-"""From records to scores: means, bootstrap intervals, the ERS, and robust R@1."""
+"""From records to scores: means, bootstrap intervals, the ERS, and the least of the three R@1."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from holdfast.evaluation.words import SCORE_WORDS
 
 RESAMPLES = 1000
 LEVEL = 95.0
-ROBUST = "robust R@1"
+LEAST = "least R@1"
 
 Values = npt.NDArray[np.float64]
 
@@ -51,20 +51,20 @@ def bootstrap(columns: Mapping[str, Values], batch: int | None, seed: int) -> di
 
 
 def summarise(found: Mapping[str, Sequence[Record]], batch: int | None, seed: int) -> dict[str, Any]:
-    """``columns``, ``ERS`` and ``robust R@1`` as in a result file, of the records of each attack.
+    """``columns``, ``ERS`` and ``least R@1`` as in a result file, of the records of each attack.
 
     Intervals are bootstrapped over the attacked images; images with the same place in two attacks are drawn together.
     """
     columns = {name: readings(records, name) for records in found.values() for name in records[0]["after"]}
     if all(name in columns for name in TOP1):
-        columns[ROBUST] = withstood(found)
+        columns[LEAST] = withstood(found)
     spread = bootstrap(columns, batch, seed)
     ten = [column.name for column in COLUMNS]
     summary = {
         name: {"value": float(weights(len(values), batch) @ values), **interval(spread[name])}
         for name, values in columns.items()
     }
-    robust = {**summary.pop(ROBUST), "unit": SCORE_WORDS[ROBUST].unit} if ROBUST in summary else None
+    least = {**summary.pop(LEAST), "unit": SCORE_WORDS[LEAST].unit} if LEAST in summary else None
     score = None
     if all(name in summary for name in ten):
         samples = [ers({name: spread[name][i] for name in ten}) for i in range(RESAMPLES)]
@@ -74,7 +74,7 @@ def summarise(found: Mapping[str, Sequence[Record]], batch: int | None, seed: in
         name: {**one, "unit": SCORE_WORDS[name].unit if name in ten else "", "queries": len(columns[name])}
         for name, one in summary.items()
     }
-    return {"columns": described, "ERS": score, ROBUST: robust}
+    return {"columns": described, "ERS": score, LEAST: least}
 
 
 def withstood(found: Mapping[str, Sequence[Record]]) -> Values:

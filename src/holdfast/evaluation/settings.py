@@ -15,7 +15,7 @@ from holdfast.attacks import CA, QA, SPQA, Order, RankingAttack
 from holdfast.attacks.base import name_of
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.gradients import NES, WHITE_BOX, Gradient, Square
-from holdfast.core.pgd import BALLS, PGD, constant, crossing
+from holdfast.core.pgd import BALLS, CONSTANT, DECAYING, PGD, Adaptive, Schedule, crossing
 from holdfast.evaluation.protocols import BUDGETS, COLUMNS, PROTOCOLS, Protocol
 from holdfast.util.errors import HoldfastError, pick, unknown
 
@@ -29,7 +29,8 @@ class AttackSettings:
     eps, step: in units of the pixel range [0, 1] (of the Euclidean norm, for ``norm="l2"``). precision: of the network,
     ``float32`` or ``bfloat16``. restarts: further descents from random points of the ball. max_queries: images
     attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five targets. objects: those that are not of
-    the protocol, by name.
+    the protocol, by name. cascade: whether robust R@1 is measured; by default where
+    the protocol has it and no attack is named.
     """
 
     protocol: str
@@ -43,6 +44,7 @@ class AttackSettings:
     restarts: int = 0
     max_queries: int | None = None
     seed: int = 0
+    cascade: bool = False
     objects: Mapping[str, RankingAttack] = field(default_factory=dict)
 
     @property
@@ -65,10 +67,25 @@ class AttackSettings:
             self.step,
             self.steps,
             gradient=GRADIENTS[self.gradient],
-            schedule=constant if self.gradient == "square" else self.rules.schedule,
+            schedule=self._schedule,
             best=self.rules.best,
             restarts=self.restarts,
         )
+
+    @property
+    def _schedule(self) -> Schedule:
+        """Square needs steps of one size; what NES finds is too noisy to see whether a step pays."""
+        return {"square": CONSTANT, "nes": DECAYING}.get(self.gradient, self.rules.schedule)
+
+    @property
+    def as_published(self) -> bool:
+        """Whether the descent is the paper's, with its step and steps."""
+        return not self.rules.best and (self.step, self.steps) in {(step, steps) for _, step, steps in BUDGETS.values()}
+
+    @property
+    def attacking(self) -> bool:
+        """Whether anything is attacked at all."""
+        return bool(self.attacks) or self.cascade
 
     def hash(self, *others: Mapping[str, Any]) -> str:
         """Eight hex digits that stand for the budget, the protocol's version, and what else is given."""
@@ -90,6 +107,10 @@ def resolve_settings(family: str | None, protocol: str = "strict", **given: Any)
         if key not in allowed:
             raise unknown("setting of an evaluation", key, allowed)
     given = {key: _number(key, value) for key, value in given.items() if value is not None}
+    if rules.cascade and not rules.attacks and (extra := {"step", "steps", "restarts"} & given.keys()):
+        raise HoldfastError(
+            f"protocol {protocol!r} has no {min(extra)} to choose: only eps, norm, max_queries and seed"
+        )
     eps, step, steps = BUDGETS[family or "28"]
     norm, gradient = given.get("norm", "linf"), given.get("gradient", "white-box")
     pick("norm", norm, BALLS)
@@ -97,15 +118,17 @@ def resolve_settings(family: str | None, protocol: str = "strict", **given: Any)
     pick("precision", given.get("precision", "float32"), PRECISIONS)
     if norm != "linf" and "eps" not in given:
         raise HoldfastError(f"the paper has no radius for norm {norm!r}: give eps, in units of the Euclidean norm")
-    if family is None and "eps" not in given and given.get("attacks", rules.attacks):
+    if family is None and "eps" not in given and given.get("attacks", rules.attacks or rules.cascade):
         raise HoldfastError(
             "nothing says how far these images may be changed: give eps, such as 8/255 for photos and 77/255 for small "
             "drawings, in units of the pixel range [0, 1]"
         )
     eps, steps = given.setdefault("eps", eps), given.setdefault("steps", steps)
-    if norm != "linf":
+    if norm != "linf" or gradient == "nes":
         step = crossing(eps, steps)
-    given.setdefault("step", 2 * eps if gradient == "square" else step)
+    adaptive = gradient == "white-box" and isinstance(rules.schedule, Adaptive)
+    given.setdefault("step", 2 * eps if adaptive or gradient == "square" else step)
+    given.setdefault("cascade", rules.cascade and "attacks" not in given)
     columns = tuple(dict.fromkeys(column.attack for column in COLUMNS if column.attack in rules.attacks))
     attacks, objects = _attacks(given.pop("attacks", columns), rules)
     settings = AttackSettings(protocol=protocol, attacks=attacks, objects=objects, **given)
@@ -203,7 +226,9 @@ def _check(settings: AttackSettings) -> None:
             "compare; use protocol 'strict'"
         )
     if settings.attacks and not settings.rules.attacks:
-        raise HoldfastError(f"protocol {settings.protocol!r} attacks nothing; for attacks use protocol 'strict'")
+        raise HoldfastError(f"protocol {settings.protocol!r} has no attacks to name; use protocol 'strict'")
+    if settings.attacks and settings.eps and not settings.steps:
+        raise HoldfastError("steps is at least 1 where eps is not 0: no step would reach anything")
     given: dict[str, str] = {}
     for name in settings.attacks:
         for reading in settings.attack(name).readings:

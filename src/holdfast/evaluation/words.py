@@ -85,8 +85,13 @@ SCORE_WORDS: dict[str, ScoreWords] = {
         *("% of queries with their first result still in the top 4", "% kept", 0, 100, HIGHER),
     ),
     "robust R@1": ScoreWords(
-        "the worst attack on each query",
-        "Robust R@1: how often a query's first result is of its class under the worst of ES, LTM, GTM and no attack.",
+        "the worst case",
+        "Robust R@1: how often no attack of the cascade makes a query's first result wrong.",
+        *("R@1 in %, the worst case", "R@1, %", 0, 100, HIGHER),
+    ),
+    "least R@1": ScoreWords(
+        "the worst of three quick attacks",
+        "How often a query's first result is of its class under the worst of ES, LTM, GTM: robust R@1 is at most that.",
         *("R@1 in %, the worst attack of each query", "R@1, %", 0, 100, HIGHER),
     ),
     "ERS": ScoreWords(
@@ -221,6 +226,12 @@ CHECK_WORDS: dict[str, CheckWords] = {
         "Gradients help the attack, as they should.",
         "Gradients mislead the attack, and the scores overstate robustness.",
     ),
+    "asked": CheckWords(
+        "the attacks asked for do as much",
+        "The attack on R@1 with the steps asked for, beside the check's own.",
+        "The scores come from attacks at least as strong as the check's.",
+        "The attacks asked for are too weak, and the scores overstate robustness.",
+    ),
     "zero-gradients": CheckWords(
         "gradients are not zero",
         "The gradient for the pixels of each query.",
@@ -250,6 +261,12 @@ CHECK_WORDS: dict[str, CheckWords] = {
         "What the first layer makes of black and of white images.",
         "Pixels are not normalised or divided twice.",
         "Pixels are normalised or divided twice, and ε does not mean what it says.",
+    ),
+    "longer": CheckWords(
+        "a longer attack does no more",
+        "Four times the steps, on queries that nothing broke.",
+        "Robust R@1 stands: more work breaks no more queries.",
+        "Robust R@1 has not converged: more work would lower it.",
     ),
 }
 """By id, in the order they are made."""

@@ -119,6 +119,25 @@ def weaker_is_weaker(probe: Probe) -> Verdict:
     return False, f"a weaker attack did better: {seen}; {probe.meaning}"
 
 
+def asked_is_strong(probe: Probe) -> Verdict:
+    """The attacks asked for do as much to R@1 as the probe does on the same queries."""
+    resolved = probe.resolved
+    if not resolved.attacks:
+        return None, "no attack was asked for beside robust R@1"
+    if resolved.eps and resolved.step * resolved.steps < resolved.eps:
+        return False, f"{resolved.steps} steps of {resolved.step:.3g} do not lead across the radius {resolved.eps:.3g}"
+    asked, left = probe.attack("ltm", resolved.pgd()).after["LTM"], probe.strong.after["LTM"]
+    seen = f"R@1 was {_mean(asked)} under the attack asked for, and {_mean(left)} under the check's"
+    if not rises(left, asked):
+        return True, seen
+    if resolved.as_published:
+        return (
+            None,
+            f"{seen}: the scores are upper bounds, kept as protocol {resolved.protocol} was published",
+        )
+    return False, f"{seen}: the scores overstate robustness"
+
+
 def gradients_exist(probe: Probe) -> Verdict:
     """Every query has a direction to be attacked in."""
     if probe.obstacle:
@@ -189,6 +208,7 @@ CHECKS: dict[str, Callable[[Probe], Verdict]] = {
     "stronger": stronger_is_stronger,
     "unlimited": the_limit_defeats,
     "weaker": weaker_is_weaker,
+    "asked": asked_is_strong,
     "zero-gradients": gradients_exist,
     "true-gradients": gradients_are_true,
     "repeat": repeats,

@@ -1,0 +1,119 @@
+"""Robust R@1: a cascade of attacks, each on the queries that all before have left; see :data:`.CASCADE`.
+
+A query is robust at ε if it finds its class first unattacked, and no stage finds a perturbation in the ball for which
+an image of another class comes first. ε, the norm, and the seed are all there is to choose.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks.base import recall_at_1
+from holdfast.core.pgd import BALLS, PGD, Adaptive
+from holdfast.evaluation.protocols import CASCADE, Stage
+from holdfast.evaluation.records import Records
+from holdfast.evaluation.runner import Runner, Target, attack_batch, generators_of
+from holdfast.evaluation.scores import bootstrap, interval
+from holdfast.evaluation.settings import AttackSettings
+from holdfast.evaluation.words import SCORE_WORDS
+from holdfast.util.progress import Progress
+
+ROBUST = "robust R@1"
+PREFIX = "worst."
+"""What the records of a stage are called begins with it."""
+
+
+def robust_recall(
+    target: Target,
+    resolved: AttackSettings,
+    rows: Tensor,
+    records: Records,
+    progress: Progress,
+    *,
+    batch: int,
+    surrogate: Target | None = None,
+) -> tuple[dict[str, Any], Tensor]:
+    """Attack the queries at ``rows`` (n,) stage by stage, and go on where ``records`` end.
+
+    Returns ``robust R@1`` of a result, and the rows of the queries that nothing broke. ``stages`` says of each its
+    ``name``, how many queries it was ``tried`` on, how many it ``broke``, and the image ``passes`` that took.
+    """
+    queries = target.system.queries.take(rows)
+    worst = recall_at_1(queries.embeddings, queries, target.system)
+    place = {identity: i for i, identity in enumerate(queries.ids.tolist())}
+    stages = []
+    for stage in stages_of(resolved):
+        left = rows[worst > 0]
+        name = PREFIX + stage.name
+        runner = Runner(name, stage.attack, descent(stage, resolved), left, resolved.seed, batch)
+        progress.total += len(left)
+        progress.advance(by=len(records.of(name)))
+        for _ in runner.run(target, records, progress, surrogate):
+            pass
+        found = records.of(name)
+        for record in found:
+            at = place[record["id"]]
+            worst[at] = min(float(worst[at]), record["after"]["R@1"])
+        costs = [cost for cost in records.costs if cost["attack"] == name]
+        stages.append(
+            {
+                "name": stage.name,
+                "tried": len(left),
+                "broke": sum(record["after"]["R@1"] == 0 for record in found),
+                "passes": sum(cost["forward"] + cost["backward"] for cost in costs),
+            }
+        )
+    spread = bootstrap({ROBUST: worst.cpu().double().numpy()}, None, resolved.seed)[ROBUST]
+    found = {
+        "value": float(worst.double().mean()),
+        **interval(spread),
+        "unit": SCORE_WORDS[ROBUST].unit,
+        "queries": len(rows),
+        "robust": int((worst > 0).sum()),
+        "stages": stages,
+    }
+    return found, rows[worst > 0]
+
+
+def stages_of(resolved: AttackSettings) -> Iterator[Stage]:
+    """The stages that a budget's gradients allow: a black box meets those alone that need none."""
+    for stage in CASCADE:
+        if resolved.eps and (resolved.gradient == "white-box" or stage.gradient == CASCADE[-1].gradient):
+            yield stage
+
+
+def descent(stage: Stage, resolved: AttackSettings, times: int = 1) -> PGD:
+    """The descent of a stage in a budget's ball; ``times`` as long."""
+    ball = BALLS[resolved.norm](resolved.eps)
+    pgd = PGD(ball, 2 * resolved.eps, stage.steps * times, gradient=stage.gradient, best=True, restarts=stage.restarts)
+    return pgd if stage.gradient == CASCADE[-1].gradient else replace(pgd, schedule=Adaptive())
+
+
+LONGER, SAMPLE, POINTS = 4, 64, 0.5
+"""How many times the steps a longer attack takes, on how many of the queries that are left, and how many points of
+robust R@1 it may take away where the cascade has converged."""
+
+
+def longer(target: Target, resolved: AttackSettings, left: Tensor, total: int) -> tuple[bool, str]:
+    """Whether four times the steps leave robust R@1 where it is, and what was seen.
+
+    left: rows of the queries that withstood the cascade, of ``total`` attacked.
+    """
+    rows = left[torch.linspace(0, len(left) - 1, min(SAMPLE, len(left))).long()]
+    standing = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
+    stages = [stage for stage in stages_of(resolved) if stage.lasting]
+    for stage in stages:
+        tried = rows[standing]
+        if not len(tried):
+            break
+        pgd = descent(stage, resolved, LONGER)
+        generators = generators_of("longer." + stage.name, resolved.seed, target.system.queries.ids[tried].tolist())
+        after = attack_batch(stage.attack, target, tried, pgd, generators=generators).after["R@1"]
+        standing[standing.clone()] = after > 0
+    broken = int((~standing).sum())
+    lost = 100 * broken / max(1, len(rows)) * len(left) / total
+    seen = f"{LONGER} times the steps broke {broken} of {len(rows)} queries that nothing had broken"
+    return lost <= POINTS, f"{seen}: {lost:.1f} points of robust R@1"

@@ -1,0 +1,117 @@
+"""Robust R@1: survivors only, the same in any batch and after a kill, honest where gradients or attacks fail."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+from holdfast.evaluation.evaluate import evaluate
+from holdfast.evaluation.protocols import CASCADE, Stage
+from holdfast.evaluation.result import Result, read
+from holdfast.evaluation.robust import cascade
+from tests.helpers.result_files import write
+from tests.helpers.tiny import counted, digits, embedder, lasting, records, rows
+
+MODEL = embedder()
+WORST: dict[str, Any] = {"protocol": "worst", "eps": 0.06, "max_queries": 40, "quiet": True, "device": "cpu"}
+SHORT = tuple(replace(one, steps=3) for one in CASCADE)
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages of three steps."""
+    monkeypatch.setattr(cascade, "CASCADE", SHORT)
+
+
+def worst(model: Callable[[Tensor], Tensor] = MODEL, **settings: Any) -> Result:
+    return evaluate(model, digits(), **{**WORST, "checks": False, **settings})
+
+
+@pytest.mark.usefixtures("short")
+def test_each_stage_meets_the_queries_that_all_before_have_left(tmp_path: Path) -> None:
+    result = worst(folder=tmp_path)
+    assert result.path is not None
+    robust, place = result.content["robust R@1"], result.path.parent / "records"
+    assert [stage["name"] for stage in robust["stages"]] == [stage.name for stage in CASCADE]
+    left = {record["id"] for record in rows(place / "worst.margin.jsonl") if record["before"]["R@1"] > 0}
+    for stage in robust["stages"]:
+        found = rows(place / f"worst.{stage['name']}.jsonl")
+        assert {record["id"] for record in found} == left
+        broken = {record["id"] for record in found if record["after"]["R@1"] == 0}
+        assert (stage["tried"], stage["broke"]) == (len(left), len(broken))
+        left -= broken
+    assert robust["robust"] == len(left)
+    assert robust["value"] == pytest.approx(100 * len(left) / robust["queries"])
+    assert 0 < robust["value"] < result.content["benign"]["R@1"]
+
+
+@pytest.mark.usefixtures("short")
+def test_it_is_the_same_in_any_batch_and_after_a_kill(tmp_path: Path) -> None:
+    whole, small = worst(folder=tmp_path / "whole"), worst(folder=tmp_path / "small", batch=7)
+    assert records(tmp_path / "whole") == records(tmp_path / "small")
+    assert whole.content["robust R@1"]["value"] == small.content["robust R@1"]["value"]
+    embed, calls = counted(MODEL)
+    worst(embed)
+    with pytest.raises(KeyboardInterrupt):
+        worst(counted(MODEL, calls[0] // 2)[0], folder=tmp_path / "killed")
+    again = worst(counted(MODEL)[0], folder=tmp_path / "killed")
+    complete = worst(counted(MODEL)[0], folder=tmp_path / "complete")
+    assert lasting(again.content) == lasting(complete.content)
+    assert records(tmp_path / "killed") == records(tmp_path / "complete")
+
+
+def test_it_falls_with_the_radius_and_below_every_quick_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cascade, "CASCADE", CASCADE[:3])
+    values = [worst(eps=eps).number("robust R@1") for eps in (0, 0.03, 0.06, 0.3)]
+    assert all(value is not None for value in values)
+    assert values == sorted(values, reverse=True)  # type: ignore[type-var]
+    assert values[0] == worst(eps=0).content["robust R@1"]["value"] > values[1] > values[-1] == 0  # type: ignore[operator]
+    quick = worst(protocol="strict", attacks=("es", "ltm", "gtm"), steps=8, cascade=True)
+    assert quick.number("robust R@1") == values[2]
+    assert all(quick.number(name) >= values[2] for name in ("ES:R", "LTM", "GTM"))  # type: ignore[operator]
+
+
+def test_square_breaks_what_hides_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounded pixels have no gradient: every stage but Square is blind."""
+    monkeypatch.setattr(cascade, "CASCADE", (SHORT[0], CASCADE[-1]))
+
+    def rounded(images: Tensor) -> Tensor:
+        blind = (images * 6).round() / 6
+        return MODEL(blind + 0 * images)
+
+    stages = {one["name"]: one for one in worst(rounded, eps=0.3).content["robust R@1"]["stages"]}
+    assert stages["margin"]["broke"] == 0
+    assert stages["square"]["broke"] > stages["square"]["tried"] / 2
+
+
+def test_more_steps_show_that_it_has_not_converged(monkeypatch: pytest.MonkeyPatch) -> None:
+    one = Stage("margin", CASCADE[0].attack, 1, lasting=True)
+    monkeypatch.setattr(cascade, "CASCADE", (one,))
+    weak = evaluate(MODEL, digits(), **{**WORST, "eps": 0.1})
+    assert weak.content["robust R@1"]["converged"] is False
+    assert weak.verdict == "not converged"
+    monkeypatch.undo()
+    strong = evaluate(MODEL, digits(), **{**WORST, "eps": 0.1})
+    assert strong.content["robust R@1"]["converged"] is True
+    assert strong.verdict == "ok"
+    assert strong.number("robust R@1") < weak.number("robust R@1")  # type: ignore[operator]
+
+
+def test_a_black_box_meets_square_alone() -> None:
+    (stage,) = worst(gradient="square", eps=0.3).content["robust R@1"]["stages"]
+    assert stage["name"] == "square"
+    assert stage["broke"] > 0
+
+
+def test_older_files_have_the_least_of_three_instead(tmp_path: Path) -> None:
+    old = read(write(tmp_path / "old.json", **{"robust R@1": None}))
+    assert old.number("robust R@1") is None
+    content = {"value": 18.75, "low": 9.0, "high": 29.0}
+    path = write(tmp_path / "a.json", **{"robust R@1": None})
+    path.write_text(path.read_text().replace('"checks"', f'"robust R@1": {content}, "checks"'.replace("'", '"'), 1))
+    found = read(path)
+    assert (found.number("least R@1"), found.number("robust R@1")) == (18.75, None)
+    assert found.verdict == "ok"
