@@ -1,5 +1,6 @@
 """``holdfast evaluate``."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -35,7 +36,7 @@ def evaluate(  # noqa: PLR0917
 
     if how.eps is not None and eps_curve is not None:
         raise HoldfastError("give --eps or --eps-curve, not both")
-    settings = {**how.settings(), "attacks": tuple(attack) if attack else None}
+    settings = {**asdict(how), "attacks": tuple(attack) if attack else None}
     eps = settings.pop("eps")
     values = [eps] if eps_curve is None else parse_radii(eps_curve)
     model, images = target.open()

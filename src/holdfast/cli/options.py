@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -72,12 +72,6 @@ class AttackOptions:
     restarts: Annotated[int | None, typer.Option(help="Further descents from random points; the best counts.")] = None
     max_queries: Annotated[int | None, typer.Option(help="Attack so many images only, drawn by --seed.")] = None
     seed: Annotated[int | None, typer.Option(help="Of all that is random in the attacks.")] = None
-
-    def settings(self) -> dict[str, Any]:
-        """As settings of an evaluation."""
-        from holdfast.evaluation.settings import parse_radius  # noqa: PLC0415
-
-        return {**asdict(self), "eps": parse_radius(self.eps), "step": parse_radius(self.step, "step")}
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:
