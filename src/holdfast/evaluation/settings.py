@@ -21,8 +21,6 @@ from holdfast.util.errors import HoldfastError, pick
 from holdfast.util.validate import Amount, Count, OneOf, Whole, fit
 
 GRADIENTS: dict[str, Gradient] = {"white-box": WHITE_BOX, "nes": NES(), "square": Square()}
-TARGETS = {CA: "width", QA: "targets", SPQA: "targets", Order: "count"}
-"""What says how many targets an attack has."""
 
 
 class _Given(TypedDict, total=False):
@@ -75,7 +73,6 @@ class AttackSettings:
         return given | {"attacks": list(self.attacks)}
 
     def pgd(self) -> PGD:
-        """The descent."""
         return PGD(
             BALLS[self.norm](self.eps),
             self.step,
@@ -96,7 +93,7 @@ class AttackSettings:
 def resolve_settings(family: str | None, protocol: str = "strict", **given: Any) -> AttackSettings:
     """The budget for a data set of a ``family``, ``"28"`` or ``"224"``: the paper's where nothing else is given.
 
-    Where no family is known (None), the attacks of a protocol need ``eps``. ``eps`` and ``step`` may be text: ``8/255``.
+    Where no family is known (None), attacks need ``eps``. ``eps`` and ``step`` may be text: ``8/255``.
 
     Raises HoldfastError for what is not allowed, naming what is.
     """
@@ -156,8 +153,12 @@ def attack_named(name: str, attacks: Mapping[str, RankingAttack]) -> RankingAtta
         return attack
     if not number.isdecimal() or int(number) < 1:
         raise HoldfastError(f"attack {name!r}: after the colon comes how many targets, as in {base}:5")
-    if type(attack) in TARGETS:
-        return replace(attack, **{TARGETS[type(attack)]: int(number)})
+    if isinstance(attack, CA):
+        return replace(attack, width=int(number))
+    if isinstance(attack, (QA, SPQA)):
+        return replace(attack, targets=int(number))
+    if isinstance(attack, Order):
+        return replace(attack, count=int(number))
     raise HoldfastError(
         f"attack {name!r}: {base} has one target only; those with more: ca+, ca-, qa+, qa-, spqa+, spqa-, oa"
     )
