@@ -38,25 +38,19 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     console.print(grid)
 
 
-def number(value: object) -> str:
-    """A float with three decimals, anything else as it is."""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
 def result(found: "Result") -> None:
     """Print an evaluation: benign metrics, scores with their intervals, checks, and the verdict."""
     content = found.content
     settings, data = content["settings"], content["data"]
     benign = {**content["benign"], **content["gauges"]}
-    table(f"{found.name} on {data['name']}: images as they are", ["", ""], [[k, number(v)] for k, v in benign.items()])
+    rows = [[name, f"{one:.3f}" if isinstance(one, float) else str(one)] for name, one in benign.items()]
+    table(f"{found.name} on {data['name']}: images as they are", ["", ""], rows)
     if content["columns"]:
-        rows = [
-            [name, _value(one), _interval(one), one["unit"], str(one["queries"])]
-            for name, one in content["columns"].items()
-        ]
-        for name in ("robust R@1", "ERS"):
-            if one := content[name]:
-                rows.append([name, _value(one), _interval(one), one.get("unit", ""), ""])
+        means = {name: content[name] for name in ("robust R@1", "ERS") if content[name]}
+        rows = []
+        for name, one in {**content["columns"], **means}.items():
+            interval = f"{one['low']:.3f} to {one['high']:.3f}"
+            rows.append([name, f"{one['value']:.3f}", interval, one.get("unit", ""), str(one.get("queries", ""))])
         reach = format_radius(settings["eps"], settings["norm"])
         title = f"attacked by protocol {found.protocol}: ε = {reach}, {settings['steps']} steps"
         table(title, ["", "value", "95 % interval", "what it is", "images"], rows)
@@ -72,15 +66,11 @@ def result(found: "Result") -> None:
 
 def curve(results: "Sequence[Result]") -> None:
     """Print the scores of evaluations at several radii, one row each."""
-    names = list(results[0].content["columns"])
-    rows = [
-        [
-            format_radius(one.content["settings"]["eps"], one.content["settings"]["norm"]),
-            *(_value(one.content["columns"][name]) for name in names),
-            one.verdict,
-        ]
-        for one in results
-    ]
+    names, rows = list(results[0].content["columns"]), []
+    for one in results:
+        settings, columns = one.content["settings"], one.content["columns"]
+        values = (f"{columns[name]['value']:.3f}" for name in names)
+        rows.append([format_radius(settings["eps"], settings["norm"]), *values, one.verdict])
     table(f"{results[0].name}: scores by ε", ["ε", *names, "verdict"], rows)
 
 
@@ -102,16 +92,11 @@ def answers(found: "Sequence[Sequence[Answer]]") -> None:
 
 def compared(found: "Sequence[Compared]") -> None:
     """Print how far an exported model is from the run it is of."""
-    rows = [
-        [
-            "as in the run" if one.ok else "DIFFERS",
-            one.what,
-            *("" if value is None else f"{value:.2f}" for value in (one.before, one.after)),
-            f"{one.difference:.1e}",
-            f"{one.allowed:g}",
-        ]
-        for one in found
-    ]
+    rows = []
+    for one in found:
+        state = "as in the run" if one.ok else "DIFFERS"
+        values = ("" if value is None else f"{value:.2f}" for value in (one.before, one.after))
+        rows.append([state, one.what, *values, f"{one.difference:.1e}", f"{one.allowed:g}"])
     table("the exported model beside the run", ["", "", "run", "exported", "difference", "allowed"], rows)
 
 
@@ -138,11 +123,3 @@ def swept(board: "Board") -> None:
             log = run.folder / "log.txt"
             rows.append(["FAILED", run.sweep, run.name, f"{reason} ({log})" if log.exists() else reason])
     table("sweep", ["", "sweep", "run", ""], rows)
-
-
-def _value(one: dict[str, float]) -> str:
-    return f"{one['value']:.3f}"
-
-
-def _interval(one: dict[str, float]) -> str:
-    return f"{one['low']:.3f} to {one['high']:.3f}"

@@ -44,22 +44,11 @@ def evaluate(  # noqa: PLR0917
         raise HoldfastError(f"--published: nothing was published for data set {images.table.name!r}")
     for value in values:
         resolve_settings(images.table.family, protocol, eps=value, **settings)
-    folder = results_folder(model) if target.own_images else Path("evaluations") / model.name
-    results = []
-    for i, value in enumerate(values):
-        result = run(
-            model,
-            images,
-            protocol,
-            folder=out or folder,
-            surrogate=transfer,
-            batch=batch_size,
-            checks=not no_checks and i == len(values) - 1,
-            device=device,
-            eps=value,
-            **settings,
-        )
-        results.append(result)
+    own = target.data is None and target.queries is None
+    folder = results_folder(model) if own else Path("evaluations") / model.name
+    settings |= {"folder": out or folder, "surrogate": transfer, "batch": batch_size, "device": device}
+    results = [run(model, images, protocol, eps=value, checks=False, **settings) for value in values[:-1]]
+    results.append(run(model, images, protocol, eps=values[-1], checks=not no_checks, **settings))
     display.result(results[-1])
     if len(results) > 1:
         display.curve(results)

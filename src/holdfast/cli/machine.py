@@ -31,12 +31,13 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Python, libraries, devices, disk, extras, and one hardening step on random images."""
+    gpus = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     return [
         Finding("python", sys.version_info >= (3, 11), platform.python_version()),
         *map(_library, CORE),
         *map(_extra, EXTRAS),
         Finding("processors", True, f"{os.cpu_count()}, torch uses {torch.get_num_threads()}"),
-        Finding("GPU", torch.cuda.is_available(), _gpus(), needed=False),
+        Finding("GPU", torch.cuda.is_available(), gpus or "none; training on the CPU", needed=False),
         Finding("disk", True, f"{shutil.disk_usage('.').free / 1e9:.0f} GB free here"),
         _step(),
     ]
@@ -55,11 +56,6 @@ def _extra(extra: str) -> Finding:
     except HoldfastError as error:
         return Finding(extra, False, f"optional: {error}", needed=False)
     return Finding(extra, True, "optional, installed", needed=False)
-
-
-def _gpus() -> str:
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return ", ".join(names) or "none; training on the CPU"
 
 
 def _step() -> Finding:

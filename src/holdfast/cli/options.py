@@ -44,7 +44,6 @@ class ModelOptions:
     best: Best = False
 
     def open(self) -> "tuple[OpenedModel, Pixels]":
-        """The model and its test images."""
         from holdfast.models.open import open_model  # noqa: PLC0415
         from holdfast.models.test_set import load_test_set  # noqa: PLC0415
 
@@ -52,11 +51,6 @@ class ModelOptions:
         model = open_model(self.model, weights=self.weights, best=self.best, **shown)
         images = load_test_set(model, data=self.data, root=self.root, queries=self.queries, gallery=self.gallery)
         return model, images
-
-    @property
-    def own_images(self) -> bool:
-        """Whether the images are those of the model's own run."""
-        return self.data is None and self.queries is None
 
 
 @dataclass
