@@ -99,9 +99,11 @@ class Recipe:
             return base.Plain(source, learning)
         if self.method == "est":
             return base.ShiftedBatch(source, learning, pgd)
-        goals: dict[str, base.Goal] = {"rest": base.Shift(), "act": base.Collapse()}
-        destination = Constant(HARDEST) if self.destination is None else _destination(self.destination, samplers, loss)
-        goal = goals.get(self.method) or base.ReachHardness(destination)
+        hardest = base.ReachHardness(Constant(HARDEST))
+        goal = {"rest": base.Shift(), "act": base.Collapse(), "minmax": hardest}.get(self.method)
+        if goal is None:
+            assert self.destination is not None
+            goal = base.ReachHardness(_destination(self.destination, samplers, loss))
         return base.AdversarialTriplets(source, learning, pgd, goal)
 
 

@@ -15,7 +15,7 @@ from holdfast.defense.base import Defense
 from holdfast.defense.recipes import parse_recipe
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.runs.config import Config
-from holdfast.util.errors import HoldfastError, brief
+from holdfast.util.errors import HoldfastError, brief, pick
 from holdfast.util.imports import CUSTOM
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": partial(SGD, momentum=0.9)}
@@ -63,10 +63,11 @@ def embedder_of(config: Config, backbone: nn.Module | None = None) -> tuple[Embe
 def pgd_of(config: Config) -> PGD:
     """The training adversary."""
     settings = config.pgd
-    return PGD(BALLS[settings.norm](settings.eps), settings.step, settings.steps, settings.start)
+    return PGD(pick("norm", settings.norm, BALLS)(settings.eps), settings.step, settings.steps, settings.start)
 
 
 def optimizer_of(config: Config, embedder: nn.Module) -> Optimizer:
     """The optimiser of all the embedder's parameters."""
     settings = config.optim
-    return OPTIMIZERS[settings.name](embedder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    make = pick("optimiser", settings.name, OPTIMIZERS)
+    return make(embedder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)

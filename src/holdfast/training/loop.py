@@ -1,7 +1,6 @@
 """The one training loop, for every recipe: one process or several under torchrun, resumable after a kill."""
 
 import math
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -109,7 +108,8 @@ class _Training:
         self.optimizer = optimizer_of(config, self.embedder)
 
         self.epochs = config.warmup.epochs + config.optim.epochs
-        self.total = min(self.epochs * len(self.loader), config.steps or sys.maxsize)
+        total = self.epochs * len(self.loader)
+        self.total = total if config.steps is None else min(total, config.steps)
         self.place = Place()
         self.opening = [table.describe(), batches.describe(), method, mismatch]
 
