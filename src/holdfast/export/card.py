@@ -15,7 +15,7 @@ from holdfast.evaluation.settings import parse_radius, resolve_settings
 from holdfast.evaluation.words import PASSED
 from holdfast.export.source import Source
 from holdfast.models.backbones import is_code
-from holdfast.report.tables import MEASURES, format_count, format_interval, format_number, format_radius, markdown
+from holdfast.report.tables import MEASURES, format_bounded, format_count, format_radius, markdown
 from holdfast.runs.config import Config
 from holdfast.runs.data import family_of
 from holdfast.util.imports import CUSTOM
@@ -101,16 +101,11 @@ def way(result: Result) -> str:
 def figures(results: tuple[Result, ...]) -> str:
     """One row per measure, one column per evaluation, with 95 % intervals where there are some."""
     rows = [
-        [name, *(_figure(result, name) for result in results)]
+        [name, *(format_bounded(result, name) for result in results)]
         for name in MEASURES
         if any(result.number(name) is not None for result in results)
     ]
     return markdown(["", *map(way, results)], [*rows, ["verdict", *(result.verdict for result in results)]])
-
-
-def _figure(result: Result, name: str) -> str:
-    value = result.number(name)
-    return "" if value is None else format_number(name, value) + format_interval(name, result.interval(name))
 
 
 def threat(result: Result) -> str:

@@ -10,8 +10,10 @@ from holdfast.report.groups import Group, grouped
 from holdfast.report.published import PUBLISHED, published
 from holdfast.report.tables import (
     MEASURES,
+    SETTING,
     Header,
     Rows,
+    Setting,
     decimals,
     format_half_width,
     format_number,
@@ -20,7 +22,7 @@ from holdfast.report.tables import (
     markdown,
     numbers,
     select,
-    setting,
+    setting_of,
     texts,
 )
 from holdfast.util.errors import HoldfastError
@@ -62,7 +64,7 @@ def comparison(results: Sequence[Result]) -> tuple[Header, Rows]:
     ``*`` where it excludes zero; for scores under attack only where protocol, ε and steps are as published. Published
     rows without a result are at the end.
     """
-    header = ["name", "seeds", "protocol", "data", "ε", "steps", *MEASURES, *COST, "verdict", "source"]
+    header = ["name", "seeds", *SETTING, *MEASURES, *COST, "verdict", "source"]
     pairs, others = _beside(results)
     rows = []
     for group, counterparts in pairs:
@@ -83,7 +85,7 @@ def compared_csv(results: Sequence[Result]) -> str:
     """One line per group, unrounded with bounds, then one per published row, as CSV."""
     pairs, others = _beside(results)
     columns = headings(MEASURES)
-    lines: list[list[object]] = [["name", "seeds", "protocol", "data", "ε", "steps", *columns, "verdict", "source"]]
+    lines: list[list[object]] = [["name", "seeds", *SETTING, *columns, "verdict", "source"]]
     for group, _ in pairs:
         sources = "; ".join(str(member.path) for member in group.members)
         lines.append([*_setting(group), *numbers(group, MEASURES), group.verdict, sources])
@@ -202,7 +204,7 @@ def _title(group: Group, row: Row) -> str:
 
 
 def _setting(group: Group) -> list[str]:
-    return [group.name, f"{len(group.members)}", *setting(group.first)[1:]]
+    return [group.name, f"{len(group.members)}", *setting_of(group.first)]
 
 
 def _source(group: Group) -> str:
@@ -217,7 +219,5 @@ def _published(row: Row) -> list[str]:
 
 def _published_setting(row: Row) -> list[str]:
     trained = "" if row["eta"] is None else f", η={row['eta']}"
-    return [
-        *(f"{row['defense']}, {row['model']}{trained}", "", "published", row["dataset"]),
-        *(format_radius(row["eps"], "linf"), f"{row['steps']}"),
-    ]
+    how = Setting("published", row["dataset"], format_radius(row["eps"], "linf"), f"{row['steps']}")
+    return [f"{row['defense']}, {row['model']}{trained}", "", *how]

@@ -8,42 +8,16 @@ from dataclasses import dataclass
 from holdfast.evaluation.result import Result
 from holdfast.report.groups import Group, grouped
 from holdfast.report.html.charts import Look, Row, look, shorten
-from holdfast.report.tables import format_interval, format_number, format_radius
+from holdfast.report.tables import Setting, format_bounded, format_number, setting_of
 
 DOUBTS = ("COLLAPSED", "UNTRUSTED")
 ROW_LENGTH = 48
 """Characters that fit in a row of a chart."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What comparable evaluations have in common."""
-
-    dataset: str
-    protocol: str
-    radius: str
-    steps: int | None
-
-    @property
-    def attack(self) -> str:
-        """Such as ``protocol strict, ε = 8/255, 32 steps``."""
-        steps = "" if self.steps is None else f"{self.steps} steps"
-        return ", ".join(filter(None, (f"protocol {self.protocol}", self.radius and f"ε = {self.radius}", steps)))
-
-    def __str__(self) -> str:
-        return f"{self.dataset}: {self.attack}"
-
-
 def doubts(verdict: str) -> list[str]:
     """What of a verdict speaks against the numbers."""
     return [doubt for doubt in DOUBTS if doubt in verdict]
-
-
-def setting_of(result: Result) -> Setting:
-    """The setting of an evaluation."""
-    settings = result.content["settings"]
-    radius = format_radius(settings.get("eps"), settings.get("norm"))
-    return Setting(result.dataset, result.protocol, radius, settings.get("steps"))
 
 
 @dataclass(frozen=True)
@@ -99,8 +73,10 @@ def entries(results: Sequence[Result]) -> list[Entry]:
     """
     groups = grouped(results)
     looks: dict[tuple[str, int], Look] = {}
+    datasets = {group.first.dataset for group in groups}
     names = {
-        dataset: without_shared_parts(group.name for group in alike) for dataset, alike in _by_dataset(groups).items()
+        dataset: without_shared_parts(group.name for group in groups if group.first.dataset == dataset)
+        for dataset in datasets
     }
     found: list[Entry] = []
     taken: Counter[tuple[str, Setting]] = Counter()
@@ -121,20 +97,16 @@ def without_shared_parts(names: Iterable[str]) -> dict[str, str]:
     return short if all(short.values()) and len(set(short.values())) == len(short) else {name: name for name in parts}
 
 
-def _by_dataset(groups: Iterable[Group]) -> dict[str, list[Group]]:
-    found: dict[str, list[Group]] = {}
-    for group in groups:
-        found.setdefault(group.first.dataset, []).append(group)
-    return found
-
-
-def row(entry: Entry, name: str, before: float | None, after: float | None) -> Row:
-    """A row of a chart: a score before and after the attack, with the interval of the latter."""
-    bounds = entry.group.interval(name)
-    ends = [format_number(name, one) for one in (before, after) if one is not None]
-    text = " → ".join(ends) + format_interval(name, bounds)
-    title = shorten(entry.name, max(8, ROW_LENGTH - len(text) - len(entry.flag))) + entry.flag
-    return Row(title, entry.look, text, before, after, *(bounds or ()))
+def rows(found: Sequence[Entry], name: str, before: Sequence[float | None]) -> list[Row]:
+    """A row of a chart for each entry: a score before and after the attack; none where neither is known."""
+    drawn = []
+    for entry, first in zip(found, before, strict=True):
+        ends = "" if first is None else format_number(name, first), format_bounded(entry.group, name)
+        if text := " → ".join(filter(None, ends)):
+            title = shorten(entry.name, max(8, ROW_LENGTH - len(text) - len(entry.flag))) + entry.flag
+            bounds = entry.group.interval(name) or ()
+            drawn.append(Row(title, entry.look, text, first, entry.group.number(name), *bounds))
+    return drawn
 
 
 def by_radius(found: Iterable[Entry]) -> list[list[Entry]]:

@@ -5,7 +5,8 @@ from typing import Any
 
 from holdfast.evaluation.result import Result
 from holdfast.evaluation.words import PASSED, check_words
-from holdfast.report.html.entries import doubts, setting_of
+from holdfast.report.html.entries import doubts
+from holdfast.report.tables import setting_of
 
 
 def fill(results: Sequence[Result]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from holdfast.evaluation.result import Result
 from holdfast.report.html.checkpoints import folder_of
-from holdfast.report.html.entries import setting_of
+from holdfast.report.tables import setting_of
 from holdfast.runs.folder import Run
 from holdfast.util.errors import HoldfastError
 from holdfast.util.validate import fit, read_json
