@@ -22,7 +22,7 @@ def _verdict(result: Result) -> dict[str, Any]:
         "kind": "good" if result.verdict == "ok" else "bad" if doubts(result.verdict) else "",
         "cosine": _gauge(result, "mean_cosine", 4),
         "rank": _gauge(result, "effective_rank", 1),
-        "remarks": _listed(result.content["model"].get("remarks")),
+        "remarks": remarks if isinstance(remarks := result.content["model"].get("remarks"), list) else [],
     }
 
 
@@ -30,15 +30,14 @@ def _checks(results: Sequence[Result]) -> list[dict[str, Any]]:
     """For each check that was made its name, the words for it, and what came of it for which result."""
     by_name: dict[str, list[dict[str, str]]] = {}
     for result in results:
-        for check in _listed(result.content.get("checks")):
-            if isinstance(check, dict):
-                passed = check.get("passed")
-                outcome = {
-                    "name": f"{result.name}, {setting_of(result).attack}",
-                    "passed": PASSED[passed if isinstance(passed, bool) else None],
-                    "detail": str(check.get("detail", "")),
-                }
-                by_name.setdefault(str(check.get("name")), []).append(outcome)
+        for check in result.content.get("checks", []):
+            passed = check.get("passed")
+            outcome = {
+                "name": f"{result.name}, {setting_of(result).attack}",
+                "passed": PASSED[passed if isinstance(passed, bool) else None],
+                "detail": str(check.get("detail", "")),
+            }
+            by_name.setdefault(str(check.get("name")), []).append(outcome)
     return [{"name": name, "words": check_words(name), "outcomes": known} for name, known in by_name.items()]
 
 
@@ -46,7 +45,3 @@ def _gauge(result: Result, name: str, digits: int) -> str:
     gauges = result.content.get("gauges")
     value = gauges.get(name) if isinstance(gauges, dict) else None
     return f"{value:.{digits}f}" if isinstance(value, int | float) else "–"
-
-
-def _listed(value: object) -> list[Any]:
-    return value if isinstance(value, list) else []
