@@ -9,12 +9,12 @@ from holdfast.evaluation.result import BENIGN, COST, Result
 from holdfast.report.groups import Group, grouped
 from holdfast.report.published import PUBLISHED, published
 from holdfast.report.tables import (
+    DECIMALS,
     MEASURES,
     SETTING,
     Header,
     Rows,
     Setting,
-    decimals,
     format_half_width,
     format_number,
     format_radius,
@@ -182,7 +182,7 @@ def _differences(group: Group, row: Row) -> dict[str, dict[str, float | None]]:
 def _gap(name: str, difference: Mapping[str, float | None]) -> str:
     value, low, high = difference.values()
     assert value is not None
-    digits = decimals(name)
+    digits = DECIMALS.get(name, 1)
     shown = f"{round(value, digits) + 0.0:+.{digits}f}"
     if low is None or high is None:
         return shown

@@ -12,7 +12,8 @@ from holdfast.util.text import to_csv, to_json
 Header = list[str]
 Rows = list[list[str]]
 
-THREE_DECIMALS = frozenset(("TMA", "ES:D"))
+DECIMALS = dict.fromkeys(("TMA", "ES:D"), 3)
+"""Of these measures; of others one is shown."""
 MEASURES = (*PUBLISHED, "robust R@1")
 SETTING = ("protocol", "data", "ε", "steps")
 """The columns of a :class:`Setting`."""
@@ -39,7 +40,6 @@ class Setting(NamedTuple):
 
 
 def setting_of(result: Result) -> Setting:
-    """The setting of an evaluation."""
     norm, eps, steps = (result.content["settings"].get(name) for name in ("norm", "eps", "steps"))
     return Setting(result.protocol, result.dataset, format_radius(eps, norm), "" if steps is None else f"{steps}")
 
@@ -75,7 +75,6 @@ def select(table: tuple[Header, Rows], columns: Sequence[str]) -> tuple[Header, 
 
 
 def markdown(header: Header, rows: Rows) -> str:
-    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
 
@@ -105,11 +104,8 @@ def texts(one: Result | Group, bounded: Collection[str]) -> Iterator[str]:
 
 def headings(bounded: Collection[str]) -> list[str]:
     """The columns of :func:`numbers`."""
-    return [
-        f"{name}{bound}"
-        for name in (*MEASURES, *COST)
-        for bound in (("", " low", " high") if name in bounded else ("",))
-    ]
+    ends = {True: ("", " low", " high"), False: ("",)}
+    return [f"{name}{end}" for name in (*MEASURES, *COST) for end in ends[name in bounded]]
 
 
 def numbers(one: Result | Group, bounded: Collection[str]) -> Iterator[float | None]:
@@ -120,14 +116,9 @@ def numbers(one: Result | Group, bounded: Collection[str]) -> Iterator[float | N
             yield from one.interval(name) or (None, None)
 
 
-def decimals(name: str) -> int:
-    """How many decimals of a measure are shown."""
-    return 3 if name in THREE_DECIMALS else 1
-
-
 def format_number(name: str, value: float) -> str:
     """A number with the decimals of its measure."""
-    return f"{value:.{decimals(name)}f}"
+    return f"{value:.{DECIMALS.get(name, 1)}f}"
 
 
 def format_half_width(name: str, low: float, high: float) -> str:

@@ -25,9 +25,6 @@ SHAPES = (
 )
 """Marks as paths around the origin, of about the same size."""
 DASHES = ("", "6 3", "2 2", "8 3 2 3", "10 4")
-BEFORE_LINE = 16
-"""From the top of a row's name to its line."""
-ROW = 40
 
 
 @dataclass(frozen=True)
@@ -189,15 +186,6 @@ class DumbbellChart:
     x: Axis
     rows: tuple[Row, ...]
     width: int = WIDTH
-
-    @property
-    def height(self) -> int:
-        """The height of all rows and the axis."""
-        return ROW * len(self.rows) + BOTTOM
-
-    def placed(self) -> list[tuple[int, Row]]:
-        """Each row with the y coordinate of its line."""
-        return [(ROW * i + BEFORE_LINE + 8, row) for i, row in enumerate(self.rows)]
 
 
 def dumbbell_chart(title: str, caption: str, rows: Sequence[Row], words: ScoreWords) -> DumbbellChart:

@@ -29,20 +29,14 @@ class Entry:
     look: Look
 
     @property
-    def result(self) -> Result:
-        """The first evaluation; it has what all of them have in common."""
-        return self.group.first
-
-    @property
     def eps(self) -> float | None:
         """The radius of the attack, in units of its norm."""
-        eps: float | None = self.result.content["settings"].get("eps")
+        eps: float | None = self.group.first.content["settings"].get("eps")
         return eps
 
     @property
     def setting(self) -> Setting:
-        """The setting of its evaluations."""
-        return setting_of(self.result)
+        return setting_of(self.group.first)
 
     @property
     def flag(self) -> str:
@@ -59,11 +53,13 @@ class Entry:
     @property
     def curve(self) -> str:
         """A key that evaluations of one model at several radii share; they may have different attacks."""
-        settings = self.result.content["settings"]
+        settings = self.group.first.content["settings"]
         free = ("eps", "attacks") if settings.get("norm", "linf") == "linf" else ("eps", "step", "attacks")
         same = {key: value for key, value in settings.items() if key not in free}
-        model = self.result.content["model"].get("hash") or self.name
-        return json.dumps([self.result.dataset, self.result.protocol, self.group.name, model, same], sort_keys=True)
+        model = self.group.first.content["model"].get("hash") or self.name
+        return json.dumps(
+            [self.group.first.dataset, self.group.first.protocol, self.group.name, model, same], sort_keys=True
+        )
 
 
 def entries(results: Sequence[Result]) -> list[Entry]:
@@ -73,15 +69,11 @@ def entries(results: Sequence[Result]) -> list[Entry]:
     """
     groups = grouped(results)
     looks: dict[tuple[str, int], Look] = {}
-    datasets = {group.first.dataset for group in groups}
-    names = {
-        dataset: without_shared_parts(group.name for group in groups if group.first.dataset == dataset)
-        for dataset in datasets
-    }
     found: list[Entry] = []
     taken: Counter[tuple[str, Setting]] = Counter()
     for group in groups:
-        name = names[group.first.dataset][group.name]
+        beside = [one.name for one in groups if one.first.dataset == group.first.dataset]
+        name = without_shared_parts(beside)[group.name]
         place = name, setting_of(group.first)
         taken[place] += 1
         own = looks.setdefault((group.name, taken[place]), look(len(looks)))
@@ -112,7 +104,7 @@ def rows(found: Sequence[Entry], name: str, before: Sequence[float | None]) -> l
 def by_radius(found: Iterable[Entry]) -> list[list[Entry]]:
     """The entries of each model and attack by rising radius; of several at one radius, the one with most scores."""
     by_curve: dict[str, dict[float | None, Entry]] = {}
-    for entry in sorted(found, key=lambda entry: -len(entry.result.content["columns"])):
+    for entry in sorted(found, key=lambda entry: -len(entry.group.first.content["columns"])):
         by_curve.setdefault(entry.curve, {}).setdefault(entry.eps, entry)
     return [sorted(one.values(), key=lambda entry: entry.eps or 0.0) for one in by_curve.values()]
 

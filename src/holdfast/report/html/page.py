@@ -24,7 +24,7 @@ def page(results: Sequence[Result], root: str | Path | None, pictures: int) -> s
         raise HoldfastError(f"--pictures must be at least 0, not {pictures}")
     found = entries(results)
     settings = by_setting(found)
-    weights = checkpoints([entry.result for entry in found])
+    weights = checkpoints([entry.group.first for entry in found])
     sections = {
         "glance": ("At a glance", glance.fill(results, settings)),
         "table": ("All numbers", table.fill(found, settings)),

@@ -10,20 +10,19 @@ from holdfast.report.tables import setting_of
 
 
 def fill(results: Sequence[Result]) -> dict[str, Any]:
-    """What ``checks.html.j2`` shows."""
-    return {"evaluations": [_verdict(result) for result in results], "checks": _checks(results)}
-
-
-def _verdict(result: Result) -> dict[str, Any]:
-    return {
-        "name": result.name,
-        "setting": str(setting_of(result)),
-        "verdict": result.verdict,
-        "kind": "good" if result.verdict == "ok" else "bad" if doubts(result.verdict) else "",
-        "cosine": _gauge(result, "mean_cosine", 4),
-        "rank": _gauge(result, "effective_rank", 1),
-        "remarks": remarks if isinstance(remarks := result.content["model"].get("remarks"), list) else [],
-    }
+    verdicts = [
+        {
+            "name": result.name,
+            "setting": str(setting_of(result)),
+            "verdict": result.verdict,
+            "kind": "good" if result.verdict == "ok" else "bad" if doubts(result.verdict) else "",
+            "cosine": _gauge(result, "mean_cosine", 4),
+            "rank": _gauge(result, "effective_rank", 1),
+            "remarks": remarks if isinstance(remarks := result.content["model"].get("remarks"), list) else [],
+        }
+        for result in results
+    ]
+    return {"evaluations": verdicts, "checks": _checks(results)}
 
 
 def _checks(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.report.comparison import family, notation
 from holdfast.report.html.charts import GREY, LineChart, Point, Series, line_chart
@@ -23,7 +24,6 @@ Printed = Callable[[Mapping[str, Any]], float]
 
 
 def fill(settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
-    """What ``costs.html.j2`` shows."""
     shown = []
     for setting, alike in settings.items():
         rows = counterparts(alike)
@@ -46,9 +46,7 @@ def figures(found: Sequence[Entry]) -> list[LineChart]:
 
 def nominal(entry: Entry) -> float | None:
     """The paper's cost of a training step, in passes of the network: η + 1 with η steps of attack, 1 without attack."""
-    from holdfast.defense.recipes import parse_recipe  # noqa: PLC0415 (imports torch)
-
-    model = entry.result.content["model"]
+    model = entry.group.first.content["model"]
     if notation(model.get("recipe")) is None:
         return None
     eta = model.get("training_steps") if parse_recipe(model["recipe"]).perturbs else 0
@@ -57,8 +55,8 @@ def nominal(entry: Entry) -> float | None:
 
 def counterparts(found: Sequence[Entry]) -> list[dict[str, Any]]:
     """The published rows of the data set and the backbones of some entries."""
-    backbones = {family(entry.result.content["model"].get("backbone")) for entry in found}
-    return [row for row in published(found[0].result.dataset) if family(row["model"]) in backbones]
+    backbones = {family(entry.group.first.content["model"].get("backbone")) for entry in found}
+    return [row for row in published(found[0].group.first.dataset) if family(row["model"]) in backbones]
 
 
 def _figure(
@@ -84,7 +82,7 @@ def _ours(entry: Entry, name: str, place: Place) -> Series | None:
 
 
 def _theirs(found: Sequence[Entry], x: Printed, joined: bool) -> list[Series]:
-    looks = {notation(entry.result.content["model"].get("recipe")): entry.look for entry in reversed(found)}
+    looks = {notation(entry.group.first.content["model"].get("recipe")): entry.look for entry in reversed(found)}
     rows = sorted(counterparts(found), key=lambda row: (row["recipe"], row["defense"], row["eta"] or 0))
     series = []
     for defense, group in groupby(rows, key=lambda row: row["defense"]):

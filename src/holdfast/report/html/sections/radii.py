@@ -25,12 +25,17 @@ def fill(found: Sequence[Entry]) -> dict[str, Any]:
 
 
 def _attack(line: Sequence[Entry]) -> tuple[str, str, str, str]:
-    settings = line[0].result.content["settings"]
-    return line[0].result.dataset, line[0].result.protocol, str(settings.get("norm")), str(settings.get("steps"))
+    settings = line[0].group.first.content["settings"]
+    return (
+        line[0].group.first.dataset,
+        line[0].group.first.protocol,
+        str(settings.get("norm")),
+        str(settings.get("steps")),
+    )
 
 
 def _figure(models: Sequence[Sequence[Entry]], name: str) -> LineChart | None:
-    norm = models[0][0].result.content["settings"].get("norm")
+    norm = models[0][0].group.first.content["settings"].get("norm")
     unit, label = (255, "ε, in 1/255") if norm in (None, "linf") else (1, f"ε, {norm}")
     series = [Series(line[0].name, line[0].look, _points(line, name, unit)) for line in models]
     series = [one for one in series if len(one.points) > 1]
@@ -43,7 +48,7 @@ def _figure(models: Sequence[Sequence[Entry]], name: str) -> LineChart | None:
 def _caption(models: Sequence[Sequence[Entry]]) -> str:
     """What bars are, and how far the steps of the attack reach where that is less than the radius."""
     largest = models[0][-1]
-    settings = largest.result.content["settings"]
+    settings = largest.group.first.content["settings"]
     step, steps, norm = settings.get("step"), settings.get("steps"), settings.get("norm")
     known = isinstance(step, float | int) and isinstance(steps, float | int)
     if not known or step * steps >= (largest.eps or 0.0):

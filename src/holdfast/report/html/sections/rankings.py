@@ -5,7 +5,7 @@ The only section that reads models and images.
 
 import base64
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,30 +74,20 @@ class Retrieved:
 
 
 def fill(checkpoints: Sequence[Checkpoint], count: int, root: str | Path | None) -> dict[str, Any]:
-    """What ``rankings.html.j2`` shows; with a ``count`` of 0 nothing, and no model is read."""
-    if not count:
-        return {}
-    made, remarks = comparisons(checkpoints, count, root)
-    if not checkpoints:
-        remarks.append("No result is in a run folder, so there is no model to show ranked lists of.")
-    aims = {name.upper(): ATTACK_WORDS[name].aim for name in ATTACKS}
-    return {"comparisons": made, "remarks": remarks, "aims": aims}
-
-
-def comparisons(
-    checkpoints: Sequence[Checkpoint], count: int, root: str | Path | None
-) -> tuple[list[dict[str, Any]], list[str]]:
     """A comparison for each data set, and a sentence for each model that has no part in it or has changed since.
 
     All models of a data set meet the same ``count`` queries, drawn by seed 0, and the :data:`ATTACKS` of protocol
-    strict, with the radius, step, steps and norm that most of their evaluations had.
+    strict, with the radius, step, steps and norm that most of their evaluations had. With a ``count`` of 0 there is
+    nothing, and no model is read.
     """
+    if not count:
+        return {}
     made: list[dict[str, Any]] = []
-    remarks: list[str] = []
-    by_data: dict[tuple[str, str], list[Checkpoint]] = {}
+    remarks = [] if checkpoints else ["No result is in a run folder, so there is no model to show ranked lists of."]
+    by_data: dict[tuple[str, str], list[Checkpoint]] = defaultdict(list)
     for one in checkpoints:
         data = one.results[0].content["data"]
-        by_data.setdefault((data["name"], str(data.get("hash"))), []).append(one)
+        by_data[data["name"], str(data.get("hash"))].append(one)
     room = MAX_CHARACTERS
     for (dataset, _), known in by_data.items():
         settings = usual([result for one in known for result in one.results])
@@ -116,7 +106,7 @@ def comparisons(
             comparison, room = _comparison(found, room)
             radius, steps = format_radius(settings["eps"], settings["norm"]), str(settings["steps"] or "")
             made.append({"dataset": dataset, "attack": Setting("", dataset, radius, steps).attack, **comparison})
-    return made, remarks
+    return {"comparisons": made, "remarks": remarks, "aims": {name.upper(): ATTACK_WORDS[name].aim for name in ATTACKS}}
 
 
 def usual(results: Sequence[Result]) -> dict[str, Any]:

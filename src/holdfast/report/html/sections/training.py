@@ -10,7 +10,6 @@ import numpy as np
 
 from holdfast.report.html.charts import LineChart, Point, Series, line_chart, look
 from holdfast.report.html.checkpoints import Checkpoint
-from holdfast.runs.folder import Run
 
 MAX_POINTS = 100
 """Of a curve; longer ones are averaged over consecutive steps."""
@@ -70,21 +69,16 @@ def fill(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:
+    text, drawn = "No steps logged.", list[LineChart]()
     try:
-        drawn, cost = figures(checkpoint.run), checkpoint.run.cost()
+        steps, epochs, cost = checkpoint.run.steps(), checkpoint.run.epochs(), checkpoint.run.cost()
+        found = [*((panel, steps) for panel in STEPS), *((panel, epochs) for panel in VALIDATIONS)]
+        drawn = [one for panel, lines in found if (one := _figure(panel, lines)) is not None]
+        if cost.get("steps"):
+            text = "{steps:,.0f} steps, {passes:,.0f} image passes, {seconds:,.0f} seconds.".format(**cost)
     except (ValueError, OSError, TypeError) as error:
-        return {"name": checkpoint.name, "figures": [], "cost": f"The logs cannot be read: {error}"}
-    text = "No steps logged."
-    if cost.get("steps"):
-        text = "{steps:,.0f} steps, {passes:,.0f} image passes, {seconds:,.0f} seconds.".format(**cost)
+        text = f"The logs cannot be read: {error}"
     return {"name": checkpoint.name, "figures": drawn, "cost": text}
-
-
-def figures(run: Run) -> list[LineChart]:
-    """Figures of what a run logged. Raises ValueError where its logs are damaged."""
-    steps, epochs = run.steps(), run.epochs()
-    found = [*((panel, steps) for panel in STEPS), *((panel, epochs) for panel in VALIDATIONS)]
-    return [one for panel, lines in found if (one := _figure(panel, lines)) is not None]
 
 
 def downsampled(points: Sequence[tuple[float, float]], count: int = MAX_POINTS) -> tuple[Point, ...]:
