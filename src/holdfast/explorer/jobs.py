@@ -115,7 +115,6 @@ class Jobs:
                     del self._jobs[job.id]
 
     def close(self) -> None:
-        """Stop everything."""
         with self._lock:
             for job in self._jobs.values():
                 job.stopped = True

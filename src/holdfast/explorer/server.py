@@ -72,7 +72,6 @@ class Site:
         return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
     def about(self, request: Request) -> Response:
-        """What there is to choose from."""
         scene = self.scene
         return JSONResponse(
             {
@@ -93,7 +92,6 @@ class Site:
         )
 
     def images(self, request: Request) -> Response:
-        """One page of the images that a search finds."""
         page = _whole(request.query_params.get("page", "0"), "page")
         rows = self.scene.search(request.query_params.get("search", "")[:200])
         shown = [self.scene.about(row) for row in rows[PAGE * page : PAGE * (page + 1)]]
@@ -127,7 +125,6 @@ class Site:
         return JSONResponse(self._described(job), 202)
 
     def job(self, request: Request) -> Response:
-        """How far an attack is, and what came of it."""
         return JSONResponse(self._described(self._job(request)))
 
     def cancel(self, request: Request) -> Response:

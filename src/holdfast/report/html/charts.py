@@ -40,7 +40,6 @@ GREY = Look(None, SHAPES[0], "2 3")
 
 
 def look(i: int) -> Look:
-    """The look of the ``i``-th series."""
     return Look(i % COLOURS, SHAPES[i % len(SHAPES)], DASHES[i % len(DASHES)])
 
 
@@ -127,7 +126,6 @@ class LineChart:
     height: int = HEIGHT
 
     def line(self, series: Series) -> str:
-        """The path through the points of a series."""
         return _path((self.x.at(point.x), self.y.at(point.y)) for point in series.points)
 
     def band(self, series: Series) -> str:
