@@ -164,7 +164,7 @@ def test_all_others_begin_with_the_weights_of_the_start(tmp_path: Path) -> None:
     assert start.evaluations == ()
     weights = str(tmp_path / "out" / "tiny" / "start" / "model.safetensors")
     for run, recipe in zip(others, ("none-r", "act-r"), strict=True):
-        assert run.start == start.folder
+        assert run.start == start
         assert run.config == resolve_config(SMALL, {"recipe": recipe, "model.weights": weights})
         assert run.name == recipe
 
@@ -302,9 +302,9 @@ def test_a_run_is_trained_when_it_has_come_to_its_end(tmp_path: Path) -> None:
     evaluated(some, some.evaluations[0])
     assert some.missing() == list(some.evaluations), "a result of weights that are yet to change"
     assert whole.missing() == list(whole.evaluations)
-    assert not whole.done()
+    assert whole.missing()
     evaluated(whole, whole.evaluations[0])
-    assert whole.done()
+    assert not whole.missing()
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_only_a_result_of_these_weights_and_settings_counts(
     (run,) = planned(tmp_path, evaluations=[STRICT])
     leave(run)
     evaluated(run, run.evaluations[0], **changes)
-    assert run.done() is counts
+    assert bool(run.missing()) is not counts
 
 
 @pytest.mark.parametrize(("checks", "counts"), [([], False), ([{"name": "a check"}], True)])
@@ -335,14 +335,14 @@ def test_where_checks_are_wanted_a_result_has_them(checks: list[Any], counts: bo
     (run,) = planned(tmp_path, evaluations=[{"max_queries": 4}])
     leave(run)
     evaluated(run, run.evaluations[0], checks=checks)
-    assert run.done() is counts
+    assert bool(run.missing()) is not counts
 
 
 def test_an_evaluation_without_attacks_has_no_checks(tmp_path: Path) -> None:
     (run,) = planned(tmp_path, evaluations=[{"protocol": "benign"}])
     leave(run)
     evaluated(run, run.evaluations[0])
-    assert run.done()
+    assert not run.missing()
 
 
 @pytest.mark.parametrize("other", [{"steps": 1}, {"seconds": 9.5}, None])
@@ -351,7 +351,7 @@ def test_a_result_of_another_training_does_not_count(other: dict[str, float] | N
     (run,) = planned(tmp_path, evaluations=[STRICT])
     leave(run)
     evaluated(run, run.evaluations[0])
-    assert run.done()
+    assert not run.missing()
     evaluated(run, run.evaluations[0], model={"training": other and {**run.run.cost(), **other}})
     assert run.missing() == list(run.evaluations)
 
@@ -360,9 +360,9 @@ def test_a_collapsed_model_that_could_not_be_attacked_is_done(tmp_path: Path) ->
     (run,) = planned(tmp_path, evaluations=[{"max_queries": 4}])
     leave(run)
     evaluated(run, run.evaluations[0], settings={"attacks": []}, collapsed=True)
-    assert run.done()
+    assert not run.missing()
     evaluated(run, run.evaluations[0], settings={"attacks": []})
-    assert not run.done()
+    assert run.missing()
 
 
 def test_a_damaged_result_is_named(tmp_path: Path) -> None:
@@ -370,7 +370,7 @@ def test_a_damaged_result_is_named(tmp_path: Path) -> None:
     leave(run)
     evaluated(run, run.evaluations[0]).write_text("{")
     with pytest.raises(HoldfastError, match=r"result\.json is not JSON"):
-        run.done()
+        run.missing()
 
 
 # ---- how long it is -------------------------------------------------------------------------------------------------
