@@ -182,10 +182,19 @@ def test_progress_says_what_is_done_and_at_work(
 # ---- with holdfast itself -------------------------------------------------------------------------------------------
 
 
+def test_a_run_on_two_devices_is_one_run_of_two_processes(tmp_path: Path) -> None:
+    (run,) = runs = planned(tmp_path)
+    assert not carry_out(runs, slots_of(["cpu+cpu"]), quiet=True)
+    assert json.loads((run.folder / "environment.json").read_text())["processes"] == 2
+    assert [line["step"] for line in run.run.steps()] == [1, 2]
+    assert run.run.cost()["passes"] == 2 * 16, "those of both, 16 images a step"
+
+
 STOPPING = """
 import sys
 if "train" in sys.orig_argv:
-        whole = Run.log_step
+    from holdfast.runs.folder import Run
+    whole = Run.log_step
     alive = open({alive!r}, "wb", 0)
 
     def log_step(self, values):
@@ -197,35 +206,34 @@ if "train" in sys.orig_argv:
 """
 
 
-@pytest.mark.parametrize("devices", ["cpu", "cpu+cpu"])
 def test_a_run_ends_with_its_killed_sweep_and_the_next_goes_on_to_the_same_weights(
-    devices: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed at the fifth step, in the second epoch, of which only four are saved."""
     gate, alive = Gate(tmp_path / "gate"), tmp_path / "alive"
     os.mkfifo(alive)
+    reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
     (tmp_path / "sitecustomize.py").write_text(STOPPING.format(stop=gate.stop(), alive=str(alive)))
     settings = {**SMALL, "batch.pairs": 250, "steps": 8, "optim.epochs": 2, "save_minutes": 0, "optim.ema": 0.9}
     runs = planned(tmp_path, {"recipe": "hm-s-lga-ics"}, settings=settings)
-    run, slots = runs[0].run, slots_of([devices])
+    run = runs[0].run
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-        sweep = forked(lambda: carry_out(runs, slots, quiet=True))
-    with alive.open("rb") as file:
+        sweep = forked(lambda: carry_out(runs, CPU, quiet=True))
+    try:
         gate.arrived()
+    finally:
         sweep.kill()
-        assert file.read() == b"", "this comes back when the last process of the run has ended"
-    sweep.join()
+        sweep.join()
+    os.set_blocking(reader, True)
+    assert os.read(reader, 1) == b"", "this comes back when the last process of the run has ended"
+    os.close(reader)
     gate.close()
     assert [line["step"] for line in run.steps()] == [1, 2, 3, 4, 5]
     assert (run.place().step, runs[0].trained()) == (4, False)
 
-    if devices == "cpu+cpu":
-        assert not carry_out(runs, slots, quiet=True)
-        assert json.loads((run.folder / "environment.json").read_text())["processes"] == 2
-    else:
-        monkeypatch.setattr(execute.subprocess, "call", inside)
-        assert not carry_out(runs, slots, quiet=True)
-        train(resolve_config(settings, {"recipe": "hm-s-lga-ics"}), tmp_path / "whole", quiet=True)
-        assert_same(weights(tmp_path / "whole"), weights(run.folder))
+    monkeypatch.setattr(execute.subprocess, "call", inside)
+    assert not carry_out(runs, CPU, quiet=True)
     assert [line["step"] for line in run.steps()] == list(range(1, 9))
+    train(resolve_config(settings, {"recipe": "hm-s-lga-ics"}), tmp_path / "whole", quiet=True)
+    assert_same(weights(tmp_path / "whole"), weights(run.folder))
