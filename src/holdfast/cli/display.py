@@ -1,7 +1,8 @@
 """What the command line prints: tables and results, as text that also reads well in a file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from holdfast.evaluation.result import Result
     from holdfast.export.verify import Compared
     from holdfast.search.lookup import Answer
-    from holdfast.sweep.dispatch import Board
     from holdfast.sweep.plan import Planned
 
 WIDTH_OF_A_FILE = 200
@@ -114,12 +114,11 @@ def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> 
     print(f"runs: {len(runs)}; about {total_time}{ways}; start-up, validations and checks of evaluations not counted")
 
 
-def swept(board: "Board") -> None:
-    """Print what came of a sweep."""
-    rows = [["done", run.sweep, run.name, ""] for run in board.done]
-    rows += [["left", run.sweep, run.name, "another process is at work on it, or on its start"] for run in board.left]
-    for run in board.runs:
-        if reason := board.failed.get(run.folder):
-            log = run.folder / "log.txt"
-            rows.append(["FAILED", run.sweep, run.name, f"{reason} ({log})" if log.exists() else reason])
+def swept(runs: "Sequence[Planned]", failed: Mapping[Path, str]) -> None:
+    """Print what came of a sweep: ``failed`` says why, by the folder of the run."""
+    rows = []
+    for run in runs:
+        reason, log = failed.get(run.folder, ""), run.folder / "log.txt"
+        where = f" ({log})" if reason and log.is_file() else ""
+        rows.append(["FAILED" if reason else "done", run.sweep, run.name, reason + where])
     table("sweep", ["", "sweep", "run", ""], rows)
