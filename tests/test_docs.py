@@ -33,7 +33,7 @@ LOOKED_UP: dict[str, Callable[[Any], Any]] = {
     "backbone": find_backbone,
     "eps": parse_radius,
     "eps_curve": parse_radii,
-    "step": lambda value: parse_radius(value, "step"),
+    "step": parse_radius,
     "files": lambda value: value.name == "NAME.yaml" or (ROOT / value).stat(),
 }
 """What an argument of the command line is looked up by, to see whether it exists."""

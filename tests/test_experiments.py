@@ -145,7 +145,7 @@ def test_small_networks_share_their_start_and_their_steps(stem: str, planned: di
         *("none-s", "est-r", "act-r", "act-s", "hm-s-m", "hm-s-lga", "hm-s-lga-ics", "hm-r-lga-ics")
     }
     for run in runs:
-        assert run.start == start.folder
+        assert run.start == start
         assert run.config.warmup.epochs == 0
         changed = {line.partition(":")[0] for line in differences(runs[0].config, run.config)}
         assert changed <= {"recipe"}

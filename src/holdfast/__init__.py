@@ -7,119 +7,83 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from holdfast.attacks import ATTACKS
-    from holdfast.core.gallery import Gallery, Queries
-    from holdfast.core.gradients import NES, Square
-    from holdfast.core.pgd import L2, PGD, LInf
-    from holdfast.core.samplers import SAMPLERS
-    from holdfast.core.triplets import Triplets, hardness
-    from holdfast.data import (
-        DATASETS,
-        Dataset,
-        Loader,
-        PairBatches,
-        Pixels,
-        Table,
-        held_out,
-        load_dataset,
-        query_gallery,
-    )
-    from holdfast.defense.base import Defense, Step
-    from holdfast.defense.recipes import RECIPES, LossConfig, Recipe, parse_recipe
-    from holdfast.evaluation.evaluate import attack, evaluate
-    from holdfast.evaluation.protocols import PROTOCOLS, ers
-    from holdfast.evaluation.result import Result
-    from holdfast.models.adapters.base import OpenedModel
-    from holdfast.models.embedder import Embedder, EmbedderConfig
-    from holdfast.models.open import open_model
-    from holdfast.models.preprocessing import Preprocessing
-    from holdfast.runs.config import Config, resolve_config
-    from holdfast.search.index import Index
-    from holdfast.training.loop import train
-    from holdfast.util.errors import HoldfastError
+    from holdfast.attacks import ATTACKS as ATTACKS
+    from holdfast.core.gallery import Gallery as Gallery
+    from holdfast.core.gallery import Queries as Queries
+    from holdfast.core.gradients import NES as NES
+    from holdfast.core.gradients import Square as Square
+    from holdfast.core.pgd import L2 as L2
+    from holdfast.core.pgd import PGD as PGD
+    from holdfast.core.pgd import LInf as LInf
+    from holdfast.core.samplers import SAMPLERS as SAMPLERS
+    from holdfast.core.triplets import Triplets as Triplets
+    from holdfast.core.triplets import hardness as hardness
+    from holdfast.data import DATASETS as DATASETS
+    from holdfast.data import Dataset as Dataset
+    from holdfast.data import Loader as Loader
+    from holdfast.data import PairBatches as PairBatches
+    from holdfast.data import Pixels as Pixels
+    from holdfast.data import Table as Table
+    from holdfast.data import held_out as held_out
+    from holdfast.data import load_dataset as load_dataset
+    from holdfast.data import query_gallery as query_gallery
+    from holdfast.defense.base import Defense as Defense
+    from holdfast.defense.base import Step as Step
+    from holdfast.defense.recipes import RECIPES as RECIPES
+    from holdfast.defense.recipes import LossConfig as LossConfig
+    from holdfast.defense.recipes import Recipe as Recipe
+    from holdfast.defense.recipes import parse_recipe as parse_recipe
+    from holdfast.evaluation.evaluate import attack as attack
+    from holdfast.evaluation.evaluate import evaluate as evaluate
+    from holdfast.evaluation.protocols import PROTOCOLS as PROTOCOLS
+    from holdfast.evaluation.protocols import ers as ers
+    from holdfast.evaluation.result import Result as Result
+    from holdfast.models.adapters.base import OpenedModel as OpenedModel
+    from holdfast.models.embedder import Embedder as Embedder
+    from holdfast.models.embedder import EmbedderConfig as EmbedderConfig
+    from holdfast.models.open import open_model as open_model
+    from holdfast.models.preprocessing import Preprocessing as Preprocessing
+    from holdfast.runs.config import Config as Config
+    from holdfast.runs.config import resolve_config as resolve_config
+    from holdfast.search.index import Index as Index
+    from holdfast.training.loop import train as train
+    from holdfast.util.errors import HoldfastError as HoldfastError
 
 __version__ = "0.1.0"
 
 HOMES = {
-    "attacks": ("ATTACKS",),
-    "evaluation.evaluate": ("attack", "evaluate"),
-    "runs.config": ("Config", "resolve_config"),
-    "data": (
-        "DATASETS",
-        "Dataset",
-        "Loader",
-        "PairBatches",
-        "Pixels",
-        "Table",
-        "held_out",
-        "load_dataset",
-        "query_gallery",
-    ),
-    "defense.base": ("Defense", "Step"),
-    "models.embedder": ("Embedder", "EmbedderConfig"),
-    "util.errors": ("HoldfastError",),
-    "search.index": ("Index",),
-    "models.adapters.base": ("OpenedModel",),
-    "models.open": ("open_model",),
-    "models.preprocessing": ("Preprocessing",),
-    "core.gallery": ("Gallery", "Queries"),
-    "core.gradients": ("NES", "Square"),
-    "core.pgd": ("L2", "PGD", "LInf"),
-    "evaluation.protocols": ("PROTOCOLS", "ers"),
-    "defense.recipes": ("RECIPES", "Recipe", "LossConfig", "parse_recipe"),
-    "report": ("Result",),
-    "core.samplers": ("SAMPLERS",),
-    "core.triplets": ("Triplets", "hardness"),
-    "training.loop": ("train",),
+    name: home
+    for home, names in {
+        "attacks": "ATTACKS",
+        "core.gallery": "Gallery Queries",
+        "core.gradients": "NES Square",
+        "core.pgd": "L2 PGD LInf",
+        "core.samplers": "SAMPLERS",
+        "core.triplets": "Triplets hardness",
+        "data": "DATASETS Dataset Loader PairBatches Pixels Table held_out load_dataset query_gallery",
+        "defense.base": "Defense Step",
+        "defense.recipes": "RECIPES LossConfig Recipe parse_recipe",
+        "evaluation.evaluate": "attack evaluate",
+        "evaluation.protocols": "PROTOCOLS ers",
+        "evaluation.result": "Result",
+        "models.adapters.base": "OpenedModel",
+        "models.embedder": "Embedder EmbedderConfig",
+        "models.open": "open_model",
+        "models.preprocessing": "Preprocessing",
+        "runs.config": "Config resolve_config",
+        "search.index": "Index",
+        "training.loop": "train",
+        "util.errors": "HoldfastError",
+    }.items()
+    for name in names.split()
 }
+"""By public name: the module it is in."""
 
-__all__ = [
-    "ATTACKS",
-    "DATASETS",
-    "L2",
-    "NES",
-    "PGD",
-    "PROTOCOLS",
-    "RECIPES",
-    "SAMPLERS",
-    "Config",
-    "Dataset",
-    "Defense",
-    "Embedder",
-    "EmbedderConfig",
-    "Gallery",
-    "HoldfastError",
-    "Index",
-    "LInf",
-    "Loader",
-    "LossConfig",
-    "OpenedModel",
-    "PairBatches",
-    "Pixels",
-    "Preprocessing",
-    "Queries",
-    "Recipe",
-    "Result",
-    "Square",
-    "Step",
-    "Table",
-    "Triplets",
-    "attack",
-    "ers",
-    "evaluate",
-    "hardness",
-    "held_out",
-    "load_dataset",
-    "open_model",
-    "parse_recipe",
-    "query_gallery",
-    "resolve_config",
-    "train",
-]
+if not TYPE_CHECKING:  # who checks types finds the names above
+    __all__ = list(HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    for home, names in HOMES.items():
-        if name in names:
-            return getattr(import_module(f"holdfast.{home}"), name)
+    if name in HOMES:
+        return getattr(import_module(f"holdfast.{HOMES[name]}"), name)
     raise AttributeError(f"module 'holdfast' has no attribute {name!r}")

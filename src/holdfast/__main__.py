@@ -1,5 +1,7 @@
-"""``python -m holdfast`` is the command line, as torchrun wants it."""
+"""``python -m holdfast`` is the command line, as torchrun and sweeps want it."""
 
 from holdfast.cli import main
+from holdfast.sweep.lifeline import hold
 
+hold()
 main()

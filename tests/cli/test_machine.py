@@ -31,7 +31,7 @@ def test_a_working_machine() -> None:
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_a_missing_extra_is_no_illness(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, EXTRAS[extra], None)
+    monkeypatch.setitem(sys.modules, extra, None)
     found = finding(extra)
     assert (found.ok, found.needed) == (False, False)
     assert f"pip install 'holdfast[{extra}]'" in found.detail
@@ -45,7 +45,7 @@ def test_a_broken_extra_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
             raise RuntimeError("operator torchvision::nms does not exist")
         return whole(name, *rest)
 
-    monkeypatch.setattr(importlib, "import_module", fails)
+    monkeypatch.setattr("holdfast.util.extras.import_module", fails)
     found = finding("timm")
     assert (found.ok, found.needed) == (False, False)
     assert "torchvision::nms does not exist" in found.detail

@@ -1,6 +1,5 @@
 """``holdfast sweep``: what it does and leaves, what it prints beforehand and afterwards."""
 
-import json
 import re
 from math import nan
 from pathlib import Path
@@ -8,15 +7,14 @@ from typing import Any
 
 import pytest
 
-from holdfast.cli import display, main
+from holdfast.cli import main
 from holdfast.report import find
 from holdfast.runs.folder import Run
-from holdfast.sweep import dispatch
-from holdfast.sweep.dispatch import TRAIN, Board
+from holdfast.sweep import execute
 from holdfast.sweep.estimate import Estimator
 from holdfast.sweep.plan import plan
 from tests.conftest import Call, Refuse
-from tests.helpers.sweep_files import PLAIN, inside, planned, write
+from tests.helpers.sweep_files import PLAIN, Machine, inside, planned, write
 
 EVALUATIONS: list[dict[str, Any]] = [
     {"protocol": "cvpr22", "attacks": ["es", "ltm"], "steps": 1, "max_queries": 4, "checks": False},
@@ -32,8 +30,10 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
     """The exit status and the folder of a sweep: two runs that work, between them one whose loss is not finite."""
     folder = tmp_path_factory.mktemp("swept")
     file = write(folder, {"recipe": "none-r"}, BAD, {"recipe": "act-r"}, evaluations=EVALUATIONS)
-    with inside(), pytest.raises(SystemExit) as stop:
-        main(["sweep", str(file), "--out", str(folder / "out"), "--device", "cpu"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute.subprocess, "call", inside)
+        with pytest.raises(SystemExit) as stop:
+            main(["sweep", str(file), "--out", str(folder / "out"), "--device", "cpu"])
     return int(stop.value.code or 0), folder
 
 
@@ -48,28 +48,45 @@ def test_every_run_is_trained_and_evaluated_in_every_way(swept: tuple[int, Path]
         assert [results[key]["settings"]["attacks"] for key in ("cvpr22", "strict")] == [["es", "ltm"], ["es"]]
         assert results["strict"]["settings"]["eps"] == 8 / 255
         assert {content["data"]["attacked"] for content in results.values()} == {4}
-        assert not (run / "failure.json").exists()
         log = (run / "log.txt").read_text().splitlines()
         assert [line.split()[:5] for line in log if line.startswith("$")] == [
             ["$", "python", "-m", "holdfast", verb] for verb in ("train", "evaluate", "evaluate")
         ]
 
 
-def test_one_that_fails_is_recorded_and_the_others_are_done(swept: tuple[int, Path]) -> None:
+def test_one_that_fails_stops_no_other_and_is_told_by_the_exit_status(swept: tuple[int, Path]) -> None:
     status, folder = swept
     assert status == 1
     run = folder / "out" / "tiny" / "none-r,optim.lr=1e+30"
-    recorded = json.loads((run / "failure.json").read_text())
-    assert (recorded["what"], recorded["status"]) == (TRAIN, 2)
-    assert "step 2: the loss is nan" in recorded["message"]
+    assert "step 2: the loss is nan" in (run / "log.txt").read_text()
     assert not find([folder / "out" / "tiny" / "act-r"])[0].content["collapsed"]
     assert not (run / "evaluations").exists()
+
+
+@pytest.mark.parametrize("start", [None, {"recipe": "none-s"}])
+def test_data_that_is_not_there_is_said_once(start: dict[str, Any] | None, tmp_path: Path, refused: Refuse) -> None:
+    file = write(tmp_path, {"recipe": ["none-r", "act-r"]}, start=start)
+    for more in ([], ["--dry-run"]):
+        line = refused("sweep", file, "--out", tmp_path / "out", "--root", "nowhere", "--set", "data.name=cub", *more)
+        assert line.count("nowhere") == 1
+        assert "none-r" not in line
+        assert not (tmp_path / "out").exists()
+
+
+def test_settings_of_all_runs_are_given_beside_the_file(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Estimator, "seconds", lambda _, runs: [1.0] * len(runs))
+    file = write(tmp_path, {"recipe": ["none-r", "act-r"], "seed": [0, 1]})
+    shown = call("sweep", file, "--out", tmp_path / "out", "--dry-run", "--set", "seed=[3]", "--set", "steps=7")[1]
+    rows = [line.split()[:4] for line in shown.splitlines() if line.strip().startswith("tiny")]
+    assert rows == [["tiny", f"{recipe},seed=3", "7", "steps"] for recipe in ("none-r", "act-r")]
 
 
 def test_called_again_it_does_nothing(
     swept: tuple[int, Path], call: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(dispatch, "subprocess", None)
+    monkeypatch.setattr(execute, "subprocess", None)
     file = write(tmp_path, GOOD, evaluations=EVALUATIONS)
     out = swept[1] / "out"
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
@@ -117,19 +134,25 @@ def test_a_plan_of_what_is_not_begun(tmp_path: Path, call: Call, monkeypatch: py
     assert not (tmp_path / "out").exists()
 
 
-def test_what_became_of_each_run_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    runs = done, left, failed = planned(tmp_path, {**PLAIN, "seed": [0, 1, 2]})
-    failed.folder.mkdir(parents=True)
-    (failed.folder / "log.txt").touch()
-    display.swept(Board(runs, done=[done], left=[left], failed={failed.folder: "train: no luck"}))
-    rows = [line.split(maxsplit=3) for line in capsys.readouterr().out.splitlines() if " tiny " in line]
-    assert [row[:3] for row in rows] == [
-        ["done", "tiny", done.name],
-        ["left", "tiny", left.name],
-        ["FAILED", "tiny", failed.name],
-    ]
-    assert rows[1][3].startswith("another process is at work on it")
-    assert rows[2][3].startswith("train: no luck (")
+def test_what_became_of_each_run_is_printed(tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sweep that leaves a run undone does not name the next command."""
+    runs = planned(tmp_path, {**PLAIN, "seed": [0, 1]}, evaluations=[{"protocol": "benign"}])
+    processes = Machine(runs)
+    monkeypatch.setattr(execute.subprocess, "call", processes)
+    processes.fails[f"train {runs[1].name}"] = "holdfast: another process is at work here\n"
+    arguments = ("sweep", tmp_path / "tiny.yaml", "--out", tmp_path / "out", "--jobs", "2")
+    status, shown, _ = call(*arguments)
+    rows = [line.split(maxsplit=3) for line in shown.splitlines() if " tiny " in line]
+    log = runs[1].folder / "log.txt"
+    assert status == 1
+    assert [one.rstrip() for one in rows[0]] == ["done", "tiny", runs[0].name]
+    assert rows[1][:3] == ["FAILED", "tiny", runs[1].name]
+    assert rows[1][3].rstrip() == f"train: another process is at work here ({log})"
+    assert "not done: 1 of 2 runs; the same command goes on with them" in shown
+    assert "now: holdfast report" not in shown
+    processes.fails.clear()
+    status, shown, _ = call(*arguments)
+    assert (status, "now: holdfast report" in shown, "not done" in shown) == (0, True, False)
 
 
 def test_a_run_that_is_not_in_the_file_is_refused_with_the_nearest(tmp_path: Path, refused: Refuse) -> None:

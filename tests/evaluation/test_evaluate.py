@@ -321,7 +321,7 @@ def without_queries(_: Path) -> Pixels:
 
 
 REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
-    "setting": (plain, None, {"epsilon": 0.1}, "unknown setting of an evaluation 'epsilon'; did you mean 'eps'"),
+    "setting": (plain, None, {"epsilon": 0.1}, "unknown setting 'epsilon'; did you mean 'eps'"),
     "batch": (plain, None, {"batch": 0}, "batch is at least 1 image, not 0"),
     "output": (lambda x: plain(x).sum(1), None, {}, r"returned torch.float32 of shape \(64,\)"),
     "nan": (lambda x: plain(x) / 0 * 0, None, {}, "no finite norm"),

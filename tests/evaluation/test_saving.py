@@ -251,7 +251,7 @@ def test_a_manifest_with_lines_missing_is_refused(whole: tuple[Path, int], tmp_p
     [
         ("ess", {}, "unknown attack 'ess'; did you mean 'es'"),
         ("es", {"protocol": "benign"}, "protocol 'benign' attacks nothing"),
-        ("es", {"max_queries": 0}, "max_queries is a number of at least 1"),
+        ("es", {"max_queries": 0}, "max_queries is at least 1"),
         ("oa:200", {}, "needs 200 different targets"),
     ],
 )

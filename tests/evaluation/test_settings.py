@@ -76,7 +76,7 @@ def test_euclidean_steps_lead_across_the_ball() -> None:
     assert resolve_settings("28", norm="l2", eps=2, steps=10, gradient="square").pgd().step == 4
 
 
-@pytest.mark.parametrize("eps", [1, 1.0, np.float32(1), np.int64(1), Fraction(2, 2)])
+@pytest.mark.parametrize("eps", [1, 1.0, "1", "255/255", np.float32(1), np.int64(1), Fraction(2, 2)])
 def test_numbers_of_any_kind_are_the_same_budget(eps: Any) -> None:
     found = resolve_settings("28", eps=eps, steps=np.int64(4), seed=np.uint8(3))
     assert found == resolve_settings("28", eps=1.0, steps=4, seed=3)
@@ -130,7 +130,7 @@ def test_every_field_is_in_the_hash() -> None:
         ({"protocol": "strickt"}, r"unknown protocol 'strickt'; did you mean 'strict'\? \(allowed: strict, cvpr22"),
         ({"attacks": "ess"}, r"unknown attack 'ess'; did you mean 'es'\?"),
         ({"attacks": ("es", "tmaa")}, r"unknown attack 'tmaa'; did you mean 'tma'\?"),
-        ({"objects": {}}, "unknown setting of an evaluation 'objects'"),
+        ({"objects": {}}, "unknown setting 'objects'"),
         ({"attacks": "spqa+", "protocol": "cvpr22"}, r"unknown attack 'spqa\+'; did you mean 'qa\+'\?"),
         ({"attacks": "qa+:"}, r"after the colon comes how many targets, as in qa\+:5"),
         ({"attacks": "qa+:0"}, "after the colon"),
@@ -139,32 +139,31 @@ def test_every_field_is_in_the_hash() -> None:
         ({"attacks": ("qa+", "qa+:1")}, r"attacks 'qa\+' and 'qa\+:1' both give QA\+: leave one out"),
         ({"attacks": "oa:1"}, "an order takes at least 2 items, not 1"),
         ({"protocol": "benign", "attacks": "es"}, "protocol 'benign' has no attacks to name.*use protocol 'strict'"),
-        ({"stepz": 3}, r"unknown setting of an evaluation 'stepz'; did you mean 'step'\?"),
-        ({"norm": "l3"}, r"unknown norm 'l3'; did you mean 'l2'\?"),
-        ({"gradient": "ness"}, r"unknown gradient 'ness'; did you mean 'nes'\?"),
-        ({"precision": "bf16"}, r"unknown precision 'bf16'; did you mean 'bfloat16'\?"),
+        ({"stepz": 3}, r"unknown setting 'stepz'; did you mean 'step'\?"),
+        ({"norm": "l3"}, r"unknown value of norm 'l3'; did you mean 'l2'\?"),
+        ({"gradient": "ness"}, r"unknown value of gradient 'ness'; did you mean 'nes'\?"),
+        ({"precision": "bf16"}, r"unknown value of precision 'bf16'; did you mean 'bfloat16'\?"),
         ({"norm": "l2"}, "give eps, in units of the Euclidean norm"),
-        ({"eps": -0.1}, "eps is a number of at least 0, not -0.1"),
-        ({"eps": -1, "norm": "l2"}, "eps is a number of at least 0"),
+        ({"eps": -0.1}, "eps is at least 0, not -0.1"),
+        ({"eps": -1, "norm": "l2"}, "eps is at least 0"),
         ({"eps": 1.01}, r"eps is in units of the pixel range \[0, 1\], as 8/255, not 1.01"),
         ({"eps": 8}, "units of the pixel range"),
-        ({"eps": float("nan")}, "eps is a number"),
-        ({"eps": float("inf"), "norm": "l2"}, "eps is a number"),
-        ({"eps": "8/255"}, "eps is a number of at least 0, not '8/255'"),
-        ({"eps": "8/255", "norm": "l2"}, "eps is a number"),
-        ({"eps": "8/255", "gradient": "square"}, "eps is a number"),
-        ({"eps": True}, "eps is a number"),
-        ({"step": -1}, "step is a number of at least 0"),
-        ({"steps": 2.5}, "steps is a whole number, not 2.5"),
-        ({"steps": -1}, "steps is a number of at least 0"),
+        ({"eps": float("nan")}, "eps takes a finite number"),
+        ({"eps": float("inf"), "norm": "l2"}, "eps takes a finite number"),
+        ({"eps": "8/256/", "norm": "l2"}, "eps takes a finite number or a fraction such as 8/255, not '8/256/'"),
+        ({"eps": "eight", "gradient": "square"}, "eps takes a finite number"),
+        ({"eps": True}, "eps takes a finite number"),
+        ({"step": -1}, "step is at least 0"),
+        ({"steps": 2.5}, "steps takes a whole number, not 2.5"),
+        ({"steps": -1}, "steps is at least 0"),
+        ({"steps": "3", "norm": "l2", "eps": 1}, "steps takes a whole number"),
+        ({"restarts": -1}, "restarts is at least 0"),
+        ({"max_queries": 0}, "max_queries is at least 1, not 0"),
+        ({"max_queries": 10.5}, "max_queries takes a whole number"),
+        ({"seed": -1}, "seed is at least 0"),
         ({"steps": 0}, "steps is at least 1 where eps is not 0"),
         ({"protocol": "worst", "step": 0.1}, "protocol 'worst' has no step to choose"),
         ({"protocol": "worst", "attacks": "es"}, "'worst' has no attacks to name"),
-        ({"steps": "3", "norm": "l2", "eps": 1}, "steps is a number"),
-        ({"restarts": -1}, "restarts is a number of at least 0"),
-        ({"max_queries": 0}, "max_queries is a number of at least 1, not 0"),
-        ({"max_queries": 10.5}, "max_queries is a whole number"),
-        ({"seed": -1}, "seed is a number of at least 0"),
         ({"protocol": "cvpr22", "restarts": 2}, "'cvpr22' has neither restarts nor black-box gradients.*'strict'"),
         ({"protocol": "cvpr22", "gradient": "nes"}, "'cvpr22' has neither"),
     ],
@@ -177,7 +176,6 @@ def test_what_cannot_be_is_refused_in_one_line(settings: dict[str, Any], message
 
 
 def test_radii_as_text() -> None:
-    assert parse_radius(None) is None
     assert parse_radius("8/255") == 8 / 255
     assert parse_radius(" 0.03 ") == 0.03
     assert parse_radius("2.5/255") == 2.5 / 255
@@ -186,7 +184,7 @@ def test_radii_as_text() -> None:
     assert parse_radii("0.5,1/4") == [0.125, 0.25]
     assert parse_radii("0.5") == [0.5]
     for text in ("", "8/", "eight", "1/0", "1e999"):
-        with pytest.raises(HoldfastError, match=f"step is a number or a fraction such as 8/255, not '{text}'"):
-            parse_radius(text, "step")
-    with pytest.raises(HoldfastError, match="eps is a number or a fraction"):
+        with pytest.raises(HoldfastError, match=f"it holds '{text}', not a finite number or a fraction such as 8/255"):
+            parse_radius(text)
+    with pytest.raises(HoldfastError, match="a finite number or a fraction"):
         parse_radii("1,,2/255")

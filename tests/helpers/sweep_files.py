@@ -1,16 +1,12 @@
 """Sweep files on digits, and what runs of theirs leave behind, for the tests that need some."""
 
 import json
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, BinaryIO
 
-import pytest
 import torch
 import yaml
 
@@ -19,7 +15,6 @@ from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.settings import resolve_settings
 from holdfast.runs.data import family_of
 from holdfast.runs.folder import Place, State
-from holdfast.sweep import dispatch
 from holdfast.sweep.plan import Evaluation, Planned, plan
 from holdfast.util.errors import HoldfastError
 from tests.helpers import result_files
@@ -80,26 +75,40 @@ def evaluated(run: Planned, evaluation: Evaluation, **changes: Any) -> Path:
     return path
 
 
-class Inside:
+def inside(words: list[str], *, stdout: BinaryIO, **_: Any) -> int:
     """In place of a process: ``holdfast`` called here, where torch is imported already."""
-
-    def __init__(self, words: list[str], *, stdout: BinaryIO, **_: Any) -> None:
-        assert words[:3] == [sys.executable, "-m", "holdfast"]
-        try:
-            app(args=words[3:])
-        except SystemExit as stop:
-            self.code = int(stop.code or 0)
-        except HoldfastError as error:
-            stdout.write(f"holdfast: {error}\n".encode())
-            self.code = 2
-
-    def wait(self) -> int:
-        return self.code
+    assert words[:3] == [sys.executable, "-m", "holdfast"]
+    try:
+        app(args=words[3:])
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    except HoldfastError as error:
+        stdout.write(f"holdfast: {error}\n".encode())
+    return 2
 
 
-@contextmanager
-def inside() -> Iterator[None]:
-    """The commands of a sweep are carried out in this process."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dispatch, "subprocess", SimpleNamespace(Popen=Inside, DEVNULL=subprocess.DEVNULL))
-        yield
+class Machine:
+    """In place of processes: each leaves what ``holdfast`` would, or fails with the message given for its command.
+
+    meanwhile: called before, with the run and what its processes get as standard input.
+    """
+
+    def __init__(self, runs: Sequence[Planned]) -> None:
+        self.runs = {run.folder: run for run in runs}
+        self.calls: list[str] = []
+        self.fails: dict[str, str] = {}
+        self.meanwhile: Callable[[Planned, int], object] = lambda run, stdin: None
+
+    def __call__(self, command: list[str], *, stdin: int, stdout: BinaryIO, **_: Any) -> int:
+        verb, *words = command[command.index("holdfast") + 1 :]
+        run = self.runs[Path(words[words.index("--out") + 1] if verb == "train" else words[0])]
+        self.calls.append(f"{verb} {run.name}")
+        self.meanwhile(run, stdin)
+        if message := self.fails.get(self.calls[-1]):
+            stdout.write(message.encode())
+            return 1
+        if verb == "train":
+            leave(run)
+        else:
+            evaluated(run, next(one for one in run.evaluations if one.protocol == words[2]))
+        return 0

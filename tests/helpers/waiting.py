@@ -2,11 +2,8 @@
 
 import os
 import select
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.context import ForkProcess
 from pathlib import Path
@@ -26,7 +23,7 @@ def until(true: Callable[[], Any], alive: Callable[[], bool] = lambda: True) -> 
 
 
 class Gate:
-    """Where other processes stop and say so, until they are let go: two pipes with names, in a folder."""
+    """Where other processes stop and say so, until all go on: two pipes with names, in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -51,10 +48,6 @@ class Gate:
             raise AssertionError("no process came")
         os.read(self._there, 1)
 
-    def let_go(self) -> None:
-        """One of those that stand goes on."""
-        os.write(self._go, b"x")
-
     def open(self) -> None:
         """Nobody stops any more."""
         os.write(self._go, bytes(1000))
@@ -62,28 +55,6 @@ class Gate:
     def close(self) -> None:
         os.close(self._there)
         os.close(self._go)
-
-
-@contextmanager
-def meanwhile(work: Callable[[], None], gate: Gate) -> Iterator[None]:
-    """Do something in a thread while this one is at work, and see that this one ends; what fails there fails here."""
-    over = threading.Event()
-
-    def aside() -> None:
-        try:
-            work()
-            assert over.wait(GUARD), "it did not end"
-        except BaseException:
-            gate.open()
-            raise
-
-    with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(aside)
-        try:
-            yield
-        finally:
-            over.set()
-            future.result()
 
 
 def forked(work: Callable[[], Any]) -> ForkProcess:

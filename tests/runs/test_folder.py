@@ -215,7 +215,7 @@ def test_no_settings_no_run(tmp_path: Path) -> None:
 def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(HoldfastError, match=r"cannot make the run folder .*file"):
+        with pytest.raises(HoldfastError, match=r"cannot write .*file"):
             Run(folder).begin(CONFIG, resume=False)
 
 

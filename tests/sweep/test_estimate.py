@@ -105,37 +105,34 @@ def test_what_is_timed_is_hardening_alone(tmp_path: Path, machine: Machine) -> N
         assert config.precision == "bfloat16"
 
 
-def test_the_warm_up_is_plain(tmp_path: Path, machine: Machine) -> None:
-    changes = {"warmup.epochs": 1, "warmup.sampler": "S", "optim.epochs": 2}
-    runs = planned(tmp_path, {"recipe": "act-r", "pgd.steps": 2}, settings={**LONG, **changes})
-    assert Estimator().seconds(runs, quiet=True) == [125 * 0.25 + 250 * 2]
-    assert [config.recipe for config in machine.trained] == ["none-s", "act-r"]
-
-
 @pytest.mark.parametrize(
-    ("steps", "warm", "hard"), [(None, 125, 250), (200, 125, 75), (125, 125, 0), (60, 60, 0), (900, 125, 250)]
+    ("steps", "done", "left"),
+    [
+        (None, 0, [125, 250]),
+        (200, 0, [125, 75]),
+        (60, 0, [60, 0]),
+        (900, 25, [100, 250]),
+        (None, 125, [0, 250]),
+        (None, 300, [0, 75]),
+    ],
 )
-def test_a_run_cut_short_is_cut_at_its_end(
-    steps: int | None, warm: int, hard: int, tmp_path: Path, machine: Machine
+def test_what_is_left_of_a_run_counts(
+    steps: int | None, done: int, left: list[int], tmp_path: Path, machine: Machine
 ) -> None:
-    changes = {"warmup.epochs": 1, "optim.epochs": 2, "steps": steps}
+    """The warm-up is plain; a run that is cut short is cut at its end."""
+    changes = {"warmup.epochs": 1, "warmup.sampler": "S", "optim.epochs": 2, "steps": steps}
     runs = planned(tmp_path, {"recipe": "act-r", "pgd.steps": 2}, settings={**LONG, **changes})
+    if done:
+        leave(runs[0], step=done)
+    warm, hard = left
     assert Estimator().seconds(runs, quiet=True) == [warm * 0.25 + hard * 2]
-    assert machine.trained
-
-
-@pytest.mark.parametrize(("step", "warm", "hard"), [(25, 100, 250), (125, 0, 250), (300, 0, 75)])
-def test_only_what_is_left_counts(step: int, warm: int, hard: int, tmp_path: Path, machine: Machine) -> None:
-    changes = {"warmup.epochs": 1, "optim.epochs": 2}
-    runs = planned(tmp_path, {"recipe": "act-r", "pgd.steps": 2}, settings={**LONG, **changes})
-    leave(runs[0], step=step)
-    assert Estimator().seconds(runs, quiet=True) == [warm * 0.25 + hard * 2]
-    assert len(machine.trained) == (2 if warm else 1)
+    assert [config.recipe for config in machine.trained] == ["none-s"] * bool(warm) + ["act-r"] * bool(hard)
 
 
 def test_what_is_done_costs_nothing(tmp_path: Path, machine: Machine) -> None:
+    """Also of a run that collapsed."""
     (run,) = runs = planned(tmp_path, settings=LONG, evaluations=[{"checks": False}, {"protocol": "benign"}])
-    leave(run)
+    leave(run, step=20, collapsed=2)
     evaluated(run, run.evaluations[0])
     assert len(Estimator().seconds(runs, quiet=True)) == 1
     assert [protocol for protocol, _ in machine.evaluated] == ["benign"]
@@ -143,14 +140,6 @@ def test_what_is_done_costs_nothing(tmp_path: Path, machine: Machine) -> None:
     assert Estimator().seconds(runs, quiet=True) == [0]
     assert not machine.trained
     assert len(machine.evaluated) == 1
-
-
-def test_a_run_that_collapsed_is_not_trained_on(tmp_path: Path, machine: Machine) -> None:
-    runs = planned(tmp_path, settings=LONG)
-    leave(runs[0], step=20, collapsed=2)
-    assert runs[0].trained()
-    assert Estimator().seconds(runs, quiet=True) == [0]
-    assert not machine.trained
 
 
 def test_weights_that_are_not_there_yet_are_not_read(tmp_path: Path, machine: Machine) -> None:
@@ -187,17 +176,6 @@ def test_attacks_are_scaled_to_all_images_and_steps(tmp_path: Path, machine: Mac
         ("cvpr22", {"steps": 1, "max_queries": 64, "attacks": ["es"]}),
     ]
     assert set(machine.devices) == {"cpu"}
-
-
-def test_an_evaluation_timed_in_full_is_not_scaled(
-    tmp_path: Path, machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where there are fewer images than are timed."""
-    monkeypatch.setattr(estimate, "QUERIES", 10 * TEST_IMAGES)
-    (run,) = runs = planned(tmp_path, evaluations=[{"protocol": "strict", "steps": estimate.ATTACK_STEPS}])
-    leave(run)
-    assert Estimator().seconds(runs, quiet=True) == [10]
-    assert len(machine.evaluated) == 1
 
 
 def test_an_epoch_may_be_shorter_than_what_is_timed(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ class Plan:
     approach: Objective | None = None
 
 
-APPROACH, NUDGE = 20, 0.1
+APPROACH, NUDGE = 50, 0.1
 """Steps of an approach, and the radius of the noise it starts from, as a share of the ball's."""
 
 

@@ -9,9 +9,9 @@ from torch import Tensor
 
 from holdfast.attacks.base import ImageGenerators, Plan, System, own_entries, recall_at_1, visible_distances
 from holdfast.core.gallery import Queries
-from holdfast.core.objectives import ShiftEmbedding, SoftMargin
+from holdfast.core.objectives import DistanceToTarget, Objective, ShiftEmbedding, SoftMargin
 
-TEMPERATURE = 0.1
+TEMPERATURE = 0.03
 """Of the soft minima, as a share of the median distance from the clean query to the gallery."""
 
 
@@ -19,13 +19,13 @@ TEMPERATURE = 0.1
 class Misrank:
     """Bring an image of another class before all of the query's own. Reading: R@1 in %.
 
-    count: over how many of the nearest items the margin is softened; 1: not at all. rival: only the class that is
-    nearest to the clean query among the wrong ones (0), the second nearest (1), and so on; None: any. away: move the
-    embedding away from where it was first, and start from there. start: as of :class:`.RankingAttack`.
+    count: over how many of the nearest items the margin is softened; 1: not at all. toward: move to the centroid of a
+    wrong class first, and start from there: of the class nearest to the clean query (0), the second nearest (1), and so
+    on. away: likewise away from where the query was. start: as of :class:`.RankingAttack`.
     """
 
     count: int = 1
-    rival: int | None = None
+    toward: int | None = None
     away: bool = False
     start: float = 0.0
     side: ClassVar[str] = "query"
@@ -38,15 +38,24 @@ class Misrank:
         items = system.items
         matching = perturbed.labels[:, None] == items.labels
         distances = visible_distances(items, perturbed, own_entries)
-        rivals = ~matching if self.rival is None else self._rivals(distances.masked_fill(matching, inf), items.labels)
         temperature = TEMPERATURE * distances.median(1).values.clamp(min=torch.finfo(distances.dtype).tiny)
-        objective = SoftMargin(items, matching, items.own(perturbed.ids), rivals, temperature, self.count)
-        approach = ShiftEmbedding(perturbed.embeddings[:, None]) if self.away else None
-        return Plan(objective, lambda z: {"R@1": recall_at_1(z, perturbed, system)}, approach)
+        objective = SoftMargin(items, matching, items.own(perturbed.ids), temperature, self.count)
+        return Plan(
+            objective,
+            lambda z: {"R@1": recall_at_1(z, perturbed, system)},
+            self._approach(perturbed, system, distances.masked_fill(matching, inf)),
+        )
 
-    def _rivals(self, distances: Tensor, labels: Tensor) -> Tensor:
-        """Which items (B, N) are of the class that comes after ``rival`` others, or of the last one there is."""
-        for _ in range(self.rival or 0):
+    def _approach(self, perturbed: Queries, system: System, distances: Tensor) -> Objective | None:
+        """distances: clean, to the items of other classes, (B, N), else infinite."""
+        if self.away:
+            return ShiftEmbedding(perturbed.embeddings[:, None])
+        if self.toward is None:
+            return None
+        labels = system.items.labels
+        for _ in range(self.toward):
             left = distances.masked_fill(labels == labels[distances.argmin(1)][:, None], inf)
             distances = torch.where(left.isfinite().any(1, keepdim=True), left, distances)
-        return labels == labels[distances.argmin(1)][:, None]
+        members = (labels == labels[distances.argmin(1)][:, None]).to(distances)
+        centroids = members @ system.items.embeddings.to(distances) / members.sum(1, keepdim=True)
+        return DistanceToTarget(centroids)

@@ -16,18 +16,7 @@ from holdfast.cli.search import embed, search
 from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
 
-VERBS = (
-    train,
-    evaluate,
-    attack,
-    report,
-    explore,
-    sweep,
-    embed,
-    search,
-    export,
-    doctor,
-)
+VERBS = (train, evaluate, attack, report, explore, sweep, embed, search, export, doctor)
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory")
 
 app = typer.Typer(

@@ -1,5 +1,6 @@
 """``holdfast attack``."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -24,9 +25,7 @@ def attack(  # noqa: PLR0917
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.evaluation.evaluate import attack as run  # noqa: PLC0415
 
-    settings = how.settings()
-    if settings["max_queries"] is None:
-        settings["max_queries"] = IMAGES
+    settings = {**asdict(how), "max_queries": IMAGES if how.max_queries is None else how.max_queries}
     entries = run(*target.open(), attack, out, batch=batch_size, device=device, **settings)
 
     def mean(when: str, name: str) -> str:

@@ -1,7 +1,8 @@
 """What the command line prints: tables and results, as text that also reads well in a file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isnan
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from holdfast.evaluation.result import Result
     from holdfast.export.verify import Compared
     from holdfast.search.lookup import Answer
-    from holdfast.sweep.dispatch import Board
     from holdfast.sweep.plan import Planned
 
 WIDTH_OF_A_FILE = 200
@@ -41,25 +41,18 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
     console.print(grid)
 
 
-def number(value: object) -> str:
-    """A float with three decimals, anything else as it is."""
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
 def result(found: "Result") -> None:
     """Print an evaluation: benign metrics, scores with their intervals, checks, and the verdict."""
     content = found.content
     settings, data = content["settings"], content["data"]
     benign = {**content["benign"], **content["gauges"]}
-    table(f"{found.name} on {data['name']}: images as they are", ["", ""], [[k, number(v)] for k, v in benign.items()])
+    rows = [[name, f"{one:.3f}" if isinstance(one, float) else str(one)] for name, one in benign.items()]
+    table(f"{found.name} on {data['name']}: images as they are", ["", ""], rows)
     if content["columns"]:
-        rows = [
-            [name, _value(one), _interval(one), one["unit"], str(one["queries"])]
-            for name, one in content["columns"].items()
-        ]
-        for name in ("least R@1", "ERS"):
-            if one := content[name]:
-                rows.append([name, _value(one), _interval(one), one.get("unit", ""), ""])
+        means = {name: content[name] for name in ("least R@1", "ERS") if content[name]}
+        rows = []
+        for name, one in {**content["columns"], **means}.items():
+            rows.append([name, _value(one), _interval(one), one.get("unit", ""), str(one.get("queries", ""))])
         reach = format_radius(settings["eps"], settings["norm"])
         title = f"attacked by protocol {found.protocol}: ε = {reach}, {settings['steps']} steps"
         table(title, ["", "value", "95 % interval", "what it is", "images"], rows)
@@ -89,15 +82,11 @@ def robust_recall(robust: "dict[str, Any]", reach: str) -> None:
 def curve(results: "Sequence[Result]") -> None:
     """Print the scores of evaluations at several radii, one row each."""
     shown = [{**one.content["columns"], ROBUST: one.content[ROBUST]} for one in results]
-    names = [name for name, value in shown[0].items() if value]
-    rows = [
-        [
-            format_radius(one.content["settings"]["eps"], one.content["settings"]["norm"]),
-            *(_value(values[name]) for name in names),
-            one.verdict,
-        ]
-        for one, values in zip(results, shown, strict=True)
-    ]
+    names, rows = [name for name, value in shown[0].items() if value], []
+    for one, columns in zip(results, shown, strict=True):
+        settings = one.content["settings"]
+        values = (_value(columns[name]) for name in names)
+        rows.append([format_radius(settings["eps"], settings["norm"]), *values, one.verdict])
     table(f"{results[0].name}: scores by ε", ["ε", *names, "verdict"], rows)
 
 
@@ -119,16 +108,11 @@ def answers(found: "Sequence[Sequence[Answer]]") -> None:
 
 def compared(found: "Sequence[Compared]") -> None:
     """Print how far an exported model is from the run it is of."""
-    rows = [
-        [
-            "as in the run" if one.ok else "DIFFERS",
-            one.what,
-            *("" if value is None else f"{value:.2f}" for value in (one.before, one.after)),
-            f"{one.difference:.1e}",
-            f"{one.allowed:g}",
-        ]
-        for one in found
-    ]
+    rows = []
+    for one in found:
+        state = "as in the run" if one.ok else "DIFFERS"
+        values = ("" if value is None else f"{value:.2f}" for value in (one.before, one.after))
+        rows.append([state, one.what, *values, f"{one.difference:.1e}", f"{one.allowed:g}"])
     table("the exported model beside the run", ["", "", "run", "exported", "difference", "allowed"], rows)
 
 
@@ -146,20 +130,19 @@ def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> 
     print(f"runs: {len(runs)}; about {total_time}{ways}; start-up, validations and checks of evaluations not counted")
 
 
-def swept(board: "Board") -> None:
-    """Print what came of a sweep."""
-    rows = [["done", run.sweep, run.name, ""] for run in board.done]
-    rows += [["left", run.sweep, run.name, "another process is at work on it, or on its start"] for run in board.left]
-    for run in board.runs:
-        if reason := board.failed.get(run.folder):
-            log = run.folder / "log.txt"
-            rows.append(["FAILED", run.sweep, run.name, f"{reason} ({log})" if log.exists() else reason])
+def swept(runs: "Sequence[Planned]", failed: Mapping[Path, str]) -> None:
+    """Print what came of a sweep: ``failed`` says why, by the folder of the run."""
+    rows = []
+    for run in runs:
+        reason, log = failed.get(run.folder, ""), run.folder / "log.txt"
+        where = f" ({log})" if reason and log.is_file() else ""
+        rows.append(["FAILED" if reason else "done", run.sweep, run.name, reason + where])
     table("sweep", ["", "sweep", "run", ""], rows)
 
 
-def _value(one: dict[str, float]) -> str:
+def _value(one: "dict[str, float]") -> str:
     return f"{one['value']:.3f}"
 
 
-def _interval(one: dict[str, float]) -> str:
+def _interval(one: "dict[str, float]") -> str:
     return f"{one['low']:.3f} to {one['high']:.3f}"

@@ -9,8 +9,7 @@ def doctor() -> None:
     from holdfast.cli.machine import examine  # noqa: PLC0415
 
     findings = examine()
-    display.table(
-        "doctor", ["", "", ""], [[finding.what, "ok" if finding.ok else "no", finding.detail] for finding in findings]
-    )
+    rows = [[finding.what, "ok" if finding.ok else "no", finding.detail] for finding in findings]
+    display.table("doctor", ["", "", ""], rows)
     if any(finding.needed and not finding.ok for finding in findings):
         raise typer.Exit(1)

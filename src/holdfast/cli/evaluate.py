@@ -1,5 +1,6 @@
 """``holdfast evaluate``."""
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -40,7 +41,7 @@ def evaluate(  # noqa: PLR0917
 
     if how.eps is not None and eps_curve is not None:
         raise HoldfastError("give --eps or --eps-curve, not both")
-    settings = {**how.settings(), "attacks": tuple(attack) if attack else None, "cascade": False if quick else None}
+    settings = {**asdict(how), "attacks": tuple(attack) if attack else None, "cascade": False if quick else None}
     eps = settings.pop("eps")
     values = [eps] if eps_curve is None else parse_radii(eps_curve)
     model, images = target.open()
@@ -48,22 +49,11 @@ def evaluate(  # noqa: PLR0917
         raise HoldfastError(f"--published: nothing was published for data set {images.table.name!r}")
     for value in values:
         resolve_settings(images.table.family, protocol, eps=value, **settings)
-    folder = results_folder(model) if target.own_images else Path("evaluations") / model.name
-    results = []
-    for i, value in enumerate(values):
-        result = run(
-            model,
-            images,
-            protocol,
-            folder=out or folder,
-            surrogate=transfer,
-            batch=batch_size,
-            checks=not no_checks and i == len(values) - 1,
-            device=device,
-            eps=value,
-            **settings,
-        )
-        results.append(result)
+    own = target.data is None and target.queries is None
+    folder = results_folder(model) if own else Path("evaluations") / model.name
+    settings |= {"folder": out or folder, "surrogate": transfer, "batch": batch_size, "device": device}
+    results = [run(model, images, protocol, eps=value, checks=False, **settings) for value in values[:-1]]
+    results.append(run(model, images, protocol, eps=values[-1], checks=not no_checks, **settings))
     display.result(results[-1])
     if len(results) > 1:
         display.curve(results)

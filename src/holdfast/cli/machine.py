@@ -1,6 +1,5 @@
 """What this machine has, and whether the library works on it."""
 
-import importlib
 import os
 import platform
 import shutil
@@ -13,9 +12,11 @@ import torch
 from holdfast.core.pgd import PGD, LInf
 from holdfast.defense.recipes import parse_recipe
 from holdfast.models.embedder import Embedder, EmbedderConfig
+from holdfast.util.errors import HoldfastError, brief
+from holdfast.util.extras import require
 
 CORE = ("torch", "numpy", "scikit-learn", "pillow", "safetensors", "pyyaml", "pydantic", "typer", "rich", "jinja2")
-EXTRAS = {"timm": "timm", "tensorboard": "tensorboard", "wandb": "wandb"}
+EXTRAS = ("timm", "tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,13 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Python, libraries, devices, disk, extras, and one hardening step on random images."""
+    gpus = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
     return [
         Finding("python", sys.version_info >= (3, 11), platform.python_version()),
-        *(_library(name) for name in CORE),
-        *(_extra(extra, module) for extra, module in EXTRAS.items()),
+        *map(_library, CORE),
+        *map(_extra, EXTRAS),
         Finding("processors", True, f"{os.cpu_count()}, torch uses {torch.get_num_threads()}"),
-        Finding("GPU", torch.cuda.is_available(), _gpus(), needed=False),
+        Finding("GPU", torch.cuda.is_available(), gpus or "none; training on the CPU", needed=False),
         Finding("disk", True, f"{shutil.disk_usage('.').free / 1e9:.0f} GB free here"),
         _step(),
     ]
@@ -48,18 +50,12 @@ def _library(name: str) -> Finding:
         return Finding(name, False, f"pip install {name}")
 
 
-def _extra(extra: str, module: str) -> Finding:
+def _extra(extra: str) -> Finding:
     try:
-        importlib.import_module(module)
-    except Exception as error:  # a broken torchvision raises RuntimeError from inside timm
-        reason = "" if isinstance(error, ModuleNotFoundError) else f" (it fails with: {error})"
-        return Finding(extra, False, f"optional: pip install 'holdfast[{extra}]'{reason}", needed=False)
+        require(extra, extra)
+    except HoldfastError as error:
+        return Finding(extra, False, f"optional: {error}", needed=False)
     return Finding(extra, True, "optional, installed", needed=False)
-
-
-def _gpus() -> str:
-    names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return ", ".join(names) or "none; training on the CPU"
 
 
 def _step() -> Finding:
@@ -71,5 +67,5 @@ def _step() -> Finding:
         step = defense(embedder, images, labels)
         step.loss.backward()
     except Exception as error:
-        return Finding("a hardening step", False, f"{type(error).__name__}: {error}")
+        return Finding("a hardening step", False, brief(error))
     return Finding("a hardening step", bool(step.loss.isfinite()), f"works on {device}")

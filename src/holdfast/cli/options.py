@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
@@ -44,7 +44,6 @@ class ModelOptions:
     best: Best = False
 
     def open(self) -> "tuple[OpenedModel, Pixels]":
-        """The model and its test images."""
         from holdfast.models.open import open_model  # noqa: PLC0415
         from holdfast.models.test_set import load_test_set  # noqa: PLC0415
 
@@ -52,11 +51,6 @@ class ModelOptions:
         model = open_model(self.model, weights=self.weights, best=self.best, **shown)
         images = load_test_set(model, data=self.data, root=self.root, queries=self.queries, gallery=self.gallery)
         return model, images
-
-    @property
-    def own_images(self) -> bool:
-        """Whether the images are those of the model's own run."""
-        return self.data is None and self.queries is None
 
 
 @dataclass
@@ -72,12 +66,6 @@ class AttackOptions:
     restarts: Annotated[int | None, typer.Option(help="Further descents from random points; the best counts.")] = None
     max_queries: Annotated[int | None, typer.Option(help="Attack so many images only, drawn by --seed.")] = None
     seed: Annotated[int | None, typer.Option(help="Of all that is random in the attacks.")] = None
-
-    def settings(self) -> dict[str, Any]:
-        """As settings of an evaluation."""
-        from holdfast.evaluation.settings import parse_radius  # noqa: PLC0415
-
-        return {**asdict(self), "eps": parse_radius(self.eps), "step": parse_radius(self.step, "step")}
 
 
 def grouped(verb: Callable[..., None]) -> Callable[..., None]:

@@ -9,8 +9,6 @@ from holdfast.cli.options import Root
 
 FORMAT_OF = {"columns": "markdown", "root": "html", "pictures": "html"}
 """The format that an option needs."""
-DEFAULT_OUT = {"html": Path("report.html")}
-"""Where a format is written without --out; the others are printed."""
 
 
 def report(  # noqa: PLR0917
@@ -40,7 +38,7 @@ def report(  # noqa: PLR0917
             raise HoldfastError(f"--{name} needs --format {FORMAT_OF[name]}")
     if columns is not None:
         chosen["columns"] = [column.strip() for column in columns.split(",")]
-    place = out or DEFAULT_OUT.get(style)
+    place = out or (Path("report.html") if style == "html" else None)
     if place is None:
         print(write(find(paths), **chosen))
         return

@@ -30,17 +30,9 @@ def embed(  # noqa: PLR0917
     from holdfast.search.lookup import embed_files  # noqa: PLC0415
     from holdfast.util.errors import printable  # noqa: PLC0415
 
+    shown = {"size": size, "resize": resize, "channels": channels}
     index = embed_files(
-        source,
-        model,
-        out,
-        weights=weights,
-        size=size,
-        resize=resize,
-        channels=channels,
-        batch=batch_size,
-        precision=precision,
-        device=device,
+        source, model, out, weights=weights, batch=batch_size, precision=precision, device=device, **shown
     )
     for fault in index.about["faults"]:
         print(f"note: {fault}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -12,16 +13,12 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
 
     Gradients still flow to the pixels.
     """
-    modes = [(part, part.training) for part in module.modules()]
-    learning = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    before: list[tuple[Any, str, bool]] = [(part, "training", part.training) for part in module.modules()]
+    before += [(parameter, "requires_grad", parameter.requires_grad) for parameter in module.parameters()]
     try:
-        for part, _ in modes:
-            part.training = False
-        for parameter, _ in learning:
-            parameter.requires_grad_(False)
+        for thing, name, _ in before:
+            setattr(thing, name, False)
         yield module
     finally:
-        for part, training in modes:
-            part.training = training
-        for parameter, learns in learning:
-            parameter.requires_grad_(learns)
+        for thing, name, value in before:
+            setattr(thing, name, value)

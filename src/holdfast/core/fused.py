@@ -1,7 +1,7 @@
 """The network as an attack runs it: a copy that shares the weights and leaves out what only training needs."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from copy import deepcopy
 from typing import Any
 
@@ -51,11 +51,9 @@ class FusedNetwork:
             z: Tensor = self.network(images)
         return z
 
-    @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def frozen(self) -> AbstractContextManager[nn.Module]:
         """The network is fixed inside, be it the copy or the module itself."""
-        with frozen(self.network):
-            yield
+        return frozen(self.network)
 
     def refresh(self) -> None:
         """Take over the present weights and statistics of the module."""

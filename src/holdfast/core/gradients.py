@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Generator, Tensor
@@ -31,10 +30,8 @@ class Iterate:
     progress: float
 
 
-class Gradient(Protocol):
-    """How a descent finds its direction: the objective ``(g,)`` at an iterate, and its gradient like the images."""
-
-    def __call__(self, at: Iterate, generators: Generators) -> tuple[Tensor, Tensor]: ...
+Gradient = Callable[[Iterate, Generators], tuple[Tensor, Tensor]]
+"""How a descent finds its direction: the objective ``(g,)`` at an iterate, and its gradient like the images."""
 
 
 @dataclass(frozen=True)

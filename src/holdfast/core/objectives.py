@@ -140,19 +140,18 @@ WRONG = -1e9
 
 @dataclass(frozen=True, eq=False)
 class SoftMargin:
-    """By how much rivals are farther than matches, each side a soft minimum over its ``count`` nearest, found anew.
+    """By how much other classes are farther than matches, each side a soft minimum over its ``count`` nearest.
 
     ``softmin d = -T log Σ exp(-d / T)``: where one item alone decides, a descent follows that item only; here it also
     lowers the next ones, which pays off once the nearest changes. With a count of 1 it is the plain margin.
 
-    matching, own, rivals: (B, N). temperature: T of each image, (B,). A query is finished once its first result is
+    matching, own: (B, N). temperature: T of each image, (B,). A query is finished once its first result is
     wrong, as :meth:`.Items.distances` measure it.
     """
 
     items: Items
     matching: Tensor
     own: Tensor
-    rivals: Tensor
     temperature: Tensor
     count: int
     floor: float = WRONG
@@ -160,10 +159,10 @@ class SoftMargin:
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
         z, temperature = z[:, 0], self.temperature[rows][:, None]
         distances = self.items.distances(z.detach())
-        matching, own, rivals = (take_rows(x, rows) for x in (self.matching, self.own, self.rivals))
+        matching, own = take_rows(self.matching, rows), take_rows(self.own, rows)
         matches, others = distances.masked_fill(~matching | own, inf), distances.masked_fill(matching, inf)
         wrong = others.amin(1) < matches.amin(1)
-        near, far = (self._softmin(z, side, temperature) for side in (others.masked_fill_(~rivals, inf), matches))
+        near, far = (self._softmin(z, side, temperature) for side in (others, matches))
         return (near - far).masked_fill(wrong, self.floor)
 
     def _softmin(self, z: Tensor, distances: Tensor, temperature: Tensor) -> Tensor:

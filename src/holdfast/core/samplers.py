@@ -116,13 +116,7 @@ def hardest(batch: EmbeddedBatch, generator: Generator | None = None) -> Triplet
     return Triplets(batch.anchors, batch.partner, nearest)
 
 
-SAMPLERS: dict[str, Sampler] = {
-    "R": random,
-    "M": semihard,
-    "S": softhard,
-    "D": distance_weighted,
-    "H": hardest,
-}
+SAMPLERS: dict[str, Sampler] = {"R": random, "M": semihard, "S": softhard, "D": distance_weighted, "H": hardest}
 """By the letter that stands for it in a recipe: random, semihard, softhard, distance-weighted, hardest."""
 
 

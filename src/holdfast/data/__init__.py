@@ -3,7 +3,7 @@
 from holdfast.data.batches import Indices, PairBatches
 from holdfast.data.datasets import DATASETS, Dataset, load_dataset
 from holdfast.data.loader import Batch, Loader, stream
-from holdfast.data.pixels import Pixels, Progress, draw_augmentation
+from holdfast.data.pixels import Pixels, draw_augmentation
 from holdfast.data.readers.held_out import held_out, query_gallery
 from holdfast.data.table import Table
 
@@ -15,7 +15,6 @@ __all__ = [
     "Loader",
     "PairBatches",
     "Pixels",
-    "Progress",
     "Table",
     "draw_augmentation",
     "held_out",

@@ -42,14 +42,7 @@ class PairBatches:
     """
 
     def __init__(
-        self,
-        labels: Rows | Tensor,
-        pairs: int,
-        per_class: int = 2,
-        *,
-        seed: int = 0,
-        rank: int = 0,
-        world: int = 1,
+        self, labels: Rows | Tensor, pairs: int, per_class: int = 2, *, seed: int = 0, rank: int = 0, world: int = 1
     ) -> None:
         if per_class < 2:
             raise HoldfastError(f"per_class is {per_class}; a group needs at least 2 images of its class")
@@ -117,14 +110,9 @@ class PairBatches:
         for step in range(len(self)):
             bounds = self._bounds[step * self.world : (step + 1) * self.world + 1]
             start, stop = bounds[self.rank], bounds[self.rank + 1]
-            batches.append(
-                Indices(
-                    indices=torch.from_numpy(groups[start:stop].reshape(-1)),
-                    anchors=torch.arange(0, (stop - start) * self.per_class, self.per_class),
-                    offset=int(start - bounds[0]) * self.per_class,
-                    total=int(bounds[-1] - bounds[0]) * self.per_class,
-                )
-            )
+            indices = torch.from_numpy(groups[start:stop].reshape(-1))
+            offset, total = ((place - bounds[0]) * self.per_class for place in (start, bounds[-1]))
+            batches.append(Indices(indices, torch.arange(0, len(indices), self.per_class), offset, total))
         return batches
 
     def _shares(self) -> list[int]:

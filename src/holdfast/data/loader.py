@@ -1,5 +1,6 @@
 """Batches of images, each prepared while the one before is being used."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -55,12 +56,8 @@ class Loader:
     def __init__(self, pixels: Pixels, batches: PairBatches, seed: int = 0, augment: bool = False) -> None:
         if len(batches.labels) != len(pixels):
             raise HoldfastError(f"{len(batches.labels)} labels in the batches but {len(pixels)} images in the table")
-        self.pixels = pixels
-        self.batches = batches
-        self.seed = seed
-        self.augment = augment
-        self.waited = 0.0
-        self.skipped = 0
+        self.pixels, self.batches, self.seed, self.augment = pixels, batches, seed, augment
+        self.waited, self.skipped = 0.0, 0
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -127,10 +124,9 @@ def stream(
 def _ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
     """``make(item)`` for each item, the next one always under way in a thread."""
     with ThreadPoolExecutor(1, thread_name_prefix="prefetch") as pool:
-        pending: Future[Made] | None = None
+        pending: deque[Future[Made]] = deque()
         for item in items:
-            ready, pending = pending, pool.submit(make, item)
-            if ready is not None:
-                yield ready.result()
-        if pending is not None:
-            yield pending.result()
+            pending.append(pool.submit(make, item))
+            if len(pending) > 1:
+                yield pending.popleft().result()
+        yield from (last.result() for last in pending)

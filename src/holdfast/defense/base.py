@@ -5,6 +5,7 @@ house's training loop or anyone else's. The embedder is any module from pixels i
 """
 
 from abc import abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -46,14 +47,20 @@ class Learning:
     structure: float = 0.0
 
 
+BatchOf = Callable[[Tensor], EmbeddedBatch]
+"""From embeddings ``(B, D)`` of a step's images to what triplets are drawn from."""
+
+
 class Defense(nn.Module):
-    """The base of all: ``forward(embedder, images (B, C, H, W), labels (B,), anchors (T,)) -> Step``."""
+    """The base of all: ``forward(embedder, images (B, C, H, W), labels (B,), anchors (T,)) -> Step``.
+
+    One of your own overrides that, or :meth:`step`.
+    """
 
     def __init__(self, source: Sampler, learning: Learning) -> None:
         super().__init__()
         self.source, self.learning = source, learning
 
-    @abstractmethod
     def forward(
         self,
         embedder: nn.Module,
@@ -63,6 +70,11 @@ class Defense(nn.Module):
         generator: Generator | None = None,
     ) -> Step:
         """One step on a batch; ``anchors`` are positions in it, by default every second image."""
+        return self.step(embedder, images, lambda z: EmbeddedBatch.of(z, labels, anchors), generator)
+
+    @abstractmethod
+    def step(self, embedder: nn.Module, images: Tensor, batch_of: BatchOf, generator: Generator | None) -> Step:
+        """As :meth:`forward`; ``batch_of`` knows labels and anchors."""
 
     def learn(self, z: Tensor, benign: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of embedded triplets ``(T, 3, D)``, with the intra-class term where benign ones are given."""
@@ -87,17 +99,9 @@ class Plain(Defense):
         super().__init__(source, learning)
         _check_structure(learning, roles=[])
 
-    def forward(
-        self,
-        embedder: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        anchors: Tensor | None = None,
-        generator: Generator | None = None,
-    ) -> Step:
+    def step(self, embedder: nn.Module, images: Tensor, batch_of: BatchOf, generator: Generator | None) -> Step:
         z = embedder(images)
-        triplets = self.source(EmbeddedBatch.of(z, labels, anchors), generator)
-        loss, logs = self.learn(triplets.take(z))
+        loss, logs = self.learn(self.source(batch_of(z), generator).take(z))
         return Step(loss, {**logs, "passes": _count(len(images), images)})
 
 
@@ -135,14 +139,7 @@ class ShiftedBatch(Perturbing):
         """What the descent minimises, of images with clean embeddings ``(B, 1, D)``."""
         return ShiftEmbedding(clean)
 
-    def forward(
-        self,
-        embedder: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        anchors: Tensor | None = None,
-        generator: Generator | None = None,
-    ) -> Step:
+    def step(self, embedder: nn.Module, images: Tensor, batch_of: BatchOf, generator: Generator | None) -> Step:
         fused = self.fused(embedder, images)
         embed, attacked = Counted(embedder), Counted(fused)
         with fused.frozen():
@@ -151,10 +148,8 @@ class ShiftedBatch(Perturbing):
             objective = self.objective(clean[:, None])
             shifted = self.pgd(attacked, images[:, None], objective, generator=generator).squeeze(1)
         z = embed(shifted)
-        triplets = self.source(EmbeddedBatch.of(z, labels, anchors), generator)
-        benign = None
-        if self.learning.structure:
-            benign = _embed_groups(embed, triplets.take(images)[:, :NEGATIVE])
+        triplets = self.source(batch_of(z), generator)
+        benign = _embed_groups(embed, triplets.take(images)[:, :NEGATIVE]) if self.learning.structure else None
         loss, logs = self.learn(triplets.take(z), benign)
         logs["source_hardness"] = hardness(triplets.take(clean)).mean()
         return Step(loss, {**logs, "passes": _count(embed.images + attacked.images, images)})
@@ -168,14 +163,7 @@ class AdversarialTriplets(Perturbing):
         self.goal = goal
         _check_structure(learning, goal.roles)
 
-    def forward(
-        self,
-        embedder: nn.Module,
-        images: Tensor,
-        labels: Tensor,
-        anchors: Tensor | None = None,
-        generator: Generator | None = None,
-    ) -> Step:
+    def step(self, embedder: nn.Module, images: Tensor, batch_of: BatchOf, generator: Generator | None) -> Step:
         fused, roles = self.fused(embedder, images), self.goal.roles
         embed, attacked = Counted(embedder), Counted(fused)
         # The intra-class term learns from the clean images: where each is embedded by itself, one pass serves it, the
@@ -186,7 +174,7 @@ class AdversarialTriplets(Perturbing):
         else:
             with fused.frozen(), torch.no_grad():
                 seen = attacked(images)
-        batch = EmbeddedBatch.of(seen, labels, anchors)
+        batch = batch_of(seen)
         triplets = self.source(batch, generator)
         objective = self.goal(batch, triplets, generator)
         originals, z_clean = triplets.take(images), triplets.take(seen)
@@ -195,13 +183,10 @@ class AdversarialTriplets(Perturbing):
             perturbed = self.pgd(attacked, targets, objective, clean=known, generator=generator)
         moved = (perturbed != targets).flatten(1).any(dim=1)
 
-        benign: Tensor | None = z_clean
-        if shared:
-            z = _replaced(embed, z_clean, perturbed, moved)
-        else:
-            z, benign = self._embed(embed, originals, perturbed)
+        z, benign = (z_clean, z_clean) if shared else self._embed(embed, originals, perturbed)
+        if shared and moved.any():
+            z = z.index_copy(0, moved.nonzero()[:, 0], _embed_groups(embed, perturbed[moved]))
         loss, logs = self.learn(z, benign)
-
         logs["source_hardness"] = hardness(z_clean.detach()).mean()
         logs["moved"] = moved.float().mean()
         if isinstance(objective, RaiseHardness):
@@ -309,13 +294,6 @@ def _off_origin(pgd: PGD) -> PGD:
 def _embed_groups(embed: Counted, images: Tensor) -> Tensor:
     """``(G, R, C, H, W) -> (G, R, D)``."""
     return embed(images.flatten(0, 1)).view(*images.shape[:2], -1)
-
-
-def _replaced(embed: Counted, z: Tensor, perturbed: Tensor, moved: Tensor) -> Tensor:
-    """``z`` (T, 3, D) of clean triplets, with that of the triplets ``(T, 3, C, H, W)`` that have moved in its place."""
-    if not moved.any():
-        return z
-    return z.index_copy(0, moved.nonzero()[:, 0], _embed_groups(embed, perturbed[moved]))
 
 
 def independent(module: nn.Module) -> bool:

@@ -8,16 +8,8 @@ from functools import partial
 from holdfast.core.objectives import HARDEST
 from holdfast.core.pgd import PGD
 from holdfast.core.samplers import SAMPLERS, Sampler, semihard
-from holdfast.defense.base import (
-    AdversarialTriplets,
-    Collapse,
-    Defense,
-    Learning,
-    Plain,
-    ReachHardness,
-    Shift,
-    ShiftedBatch,
-)
+from holdfast.defense import base
+from holdfast.defense.base import Defense
 from holdfast.defense.destinations import Boosted, Constant, Destination, Gradual, Sampled
 from holdfast.util.errors import HoldfastError, unknown
 from holdfast.util.imports import CUSTOM
@@ -102,21 +94,17 @@ class Recipe:
         """The defense, ready to be called. ``pgd`` is not used by a recipe that perturbs nothing."""
         samplers: dict[str, Sampler] = SAMPLERS | {"M": partial(semihard, margin=loss.margin)}
         source = samplers[self.source]
-        learning = Learning(loss.margin, loss.structure if self.structure else 0.0)
-        match self.method:
-            case "none":
-                return Plain(source, learning)
-            case "est":
-                return ShiftedBatch(source, learning, pgd)
-            case "rest":
-                return AdversarialTriplets(source, learning, pgd, Shift())
-            case "act":
-                return AdversarialTriplets(source, learning, pgd, Collapse())
-            case "minmax":
-                return AdversarialTriplets(source, learning, pgd, ReachHardness(Constant(HARDEST)))
-        assert self.destination is not None
-        goal = ReachHardness(_destination(self.destination, samplers, loss))
-        return AdversarialTriplets(source, learning, pgd, goal)
+        learning = base.Learning(loss.margin, loss.structure if self.structure else 0.0)
+        if self.method == "none":
+            return base.Plain(source, learning)
+        if self.method == "est":
+            return base.ShiftedBatch(source, learning, pgd)
+        hardest = base.ReachHardness(Constant(HARDEST))
+        goal = {"rest": base.Shift(), "act": base.Collapse(), "minmax": hardest}.get(self.method)
+        if goal is None:
+            assert self.destination is not None
+            goal = base.ReachHardness(_destination(self.destination, samplers, loss))
+        return base.AdversarialTriplets(source, learning, pgd, goal)
 
 
 def parse_recipe(name: str) -> Recipe:
@@ -131,9 +119,8 @@ def parse_recipe(name: str) -> Recipe:
     short = re.fullmatch(r"([a-z]+)-([a-z])(?:-(?!ics$)(.+?))?(-ics)?", text, re.IGNORECASE)
     found = written or short
     if not found:
-        raise HoldfastError(
-            f"recipe {name!r} is not understood; write it like hm-s-lga-ics or HM[S,g_LGA]&ICS{_nearest(name)}"
-        )
+        near = "".join(f"; did you mean {one}?" for one in get_close_matches(name.lower(), RECIPES, n=1))
+        raise HoldfastError(f"recipe {name!r} is not understood; write it like hm-s-lga-ics or HM[S,g_LGA]&ICS{near}")
     method, source, destination, structure = found.groups()
     recipe = Recipe(
         _match("method", method, {m: (m, paper) for m, paper in METHODS.items()}),
@@ -195,21 +182,13 @@ def _match_destination(given: str) -> str:
     return f"{value:g}"
 
 
-def _nearest(name: str) -> str:
-    near = get_close_matches(name.lower(), RECIPES, n=1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-LISTED = tuple(
-    parse_recipe(name)
-    for name in (
-        *(f"none-{s}" for s in "rmsdh"),
-        *("est-r", "rest-r", "act-r", "act-s", "minmax-r"),
-        *(f"hm-{s}-{d}" for s in "rmsdh" for d in "rmsdh"),
-        *("hm-s-0", "hm-s-halfgamma", "hm-s-gamma", "hm-s-bm"),
-        *("hm-r-lga", "hm-s-lga", "hm-s-g2", "hm-s-ghalf"),
-        *("hm-r-m-ics", "hm-s-m-ics", "hm-r-lga-ics", "hm-s-lga-ics"),
-    )
+LISTED = (
+    *(f"none-{s}" for s in "rmsdh"),
+    *("est-r", "rest-r", "act-r", "act-s", "minmax-r"),
+    *(f"hm-{s}-{d}" for s in "rmsdh" for d in "rmsdh"),
+    *("hm-s-0", "hm-s-halfgamma", "hm-s-gamma", "hm-s-bm"),
+    *("hm-r-lga", "hm-s-lga", "hm-s-g2", "hm-s-ghalf"),
+    *("hm-r-m-ics", "hm-s-m-ics", "hm-r-lga-ics", "hm-s-lga-ics"),
 )
-RECIPES: dict[str, Recipe] = {recipe.name: recipe for recipe in LISTED}
+RECIPES: dict[str, Recipe] = {name: parse_recipe(name) for name in LISTED}
 """The recipes that ``holdfast recipes`` lists, by short name; :func:`parse_recipe` knows every combination."""

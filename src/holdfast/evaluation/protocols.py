@@ -129,9 +129,10 @@ SOFT = 50
 CASCADE: tuple[Stage, ...] = (
     Stage("margin", Misrank()),
     Stage("soft", Misrank(SOFT), lasting=True),
+    *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(5)),
+    Stage("away", Misrank(away=True), 50),
     Stage("soft-noise", Misrank(SOFT, start=1.0), restarts=1, lasting=True),
-    Stage("away", Misrank(away=True)),
-    *(Stage(f"class-{i + 1}", Misrank(SOFT, rival=i)) for i in range(5)),
+    Stage("margin-noise", Misrank(start=1.0), restarts=1),
     Stage("square", Misrank(), 500, gradient=Square(), lasting=True),
 )
 """The stages of robust R@1, in order; see docs/robustness.md."""

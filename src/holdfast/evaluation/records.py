@@ -58,7 +58,8 @@ class Records:
         self.costs = read_lines(CostLine, folder / "costs.jsonl")
         rewrite_lines(folder / "costs.jsonl", self.costs)
         for attack in dict.fromkeys(cost["attack"] for cost in self.costs):
-            done, records = self._done(attack), read_lines(RecordLine, self._file(attack))
+            done = sum(cost["images"] for cost in self.costs if cost["attack"] == attack)
+            records = read_lines(RecordLine, self._file(attack))
             if len(records) < done:
                 raise HoldfastError(
                     f"{self._file(attack)} holds {len(records)} records, but {folder / 'costs.jsonl'} counts {done}; "
@@ -74,7 +75,6 @@ class Records:
         return self.kept.get(attack, [])
 
     def add(self, attack: str, records: list[Record], cost: Mapping[str, float]) -> None:
-        """A batch is finished."""
         self.kept.setdefault(attack, []).extend(records)
         self.costs.append({"attack": attack, "images": len(records), **cost})
         if self.folder is not None:
@@ -84,9 +84,6 @@ class Records:
     def cost(self) -> dict[str, float]:
         """Images passed forward and backward, and seconds, over all batches."""
         return {name: sum(cost[name] for cost in self.costs) for name in ("forward", "backward", "seconds")}
-
-    def _done(self, attack: str) -> int:
-        return sum(cost["images"] for cost in self.costs if cost["attack"] == attack)
 
     def _file(self, attack: str) -> Path:
         assert self.folder is not None

@@ -2,14 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
 from pydantic import StrictBool, StrictStr
 from typing_extensions import TypedDict
 
-from holdfast.util.errors import HoldfastError
+from holdfast.util.errors import HoldfastError, nearest
 from holdfast.util.validate import Measured, OneOf, Whole, check, read_json
 
 BENIGN = ("R@1", "R@2", "mAP", "NMI")
@@ -177,10 +176,8 @@ def _below(path: Path) -> list[Path]:
         return sorted(file for depth in range(DEPTH + 1) for file in path.glob("*/" * depth + NAME) if file.is_file())
     if path.exists():
         return [path]
-    siblings = [place.name for place in path.parent.iterdir()] if path.parent.is_dir() else []
-    near = get_close_matches(path.name, siblings, n=1)
-    hint = f"; did you mean {path.parent / near[0]}?" if near else ""
-    raise HoldfastError(f"there is no file or folder {path}{hint} (expected a {NAME} or a folder with some in it)")
+    found = nearest(path)
+    raise HoldfastError(f"there is no file or folder {path}{found} (expected a {NAME} or a folder with some in it)")
 
 
 def read(path: Path) -> Result:

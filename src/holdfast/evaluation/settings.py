@@ -5,11 +5,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from fractions import Fraction
-from math import inf, nan
-from numbers import Real
-from typing import Any
+from typing import Annotated, Any
 from uuid import uuid4
+
+import numpy as np
+from pydantic import StrictBool
+from typing_extensions import TypedDict
 
 from holdfast.attacks import CA, QA, SPQA, Order, RankingAttack
 from holdfast.attacks.base import name_of
@@ -17,9 +18,24 @@ from holdfast.core.fused import PRECISIONS
 from holdfast.core.gradients import NES, WHITE_BOX, Gradient, Square
 from holdfast.core.pgd import BALLS, CONSTANT, DECAYING, PGD, Adaptive, Schedule, crossing
 from holdfast.evaluation.protocols import BUDGETS, COLUMNS, PROTOCOLS, Protocol
-from holdfast.util.errors import HoldfastError, pick, unknown
+from holdfast.util.errors import HoldfastError, pick
+from holdfast.util.validate import Amount, Count, OneOf, Whole, fit
 
 GRADIENTS: dict[str, Gradient] = {"white-box": WHITE_BOX, "nes": NES(), "square": Square()}
+
+
+class _Given(TypedDict, total=False):
+    attacks: Any
+    eps: Amount
+    step: Amount
+    steps: Whole
+    norm: Annotated[str, OneOf(BALLS)]
+    gradient: Annotated[str, OneOf(GRADIENTS)]
+    precision: Annotated[str, OneOf(PRECISIONS)]
+    restarts: Whole
+    max_queries: Count
+    seed: Whole
+    cascade: StrictBool
 
 
 @dataclass(frozen=True)
@@ -29,8 +45,8 @@ class AttackSettings:
     eps, step: in units of the pixel range [0, 1] (of the Euclidean norm, for ``norm="l2"``). precision: of the network,
     ``float32`` or ``bfloat16``. restarts: further descents from random points of the ball. max_queries: images
     attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five targets. objects: those that are not of
-    the protocol, by name. cascade: whether robust R@1 is measured; by default where
-    the protocol has it and no attack is named.
+    the protocol, by name. cascade: whether robust R@1 is measured; by default where the protocol has it
+    and no attack is named.
     """
 
     protocol: str
@@ -61,7 +77,6 @@ class AttackSettings:
         return given | {"attacks": list(self.attacks)}
 
     def pgd(self) -> PGD:
-        """The descent."""
         return PGD(
             BALLS[self.norm](self.eps),
             self.step,
@@ -97,25 +112,17 @@ class AttackSettings:
 def resolve_settings(family: str | None, protocol: str = "strict", **given: Any) -> AttackSettings:
     """The budget for a data set of a ``family``, ``"28"`` or ``"224"``: the paper's where nothing else is given.
 
-    Where no family is known (None), the attacks of a protocol need ``eps``.
+    Where no family is known (None), attacks need ``eps``. ``eps`` and ``step`` may be text: ``8/255``.
 
     Raises HoldfastError for what is not allowed, naming what is.
     """
     rules = pick("protocol", protocol, PROTOCOLS)
-    allowed = [one.name for one in fields(AttackSettings) if one.name != "objects"]
-    for key in given:
-        if key not in allowed:
-            raise unknown("setting of an evaluation", key, allowed)
-    given = {key: _number(key, value) for key, value in given.items() if value is not None}
+    given = {key: value.item() if isinstance(value, np.generic) else value for key, value in given.items()}
+    given = {**fit(_Given, {key: value for key, value in given.items() if value is not None})}
     if rules.cascade and not rules.attacks and (extra := {"step", "steps", "restarts"} & given.keys()):
-        raise HoldfastError(
-            f"protocol {protocol!r} has no {min(extra)} to choose: only eps, norm, max_queries and seed"
-        )
+        raise HoldfastError(f"protocol {protocol!r} has no {min(extra)} to choose; give eps or norm")
     eps, step, steps = BUDGETS[family or "28"]
     norm, gradient = given.get("norm", "linf"), given.get("gradient", "white-box")
-    pick("norm", norm, BALLS)
-    pick("gradient", gradient, GRADIENTS)
-    pick("precision", given.get("precision", "float32"), PRECISIONS)
     if norm != "linf" and "eps" not in given:
         raise HoldfastError(f"the paper has no radius for norm {norm!r}: give eps, in units of the Euclidean norm")
     if family is None and "eps" not in given and given.get("attacks", rules.attacks or rules.cascade):
@@ -180,15 +187,9 @@ def attack_named(name: str, attacks: Mapping[str, RankingAttack]) -> RankingAtta
     )
 
 
-def parse_radius(text: str | None, what: str = "eps") -> float | None:
-    """A size in pixel units from ``0.03``, ``8/255`` or ``2.5/255``; None stays None."""
-    if text is None:
-        return None
-    numerator, slash, denominator = text.partition("/")
-    try:
-        return float(Fraction(numerator) / Fraction(denominator if slash else 1))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise HoldfastError(f"{what} is a number or a fraction such as 8/255, not {text!r}") from None
+def parse_radius(text: str) -> float:
+    """A size in pixel units from ``0.03``, ``8/255`` or ``2.5/255``."""
+    return fit(Amount, text, "a radius")
 
 
 def parse_radii(text: str) -> list[float]:
@@ -197,24 +198,7 @@ def parse_radii(text: str) -> list[float]:
     _, slash, denominator = parts[-1].partition("/")
     if slash and not any("/" in part for part in parts[:-1]):
         parts = [*(f"{part}/{denominator}" for part in parts[:-1]), parts[-1]]
-    return [value for part in parts if (value := parse_radius(part)) is not None]
-
-
-SMALLEST = {"eps": 0, "step": 0, "steps": 0, "restarts": 0, "max_queries": 1, "seed": 0}
-
-
-def _number(key: str, value: Any) -> Any:
-    """A setting, as a Python float or int where it is a number."""
-    if key not in SMALLEST:
-        return value
-    size = float(value) if isinstance(value, Real) and not isinstance(value, bool) else nan
-    if not SMALLEST[key] <= size < inf:
-        raise HoldfastError(f"{key} is a number of at least {SMALLEST[key]}, not {value!r}")
-    if key in ("eps", "step"):
-        return size
-    if not size.is_integer():
-        raise HoldfastError(f"{key} is a whole number, not {value!r}")
-    return int(value)
+    return [parse_radius(part) for part in parts]
 
 
 def _check(settings: AttackSettings) -> None:

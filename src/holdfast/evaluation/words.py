@@ -4,6 +4,7 @@ An id never changes. Result files hold the ids of scores, the ``unit`` of each, 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 HIGHER, LOWER = "higher is better", "lower is better"
 
@@ -31,28 +32,24 @@ class ScoreWords:
 
 ITS_RANK = "Shown: the rank of the image, in % of the gallery."
 STILL_RIGHT = "Shown: how often its first result is still of its class."
-GALLERY_RANK, RECALL = ("rank in % of the gallery", "rank, %"), ("R@1 in %", "R@1, %")
+
+_rank = partial(ScoreWords, unit="rank in % of the gallery", short="rank, %", low=0)
+_raised, _lowered = partial(_rank, high=60, better=HIGHER), partial(_rank, high=100, better=LOWER)
+_recall = partial(ScoreWords, unit="R@1 in %", short="R@1, %", low=0, high=100, better=HIGHER)
 
 SCORE_WORDS: dict[str, ScoreWords] = {
-    "CA+": ScoreWords(
-        "a random image raised",
-        f"A gallery image is perturbed to rank high for a random query. {ITS_RANK}",
-        *(*GALLERY_RANK, 0, 60, HIGHER),
+    "CA+": _raised(
+        "a random image raised", f"A gallery image is perturbed to rank high for a random query. {ITS_RANK}"
     ),
-    "CA-": ScoreWords(
+    "CA-": _lowered(
         "a top result lowered",
         f"A gallery image is perturbed to rank low for a query that has it in its nearest 1 %. {ITS_RANK}",
-        *(*GALLERY_RANK, 0, 100, LOWER),
     ),
-    "QA+": ScoreWords(
-        "a query that raises a random image",
-        f"A query is perturbed to rank a random gallery image high. {ITS_RANK}",
-        *(*GALLERY_RANK, 0, 60, HIGHER),
+    "QA+": _raised(
+        "a query that raises a random image", f"A query is perturbed to rank a random gallery image high. {ITS_RANK}"
     ),
-    "QA-": ScoreWords(
-        "a query that lowers a top result",
-        f"A query is perturbed to rank one of its nearest 1 % low. {ITS_RANK}",
-        *(*GALLERY_RANK, 0, 100, LOWER),
+    "QA-": _lowered(
+        "a query that lowers a top result", f"A query is perturbed to rank one of its nearest 1 % low. {ITS_RANK}"
     ),
     "TMA": ScoreWords(
         "a query made like another image",
@@ -64,35 +61,29 @@ SCORE_WORDS: dict[str, ScoreWords] = {
         "A query is perturbed to move its embedding as far as possible. Shown: the distance moved.",
         *("distance moved, 0 to 2", "distance, 0 to 2", 0, 2, LOWER),
     ),
-    "ES:R": ScoreWords(
-        "what a query moved far away finds",
-        f"The query that was moved far away. {STILL_RIGHT}",
-        *(*RECALL, 0, 100, HIGHER),
-    ),
-    "LTM": ScoreWords(
+    "ES:R": _recall("what a query moved far away finds", f"The query that was moved far away. {STILL_RIGHT}"),
+    "LTM": _recall(
         "a query pushed to wrong classes",
         f"A query is perturbed to have images of other classes nearer than those of its own. {STILL_RIGHT}",
-        *(*RECALL, 0, 100, HIGHER),
     ),
-    "GTM": ScoreWords(
+    "GTM": _recall(
         "a query pulled to a wrong image",
         f"A query is perturbed to have the embedding of the nearest image of another class. {STILL_RIGHT}",
-        *(*RECALL, 0, 100, HIGHER),
     ),
     "GTT": ScoreWords(
         "a query that loses its first result",
         "A query is perturbed to push its first result out of the top four. Shown: how often it is still there.",
         *("% of queries with their first result still in the top 4", "% kept", 0, 100, HIGHER),
     ),
-    "robust R@1": ScoreWords(
+    "robust R@1": _recall(
         "the worst case",
         "Robust R@1: how often no attack of the cascade makes a query's first result wrong.",
-        *("R@1 in %, the worst case", "R@1, %", 0, 100, HIGHER),
+        unit="R@1 in %, the worst case",
     ),
-    "least R@1": ScoreWords(
+    "least R@1": _recall(
         "the worst of three quick attacks",
         "How often a query's first result is of its class under the worst of ES, LTM, GTM: robust R@1 is at most that.",
-        *("R@1 in %, the worst attack of each query", "R@1, %", 0, 100, HIGHER),
+        unit="R@1 in %, the worst attack of each query",
     ),
     "ERS": ScoreWords(
         "Empirical Robustness Score",

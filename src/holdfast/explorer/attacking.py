@@ -1,20 +1,20 @@
 """One image attacked on every model of a scene, and what each of them finds before and after."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from io import BytesIO
+from math import isfinite
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from holdfast.attacks import RankingAttack, System
-from holdfast.attacks.base import Attacked, ImageGenerators, Plan, attack_images
+from holdfast.attacks.base import Attacked, Plan, attack_images
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import Objective
 from holdfast.data.pixels import to_image
-from holdfast.evaluation.runner import generators_of, reading
+from holdfast.evaluation.runner import Target, generators_of, reading
 from holdfast.evaluation.saving import rounded
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.explorer.jobs import Tell
@@ -26,41 +26,23 @@ VISIBLE = 64.0
 """How much a perturbation is amplified at most."""
 
 
-@dataclass(frozen=True, eq=False)
 class Watched:
     """An attack that tells the embedding ``(1, D)`` of its only image each time the descent looks at it."""
 
-    attack: RankingAttack
-    tell: Callable[[Tensor], None]
-
-    @property
-    def side(self) -> str:
-        return self.attack.side
-
-    @property
-    def readings(self) -> tuple[str, ...]:
-        return self.attack.readings
-
-    @property
-    def start(self) -> float:
-        return self.attack.start
-
-    def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
-        return self.attack.choose(perturbed, system, generators)
+    def __init__(self, attack: RankingAttack, tell: Callable[[Tensor], None]) -> None:
+        self.side, self.readings, self.start, self.choose = attack.side, attack.readings, attack.start, attack.choose
+        self.attack, self.tell = attack, tell
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         plan = self.attack.plan(perturbed, system, chosen)
-        return Plan(_Told(plan.objective, self.tell), plan.outcome)
+        return Plan(_Told(plan.objective, self.tell, plan.objective.floor), plan.outcome)
 
 
 @dataclass(frozen=True, eq=False)
 class _Told:
     objective: Objective
     tell: Callable[[Tensor], None]
-
-    @property
-    def floor(self) -> float:
-        return self.objective.floor
+    floor: float
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
         values = self.objective(z, rows)
@@ -78,12 +60,8 @@ class Outcome:
 
 def clean(scene: Scene, query: Query) -> list[dict[str, Any]]:
     """What each model finds for a query as it is."""
-    found = []
-    for i, model in enumerate(scene.models):
-        seen = query.seen_by(i)
-        ranking = ranked(model.target, seen, seen.embeddings)
-        found.append({"found": ranking.found, "list": _listed(scene, model, ranking, ranking)})
-    return found
+    rankings = [ranked(model.target, query.seen_by(i), query.embeddings[i]) for i, model in enumerate(scene.models)]
+    return [_shown(scene, model, one, one) for model, one in zip(scene.models, rankings, strict=True)]
 
 
 def attack(scene: Scene, query: Query, resolved: AttackSettings, tell: Tell) -> Outcome:
@@ -98,24 +76,21 @@ def attack(scene: Scene, query: Query, resolved: AttackSettings, tell: Tell) -> 
     name = resolved.attacks[0]
     kind, pgd = resolved.attack(name), resolved.pgd()
     _check(scene, query)
-    chosen = kind.choose(
-        query.seen_by(0), scene.models[0].target.system, generators_of(name, resolved.seed, [query.id])
-    )
+    chosen = kind.choose(query.seen_by(0), scene.system, generators_of(name, resolved.seed, [query.id]))
     traces: list[list[int]] = []
     outcomes: list[dict[str, Any]] = []
     files = {"clean": png(query.image)}
     for i, model in enumerate(scene.models):
-        seen, trace = query.seen_by(i), list[int]()
-        traces.append(trace)
+        seen, target = query.seen_by(i), model.target
+        traces.append([])
 
-        def look(z: Tensor, i: int = i, model: Model = model, seen: Queries = seen, trace: list[int] = trace) -> None:
-            trace.append(sum(ranked(model.target, seen, z).found))
-            step = min(len(trace), resolved.steps)
+        def look(z: Tensor, i: int = i, target: Target = target, seen: Queries = seen) -> None:
+            traces[i].append(sum(ranked(target, seen, z).found))
+            step = min(len(traces[i]), resolved.steps)
             tell({"model": i, "step": step, "steps": resolved.steps, "traces": [list(one) for one in traces]})
 
         watched, generators = Watched(kind, look), generators_of(name, resolved.seed, [query.id])
         try:
-            target = model.target
             attacked = attack_images(
                 watched, target.model, target.system, seen, query.image, chosen=chosen, pgd=pgd, generators=generators
             )
@@ -124,83 +99,64 @@ def attack(scene: Scene, query: Query, resolved: AttackSettings, tell: Tell) -> 
                 f"{model.name} gives NaN or infinite embeddings on the way: no attack is possible"
             ) from error
         images = rounded(attacked.images, attacked.clean, pgd.ball)
-        with torch.no_grad():
-            z = model.target.model(images)
-        before, after = (ranked(model.target, seen, one) for one in (seen.embeddings, z))
-        outcomes.append(
-            _outcome(scene, model, attacked, z, before=before, after=after) | _size(images - attacked.clean)
-        )
-        outcomes[-1]["trace"] = trace
+        outcomes.append({**_outcome(scene, model, seen, attacked, images), "trace": traces[i]})
         files[f"{i}-adversarial"] = png(images)
         files[f"{i}-perturbation"] = png(amplified(images - attacked.clean, resolved.eps))
     report = {
         "attack": name,
-        "eps": 255 * resolved.eps,
-        "step": 255 * resolved.step,
-        "steps": resolved.steps,
-        "seed": resolved.seed,
+        **budget(resolved),
         "label": query.label,
         "amplified": gain(resolved.eps),
-        "targets": [_target(scene, int(row)) for row in chosen[0]],
+        "targets": [scene.about(int(scene.system.gallery.ids[row])) for row in chosen[0]],
         "models": outcomes,
     }
     return Outcome(report, files)
 
 
+def budget(resolved: AttackSettings) -> dict[str, float]:
+    """What the page lets one choose; ``eps`` and ``step`` in units of 1/255."""
+    return {"eps": 255 * resolved.eps, "step": 255 * resolved.step, "steps": resolved.steps, "seed": resolved.seed}
+
+
 def _check(scene: Scene, query: Query) -> None:
-    gallery = scene.models[0].target.system.gallery
+    gallery = scene.system.gallery
     matching = (gallery.labels == query.label) & (gallery.ids != query.id)
     if not matching.any():
         name = scene.title(query.label)
         raise HoldfastError(f"the gallery holds no other image of class {name}: there is no right answer to lose")
 
 
-def _outcome(
-    scene: Scene, model: Model, attacked: Attacked, z: Tensor, *, before: Ranking, after: Ranking
-) -> dict[str, Any]:
+def _outcome(scene: Scene, model: Model, seen: Queries, attacked: Attacked, images: Tensor) -> dict[str, Any]:
+    """What a model makes of an attacked image (1, C, H, W), and how much of it was changed: the most and the mean in
+    units of 1/255, and the share of values, in percent."""
     with torch.no_grad():
+        z = model.target.model(images)
         read = attacked.outcome(z)
+    before, after = (ranked(model.target, seen, one) for one in (seen.embeddings, z))
     values = {"before": reading(attacked.before, 0), "after": reading(read, 0)}
+    levels = (255 * (images - attacked.clean)).round().abs()
     return {
-        "before": {"found": before.found, "list": _listed(scene, model, before, after)},
-        "after": {"found": after.found, "list": _listed(scene, model, after, before)},
-        "readings": [{"name": name, **{when: _finite(value[name]) for when, value in values.items()}} for name in read],
+        "before": _shown(scene, model, before, after),
+        "after": _shown(scene, model, after, before),
+        "readings": [
+            {"name": name, **{when: one[name] if isfinite(one[name]) else None for when, one in values.items()}}
+            for name in read
+        ],
         "targets": [[int(ranking.places[row]) for ranking in (before, after)] for row in attacked.chosen[0]],
-    }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
-
-
-def _listed(scene: Scene, model: Model, ranking: Ranking, other: Ranking) -> list[dict[str, Any]]:
-    """The first results, each with its place in another ranking."""
-    ids = model.target.system.gallery.ids
-    return [
-        {
-            "id": int(ids[row]),
-            "name": scene.name_of(int(ids[row])),
-            "class": scene.class_of(int(ids[row])),
-            "match": bool(ranking.matching[row]),
-            "other": int(other.places[row]),
-        }
-        for row in ranking.order[:FIRST].tolist()
-    ]
-
-
-def _target(scene: Scene, row: int) -> dict[str, Any]:
-    identity = int(scene.models[0].target.system.gallery.ids[row])
-    return {"id": identity, "name": scene.name_of(identity), "class": scene.class_of(identity)}
-
-
-def _size(r: Tensor) -> dict[str, Any]:
-    """How much an image was changed: the most and the mean in units of 1/255, and the share of values, in percent."""
-    levels = (255 * r).round().abs()
-    return {
         "largest": float(levels.max()),
         "mean": round(float(levels.mean()), 2),
         "changed": round(100 * float((levels > 0).float().mean()), 1),
     }
+
+
+def _shown(scene: Scene, model: Model, ranking: Ranking, other: Ranking) -> dict[str, Any]:
+    """The first results, each with its place in another ranking."""
+    ids = model.target.system.gallery.ids
+    results = [
+        {**scene.about(int(ids[row])), "match": bool(ranking.matching[row]), "other": int(other.places[row])}
+        for row in ranking.order[:FIRST].tolist()
+    ]
+    return {"found": ranking.found, "list": results}
 
 
 def gain(eps: float) -> float:

@@ -1,5 +1,6 @@
 """What stands between the page and the rest of the web: which requests are answered, and what answers carry."""
 
+from contextlib import suppress
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -55,18 +56,14 @@ class Guard:
 
 def is_loopback(name: str) -> bool:
     """Whether a host name or address is this machine's own for certain."""
-    if name == "localhost":
-        return True
-    try:
-        return ip_address(name).is_loopback
-    except ValueError:
-        return False
+    with suppress(ValueError):
+        return name == "localhost" or ip_address(name).is_loopback
+    return False
 
 
 def _own(headers: Headers) -> bool:
     """Whether a request comes from a page of the host it names."""
-    try:
+    with suppress(ValueError):
         origin = urlsplit(headers.get("origin", "")).netloc
-    except ValueError:
-        return False
-    return origin != "" and origin == headers.get("host")
+        return origin != "" and origin == headers.get("host")
+    return False

@@ -2,10 +2,12 @@
 
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import takewhile
+from threading import RLock
 from typing import Any
 
 from holdfast.util.errors import HoldfastError, brief
@@ -64,17 +66,15 @@ class Jobs:
     def __init__(self, lease: float = LEASE, clock: Callable[[], float] = time.monotonic) -> None:
         self.lease, self.clock = lease, clock
         self._jobs: dict[str, Job] = {}
-        self._changed = threading.Condition(threading.RLock())
-        self._closed = False
-        self._worker = threading.Thread(target=self._run, name="attacks", daemon=True)
-        self._worker.start()
+        self._lock = RLock()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="attacks")
 
     def submit(self, client: str, work: Work) -> Job:
         """Put work at the end of the queue.
 
         Raises :class:`BusyError` for a client's second job, and where too many wait.
         """
-        with self._changed:
+        with self._lock:
             self._forget()
             waiting = [job for job in self._jobs.values() if not job.over]
             if any(job.client == client and not job.stopped for job in waiting):
@@ -83,12 +83,12 @@ class Jobs:
                 raise BusyError(f"{len(waiting)} attacks are waiting already: try again later")
             job = Job(client, work, self.clock())
             self._jobs[job.id] = job
-            self._changed.notify_all()
+            self._worker.submit(self._carry_out_next)
             return job
 
     def find(self, name: str) -> Job | None:
         """A job by its id, whose client is seen to be there; None where there is no such job, or no longer."""
-        with self._changed:
+        with self._lock:
             job = self._jobs.get(name)
             if job is not None:
                 job.seen = self.clock()
@@ -96,33 +96,29 @@ class Jobs:
 
     def position(self, job: Job) -> int:
         """How many jobs are to be finished before this one starts."""
-        with self._changed:
-            ahead = list(self._jobs.values())
-            return sum(not one.over for one in ahead[: ahead.index(job)]) if job in ahead else 0
+        with self._lock:
+            return sum(not one.over for one in takewhile(lambda one: one is not job, self._jobs.values()))
 
     def cancel(self, job: Job) -> None:
         """Stop a job: at once where it waits, at its next word where it runs."""
-        with self._changed:
+        with self._lock:
             job.stopped = True
             if job.state == "queued":
                 job.state = "cancelled"
 
     def leave(self, client: str) -> None:
         """The client is gone: its jobs are stopped and forgotten."""
-        with self._changed:
+        with self._lock:
             for job in [job for job in self._jobs.values() if job.client == client]:
                 self.cancel(job)
                 if job.over:
                     del self._jobs[job.id]
 
     def close(self) -> None:
-        """Stop everything."""
-        with self._changed:
-            self._closed = True
+        with self._lock:
             for job in self._jobs.values():
                 job.stopped = True
-            self._changed.notify_all()
-        self._worker.join(timeout=10)
+        self._worker.shutdown(cancel_futures=True)
 
     def _forget(self) -> None:
         """Cancel what waits for clients that are gone, and drop the oldest results."""
@@ -136,38 +132,28 @@ class Jobs:
     def _gone(self, job: Job) -> bool:
         return job.stopped or self.clock() - job.seen > self.lease
 
-    def _next(self) -> Job | None:
-        with self._changed:
-            while not self._closed:
-                self._forget()
-                for job in self._jobs.values():
-                    if job.state == "queued":
-                        job.state = "running"
-                        return job
-                self._changed.wait()
-        return None
+    def _carry_out_next(self) -> None:
+        """Carry out the first job that waits, if one still does; the worker is called once for each that was taken."""
+        with self._lock:
+            self._forget()
+            job = next((job for job in self._jobs.values() if job.state == "queued"), None)
+            if job is None:
+                return
+            job.state = "running"
 
-    def _run(self) -> None:
-        while (job := self._next()) is not None:
-            state, result, message = _carried_out(job, self._gone)
-            with self._changed:
-                job.result, job.message, job.state = result, message, state  # the state last: it is read without a lock
+        def tell(progress: Any) -> None:
+            if self._gone(job):
+                raise Cancelled
+            job.progress = progress
 
-
-def _carried_out(job: Job, gone: Callable[[Job], bool]) -> tuple[str, Any, str]:
-    """The state a job ends in, its result, and what went wrong."""
-
-    def tell(progress: Any) -> None:
-        if gone(job):
-            raise Cancelled
-        job.progress = progress
-
-    try:
-        return "done", job.work(tell), ""
-    except Cancelled:
-        return "cancelled", None, ""
-    except HoldfastError as error:
-        return "failed", None, str(error)
-    except Exception as error:
-        logging.getLogger(__name__).exception("an attack failed")
-        return "failed", None, f"the attack failed ({brief(error)}); the terminal that serves this page says more"
+        state = "failed"
+        try:
+            job.result, state = job.work(tell), "done"
+        except Cancelled:
+            state = "cancelled"
+        except HoldfastError as error:
+            job.message = str(error)
+        except Exception as error:
+            logging.getLogger(__name__).exception("an attack failed")
+            job.message = f"the attack failed ({brief(error)}); the terminal that serves this page says more"
+        job.state = state  # the last: it is read without a lock

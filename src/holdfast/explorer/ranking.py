@@ -34,8 +34,7 @@ class Ranking:
     @property
     def found(self) -> list[bool]:
         """Of the first results, which are of the query's class."""
-        found: list[bool] = self.matching[self.order[:FIRST]].tolist()
-        return found
+        return [bool(one) for one in self.matching[self.order[:FIRST]]]
 
 
 def ranked(target: Target, query: Queries, z: Tensor) -> Ranking:

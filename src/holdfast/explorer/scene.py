@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast.attacks import System
 from holdfast.core.gallery import Queries
 from holdfast.data import Pixels
 from holdfast.defense.recipes import RECIPES
@@ -51,7 +50,6 @@ class Query:
     embeddings: tuple[Tensor, ...]
 
     def seen_by(self, model: int) -> Queries:
-        """The query as a model has it."""
         z = self.embeddings[model]
         return Queries(z, torch.tensor([self.label], device=z.device), torch.tensor([self.id], device=z.device))
 
@@ -61,27 +59,22 @@ class Scene:
 
     def __init__(self, models: Sequence[Model]) -> None:
         self.models = tuple(models)
-        self.pixels = self.models[0].target.pixels
+        self.pixels, self.system = self.models[0].target.pixels, self.models[0].target.system
         self.table = self.pixels.table
-        if len(torch.unique(self._system.gallery.labels)) < 2:
+        if len(torch.unique(self.system.gallery.labels)) < 2:
             raise HoldfastError(
                 "all gallery images are of one class: there is no wrong answer that an attack could bring"
             )
 
-    @property
-    def _system(self) -> System:
-        return self.models[0].target.system
-
     @cached_property
     def rows(self) -> dict[int, int]:
         """The rows of the test table that may ask, and where each stands among the queries."""
-        return {row: place for place, row in enumerate(self._system.queries.ids.tolist())}
+        return {row: place for place, row in enumerate(self.system.queries.ids.tolist())}
 
     @cached_property
     def labels(self) -> dict[int, str]:
         """The classes of the gallery."""
-        present = torch.unique(self._system.gallery.labels).tolist()
-        return {label: self.title(label) for label in present}
+        return {label: self.title(label) for label in torch.unique(self.system.gallery.labels).tolist()}
 
     @cached_property
     def _words(self) -> list[str]:
@@ -103,8 +96,11 @@ class Scene:
         return self.table.classes[label].replace("_", " ")
 
     def class_of(self, row: int) -> str:
-        """The title of an image's class."""
         return self.title(int(self.table.labels[row]))
+
+    def about(self, row: int) -> dict[str, Any]:
+        """What the page says of an image."""
+        return {"id": row, "name": self.name_of(row), "class": self.class_of(row)}
 
     def search(self, text: str) -> list[int]:
         """The rows that may ask and whose class, file or number ``text`` names; all of them for an empty text.
@@ -112,12 +108,7 @@ class Scene:
         An image of just that number comes first; several words must all be found.
         """
         words = text.lower().split()
-        number = (
-            int(words[0])
-            if len(words) == 1 and words[0].isascii() and len(words[0]) < 10 and words[0].isdigit()
-            else -1
-        )
-        numbered = [row for row in self.rows if self.table.numbers[row] == number]
+        numbered = [row for row in self.rows if words == [str(self.table.numbers[row])]]
         named = [row for row in self.rows if all(word in self._words[row] for word in words)]
         return list(dict.fromkeys([*numbered, *named]))
 
@@ -131,7 +122,6 @@ class Scene:
         return images
 
     def ask(self, row: int) -> Query:
-        """A query of the test set."""
         if row not in self.rows:
             raise HoldfastError(f"image {row} is no query of this test set")
         place = self.rows[row]
@@ -141,14 +131,14 @@ class Scene:
     def ask_with(self, image: Tensor) -> tuple[Query, int]:
         """A query that is not in the gallery, (1, C, H, W), and the gallery image nearest to it for the first model,
         whose class it counts as."""
-        image = image.to(self._system.gallery.embeddings.device)
+        image = image.to(self.system.gallery.embeddings.device)
         with torch.no_grad():
             embeddings = tuple(model.target.model(image) for model in self.models)
         if not all(z.isfinite().all() for z in embeddings):
             raise HoldfastError("a model gives NaN or infinite embeddings for this image")
-        nearest = self._system.items.distances(embeddings[0])[0].argmin()
-        label = int(self._system.gallery.labels[nearest])
-        return Query(image, label, len(self.table), embeddings), int(self._system.gallery.ids[nearest])
+        nearest = self.system.items.distances(embeddings[0])[0].argmin()
+        label = int(self.system.gallery.labels[nearest])
+        return Query(image, label, len(self.table), embeddings), int(self.system.gallery.ids[nearest])
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """The page and what it asks for, as a Starlette application."""
 
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +21,7 @@ from holdfast.attacks import ATTACKS
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
 from holdfast.evaluation.words import ATTACK_WORDS
 from holdfast.explorer import uploads
-from holdfast.explorer.attacking import Outcome, attack, clean, png
+from holdfast.explorer.attacking import attack, budget, clean, png
 from holdfast.explorer.guard import Guard
 from holdfast.explorer.jobs import BusyError, Job, Jobs
 from holdfast.explorer.scene import Query, Scene
@@ -43,8 +42,7 @@ ON_QUERIES = {name: words for name, words in ATTACK_WORDS.items() if ATTACKS[nam
 """The attacks that perturb a query, which is what the page is about."""
 
 CLIENT = "x-holdfast-client"
-DAY = {"Cache-Control": "private, max-age=86400"}
-
+STATUS: dict[type[Exception], int] = {BusyError: 409, uploads.TooLargeError: 413}
 
 Levels = Annotated[StrictFloat, Field(ge=0, le=255)]
 
@@ -70,71 +68,54 @@ class Site:
         self.key = token_urlsafe(6)  # in the addresses of images, so that a browser keeps none of another scene
         self.defaults = resolve_settings(scene.table.family)
 
-    async def page(self, request: Request) -> Response:
-        """The page itself."""
+    def page(self, request: Request) -> Response:
         return FileResponse(STATIC / "index.html", headers={"Cache-Control": "no-cache"})
 
-    async def about(self, request: Request) -> Response:
-        """What there is to choose from."""
-        scene, resolved = self.scene, self.defaults
+    def about(self, request: Request) -> Response:
+        scene = self.scene
         return JSONResponse(
             {
                 "key": self.key,
                 "data": scene.table.name,
                 "size": scene.pixels.size,
                 "queries": len(scene.rows),
-                "gallery": len(scene.models[0].target.system.gallery.ids),
+                "gallery": len(scene.system.gallery.ids),
                 "classes": list(scene.labels.items()),
                 "models": [{"name": model.name, "about": model.about} for model in scene.models],
                 "attacks": [
                     {"name": name, **asdict(words), "title": f"{name.upper()}: {words.title}"}
                     for name, words in ON_QUERIES.items()
                 ],
-                "defaults": {
-                    "eps": 255 * resolved.eps,
-                    "step": 255 * resolved.step,
-                    "steps": resolved.steps,
-                    "seed": resolved.seed,
-                },
+                "defaults": budget(self.defaults),
                 "limits": {"bytes": uploads.BYTES, "steps": STEPS, "page": PAGE},
             }
         )
 
-    async def images(self, request: Request) -> Response:
-        """One page of the images that a search finds."""
+    def images(self, request: Request) -> Response:
         page = _whole(request.query_params.get("page", "0"), "page")
-        rows = await run_in_threadpool(self.scene.search, request.query_params.get("search", "")[:200])
-        shown = [
-            {"id": row, "name": self.scene.name_of(row), "class": self.scene.class_of(row)}
-            for row in rows[PAGE * page : PAGE * (page + 1)]
-        ]
+        rows = self.scene.search(request.query_params.get("search", "")[:200])
+        shown = [self.scene.about(row) for row in rows[PAGE * page : PAGE * (page + 1)]]
         return JSONResponse({"images": shown, "total": len(rows), "page": page, "pages": -(-len(rows) // PAGE)})
 
-    async def image(self, request: Request) -> Response:
-        """An image of the test set, as the models see it."""
-        content = await run_in_threadpool(lambda: png(self.scene.read(request.path_params["row"])))
-        return Response(content, media_type="image/png", headers=DAY)
+    def image(self, request: Request) -> Response:
+        return _png(png(self.scene.read(request.path_params["row"])))
 
-    async def query(self, request: Request) -> Response:
-        """What each model finds for an image as it is."""
-        query = await run_in_threadpool(self._query, request.path_params["key"], request.query_params.get("label"))
-        found = await run_in_threadpool(clean, self.scene, query)
+    def query(self, request: Request) -> Response:
+        query = self._query(request.path_params["key"], request.query_params.get("label"))
+        found = clean(self.scene, query)
         return JSONResponse({"label": query.label, "class": self.scene.title(query.label), "models": found})
 
     async def upload(self, request: Request) -> Response:
-        """Take an image that is not in the gallery."""
         data = await uploads.body(request.stream())
         return JSONResponse(await run_in_threadpool(self._take, data))
 
-    async def uploaded(self, request: Request) -> Response:
-        """An uploaded image, as the models see it."""
+    def uploaded(self, request: Request) -> Response:
         query = self.uploads.get(request.path_params["name"])
         if query is None:
             raise HTTPException(404, "this upload is no longer kept: upload it again")
-        return Response(png(query.image), media_type="image/png", headers=DAY)
+        return _png(png(query.image))
 
     async def attack(self, request: Request) -> Response:
-        """Put an attack into the queue."""
         body = await uploads.body(request.stream(), SMALL)
         asked = fit(AttackRequest, parse_json(body, "the request"), "the request")
         resolved = self._budget(asked)
@@ -143,30 +124,26 @@ class Site:
         job = self.jobs.submit(_client(request), lambda tell: attack(scene, query, resolved, tell))
         return JSONResponse(self._described(job), 202)
 
-    async def job(self, request: Request) -> Response:
-        """How far an attack is, and what came of it."""
+    def job(self, request: Request) -> Response:
         return JSONResponse(self._described(self._job(request)))
 
-    async def cancel(self, request: Request) -> Response:
-        """Stop an attack."""
+    def cancel(self, request: Request) -> Response:
         job = self._job(request)
         if job.client != _client(request):
             raise HTTPException(403, "this attack is another page's")
         self.jobs.cancel(job)
         return JSONResponse(self._described(job))
 
-    async def leave(self, request: Request) -> Response:
-        """The page is closed."""
+    def leave(self, request: Request) -> Response:
         self.jobs.leave(_client(request))
         return JSONResponse({})
 
-    async def result(self, request: Request) -> Response:
-        """An image that an attack made."""
+    def result(self, request: Request) -> Response:
         job, name = self._job(request), request.path_params["name"]
-        outcome = job.result if isinstance(job.result, Outcome) else None
-        if outcome is None or name not in outcome.files:
+        files = job.result.files if job.result else {}
+        if name not in files:
             raise HTTPException(404, "there is no such image")
-        return Response(outcome.files[name], media_type="image/png", headers=DAY)
+        return _png(files[name])
 
     def _take(self, data: bytes) -> dict[str, Any]:
         seen, size, remarks = uploads.taken(data, self.scene.pixels)
@@ -175,7 +152,7 @@ class Site:
             "key": f"upload-{self.uploads.add(query)}",
             "label": query.label,
             "class": self.scene.title(query.label),
-            "nearest": {"id": nearest, "name": self.scene.name_of(nearest)},
+            "nearest": self.scene.about(nearest),
             "remarks": remarks,
             "pixels": list(size),
         }
@@ -211,7 +188,7 @@ class Site:
             "position": self.jobs.position(job),
             "progress": job.progress,
             "message": job.message,
-            "result": job.result.report if isinstance(job.result, Outcome) else None,
+            "result": job.result.report if job.result else None,
         }
 
 
@@ -233,31 +210,21 @@ def application(scene: Scene, jobs: Jobs, *, loopback: bool = True) -> ASGIApp:
         Route("/results/{job}/{name}.png", site.result),
         Mount("/static", StaticFiles(directory=STATIC)),
     ]
-    handlers: dict[Any, Callable[[Request, Exception], Awaitable[Response]]] = {
-        HoldfastError: _refused,
-        HTTPException: _failed,
-        ClientDisconnect: _gone,
-        Exception: _broken,
-    }
+    handlers = dict.fromkeys((HoldfastError, HTTPException, ClientDisconnect, Exception), _failed)
     return Guard(Starlette(routes=routes, exception_handlers=handlers), loopback)
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    status = 409 if isinstance(error, BusyError) else 413 if isinstance(error, uploads.TooLargeError) else 400
-    return JSONResponse({"error": str(error)}, status)
+def _failed(request: Request, error: Exception) -> Response:
+    status, said = 500, "something broke here; the terminal that serves this page says more"
+    if isinstance(error, HTTPException):
+        status, said = error.status_code, error.detail
+    elif isinstance(error, HoldfastError | ClientDisconnect):
+        status, said = STATUS.get(type(error), 400), str(error)
+    return JSONResponse({"error": said}, status)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return JSONResponse({"error": error.detail}, error.status_code)
-
-
-async def _gone(request: Request, error: Exception) -> Response:
-    return Response(status_code=400)
-
-
-async def _broken(request: Request, error: Exception) -> Response:
-    return JSONResponse({"error": "something broke here; the terminal that serves this page says more"}, 500)
+def _png(content: bytes) -> Response:
+    return Response(content, media_type="image/png", headers={"Cache-Control": "private, max-age=86400"})
 
 
 def _client(request: Request) -> str:

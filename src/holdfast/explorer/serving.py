@@ -38,18 +38,6 @@ def address_of(listener: socket.socket) -> tuple[str, bool]:
     return f"http://{shown}:{port}", is_loopback(host)
 
 
-class _Announced(uvicorn.Server):
-    """A server that says where it is once it answers, and can be interrupted."""
-
-    def __init__(self, config: uvicorn.Config, url: str) -> None:
-        super().__init__(config)
-        self.url = url
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        print(f"explore at {self.url}  (Ctrl+C stops it)", flush=True)
-
-
 def serve(scene: Scene, listener: socket.socket) -> None:
     """Serve a scene on a socket until interrupted; what is under way then is stopped."""
     jobs = Jobs()
@@ -62,8 +50,9 @@ def serve(scene: Scene, listener: socket.socket) -> None:
         limit_concurrency=256,
         server_header=False,
     )
+    print(f"explore at {url}  (Ctrl+C stops it)", flush=True)
     try:
         with suppress(KeyboardInterrupt):
-            _Announced(config, url).run(sockets=[listener])
+            uvicorn.Server(config).run(sockets=[listener])
     finally:
         jobs.close()

@@ -15,7 +15,7 @@ from holdfast.evaluation.settings import parse_radius, resolve_settings
 from holdfast.evaluation.words import PASSED
 from holdfast.export.source import Source
 from holdfast.models.backbones import is_code
-from holdfast.report.tables import MEASURES, format_count, format_interval, format_number, format_radius, markdown
+from holdfast.report.tables import MEASURES, format_bounded, format_count, format_radius, markdown, setting_of
 from holdfast.runs.config import Config
 from holdfast.runs.data import family_of
 from holdfast.util.imports import CUSTOM
@@ -42,29 +42,22 @@ def card(source: Source, precision: str = "float32") -> str:
         keep_trailing_newline=True,
     ).get_template("card.md.jinja")
     model, config = source.embedder.config, source.config
-    recipe = None if config.recipe == CUSTOM else parse_recipe(config.recipe)
     return template.render(
         front=yaml.safe_dump(front(source), sort_keys=False, allow_unicode=True).strip(),
-        name=source.name,
         version=__version__,
+        source=source,
         model=model,
         coded=is_code(model.backbone),
         colours={1: "gray", 3: "colour"}.get(model.channels, f"{model.channels}-channel"),
-        fixed=source.embedder.fixed_size,
-        recipe=recipe,
+        recipe=None if config.recipe == CUSTOM else parse_recipe(config.recipe),
         data=config.data.name,
-        layout=DATASETS[config.data.name].summary,
-        bundled=DATASETS[config.data.name].bundled,
-        start=config.model.weights is not None,
-        weights=source.weights,
+        layout=DATASETS[config.data.name],
         precision=precision,
-        results=source.results,
         figures=figures(source.results),
         threats=[threat(result) for result in source.results],
         checks=[checks(result) for result in source.results],
         settings=markdown(["setting", "value"], list(settings(config))),
         cost=cost(source.cost),
-        ended=source.ended,
         evaluations=[command(result, source.name, config) for result in source.results],
     )
 
@@ -92,25 +85,18 @@ def front(source: Source) -> dict[str, Any]:
 
 def way(result: Result) -> str:
     """How a result was measured, in few words: ``strict, ε = 77/255, 32 steps``."""
-    settings = result.content["settings"]
-    if not settings["attacks"]:
-        return result.protocol
-    return f"{result.protocol}, ε = {format_radius(settings['eps'], settings['norm'])}, {settings['steps']} steps"
+    words = setting_of(result).attack.removeprefix("protocol ")
+    return words if result.content["settings"]["attacks"] else result.protocol
 
 
 def figures(results: tuple[Result, ...]) -> str:
     """One row per measure, one column per evaluation, with 95 % intervals where there are some."""
     rows = [
-        [name, *(_figure(result, name) for result in results)]
+        [name, *(format_bounded(result, name) for result in results)]
         for name in MEASURES
         if any(result.number(name) is not None for result in results)
     ]
     return markdown(["", *map(way, results)], [*rows, ["verdict", *(result.verdict for result in results)]])
-
-
-def _figure(result: Result, name: str) -> str:
-    value = result.number(name)
-    return "" if value is None else format_number(name, value) + format_interval(name, result.interval(name))
 
 
 def threat(result: Result) -> str:

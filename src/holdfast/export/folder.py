@@ -18,8 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import Embed
 from holdfast.evaluation.result import NAME
@@ -47,13 +45,7 @@ def write(source: Source, folder: Path, precision: str = "float32") -> None:
 
 def load(folder: Path) -> Embed:
     """The embedder in the folder, as a function from images to embeddings."""
-    embedder = Embedder.from_pretrained(folder).requires_grad_(False)
-
-    def embed(images: Tensor) -> Tensor:
-        z: Tensor = embedder(images)
-        return z
-
-    return embed
+    return Embedder.from_pretrained(folder).requires_grad_(False)
 
 
 def portable(config: Config) -> Config:

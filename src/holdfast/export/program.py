@@ -9,7 +9,6 @@ from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
-from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
 from holdfast.core.pgd import Embed
@@ -52,13 +51,7 @@ def write(source: Source, path: Path) -> None:
 def load(path: Path) -> Embed:
     """What :func:`write` wrote, as a function from images to embeddings."""
     with quiet():
-        module = torch.export.load(io.BytesIO(path.read_bytes())).module()
-
-    def embed(images: Tensor) -> Tensor:
-        z: Tensor = module(images)
-        return z
-
-    return embed
+        return torch.export.load(io.BytesIO(path.read_bytes())).module()
 
 
 @contextmanager

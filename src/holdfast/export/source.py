@@ -58,7 +58,8 @@ def open_run(word: str | Path, best: bool = False) -> Source:
     run = Run(model.folder)
     config, weights = run.config(), str(model.about["weights"])
     results = results_of(run, weights)
-    cost = run.cost() or next((_cost(result) for result in results), {})
+    cost = run.cost() or next((result.training for result in results), {})
+    cost = {key: value for key, value in cost.items() if key in ("steps", "passes", "seconds")}
     ended = not run.state_file.exists() or finished(run, config)
     return Source(frozen_copy(model.embed), run.folder.resolve().name, config, weights, results, cost, ended)
 
@@ -75,21 +76,9 @@ def results_of(run: Run, weights: str) -> tuple[Result, ...]:
     """
     cost = run.cost()
     found = [read(path) for path in sorted(run.folder.glob(f"evaluations/*/{NAME}"))]
-    return tuple(
-        sorted(
-            (
-                result
-                for result in found
-                if cost.items() <= result.training.items()
-                and (not run.best.is_dir() or result.content["model"].get("weights") == weights)
-            ),
-            key=_rank,
-        )
-    )
-
-
-def _cost(result: Result) -> dict[str, float]:
-    return {key: value for key, value in result.training.items() if key in ("steps", "passes", "seconds")}
+    if run.best.is_dir():
+        found = [result for result in found if result.content["model"].get("weights") == weights]
+    return tuple(sorted((result for result in found if cost.items() <= result.training.items()), key=_rank))
 
 
 def _rank(result: Result) -> tuple[bool, bool, bool, int]:

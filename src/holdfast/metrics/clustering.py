@@ -85,12 +85,7 @@ def _seeds(points: Tensor, norms: Tensor, clusters: int, seed: int) -> Tensor:
 def _assign(points: Tensor, norms: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Nearest centre of each point and its squared distance, two (N,), given the points' squared ``norms``."""
     half_norms = centres.square().sum(1) / 2
-    cluster = torch.empty(len(points), dtype=torch.int64, device=points.device)
-    distance = norms.clone()
-    rows = rows_per_block(2 * len(centres) * points.element_size())
-    for start in range(0, len(points), rows):
-        block = slice(start, start + rows)
-        nearest = torch.addmm(half_norms, points[block], centres.T, alpha=-1).min(dim=1)
-        cluster[block] = nearest.indices
-        distance[block] += 2 * nearest.values
-    return cluster, distance.clamp_(min=0)
+    blocks = torch.split(points, rows_per_block(2 * len(centres) * points.element_size()))
+    nearest = [torch.addmm(half_norms, block, centres.T, alpha=-1).min(dim=1) for block in blocks]
+    distance = norms + 2 * torch.cat([one.values for one in nearest])
+    return torch.cat([one.indices for one in nearest]), distance.clamp_(min=0)

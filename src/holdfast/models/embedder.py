@@ -1,7 +1,6 @@
 """The embedder: pixels in [0, 1] -> embeddings on the unit sphere, with mean/std and the L2 norm inside."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +17,7 @@ from holdfast.core.frozen import frozen
 from holdfast.models import hub
 from holdfast.models.backbones import find_backbone, is_code
 from holdfast.models.backbones.custom import given
-from holdfast.models.weights import Mismatch, load_weights, read_state
+from holdfast.models.weights import Mismatch, fitting, load_weights, read_state
 from holdfast.util.arrays import save_safetensors
 from holdfast.util.atomic import write_json
 from holdfast.util.errors import HoldfastError, within
@@ -115,11 +114,9 @@ class Embedder(nn.Module):
         """Whether the backbone has BatchNorm layers."""
         return any(isinstance(module, _BatchNorm) for module in self.modules())
 
-    @contextmanager
-    def frozen(self) -> Iterator[Self]:
+    def frozen(self) -> AbstractContextManager[nn.Module]:
         """In evaluation mode and without parameter gradients inside; see :func:`holdfast.core.frozen.frozen`."""
-        with frozen(self):
-            yield self
+        return frozen(self)
 
     def load_weights(self, path: str | Path) -> Mismatch:
         """Start the backbone from a ``.pth`` or ``.safetensors`` file; see :func:`.models.weights.load_weights`."""
@@ -157,21 +154,12 @@ class Embedder(nn.Module):
                 f"{source} names code, {config.backbone}, which is not run for a model from elsewhere: build the "
                 "network yourself and give it as backbone=…"
             )
-        embedder = cls(config, backbone)
-        state, wanted = read_state(folder / "model.safetensors"), embedder.state_dict()
-        differing = sorted(
-            name
-            for name in state.keys() | wanted.keys()
-            if name not in state or name not in wanted or state[name].shape != wanted[name].shape
-        )
-        if differing:
-            raise HoldfastError(
-                f"{folder / 'model.safetensors'} does not fit its config.json: {len(differing)} tensors "
-                f"are missing, left over or of another shape, such as {', '.join(differing[:4])}"
-            )
+        embedder, file = cls(config, backbone), folder / "model.safetensors"
+        state = read_state(file)
         if any(tensor.dtype == torch.float64 for tensor in state.values()):
             embedder.double()
-        embedder.load_state_dict(state)
+        with fitting(f"{file} does not fit its config.json"):
+            embedder.load_state_dict(state)
         return embedder.eval()
 
     def push_to_hub(

@@ -29,12 +29,10 @@ class EmbeddedDataset:
 
     @property
     def queries(self) -> Queries:
-        """The items that ask."""
         return Queries(*self._part(self.is_query))
 
     @property
     def gallery(self) -> Gallery:
-        """The items that are retrieved."""
         return Gallery(*self._part(self.is_gallery))
 
     def _part(self, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -52,19 +52,15 @@ def fetch(repository: str, revision: str | None = None) -> Path:
     where = repository if revision is None else f"{repository}@{revision}"
     try:
         api = require("huggingface_hub", "hub")
+        folder = Path(api.snapshot_download(repository, revision=revision, allow_patterns=FILES))
     except HoldfastError as error:
         raise HoldfastError(f"there is no folder {repository}, and to look for it on the Hub: {error}") from error
-    try:
-        folder = Path(api.snapshot_download(repository, revision=revision, allow_patterns=FILES))
     except Exception as error:
-        raise HoldfastError(
-            f"there is no folder {repository}, and {where} cannot be fetched: {_reason(error)}"
-        ) from error
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise HoldfastError(
-                f"{where} holds no embedder that holdfast wrote, or its download was cut short: {folder} lacks {name}"
-            )
+        reason = f"{where} cannot be fetched: {_reason(error)}"
+        raise HoldfastError(f"there is no folder {repository}, and {reason}") from error
+    if absent := [name for name in FILES if not (folder / name).is_file()]:
+        cut = f"or its download was cut short: {folder} lacks {' and '.join(absent)}"
+        raise HoldfastError(f"{where} holds no embedder that holdfast wrote, {cut}")
     return folder
 
 

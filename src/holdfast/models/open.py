@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from holdfast.core.pgd import Embed
 from holdfast.models import hub, zoo
@@ -18,11 +17,8 @@ from holdfast.util.imports import FORMS, is_spec
 ALLOWED = f"a run folder, zoo:NAME, the folder of a saved embedder, OWNER/NAME on the Hub, timm:NAME, {FORMS}"
 
 
-class Adapter(Protocol):
-    """From a word, a file of weights and the wish for a run's best weights to an opened model."""
-
-    def __call__(self, word: str, weights: Path | None = None, best: bool = False) -> OpenedModel: ...
-
+Adapter = Callable[[str, Path | None, bool], OpenedModel]
+"""From a word, a file of weights and the wish for a run's best weights to an opened model."""
 
 ADAPTERS: dict[str, Adapter] = {"zoo": open_folder, "timm": open_timm}
 """By what stands before the colon of a word."""
@@ -54,22 +50,23 @@ def open_model(
     given = {"size": size, "resize": resize, "channels": channels}
     said = {name: value for name, value in given.items() if value is not None}
     if not isinstance(model, str | Path):
-        opened = model if isinstance(model, OpenedModel) else _object(model)
+        if not callable(model) and not isinstance(model, OpenedModel):
+            raise HoldfastError(f"a model is a word, a path, or a callable from images to vectors, not {model!r}")
+        opened = OpenedModel(model, "model", preprocessing=said_by(model)) if callable(model) else model
         if weights is not None or best:
             raise HoldfastError(f"{opened.name} is a model already: it takes neither weights nor best")
     else:
-        opened = _adapter(model)(str(model), None if weights is None else Path(weights), best)
+        opened = _adapter(str(model))(str(model), None if weights is None else Path(weights), best)
     if best and opened.folder is None:
         raise HoldfastError(f"{model} is no run folder, and only a run has best weights: leave out --best")
     if opened.folder is not None and said:
         raise HoldfastError(f"--{next(iter(said))} goes with other models; the run {opened.word} has its own")
     if said and "size" not in said and opened.preprocessing is None:
         raise HoldfastError(f"--{next(iter(said))} needs --size as well: {opened.name} does not say what size it takes")
-    return replace(opened, preprocessing=_preprocessing(opened.preprocessing, said)) if said else opened
+    return replace(opened, preprocessing=replace(opened.preprocessing or Preprocessing(), **said)) if said else opened
 
 
-def _adapter(word: str | Path) -> Callable[..., OpenedModel]:
-    text = str(word)
+def _adapter(text: str) -> Adapter:
     prefix, colon, _ = text.partition(":")
     if colon and prefix in ADAPTERS:
         return ADAPTERS[prefix]
@@ -78,16 +75,6 @@ def _adapter(word: str | Path) -> Callable[..., OpenedModel]:
     if is_spec(text):
         return open_code
     raise HoldfastError(f"{text!r} names no model, and no folder has this name; allowed: {ALLOWED}")
-
-
-def _object(model: Embed) -> OpenedModel:
-    if not callable(model):
-        raise HoldfastError(f"a model is a word, a path, or a callable from images to vectors, not {model!r}")
-    return OpenedModel(model, "model", preprocessing=said_by(model))
-
-
-def _preprocessing(own: Preprocessing | None, said: dict[str, Any]) -> Preprocessing:
-    return replace(own or Preprocessing(), **said)
 
 
 def lasting(word: str) -> str:

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
-from holdfast.data import DATASETS, Pixels, Table, held_out, query_gallery
+from holdfast.data import DATASETS, Pixels, held_out, query_gallery
 from holdfast.models.adapters.base import OpenedModel
 from holdfast.models.preprocessing import Preprocessing
 from holdfast.runs.config import resolve_config
@@ -33,7 +33,9 @@ def load_test_set(
             raise HoldfastError(f"{option} does not go with --queries and --gallery, two files that name their images")
         return (model.preprocessing or Preprocessing()).pixels(query_gallery(queries, gallery))
     if data is not None:
-        return _shown(model, held_out(data, root), data)
+        table = held_out(data, root)
+        usual = Preprocessing(resolve_config({"data.name": data}).data.size, channels=DATASETS[data].channels)
+        return (model.preprocessing or usual).pixels(table)
     if model.folder is None:
         raise HoldfastError(
             f"{model.name} needs a test set: --data NAME --root FOLDER, or --queries Q.csv --gallery G.csv"
@@ -42,8 +44,3 @@ def load_test_set(
     if root is not None:
         config = replace(config, data=replace(config.data, root=str(root)))
     return pixels_of(config, table_of(config).test())
-
-
-def _shown(model: OpenedModel, table: Table, data: str) -> Pixels:
-    usual = Preprocessing(resolve_config({"data.name": data}).data.size, channels=DATASETS[data].channels)
-    return (model.preprocessing or usual).pixels(table)

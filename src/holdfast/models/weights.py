@@ -1,7 +1,8 @@
 """Weights in files: read without running code, matched by name, written atomically."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from holdfast.util.errors import HoldfastError
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
-PREFIXES = ("module.", "backbone.", "model.", "_orig_mod.")
+PREFIX = re.compile(r"(?:(?:module|backbone|model|_orig_mod)\.)*")
+"""What wrappers leave before a name."""
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -85,7 +87,7 @@ def load_weights(module: nn.Module, path: str | Path) -> Mismatch:
     HoldfastError where nothing matches.
     """
     state, own = read_state(path), module.state_dict()
-    ours = _strip(own, _shared_prefix(own))
+    ours = _strip(own, [prefix for prefix in _prefixes(own) if all(name.startswith(prefix) for name in own)][-1])
     theirs = _strip(state, max(_prefixes(state), key=lambda prefix: len(_strip(state, prefix).keys() & ours.keys())))
     common = [name for name in ours if name in theirs]
     loaded = [name for name in common if own[ours[name]].shape == state[theirs[name]].shape]
@@ -97,37 +99,33 @@ def load_weights(module: nn.Module, path: str | Path) -> Mismatch:
         for name in loaded:
             own[ours[name]].copy_(state[theirs[name]])
     used = {theirs[name] for name in common}
+    reshaped = [(ours[n], tuple(state[theirs[n]].shape), tuple(own[ours[n]].shape)) for n in common if n not in loaded]
     return Mismatch(
         tuple(ours[name] for name in loaded),
         tuple(n for name, n in ours.items() if name not in theirs and not n.endswith("num_batches_tracked")),
         tuple(name for name in state if name not in used),
-        tuple(
-            (ours[name], tuple(state[theirs[name]].shape), tuple(own[ours[name]].shape))
-            for name in common
-            if name not in loaded
-        ),
+        tuple(reshaped),
     )
 
 
-def _prefixes_of(name: str) -> list[str]:
-    """The wrapper prefixes of ``name``, shortest first: module.model.fc -> '', 'module.', 'module.model.'."""
-    found = [""]
-    while rest := next((p for p in PREFIXES if name[len(found[-1]) :].startswith(p)), ""):
-        found.append(found[-1] + rest)
-    return found
-
-
 def _prefixes(names: Mapping[str, Tensor]) -> list[str]:
-    return list(dict.fromkeys(sorted((prefix for name in names for prefix in _prefixes_of(name)), key=len)))
-
-
-def _shared_prefix(names: Mapping[str, Tensor]) -> str:
-    return next((p for p in reversed(_prefixes(names)) if all(name.startswith(p) for name in names)), "")
+    """The wrapper prefixes of names, shortest first: of module.model.fc '', 'module.', 'module.model.'."""
+    wholes = {found[0] for name in names if (found := PREFIX.match(name))}
+    return sorted({"", *(whole[: dot.end()] for whole in wholes for dot in re.finditer(r"\.", whole))}, key=len)
 
 
 def _strip(names: Mapping[str, Tensor], prefix: str) -> dict[str, str]:
     """The names that begin with ``prefix``, by what follows it."""
     return {name.removeprefix(prefix): name for name in names if name.startswith(prefix)}
+
+
+@contextmanager
+def fitting(fault: str) -> Iterator[None]:
+    """Raise HoldfastError, ``fault`` and the reason, where what is loaded inside has other names or shapes."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise HoldfastError(f"{fault}: {' '.join(str(error).split())[:300]}") from error
 
 
 def _some(state: Mapping[str, Tensor]) -> str:
@@ -140,17 +138,16 @@ def load_exactly(module: nn.Module, path: Path, heads: tuple[str, ...] = ()) -> 
     Prefixes that wrappers leave are dropped, as :func:`.load_weights` does.
     """
     found = load_weights(module, path)
-    tops = "|".join(map(re.escape, heads)) or "(?!)"
-    head = re.compile(rf"(?:{'|'.join(map(re.escape, PREFIXES))})*(?:{tops})\.")
+    head = re.compile(rf"{PREFIX.pattern}(?:{'|'.join(map(re.escape, heads)) or '(?!)'})\.")
     differing = {
         "missing": found.missing,
         "unexpected": [name for name in found.unexpected if not head.match(name)],
         "of another shape": [name for name, _, _ in found.reshaped],
     }
-    if any(differing.values()):
-        listed = "; ".join(
-            f"{len(names)} {kind} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
-            for kind, names in differing.items()
-            if names
-        )
-        raise HoldfastError(f"{path} does not fit the model: {listed}; give weights of this very network")
+    listed = [
+        f"{len(names)} {kind} ({', '.join(names[:4])}{', ...' if len(names) > 4 else ''})"
+        for kind, names in differing.items()
+        if names
+    ]
+    if listed:
+        raise HoldfastError(f"{path} does not fit the model: {'; '.join(listed)}; give weights of this very network")

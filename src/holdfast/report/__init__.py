@@ -3,16 +3,24 @@
 Tables read result files only; the page also runs the models, for ranked lists.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from holdfast.evaluation.result import Result, find
 from holdfast.report.comparison import compare, compared_csv, compared_json, compared_markdown, comparison
 from holdfast.report.groups import Group, grouped
-from holdfast.report.html import html_text
 from holdfast.report.published import published
 from holdfast.report.tables import csv_text, json_text, markdown, markdown_text, table
 
 Style = Callable[..., str]
+
+
+def html_text(results: Sequence[Result], root: Path | None = None, pictures: int = 4) -> str:
+    """Results as one self-contained HTML page, see :func:`.page.page`."""
+    from holdfast.report.html.page import page  # noqa: PLC0415 (imports torch)
+
+    return page(results, root, pictures)
+
 
 STYLES: Mapping[str, Style] = {
     "markdown": markdown_text,

@@ -9,10 +9,12 @@ from holdfast.evaluation.result import BENIGN, COST, Result
 from holdfast.report.groups import Group, grouped
 from holdfast.report.published import PUBLISHED, published
 from holdfast.report.tables import (
+    DECIMALS,
     MEASURES,
+    SETTING,
     Header,
     Rows,
-    decimals,
+    Setting,
     format_half_width,
     format_number,
     format_radius,
@@ -20,7 +22,7 @@ from holdfast.report.tables import (
     markdown,
     numbers,
     select,
-    setting,
+    setting_of,
     texts,
 )
 from holdfast.util.errors import HoldfastError
@@ -62,8 +64,8 @@ def comparison(results: Sequence[Result]) -> tuple[Header, Rows]:
     ``*`` where it excludes zero; for scores under attack only where protocol, ε and steps are as published. Published
     rows without a result are at the end.
     """
-    header = ["name", "seeds", "protocol", "data", "ε", "steps", *MEASURES, *COST, "verdict", "source"]
-    pairs, others = _beside(results)
+    header = ["name", "seeds", *SETTING, *MEASURES, *COST, "verdict", "source"]
+    pairs, _, others = _beside(results)
     rows = []
     for group, counterparts in pairs:
         rows.append([*_setting(group), *texts(group, MEASURES), group.verdict, _source(group)])
@@ -81,13 +83,13 @@ def compared_markdown(results: Sequence[Result], columns: Sequence[str] = ()) ->
 
 def compared_csv(results: Sequence[Result]) -> str:
     """One line per group, unrounded with bounds, then one per published row, as CSV."""
-    pairs, others = _beside(results)
+    pairs, used, others = _beside(results)
     columns = headings(MEASURES)
-    lines: list[list[object]] = [["name", "seeds", "protocol", "data", "ε", "steps", *columns, "verdict", "source"]]
+    lines: list[list[object]] = [["name", "seeds", *SETTING, *columns, "verdict", "source"]]
     for group, _ in pairs:
         sources = "; ".join(str(member.path) for member in group.members)
         lines.append([*_setting(group), *numbers(group, MEASURES), group.verdict, sources])
-    for row in [*_distinct(pairs), *others]:
+    for row in [*used, *others]:
         lines.append([*_published_setting(row), *(row.get(name) for name in columns), "", row["source"]])
     return to_csv(lines)
 
@@ -97,7 +99,7 @@ def compared_json(results: Sequence[Result]) -> str:
 
     Every measure and difference has ``value``, ``low`` and ``high``; bounds are null where there are none.
     """
-    pairs, others = _beside(results)
+    pairs, _, others = _beside(results)
     found = [
         {
             **{"name": group.name, "seeds": len(group.members), "protocol": group.first.protocol},
@@ -113,19 +115,14 @@ def compared_json(results: Sequence[Result]) -> str:
     return to_json([*found, *({"protocol": "published", **row} for row in others)])
 
 
-def _beside(results: Sequence[Result]) -> tuple[list[tuple[Group, list[Row]]], list[Row]]:
-    """Each group with the published rows of its recipe, and the published rows without a group."""
+def _beside(results: Sequence[Result]) -> tuple[list[tuple[Group, list[Row]]], list[Row], list[Row]]:
+    """Each group with the published rows of its recipe; these rows, each once; and the rows without a group."""
     pairs = [(group, _counterparts(group)) for group in grouped(results)]
-    used = _distinct(pairs)
-    rows = [row for name in dict.fromkeys(result.dataset for result in results) for row in published(name)]
-    return pairs, [row for row in rows if row not in used]
-
-
-def _distinct(pairs: Sequence[tuple[Group, list[Row]]]) -> list[Row]:
-    rows: list[Row] = []
+    used: list[Row] = []
     for _, counterparts in pairs:
-        rows += [row for row in counterparts if row not in rows]
-    return rows
+        used += [row for row in counterparts if row not in used]
+    rows = [row for name in dict.fromkeys(result.dataset for result in results) for row in published(name)]
+    return pairs, used, [row for row in rows if row not in used]
 
 
 def _counterparts(group: Group) -> list[Row]:
@@ -185,7 +182,7 @@ def _differences(group: Group, row: Row) -> dict[str, dict[str, float | None]]:
 def _gap(name: str, difference: Mapping[str, float | None]) -> str:
     value, low, high = difference.values()
     assert value is not None
-    digits = decimals(name)
+    digits = DECIMALS.get(name, 1)
     shown = f"{round(value, digits) + 0.0:+.{digits}f}"
     if low is None or high is None:
         return shown
@@ -202,7 +199,7 @@ def _title(group: Group, row: Row) -> str:
 
 
 def _setting(group: Group) -> list[str]:
-    return [group.name, f"{len(group.members)}", *setting(group.first)[1:]]
+    return [group.name, f"{len(group.members)}", *setting_of(group.first)]
 
 
 def _source(group: Group) -> str:
@@ -217,7 +214,5 @@ def _published(row: Row) -> list[str]:
 
 def _published_setting(row: Row) -> list[str]:
     trained = "" if row["eta"] is None else f", η={row['eta']}"
-    return [
-        *(f"{row['defense']}, {row['model']}{trained}", "", "published", row["dataset"]),
-        *(format_radius(row["eps"], "linf"), f"{row['steps']}"),
-    ]
+    how = Setting("published", row["dataset"], format_radius(row["eps"], "linf"), f"{row['steps']}")
+    return [f"{row['defense']}, {row['model']}{trained}", "", *how]

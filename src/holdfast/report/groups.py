@@ -39,7 +39,7 @@ class Group:
     def number(self, column: str) -> float | None:
         """The mean of :meth:`Result.number` over the members; None where a member has none."""
         values = self._values(column)
-        return None if values is None else fmean(values)
+        return fmean(values) if values else None
 
     def interval(self, column: str) -> tuple[float, float] | None:
         """The 95 % interval of the mean over seeds: Student's t with n - 1 degrees of freedom.
@@ -47,17 +47,17 @@ class Group:
         For a single member: its own interval, over queries.
         """
         n, values = len(self.members), self._values(column)
-        if n == 1 or values is None:
+        if n == 1 or not values:
             return self.first.interval(column) if n == 1 else None
         from scipy.special import stdtrit  # noqa: PLC0415 (imports numpy; needed for means only)
 
         half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / n**0.5
         return fmean(values) - half, fmean(values) + half
 
-    def _values(self, column: str) -> list[float] | None:
-        values = [member.number(column) for member in self.members]
-        known = [value for value in values if value is not None]
-        return known if len(known) == len(values) else None
+    def _values(self, column: str) -> list[float]:
+        """A number of every member; none where one lacks it."""
+        known = [value for member in self.members if (value := member.number(column)) is not None]
+        return known if len(known) == len(self.members) else []
 
 
 def grouped(results: Iterable[Result]) -> list[Group]:

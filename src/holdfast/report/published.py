@@ -40,14 +40,10 @@ def printed() -> tuple[dict[str, Any], ...]:
 
 
 def _typed(row: dict[str, str]) -> dict[str, Any]:
-    eta = None if row["eta"] == "N/A" else int(row["eta"])
-    evaluation = {"eps": EPS.get(row["dataset"], 8 / 255), "steps": 32}
-    return {**row, "eta": eta, **_run(row["defense"], eta), **evaluation, **{key: float(row[key]) for key in PUBLISHED}}
-
-
-def _run(defense: str, eta: int | None) -> dict[str, Any]:
-    """The run of a printed defense. HM to a triplet's own hardness, without an attack, is plain training."""
-    recipe = SETTING.sub("", defense)
+    """A row with its run. HM to a triplet's own hardness, without an attack, is plain training."""
+    eta, recipe = None if row["eta"] == "N/A" else int(row["eta"]), SETTING.sub("", row["defense"])
     if eta is None:
         recipe = re.sub(r"HM\[(.),\1\]", r"N/A[\1]", recipe)
-    return {"recipe": recipe, "training": {SETTING_OF[name]: float(value) for name, value in SETTING.findall(defense)}}
+    training = {SETTING_OF[name]: float(value) for name, value in SETTING.findall(row["defense"])}
+    run = {"eta": eta, "recipe": recipe, "training": training, "eps": EPS.get(row["dataset"], 8 / 255), "steps": 32}
+    return {**row, **run, **{key: float(row[key]) for key in PUBLISHED}}

@@ -1,9 +1,10 @@
 """Results as a table, in Markdown, as CSV and as JSON."""
 
 from collections.abc import Collection, Iterator, Sequence
-from typing import Protocol
+from typing import NamedTuple
 
 from holdfast.evaluation.result import COST, MEASURED, SCORES, Result
+from holdfast.report.groups import Group
 from holdfast.report.published import PUBLISHED
 from holdfast.util.errors import unknown
 from holdfast.util.text import to_csv, to_json
@@ -11,17 +12,36 @@ from holdfast.util.text import to_csv, to_json
 Header = list[str]
 Rows = list[list[str]]
 
-THREE_DECIMALS = frozenset(("TMA", "ES:D"))
+DECIMALS = dict.fromkeys(("TMA", "ES:D"), 3)
+"""Of these measures; of others one is shown."""
 MEASURES = (*PUBLISHED, "robust R@1")
+SETTING = ("protocol", "data", "ε", "steps")
+"""The columns of a :class:`Setting`."""
 BOUNDED = (*SCORES, *MEASURED)
 SUFFIXES = {"G": 1e9, "M": 1e6, "k": 1e3}
 
 
-class Measured(Protocol):
-    """A result or a group of results: numbers by name, some with an interval."""
+class Setting(NamedTuple):
+    """What comparable evaluations have in common; what is not known is an empty text."""
 
-    def number(self, column: str) -> float | None: ...
-    def interval(self, column: str) -> tuple[float, float] | None: ...
+    protocol: str
+    dataset: str
+    radius: str
+    steps: str
+
+    @property
+    def attack(self) -> str:
+        """Such as ``protocol strict, ε = 8/255, 32 steps``."""
+        words = {"protocol {}": self.protocol, "ε = {}": self.radius, "{} steps": self.steps}
+        return ", ".join(text.format(value) for text, value in words.items() if value)
+
+    def __str__(self) -> str:
+        return f"{self.dataset}: {self.attack}"
+
+
+def setting_of(result: Result) -> Setting:
+    norm, eps, steps = (result.content["settings"].get(name) for name in ("norm", "eps", "steps"))
+    return Setting(result.protocol, result.dataset, format_radius(eps, norm), "" if steps is None else f"{steps}")
 
 
 def table(results: Sequence[Result]) -> tuple[Header, Rows]:
@@ -30,8 +50,8 @@ def table(results: Sequence[Result]) -> tuple[Header, Rows]:
     Percentages have one decimal, TMA and ES:D three; ERS is followed by half the width of its interval; the cost of
     training is in image passes (``1.23M``) and seconds. A cell is empty where nothing was measured.
     """
-    header = ["name", "protocol", "data", "ε", "steps", *MEASURES, *COST, "verdict"]
-    return header, [[*setting(result), *texts(result, ("ERS",)), result.verdict] for result in results]
+    header = ["name", *SETTING, *MEASURES, *COST, "verdict"]
+    return header, [[one.name, *setting_of(one), *texts(one, ("ERS",)), one.verdict] for one in results]
 
 
 def markdown_text(results: Sequence[Result], columns: Sequence[str] = ()) -> str:
@@ -55,15 +75,14 @@ def select(table: tuple[Header, Rows], columns: Sequence[str]) -> tuple[Header, 
 
 
 def markdown(header: Header, rows: Rows) -> str:
-    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
 
 
 def csv_text(results: Sequence[Result]) -> str:
     """The table as CSV: unrounded numbers, the bounds of every score in columns of their own, the source file."""
-    header = ["name", "protocol", "data", "ε", "steps", *headings(BOUNDED), "verdict", "source"]
-    lines = ([*setting(result), *numbers(result, BOUNDED), result.verdict, result.path] for result in results)
+    header = ["name", *SETTING, *headings(BOUNDED), "verdict", "source"]
+    lines = ([one.name, *setting_of(one), *numbers(one, BOUNDED), one.verdict, one.path] for one in results)
     return to_csv([header, *lines])
 
 
@@ -72,53 +91,34 @@ def json_text(results: Sequence[Result]) -> str:
     return to_json([{"file": str(result.path), **result.content} for result in results])
 
 
-def setting(result: Result) -> list[str]:
-    """Name, protocol, data, ε and steps."""
-    settings = result.content["settings"]
-    steps = settings.get("steps")
-    return [
-        *(result.name, result.protocol, result.dataset),
-        format_radius(settings.get("eps"), settings.get("norm")),
-        "" if steps is None else f"{steps}",
-    ]
-
-
-def texts(measured: Measured, bounded: Collection[str]) -> Iterator[str]:
+def texts(one: Result | Group, bounded: Collection[str]) -> Iterator[str]:
     """All numbers as cells; those named in ``bounded`` with half the width of their interval."""
     for name in MEASURES:
-        value, bounds = measured.number(name), measured.interval(name) if name in bounded else None
+        value, bounds = one.number(name), one.interval(name) if name in bounded else None
         shown = "" if value is None else format_number(name, value)
         yield shown + ("" if value is None or bounds is None else format_half_width(name, *bounds))
     for name in COST:
-        value = measured.number(name)
+        value = one.number(name)
         yield "" if value is None else format_count(value) if name == "passes" else f"{value:.0f}"
 
 
 def headings(bounded: Collection[str]) -> list[str]:
     """The columns of :func:`numbers`."""
-    return [
-        f"{name}{bound}"
-        for name in (*MEASURES, *COST)
-        for bound in (("", " low", " high") if name in bounded else ("",))
-    ]
+    ends = {True: ("", " low", " high"), False: ("",)}
+    return [f"{name}{end}" for name in (*MEASURES, *COST) for end in ends[name in bounded]]
 
 
-def numbers(measured: Measured, bounded: Collection[str]) -> Iterator[float | None]:
+def numbers(one: Result | Group, bounded: Collection[str]) -> Iterator[float | None]:
     """All numbers, unrounded; those named in ``bounded`` are followed by their bounds."""
     for name in (*MEASURES, *COST):
-        yield measured.number(name)
+        yield one.number(name)
         if name in bounded:
-            yield from measured.interval(name) or (None, None)
-
-
-def decimals(name: str) -> int:
-    """How many decimals of a measure are shown."""
-    return 3 if name in THREE_DECIMALS else 1
+            yield from one.interval(name) or (None, None)
 
 
 def format_number(name: str, value: float) -> str:
     """A number with the decimals of its measure."""
-    return f"{value:.{decimals(name)}f}"
+    return f"{value:.{DECIMALS.get(name, 1)}f}"
 
 
 def format_half_width(name: str, low: float, high: float) -> str:
@@ -126,9 +126,11 @@ def format_half_width(name: str, low: float, high: float) -> str:
     return f" ±{format_number(name, (high - low) / 2)}"
 
 
-def format_interval(name: str, bounds: tuple[float, float] | None) -> str:
-    """An interval after a space: `` (11.0 to 13.0)``; empty where there is none."""
-    return "" if bounds is None else f" ({format_number(name, bounds[0])} to {format_number(name, bounds[1])})"
+def format_bounded(one: Result | Group, name: str) -> str:
+    """A number with its interval, if it has one: ``12.0 (11.0 to 13.0)``; empty where nothing was measured."""
+    value, bounds = one.number(name), one.interval(name)
+    shown = "" if value is None else format_number(name, value)
+    return f"{shown} ({' to '.join(format_number(name, bound) for bound in bounds)})" if bounds else shown
 
 
 def format_radius(eps: float | None, norm: str | None) -> str:

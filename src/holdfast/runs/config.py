@@ -154,7 +154,7 @@ def resolve_config(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -
     HoldfastError for a key or value that does not fit, naming the nearest.
     """
     chosen: Tree = {}
-    for tree in (*given, *map(_assigned, assignments)):
+    for tree in (*given, assigned(assignments)):
         chosen |= flatten(tree)
     name = str(chosen.get("data.name", DataConfig.name))
     family = pick("data set", name, DATASETS).family
@@ -168,6 +168,17 @@ def resolve_config(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -
         config = replace(config, data=replace(config.data, resize=round(config.data.size * CROP_MARGIN)))
     _check(config)
     return config
+
+
+def assigned(assignments: Iterable[str]) -> Tree:
+    """``["optim.lr=1e-4"] -> {"optim.lr": "1e-4"}``, values as YAML reads them."""
+    found: Tree = {}
+    for assignment in assignments:
+        key, sign, value = assignment.partition("=")
+        if not sign or not key.strip():
+            raise HoldfastError(f"--set takes key=value, such as optim.lr=1e-4; got {assignment!r}")
+        found |= flatten({key.strip(): parse_yaml(value, f"--set {assignment}: the value")})
+    return found
 
 
 def flatten(tree: Mapping[Any, Any], prefix: str = "") -> Tree:
@@ -197,13 +208,6 @@ def _nested(flat: Tree) -> Tree:
         if dot:
             sections[section][name] = value
     return {**sections, **{key: value for key, value in flat.items() if "." not in key}}
-
-
-def _assigned(assignment: str) -> Tree:
-    key, sign, value = assignment.partition("=")
-    if not sign or not key.strip():
-        raise HoldfastError(f"--set takes key=value, such as optim.lr=1e-4; got {assignment!r}")
-    return {key.strip(): parse_yaml(value, f"--set {assignment}: the value")}
 
 
 def _check(config: Config) -> None:

@@ -11,8 +11,6 @@ Every file is replaced whole, but for steps.jsonl, whose lines are appended.
     state.safetensors                                  everything a resumed run needs
 """
 
-import csv
-import io
 import json
 import os
 import platform
@@ -36,6 +34,7 @@ from holdfast.runs.config import Config, differences, resolve_config
 from holdfast.util.arrays import save_safetensors
 from holdfast.util.atomic import write_json, write_text
 from holdfast.util.errors import HoldfastError, within
+from holdfast.util.text import to_csv
 from holdfast.util.validate import Whole, fit, parse_json, read_csv, read_lines, read_yaml
 
 LIBRARIES = ("torch", "numpy", "scikit-learn", "pillow", "safetensors")
@@ -93,10 +92,6 @@ class Run:
 
         Raises HoldfastError when the folder holds a run and ``resume`` is false, or a run with other settings.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise HoldfastError(f"cannot make the run folder {self.folder}: {error.strerror}") from error
         self.check(config, resume)
         for leftover in (*self.folder.glob(".*.tmp"), *self.best.glob(".*.tmp")):
             leftover.unlink()
@@ -125,23 +120,21 @@ class Run:
             return resolve_config(tree)
 
     def load_state(self) -> State:
-        """The last saved state."""
-        with self._state() as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            return State(tensors, _place(file))
+        with self._state() as (file, place):
+            return State({key: file.get_tensor(key) for key in file.keys()}, place)  # noqa: SIM118
 
     def place(self) -> Place:
         """How far the last saved state had come, without its tensors; at the begin where nothing was saved."""
         if not self.state_file.exists():
             return Place()
-        with self._state() as file:
-            return _place(file)
+        with self._state() as (_, place):
+            return place
 
     @contextmanager
-    def _state(self) -> Iterator[Any]:
+    def _state(self) -> Iterator[tuple[Any, Place]]:
         try:
             with safe_open(self.state_file, "pt") as file:
-                yield file
+                yield file, fit(Place, parse_json(file.metadata()["progress"], "its progress"))
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise HoldfastError(f"{self.state_file} cannot be resumed from: {error}") from error
 
@@ -159,27 +152,20 @@ class Run:
         if not self.steps_file.exists():
             return {}
         lines = self.steps()
-        return {
-            "steps": len(lines),
-            **{key: sum(line.get(key, 0.0) for line in lines) for key in ("passes", "seconds")},
-        }
+        sums = {key: sum(line.get(key, 0.0) for line in lines) for key in ("passes", "seconds")}
+        return {"steps": len(lines), **sums}
 
     def save_state(self, state: State) -> None:
-        """Replace the last saved state."""
         save_safetensors(self.state_file, state.tensors, {"progress": json.dumps(vars(state.place))})
 
     def log_step(self, values: Mapping[str, Any]) -> None:
-        """Append one line to ``steps.jsonl``."""
         with self.steps_file.open("a") as file:
             file.write(json.dumps(values) + "\n")
 
     def log_epoch(self, values: Mapping[str, Any]) -> None:
-        """Append one row to ``epochs.csv``."""
-        rows = [*self.epochs(), {key: str(value) for key, value in values.items()}]
-        self._write_epochs(rows)
+        self._write_epochs([*self.epochs(), {key: str(value) for key, value in values.items()}])
 
     def epochs(self) -> list[dict[str, str]]:
-        """The rows of ``epochs.csv``."""
         return read_csv(_Epoch, self.epochs_file, "move it away")
 
     def steps(self) -> list[dict[str, Any]]:
@@ -189,27 +175,20 @@ class Run:
     def _rewind(self, step: int) -> None:
         """Drop what was logged after the state a resumed run goes on from."""
         lines = [line for line in self.steps() if line["step"] <= step]
-        rows = [row for row in self.epochs() if int(row["step"]) <= step]
         write_text(self.steps_file, "".join(json.dumps(line) + "\n" for line in lines))
-        self._write_epochs(rows)
+        self._write_epochs([row for row in self.epochs() if int(row["step"]) <= step])
 
     def _write_epochs(self, rows: list[dict[str, str]]) -> None:
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        text = io.StringIO()
-        table = csv.DictWriter(text, columns, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
-        write_text(self.epochs_file, text.getvalue() if rows else "")
-
-
-def _place(state: Any) -> Place:
-    return fit(Place, parse_json(state.metadata()["progress"], "its progress"))
+        write_text(self.epochs_file, to_csv([columns, *(map(row.get, columns) for row in rows)]) if rows else "")
 
 
 def environment() -> dict[str, Any]:
     """What a result depends on beside its settings."""
+    program = Path(sys.argv[0])
+    name = program.parent.name if program.name == "__main__.py" else program.name  # called by python -m holdfast
     return {
-        "command": [_program(sys.argv[0]), *sys.argv[1:]],
+        "command": [name, *sys.argv[1:]],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": {name: metadata.version(name) for name in LIBRARIES},
@@ -219,12 +198,6 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", "1")),
     }
-
-
-def _program(path: str) -> str:
-    """What was called, without its place on this machine; ``python -m holdfast`` is holdfast."""
-    name = Path(path)
-    return name.parent.name if name.name == "__main__.py" else name.name
 
 
 def _git() -> dict[str, Any] | None:

@@ -81,12 +81,11 @@ class Blocks:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise HoldfastError(f"cannot write {self.folder}: {error.strerror}") from error
-        blocks = {name: self._kept(name) for name in self.names}
-        done = sum(len(block.reasons) for block in blocks.values() if block)
+        kept = [self._kept(name) for name in self.names]
+        done = sum(len(block.reasons) for block in kept if block)
         with Progress("embedding", len(self.pixels), done, quiet=quiet) as progress:
-            for name, part in zip(self.names, self.parts, strict=True):
-                blocks[name] = blocks[name] or self._make(name, part, make, progress)
-        found = [block for name in self.names if (block := blocks[name])]
+            parts = zip(kept, self.names, self.parts, strict=True)
+            found = [block or self._make(name, part, make, progress) for block, name, part in parts]
         readable = [block.z for block in found if len(block.z)]
         if not readable:
             self.remove()
@@ -113,11 +112,10 @@ class Blocks:
 
     def _kept(self, name: str) -> Block | None:
         """A finished block; None where there is none, or none that can be read."""
-        if self.folder is None:
-            return None
         with suppress(HoldfastError):
-            kept = read_arrays(self.folder / f"{name}.npz", ("z", "reasons"))
-            return Block(torch.from_numpy(kept["z"]), tuple(kept["reasons"].tolist()))
+            if self.folder is not None:
+                kept = read_arrays(self.folder / f"{name}.npz", ("z", "reasons"))
+                return Block(torch.from_numpy(kept["z"]), tuple(kept["reasons"].tolist()))
         return None
 
 

@@ -111,7 +111,9 @@ class Index:
         with examined(embed, pixels, where, precision=precision, width=batch) as (wrapped, seen):
             model = network_fingerprint(embed, seen)
             blocks = Blocks(pixels, f"{model} {precision}", file and file.with_name(f"{file.name}.part"))
-            paths, labels = _paths(pixels, root), [pixels.table.classes[label] for label in pixels.table.labels]
+            names = (Path(pixels.table.name_of(i)) for i in range(len(pixels)))
+            paths = [str(name.relative_to(root) if root and name.is_relative_to(root) else name) for name in names]
+            labels = [pixels.table.classes[label] for label in pixels.table.labels]
             identity = hashed(*blocks.names, *paths, *labels)
             if known is None:
                 found = blocks.embed(partial(embed_rows, wrapped, pixels, where, batch=batch), quiet)
@@ -155,14 +157,9 @@ class Index:
 
     def save(self, path: str | Path) -> None:
         """Write the file whole, or leave it as it was and raise HoldfastError; the same index gives the same bytes."""
+        numbers = {"embeddings": self.embeddings.numpy(), "references": self.references.numpy()}
         texts = {"paths": self.paths, "labels": self.labels, "about": json.dumps(self.about)}
-        write_arrays(
-            Path(path),
-            {
-                **{"embeddings": self.embeddings.numpy(), "references": self.references.numpy()},
-                **{name: np.array(text, np.str_) for name, text in texts.items()},
-            },
-        )
+        write_arrays(Path(path), {**numbers, **{name: np.array(text, np.str_) for name, text in texts.items()}})
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -178,9 +175,8 @@ class Index:
         width = min(WIDTH, max(REFERENCES, len(pixels)))
         wrapped = WrappedModel(embed.to(where) if isinstance(embed, nn.Module) else embed, width=width)
         with wrapped.frozen(), torch.no_grad():
-            seen = F.normalize(
-                wrapped.tried(references(self.preprocessing.size, self.preprocessing.channels).to(where)), dim=1
-            ).cpu()
+            images = references(self.about["size"], self.about["channels"]).to(where)
+            seen = F.normalize(wrapped.tried(images), dim=1).cpu()
             if seen.shape != self.references.shape:
                 raise HoldfastError(
                     f"the model gives {seen.shape[1]} dimensions, the index was made by one of "
@@ -203,12 +199,3 @@ class Index:
         if queries.shape[1] != self.embeddings.shape[1]:
             raise HoldfastError(f"the queries have {queries.shape[1]} dimensions, the index {self.embeddings.shape[1]}")
         return search(self.embeddings.to(queries.device), queries, min(k, len(self)))
-
-
-def _paths(pixels: Pixels, root: str | Path | None) -> list[str]:
-    names = [pixels.table.name_of(i) for i in range(len(pixels))]
-    return names if root is None else [_relative(Path(name), root) for name in names]
-
-
-def _relative(path: Path, root: str | Path) -> str:
-    return str(path.relative_to(root) if path.is_relative_to(root) else path)

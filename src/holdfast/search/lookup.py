@@ -98,14 +98,8 @@ def lines(answers: Sequence[Answer]) -> str:
     return "".join("\t".join(printable(str(part)) for part in row) + "\n" for row in rows)
 
 
-def csv_text(answers: Sequence[Answer]) -> str:
-    """A header and one row each."""
-    return to_csv([[field.name for field in fields(Answer)], *map(astuple, answers)])
-
-
-def json_text(answers: Sequence[Answer]) -> str:
-    """A list of objects."""
-    return to_json([asdict(one) for one in answers])
-
-
-STYLES: dict[str, Callable[[Sequence[Answer]], str]] = {"lines": lines, "csv": csv_text, "json": json_text}
+STYLES: dict[str, Callable[[Sequence[Answer]], str]] = {
+    "lines": lines,
+    "csv": lambda answers: to_csv([[field.name for field in fields(Answer)], *map(astuple, answers)]),
+    "json": lambda answers: to_json([asdict(one) for one in answers]),
+}

@@ -40,8 +40,10 @@ class Estimator:
     def seconds(self, runs: Sequence[Planned], *, quiet: bool = False) -> list[float]:
         """What is left to do of each run; NaN for one that fails while it is timed.
 
-        Not counted: start-up, validations, and the checks of evaluations.
+        Not counted: start-up, validations, and the checks of evaluations. Raises HoldfastError where data is missing.
         """
+        for run in runs:
+            run.steps()
         found = []
         with Progress("timing", len(runs), quiet=quiet) as progress:
             for run in runs:
@@ -56,11 +58,10 @@ class Estimator:
     def _training(self, run: Planned) -> float:
         if run.trained():
             return 0.0
-        config, done = run.config, run.run.place().step
-        plain, rest = run.phases()
-        warm, hard = max(0, plain - done), rest - max(0, done - plain)
-        warming = replace(config, recipe=Recipe("none", config.warmup.sampler).name)
-        return (warm and warm * self._step(warming)) + (hard and hard * self._step(config))
+        done, (plain, rest) = run.run.place().step, run.phases
+        warming = replace(run.config, recipe=Recipe("none", run.config.warmup.sampler).name)
+        left = [(warming, max(0, plain - done)), (run.config, rest - max(0, done - plain))]
+        return sum(count * self._step(config) for config, count in left if count)
 
     def _step(self, config: Config) -> float:
         model = config.model
@@ -85,10 +86,9 @@ class Estimator:
 
     def _evaluation(self, config: Config, evaluation: Evaluation) -> float:
         """Embedding as it is, and the attacks of a few images and steps scaled up."""
-        resolved = resolve_settings(family_of(config), evaluation.protocol, **evaluation.settings)
-        where = (asdict(config.data), config.model.backbone, config.model.dim)
-        key = json.dumps([where, evaluation.protocol, evaluation.settings])
+        key = json.dumps([asdict(config.data), config.model.backbone, config.model.dim, asdict(evaluation)])
         if key not in self.known:
+            resolved = resolve_settings(family_of(config), evaluation.protocol, **evaluation.settings)
             pixels = pixels_of(config, table_of(config).test())
             few = {**evaluation.settings, "steps": min(ATTACK_STEPS, resolved.steps), "max_queries": QUERIES}
             embedder, _ = embedder_of(replace(config, model=replace(config.model, weights=None)))

@@ -11,35 +11,37 @@
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache, cached_property
 from itertools import product
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
+import yaml
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr
 
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import BALLS
-from holdfast.data import PairBatches
+from holdfast.data import PairBatches, load_dataset
 from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.result import NAME, read
 from holdfast.evaluation.settings import GRADIENTS, resolve_settings
 from holdfast.runs.config import Config, Tree, flatten, resolve_config
-from holdfast.runs.data import family_of, table_of
+from holdfast.runs.data import family_of
 from holdfast.runs.folder import Run
 from holdfast.training.loop import finished
 from holdfast.util.errors import HoldfastError, shown, unknown, within
-from holdfast.util.validate import Amount, Count, OneOf, Whole, fit, parse_yaml, read_yaml
+from holdfast.util.validate import Amount, Count, OneOf, Whole, fit, read_yaml
 
 START = "start"
 MAX_NAME_BYTES = 255
-
-
-def _several(names: Any) -> Any:
-    return [names] if isinstance(names, str) else names
+Names = Annotated[list[StrictStr], BeforeValidator(lambda one: [one] if isinstance(one, str) else one)]
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ class Evaluation:
     restarts: Whole | None = None
     max_queries: Count | None = None
     seed: Whole | None = None
-    attacks: Annotated[list[StrictStr], BeforeValidator(_several), Field(min_length=1)] | None = None
+    attacks: Annotated[Names, Field(min_length=1)] | None = None
 
     @property
     def settings(self) -> Tree:
@@ -67,29 +69,26 @@ class Evaluation:
 
     def options(self) -> list[str]:
         """As options of ``holdfast evaluate``."""
-        words = ["--protocol", self.protocol]
-        for key, value in self.settings.items():
-            many = key == "attacks"
-            for one in value if many else [value]:
-                words += ["--attack" if many else f"--{key.replace('_', '-')}", str(one)]
-        return words if self.checks else [*words, "--no-checks"]
+        given = {"protocol": self.protocol, **self.settings}
+        pairs = [(f"--{key.replace('_', '-')}", str(value)) for key, value in given.items() if key != "attacks"]
+        pairs += [("--attack", name) for name in self.attacks or ()]
+        return [word for pair in pairs for word in pair] + ([] if self.checks else ["--no-checks"])
 
     def done(self, run: Run, config: Config) -> bool:
         """Whether the run's folder holds its result, with these settings, of a training that cost what this one did."""
         resolved = resolve_settings(family_of(config), self.protocol, **self.settings)
-        wanted = resolved.plain()
         cost = run.cost()
-        for path in sorted(run.folder.glob(f"evaluations/{self.protocol}-*/{NAME}")):
-            content = read(path).content
-            model, settings = content["model"], content["settings"]
-            training = model.get("training") or {}
-            of_this = cost == {key: training.get(key) for key in cost}
-            whole = (model.get("weights"), model.get("surrogate")) == ("last", None)
-            checked = content.get("checks") or not self.checks or not settings.get("attacks")
-            if content["collapsed"]:
-                wanted["attacks"] = settings.get("attacks")
-            same = settings == wanted and content.get("protocol_version") == resolved.rules.version
-            if of_this and whole and same and checked:
+        for path in run.folder.glob(f"evaluations/{self.protocol}-*/{NAME}"):
+            result = read(path)
+            content, model, settings = result.content, result.content["model"], result.content["settings"]
+            unattacked = {"attacks": settings.get("attacks")} if content["collapsed"] else {}
+            if (
+                settings == resolved.plain() | unattacked
+                and content.get("protocol_version") == resolved.rules.version
+                and (model.get("weights"), model.get("surrogate")) == ("last", None)
+                and cost == {key: result.training.get(key) for key in cost}
+                and (content.get("checks") or not self.checks or not settings.get("attacks"))
+            ):
                 return True
         return False
 
@@ -102,7 +101,7 @@ class Planned:
     config: Config
     given: tuple[str, ...]
     evaluations: tuple[Evaluation, ...]
-    start: Path | None = None
+    start: "Planned | None" = None
 
     @property
     def sweep(self) -> str:
@@ -122,13 +121,8 @@ class Planned:
 
     def missing(self) -> list[Evaluation]:
         """The evaluations that are still to be made."""
-        if not self.trained():
-            return list(self.evaluations)
-        return [one for one in self.evaluations if not one.done(self.run, self.config)]
-
-    def done(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.trained() and not self.missing()
+        trained = self.trained()
+        return [one for one in self.evaluations if not (trained and one.done(self.run, self.config))]
 
     def words(self) -> list[str]:
         """The arguments of ``holdfast`` that train it."""
@@ -137,41 +131,48 @@ class Planned:
 
     def steps(self) -> int:
         """Optimiser steps from begin to end. Reads the labels of the data set."""
-        return sum(self.phases())
+        return sum(self.phases)
 
+    @cached_property
     def phases(self) -> tuple[int, int]:
         """Optimiser steps of the warm-up, and of what comes after it."""
         config = self.config
+        labels = _labels(config.data.name, config.data.root)
         with within(f"{self.sweep}, {self.name}"):
-            labels = table_of(config).train().labels
-        epoch = len(PairBatches(labels, config.batch.pairs, per_class=config.batch.per_class, seed=config.seed))
+            epoch = len(PairBatches(labels, config.batch.pairs, per_class=config.batch.per_class, seed=config.seed))
         warm, total = (epoch * epochs for epochs in (config.warmup.epochs, config.warmup.epochs + config.optim.epochs))
-        if config.steps is not None:
-            total = min(total, config.steps)
+        total = total if config.steps is None else min(total, config.steps)
         return min(warm, total), total - min(warm, total)
 
 
-def plan(files: Sequence[Path], out: Path, only: Sequence[str] = ()) -> list[Planned]:
+@cache
+def _labels(name: str, root: str | None) -> npt.NDArray[np.int64]:
+    """The training labels of a data set, read once for all runs."""
+    return load_dataset(name, root and Path(root)).train().labels
+
+
+def plan(files: Sequence[Path], out: Path, only: Sequence[str] = (), given: Mapping[str, Any] = {}) -> list[Planned]:
     """The runs of sweep files, into ``out/STEM/NAME``; those named in ``only``, with the one they start from.
 
-    What cannot work is refused here: an unknown key, a value that does not fit, a missing file of weights, a folder
-    that holds a run with other settings; missing data as soon as steps are counted.
+    given: settings of all runs, with dotted keys, in the place of those in the files. What cannot work is refused here:
+    an unknown key, a value that does not fit, a missing file of weights, a folder that holds a run with other settings;
+    missing data as soon as steps are counted.
     """
     stems = [file.stem for file in files]
     if twice := {stem for stem in stems if stems.count(stem) > 1}:
         raise HoldfastError(f"two sweep files are named {twice.pop()!r}, and would share a folder in {out}")
-    runs = [run for file in files for run in _runs(file, out)]
+    runs = [run for file in files for run in _runs(file, out / file.stem, given)]
     names = [run.name for run in runs if run.name != START]
     for name in only:
         if name not in names:
             raise unknown("run", name, names)
     chosen = [run for run in runs if not only or run.name in only]
-    needed = {run.start for run in chosen}
-    chosen = [run for run in runs if run in chosen or run.folder in needed]
+    starts = [run.start for run in chosen]
+    chosen = [run for run in runs if run in chosen or run in starts]
     for run in chosen:
         weights = run.config.model.weights
         begun = run.start is not None and weights == _weights(run.start)
-        if weights is not None and not begun and not _exists(Path(weights)):
+        if weights is not None and not begun and not os.path.exists(weights):  # noqa: PTH110 (no error for long names)
             raise HoldfastError(f"{run.sweep}, {run.name}: there is no file of weights {weights}")
         run.run.check(run.config, resume=True)
     return chosen
@@ -187,69 +188,61 @@ class SweepFile:
     evaluations: list[Evaluation] | None = None
 
 
-def _runs(file: Path, out: Path) -> Iterator[Planned]:
+def _runs(file: Path, folder: Path, given: Mapping[str, Any]) -> Iterator[Planned]:
     content = fit(SweepFile, read_yaml(file), str(file))
-    settings, evaluations = flatten(content.settings or {}), tuple(content.evaluations or ())
+    settings = {**flatten(content.settings or {}), **given}
     start = None
     if content.start:
-        start = out / file.stem / START
-        yield _planned(start, settings | flatten(content.start), (), None)
+        start = _planned(folder / START, {**settings, **flatten(content.start), **given})
         settings["model.weights"] = _weights(start)
+        yield start
     found: dict[str, Planned] = {}
     for entry in content.runs:
-        for axes in _combinations(file, flatten(entry)):
-            given = {**settings, **axes}
-            run = _planned(out / file.stem / _name(file, given, axes), given, evaluations, start)
-            if (other := found.get(run.name)) is None:
-                found[run.name] = run
+        tree = {key: given.get(key, value) for key, value in flatten(entry).items()}
+        axes = [value if isinstance(value, list) else [value] for value in tree.values()]
+        if [] in axes:
+            raise HoldfastError(f"{file}: {list(tree)[axes.index([])]!r} of a run is an empty list; leave it out")
+        for values in product(*axes):
+            own = dict(zip(tree, values, strict=True))
+            with within(file):
+                name = _name({**settings, **own}, own)
+            run = _planned(folder / name, {**settings, **own}, tuple(content.evaluations or ()), start)
+            if (other := found.setdefault(name, run)) is run:
                 yield run
             elif other.config != run.config:
-                raise HoldfastError(f"{file}: two runs with other settings are both named {run.name}")
+                raise HoldfastError(f"{file}: two runs with other settings are both named {name}")
 
 
-def _planned(folder: Path, given: Tree, evaluations: tuple[Evaluation, ...], start: Path | None) -> Planned:
+def _planned(
+    folder: Path, tree: Tree, evaluations: tuple[Evaluation, ...] = (), start: Planned | None = None
+) -> Planned:
     with within(f"{folder.parent.name}, {folder.name}"):
-        given = {**given, "recipe": parse_recipe(str(given.get("recipe", Config.recipe))).name}
-        words = tuple(f"{key}={_text(value)}" for key, value in given.items())
-        config = resolve_config(assignments=words)
+        tree = {**tree, "recipe": _recipe(tree)}
+        config = resolve_config(tree)
         for one in evaluations:
             resolve_settings(family_of(config), one.protocol, **one.settings)
-    return Planned(folder, config, words, evaluations, start)
+    return Planned(folder, config, tuple(f"{key}={_yaml(value)}" for key, value in tree.items()), evaluations, start)
 
 
-def _exists(path: Path) -> bool:
-    with suppress(OSError):  # such as a name that is too long
-        return path.exists()
-    return False
-
-
-def _weights(start: Path) -> str:
-    return str(start / "model.safetensors")
-
-
-def _combinations(file: Path, entry: Tree) -> Iterator[Tree]:
-    for key, value in entry.items():
-        if value == []:
-            raise HoldfastError(f"{file}: {key!r} of a run is an empty list; give a value, or leave it out")
-    for values in product(*(value if isinstance(value, list) else [value] for value in entry.values())):
-        yield dict(zip(entry, values, strict=True))
-
-
-def _name(file: Path, given: Tree, axes: Tree) -> str:
-    with within(file):
-        recipe = parse_recipe(str(given.get("recipe", Config.recipe))).name
-    others = (f"{key}={_text(value)}" for key, value in axes.items() if key != "recipe")
-    name = ",".join([recipe, *others]).replace("/", "of")
-    if len(name.encode(errors="replace")) > MAX_NAME_BYTES:
-        raise HoldfastError(f"{file}: the name of a run is too long for a folder: {shown(name)}")
-    return name
-
-
-def _text(value: Any) -> str:
+def _yaml(value: Any) -> str:
     """A value as ``--set`` reads it back."""
-    if not isinstance(value, str):
-        return json.dumps(value) if value is None or isinstance(value, bool) else str(value)
-    with suppress(HoldfastError):
-        if parse_yaml(value, "text") == value:
-            return value
-    return json.dumps(value)
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=inf)
+    return text.removesuffix("...\n").rstrip("\n")
+
+
+def _weights(start: Planned) -> str:
+    return str(start.folder / "model.safetensors")
+
+
+def _recipe(tree: Tree) -> str:
+    return parse_recipe(str(tree.get("recipe", Config.recipe))).name
+
+
+def _name(tree: Tree, axes: Tree) -> str:
+    """The name of a run: its recipe, and what it sets itself."""
+    plain = {key: json.dumps(one) if one is None or isinstance(one, bool) else one for key, one in axes.items()}
+    name = ",".join([_recipe(tree), *(f"{key}={one}" for key, one in plain.items() if key != "recipe")])
+    name = name.replace("/", "of")
+    if len(name.encode(errors="replace")) > MAX_NAME_BYTES:
+        raise HoldfastError(f"the name of a run is too long for a folder: {shown(name)}")
+    return name

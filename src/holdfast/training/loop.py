@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ from holdfast.data import Batch, Loader, PairBatches
 from holdfast.defense.base import Defense, Perturbing, Step
 from holdfast.defense.recipes import Recipe
 from holdfast.models.embedder import Embedder
+from holdfast.models.weights import fitting
 from holdfast.runs.config import Config
 from holdfast.runs.data import pixels_of, table_of
 from holdfast.runs.folder import Place, Run, State
@@ -67,10 +69,11 @@ def train(
     config, defense, backbone = with_objects(config, defense, backbone)
     with distributed.process_group(device):
         Run(folder).check(config, resume)
-        training = _Training(config, Run(folder), device, defense, backbone, quiet=quiet or distributed.rank() > 0)
+        training = _Training(config, Run(folder), device, defense, backbone)
+        quiet = quiet or distributed.rank() > 0
         if verify:
-            training.verify()
-        return training.run(resume)
+            training.verify(quiet)
+        return training.run(resume, quiet)
 
 
 def finished(run: Run, config: Config) -> bool:
@@ -83,30 +86,17 @@ def finished(run: Run, config: Config) -> bool:
 
 class _Training:
     def __init__(
-        self,
-        config: Config,
-        run: Run,
-        device: torch.device,
-        defense: Defense | None,
-        backbone: nn.Module | None,
-        *,
-        quiet: bool,
+        self, config: Config, run: Run, device: torch.device, defense: Defense | None, backbone: nn.Module | None
     ) -> None:
-        self.config, self.run_files, self.device, self.quiet = config, run, device, quiet
+        self.config, self.run_files, self.device = config, run, device
         if config.tracker:
             require(config.tracker, extra=config.tracker)
         self.defense, method = defense_of(config, defense)
         table = table_of(config)
         self.train_pixels = pixels_of(config, table.train(), cache=config.data.cache)
         self.test_pixels = pixels_of(config, table.test())
-        batches = PairBatches(
-            self.train_pixels.table.labels,
-            config.batch.pairs,
-            per_class=config.batch.per_class,
-            seed=config.seed,
-            rank=distributed.rank(),
-            world=distributed.world(),
-        )
+        labels, rank, world = self.train_pixels.table.labels, distributed.rank(), distributed.world()
+        batches = PairBatches(labels, **asdict(config.batch), seed=config.seed, rank=rank, world=world)
         self.loader = Loader(self.train_pixels, batches, config.seed, config.data.augment)
 
         embedder, mismatch = embedder_of(config, backbone)
@@ -118,28 +108,32 @@ class _Training:
         self.optimizer = optimizer_of(config, self.embedder)
 
         self.epochs = config.warmup.epochs + config.optim.epochs
-        self.total = self.epochs * len(self.loader)
-        if config.steps is not None:
-            self.total = min(self.total, config.steps)
+        total = self.epochs * len(self.loader)
+        self.total = total if config.steps is None else min(total, config.steps)
         self.place = Place()
         self.opening = [table.describe(), batches.describe(), method, mismatch]
 
-    def verify(self) -> None:
+    def verify(self, quiet: bool) -> None:
         broken: list[str] = []
         for pixels in (self.train_pixels, self.test_pixels):
-            with Progress("reading images", len(pixels), quiet=self.quiet) as progress:
+            with Progress("reading images", len(pixels), quiet=quiet) as progress:
                 found = pixels.verify(progress)
             broken += [f"{pixels.table.name_of(i)}: {reason}" for i, reason in found.items()]
         if broken:
             total = len(self.train_pixels) + len(self.test_pixels)
             raise HoldfastError(f"{len(broken)} of {total} images cannot be read:\n" + "\n".join(broken))
 
-    def run(self, resume: bool) -> Embedder:
-        state = self._begin(resume)
+    def run(self, resume: bool, quiet: bool) -> Embedder:
+        state = self.run_files.begin(self.config, resume) if distributed.rank() == 0 else None
+        distributed.wait()
+        if distributed.rank() > 0 and self.run_files.state_file.exists():
+            state = self.run_files.load_state()
         if state:
-            self._restore(state)
+            with fitting(f"{self.run_files.state_file} is no state of this run"):
+                restore(state.tensors, self._parts, self.optimizer)
+            self.place = state.place
         self.track = tracker(self.config.tracker if distributed.rank() == 0 else None, self.run_files.folder)
-        with Progress("training", self.total, self.place.step, quiet=self.quiet) as progress:
+        with Progress("training", self.total, self.place.step, quiet=quiet) as progress:
             self._open(progress, state)
             self.saved_at = time.monotonic()
             try:
@@ -163,14 +157,6 @@ class _Training:
         """What the state holds, beside the optimiser, by its name there."""
         average = {} if self.average is None else {"average": self.average.module}
         return {"model": self.embedder, **average, "defense": self.defense}
-
-    def _begin(self, resume: bool) -> State | None:
-        if distributed.rank() == 0:
-            state = self.run_files.begin(self.config, resume)
-            distributed.wait()
-            return state
-        distributed.wait()
-        return self.run_files.load_state() if self.run_files.state_file.exists() else None
 
     def _open(self, progress: Progress, state: State | None) -> None:
         for line in filter(None, self.opening):
@@ -213,11 +199,10 @@ class _Training:
     def _learn(self, batch: Batch) -> tuple[Step, float]:
         warm = self.place.epoch < self.config.warmup.epochs
         method = self.warmup if warm else self._hardening()
-        seed = np.random.SeedSequence((self.config.seed, self.place.step, distributed.rank())).generate_state(
-            1, np.uint64
-        )
-        generator = Generator().manual_seed(int(seed[0]))
-        torch.manual_seed(int(seed[0]))
+        entropy = np.random.SeedSequence((self.config.seed, self.place.step, distributed.rank()))
+        seed = int(entropy.generate_state(1, np.uint64)[0])
+        generator = Generator().manual_seed(seed)
+        torch.manual_seed(seed)
         images, labels, anchors = (x.to(self.device) for x in (batch.images, batch.labels, batch.anchors))
         with self._finite(batch):
             with autocast(PRECISIONS[self.config.precision], self.device):
@@ -250,15 +235,13 @@ class _Training:
         try:
             yield
         except FloatingPointError as error:
-            listing = self.run_files.folder / f"failed-batch-{distributed.rank()}.txt"
-            names = batch.names()
+            listing, names = self.run_files.folder / f"failed-batch-{distributed.rank()}.txt", batch.names()
             listing.write_text("\n".join(names) + "\n")
             state = self.run_files.state_file
             saved = f"the state saved last is in {state}" if state.exists() else "no state had been saved"
             raise HoldfastError(
                 f"step {self.place.step + 1}: {error}. The weights before it are good; {saved}. "
-                f"The batch's {len(names)} images are listed in {listing}: "
-                f"{', '.join(names[:4])}, ..."
+                f"The batch's {len(names)} images are listed in {listing}: {', '.join(names[:4])}, ..."
             ) from error
 
     def _rate(self, step: int) -> None:
@@ -315,11 +298,3 @@ class _Training:
             self.trained.save_pretrained(self.run_files.folder)
             self.run_files.save_state(State(tensors(self._parts, self.optimizer), self.place))
         self.saved_at = time.monotonic()
-
-    def _restore(self, state: State) -> None:
-        try:
-            restore(state.tensors, self._parts, self.optimizer)
-            self.place = state.place
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise HoldfastError(f"{self.run_files.state_file} is no state of this run: {reason}") from error

@@ -27,13 +27,9 @@ def tensorboard(folder: Path) -> Tracker:
 
 def wandb(folder: Path) -> Tracker:
     """Scalars to a Weights & Biases run named after the run folder."""
-    library = require("wandb", "wandb")
-    run = library.init(project="holdfast", name=folder.name, id=folder.name, dir=folder, resume="allow")
-
-    def track(values: Mapping[str, float], step: int) -> None:
-        run.log(dict(values), step=step)
-
-    return track
+    options = {"project": "holdfast", "name": folder.name, "id": folder.name, "dir": folder, "resume": "allow"}
+    run = require("wandb", "wandb").init(**options)
+    return lambda values, step: run.log(dict(values), step=step)
 
 
 TRACKERS: dict[str, Callable[[Path], Tracker]] = {"tensorboard": tensorboard, "wandb": wandb}

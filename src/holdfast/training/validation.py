@@ -63,15 +63,9 @@ def _shifted(config: Config, embedder: Embedder, pixels: Pixels, embedded: Embed
         images = pixels.read(perturbed.ids.cpu())[0].to(rows.device)
         network = FusedNetwork(embedder, images)
         with network.frozen():
+            aim = attack.choose(perturbed, system, ())
             attacked = attack_images(
-                attack,
-                network,
-                system,
-                perturbed,
-                images,
-                chosen=attack.choose(perturbed, system, ()),
-                pgd=pgd,
-                generators=generator,
+                attack, network, system, perturbed, images, chosen=aim, pgd=pgd, generators=generator
             )
         found.append(attacked.after["ES:R"])
     return float(torch.cat(found).mean())

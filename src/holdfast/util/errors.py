@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 from typing import TypeVar
 
 Value = TypeVar("Value")
@@ -38,6 +39,14 @@ def shown(value: object) -> str:
     except ValueError:  # of an integer of more than 4,300 digits
         text = "a number of thousands of digits"
     return text if len(text) <= 200 else f"{text[:200]}…"
+
+
+def nearest(path: Path) -> str:
+    """``; did you mean PATH?``: what lies beside the first part of an absent path that is absent itself; or nothing."""
+    while not path.parent.is_dir():
+        path = path.parent
+    near = get_close_matches(path.name, sorted(entry.name for entry in path.parent.iterdir()), n=1)
+    return f"; did you mean {path.parent / near[0]}?" if near else ""
 
 
 def unknown(kind: str, name: object, allowed: Iterable[str]) -> HoldfastError:

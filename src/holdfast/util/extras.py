@@ -1,10 +1,9 @@
 """Optional packages, imported when first needed."""
 
 from importlib import import_module
-from importlib.util import find_spec
 from types import ModuleType
 
-from holdfast.util.errors import HoldfastError
+from holdfast.util.errors import HoldfastError, brief
 
 
 def require(module: str, extra: str) -> ModuleType:
@@ -16,17 +15,9 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return import_module(module)
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), "")
-        if _installed(module):
-            state = f"{module} is installed but cannot be imported ({type(error).__name__}: {reason})"
-            advice = "install versions that fit each other"
-        else:
+        if isinstance(error, ModuleNotFoundError) and error.name == module.partition(".")[0]:
             state, advice = f"{module} is not installed", "install it"
+        else:
+            state = f"{module} is installed but cannot be imported ({brief(error)})"
+            advice = "install versions that fit each other"
         raise HoldfastError(f"{state}; {advice}: pip install 'holdfast[{extra}]' -c constraints.txt") from error
-
-
-def _installed(module: str) -> bool:
-    try:
-        return find_spec(module.partition(".")[0]) is not None
-    except (ImportError, ValueError):
-        return False

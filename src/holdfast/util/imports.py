@@ -1,14 +1,13 @@
 """Code of the user's own, by the name of its module or file."""
 
 import sys
-from difflib import get_close_matches
 from importlib import import_module, invalidate_caches
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from holdfast.util.errors import HoldfastError, brief, unknown
+from holdfast.util.errors import HoldfastError, brief, nearest, unknown
 
 FORMS = "package.module:attribute, path/to/file.py:attribute"
 CUSTOM = "custom"
@@ -31,7 +30,7 @@ def load_module(where: str) -> ModuleType:
     by_path = where.endswith(".py")
     folder = str(path.parent.resolve() if by_path else Path.cwd())
     if by_path and not path.is_file():
-        raise HoldfastError(f"no file {where}{_nearest(path)}")
+        raise HoldfastError(f"no file {where}{nearest(path)}")
     if folder not in sys.path:
         sys.path.insert(0, folder)
     invalidate_caches()
@@ -40,7 +39,7 @@ def load_module(where: str) -> ModuleType:
     except (Exception, SystemExit) as error:
         absent = error.name if isinstance(error, ModuleNotFoundError) else None
         if absent and not by_path and f"{where}.".startswith(f"{absent}."):
-            raise HoldfastError(f"no module {where!r} here or installed{_nearest(path)}; allowed: {FORMS}") from error
+            raise HoldfastError(f"no module {where!r} here or installed{nearest(path)}; allowed: {FORMS}") from error
         raise HoldfastError(f"{where} cannot be imported: it raises {brief(error)}") from error
 
 
@@ -51,15 +50,6 @@ def _run(path: Path) -> ModuleType:
     module = sys.modules[spec.name] = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _nearest(path: Path) -> str:
-    """Where a Python file like ``path`` lies, beside the first part of it that is absent."""
-    while not path.parent.is_dir():
-        path = path.parent
-    there = {entry.stem: entry for entry in sorted(path.parent.iterdir()) if entry.suffix == ".py" or entry.is_dir()}
-    near = get_close_matches(path.stem, there, n=1, cutoff=0.5)
-    return f"; did you mean {there[near[0]]}?" if near else ""
 
 
 def load_attribute(spec: str) -> Any:

@@ -17,6 +17,7 @@ from functools import cache
 from io import StringIO
 from itertools import accumulate, islice
 from math import isfinite
+from numbers import Real
 from pathlib import Path
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
@@ -34,7 +35,7 @@ Value = TypeVar("Value")
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, str | int | float) and not isinstance(value, bool):
+    if isinstance(value, str | Real) and not isinstance(value, bool):
         with suppress(ValueError, ArithmeticError):
             text = str(value).lower()
             top, slash, bottom = text.partition("/")

@@ -27,7 +27,7 @@ def test_axes_have_room_for_every_value() -> None:
         assert one.low < one.high
         assert all(one.low <= value <= one.high for value in values)
         assert one.ticks
-    assert line_chart("", [], "x", "y", log=True).x.ticks
+    assert line_chart("", "", "", [], x="x", y="y", log=True).x.ticks
 
 
 def test_what_all_names_have_in_common_is_left_out() -> None:

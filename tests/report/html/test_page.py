@@ -159,7 +159,7 @@ def test_radii_with_fewer_attacks_join_the_curve_of_all_ten(tmp_path: Path) -> N
         content = json.loads(file.read_text())
         file.write_text(json.dumps({**content, "columns": {name: content["columns"][name] for name in kept}}))
     (line,) = by_radius(entries(find([tmp_path])))
-    assert [(entry.eps, len(entry.result.content["columns"])) for entry in line] == [(8 / 255, 1), (77 / 255, 2)]
+    assert [(entry.eps, len(entry.group.first.content["columns"])) for entry in line] == [(8 / 255, 1), (77 / 255, 2)]
     assert "2 evaluations of the same models at other radii or with fewer attacks" in page_of(tmp_path).text
 
 

@@ -7,7 +7,7 @@ from holdfast.models import hub
 from holdfast.models.adapters.base import OpenedModel, named
 from holdfast.models.embedder import Embedder
 from holdfast.models.preprocessing import Preprocessing
-from holdfast.runs.config import Config, decisive
+from holdfast.runs.config import decisive
 from holdfast.runs.folder import Run
 from holdfast.util.errors import HoldfastError
 from holdfast.util.imports import CUSTOM
@@ -29,12 +29,6 @@ def open_folder(word: str | Path, weights: Path | None = None, best: bool = Fals
     return named(str(word), embedder, None, own)
 
 
-def preprocessing_of(config: Config) -> Preprocessing:
-    """How the embedder of a run was shown its images."""
-    data = config.data
-    return Preprocessing(data.size, data.resize, DATASETS[data.name].channels)
-
-
 def _run(run: Run, best: bool, word: str) -> OpenedModel:
     config = run.config()
     about = {
@@ -47,4 +41,5 @@ def _run(run: Run, best: bool, word: str) -> OpenedModel:
     }
     name = run.folder.resolve().name + ("/best" if best else "")
     embedder = Embedder.from_pretrained(run.weights(best))
-    return OpenedModel(embedder, name, about, preprocessing_of(config), run.folder, word)
+    shown = Preprocessing(config.data.size, config.data.resize, DATASETS[config.data.name].channels)
+    return OpenedModel(embedder, name, about, shown, run.folder, word)

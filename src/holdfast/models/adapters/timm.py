@@ -1,7 +1,6 @@
 """``timm:NAME``: a network of timm without its classifier, as its own weights were trained (extra ``timm``)."""
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -49,11 +48,6 @@ def open_timm(word: str, weights: Path | None = None, best: bool = False) -> Ope
     if weights is not None:
         heads = facts.classifier if facts else None
         load_exactly(network, weights, (heads,) if isinstance(heads, str) else tuple(heads or ()))
-    return named(word, Normalised(network, kind.mean, kind.std).eval(), weights, _preprocessing(facts))
-
-
-def _preprocessing(facts: Any) -> Preprocessing | None:
-    if not facts:
-        return None
-    channels, size, _ = facts.input_size
-    return Preprocessing(size, round(size / facts.crop_pct), channels)
+    channels, size, _ = facts.input_size if facts else (0, 0, 0)
+    shown = Preprocessing(size, round(size / facts.crop_pct), channels) if facts else None
+    return named(word, Normalised(network, kind.mean, kind.std).eval(), weights, shown)

@@ -61,7 +61,10 @@ class Bottleneck(nn.Module):
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-def _stage(block: type[Basic] | type[Bottleneck], inputs: int, width: int, count: int, stride: int) -> nn.Sequential:
+Block = type[Basic] | type[Bottleneck]
+
+
+def _stage(block: Block, inputs: int, width: int, count: int, stride: int) -> nn.Sequential:
     """``count`` blocks in a row, of which the first changes the shape."""
     first = block(inputs, width, stride)
     return nn.Sequential(first, *(block(width * block.expansion, width, 1) for _ in range(count - 1)))
@@ -73,13 +76,7 @@ class ResNet(nn.Module):
     ``counts`` has the number of residual blocks in each of the four stages.
     """
 
-    def __init__(
-        self,
-        block: type[Basic] | type[Bottleneck],
-        counts: tuple[int, int, int, int],
-        dim: int,
-        channels: int,
-    ) -> None:
+    def __init__(self, block: Block, counts: tuple[int, int, int, int], dim: int, channels: int) -> None:
         super().__init__()
         grow = block.expansion
         self.conv1, self.bn1 = _conv(channels, 64, 7, 2), nn.BatchNorm2d(64)
@@ -100,15 +97,9 @@ class ResNet(nn.Module):
         return z
 
 
-def _backbone(
-    name: str, millions: int, block: type[Basic] | type[Bottleneck], counts: tuple[int, int, int, int]
-) -> Backbone:
-    return Backbone(
-        lambda dim, channels, size: ResNet(block, counts, dim, channels),
-        IMAGENET_MEAN,
-        IMAGENET_STD,
-        f"{name}, {millions} M parameters, takes ImageNet weights",
-    )
+def _backbone(name: str, millions: int, block: Block, counts: tuple[int, int, int, int]) -> Backbone:
+    summary = f"{name}, {millions} M parameters, takes ImageNet weights"
+    return Backbone(lambda dim, channels, _: ResNet(block, counts, dim, channels), IMAGENET_MEAN, IMAGENET_STD, summary)
 
 
 RESNET18 = _backbone("ResNet-18", 11, Basic, (2, 2, 2, 2))

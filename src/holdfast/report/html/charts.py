@@ -6,8 +6,8 @@ A unit is about a pixel of a phone's screen; a chart is as wide as the smallest 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
 
+from holdfast.evaluation.words import ScoreWords
 from holdfast.report.tables import format_count
 
 WIDTH, HEIGHT = 344, 240
@@ -25,9 +25,6 @@ SHAPES = (
 )
 """Marks as paths around the origin, of about the same size."""
 DASHES = ("", "6 3", "2 2", "8 3 2 3", "10 4")
-BEFORE_LINE = 16
-"""From the top of a row's name to its line."""
-ROW = 40
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,6 @@ GREY = Look(None, SHAPES[0], "2 3")
 
 
 def look(i: int) -> Look:
-    """The look of the ``i``-th series."""
     return Look(i % COLOURS, SHAPES[i % len(SHAPES)], DASHES[i % len(DASHES)])
 
 
@@ -118,8 +114,10 @@ def axis(
 
 @dataclass(frozen=True)
 class LineChart:
-    """Series over two axes. text: what it shows, in a sentence."""
+    """Series over two axes, under a title and above a caption. text: what it shows, in a sentence."""
 
+    title: str
+    caption: str
     text: str
     x: Axis
     y: Axis
@@ -128,7 +126,6 @@ class LineChart:
     height: int = HEIGHT
 
     def line(self, series: Series) -> str:
-        """The path through the points of a series."""
         return _path((self.x.at(point.x), self.y.at(point.y)) for point in series.points)
 
     def band(self, series: Series) -> str:
@@ -139,11 +136,13 @@ class LineChart:
 
 
 def line_chart(
+    title: str,
+    caption: str,
     text: str,
     series: Sequence[Series],
+    *,
     x: str,
     y: str,
-    *,
     log: bool = False,
     left: float | None = None,
     low: float | None = None,
@@ -154,12 +153,12 @@ def line_chart(
     log: a logarithmic x axis; points that are not positive are left out. left: start of the x axis. low, high: ends of
     the y axis.
     """
-    shown = tuple(_positive(one) for one in series) if log else tuple(series)
+    shown = tuple(replace(one, points=tuple(p for p in one.points if p.x > 0 or not log)) for one in series)
     points = [point for one in shown for point in one.points]
     heights = [value for p in points for value in (p.y, p.low, p.high) if value is not None]
     across = axis(x, [point.x for point in points], LEFT, WIDTH - RIGHT, log=log, low=left)
     up = axis(y, heights, HEIGHT - BOTTOM, TOP, low=low, high=high)
-    return LineChart(text, across, up, shown)
+    return LineChart(title, caption, text, across, up, shown)
 
 
 @dataclass(frozen=True)
@@ -177,50 +176,28 @@ class Row:
 
 @dataclass(frozen=True)
 class DumbbellChart:
-    """Rows one below the other over one axis: a mark before, a mark after, and a line between."""
+    """As :class:`LineChart`, rows below each other over one axis: a mark before, one after, a line between."""
 
+    title: str
+    caption: str
     text: str
     x: Axis
     rows: tuple[Row, ...]
     width: int = WIDTH
 
-    @property
-    def height(self) -> int:
-        """The height of all rows and the axis."""
-        return ROW * len(self.rows) + BOTTOM
 
-    def placed(self) -> list[tuple[int, Row]]:
-        """Each row with the y coordinate of its line."""
-        return [(ROW * i + BEFORE_LINE + 8, row) for i, row in enumerate(self.rows)]
-
-
-Chart = TypeVar("Chart", LineChart, DumbbellChart)
-
-
-@dataclass(frozen=True)
-class Figure(Generic[Chart]):
-    """A chart with its heading and its caption."""
-
-    title: str
-    caption: str
-    chart: Chart
-
-
-def dumbbell_chart(title: str, rows: Sequence[Row], label: str, low: float, high: float) -> DumbbellChart:
-    """Rows over an axis from ``low`` to ``high``, or wider where a value is beyond."""
+def dumbbell_chart(title: str, caption: str, rows: Sequence[Row], words: ScoreWords) -> DumbbellChart:
+    """Rows over the axis of a score, or a wider one where a value is beyond."""
     text = f"{title}: " + "; ".join(f"{row.name} {row.text}" for row in rows)
     values = [value for row in rows for value in (row.before, row.after, row.low, row.high) if value is not None]
-    return DumbbellChart(text, axis(label, values or [low], 10, WIDTH - 10, low=low, high=high), tuple(rows))
+    across = axis(f"{words.short}; {words.better}", values, 10, WIDTH - 10, low=words.low, high=words.high)
+    return DumbbellChart(title, caption, text, across, tuple(rows))
 
 
 def shorten(text: str, most: int) -> str:
     """A text of at most ``most`` characters, with … in the middle where some are left out."""
     keep = most - 1
     return text if len(text) <= most else f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"
-
-
-def _positive(series: Series) -> Series:
-    return replace(series, points=tuple(point for point in series.points if point.x > 0))
 
 
 def _path(points: Iterable[tuple[float, float]]) -> str:

@@ -14,14 +14,9 @@ class Checkpoint:
     """The last weights of a run, or the best, and their evaluations. name: no other checkpoint on the page has it."""
 
     name: str
-    folder: Path
+    run: Run
     best: bool
     results: tuple[Result, ...]
-
-    @property
-    def run(self) -> Run:
-        """The files of the run."""
-        return Run(self.folder)
 
 
 def folder_of(result: Result) -> Path | None:
@@ -45,5 +40,5 @@ def checkpoints(results: Iterable[Result]) -> list[Checkpoint]:
         name = known[0].name
         taken[name] += 1
         unique = name if taken[name] == 1 else f"{name} #{taken[name]}"
-        found.append(Checkpoint(unique, folder, best, tuple(known)))
+        found.append(Checkpoint(unique, Run(folder), best, tuple(known)))
     return found

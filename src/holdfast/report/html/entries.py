@@ -8,42 +8,16 @@ from dataclasses import dataclass
 from holdfast.evaluation.result import Result
 from holdfast.report.groups import Group, grouped
 from holdfast.report.html.charts import Look, Row, look, shorten
-from holdfast.report.tables import format_interval, format_number, format_radius
+from holdfast.report.tables import Setting, format_bounded, format_number, setting_of
 
 DOUBTS = ("COLLAPSED", "UNTRUSTED")
 ROW_LENGTH = 48
 """Characters that fit in a row of a chart."""
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What comparable evaluations have in common."""
-
-    dataset: str
-    protocol: str
-    radius: str
-    steps: int | None
-
-    @property
-    def attack(self) -> str:
-        """Such as ``protocol strict, ε = 8/255, 32 steps``."""
-        steps = "" if self.steps is None else f"{self.steps} steps"
-        return ", ".join(filter(None, (f"protocol {self.protocol}", self.radius and f"ε = {self.radius}", steps)))
-
-    def __str__(self) -> str:
-        return f"{self.dataset}: {self.attack}"
-
-
 def doubts(verdict: str) -> list[str]:
     """What of a verdict speaks against the numbers."""
     return [doubt for doubt in DOUBTS if doubt in verdict]
-
-
-def setting_of(result: Result) -> Setting:
-    """The setting of an evaluation."""
-    settings = result.content["settings"]
-    radius = format_radius(settings.get("eps"), settings.get("norm"))
-    return Setting(result.dataset, result.protocol, radius, settings.get("steps"))
 
 
 @dataclass(frozen=True)
@@ -55,20 +29,14 @@ class Entry:
     look: Look
 
     @property
-    def result(self) -> Result:
-        """The first evaluation; it has what all of them have in common."""
-        return self.group.first
-
-    @property
     def eps(self) -> float | None:
         """The radius of the attack, in units of its norm."""
-        eps: float | None = self.result.content["settings"].get("eps")
+        eps: float | None = self.group.first.content["settings"].get("eps")
         return eps
 
     @property
     def setting(self) -> Setting:
-        """The setting of its evaluations."""
-        return setting_of(self.result)
+        return setting_of(self.group.first)
 
     @property
     def flag(self) -> str:
@@ -85,11 +53,13 @@ class Entry:
     @property
     def curve(self) -> str:
         """A key that evaluations of one model at several radii share; they may have different attacks."""
-        settings = self.result.content["settings"]
+        settings = self.group.first.content["settings"]
         free = ("eps", "attacks") if settings.get("norm", "linf") == "linf" else ("eps", "step", "attacks")
         same = {key: value for key, value in settings.items() if key not in free}
-        model = self.result.content["model"].get("hash") or self.name
-        return json.dumps([self.result.dataset, self.result.protocol, self.group.name, model, same], sort_keys=True)
+        model = self.group.first.content["model"].get("hash") or self.name
+        return json.dumps(
+            [self.group.first.dataset, self.group.first.protocol, self.group.name, model, same], sort_keys=True
+        )
 
 
 def entries(results: Sequence[Result]) -> list[Entry]:
@@ -99,13 +69,11 @@ def entries(results: Sequence[Result]) -> list[Entry]:
     """
     groups = grouped(results)
     looks: dict[tuple[str, int], Look] = {}
-    names = {
-        dataset: without_shared_parts(group.name for group in alike) for dataset, alike in _by_dataset(groups).items()
-    }
     found: list[Entry] = []
     taken: Counter[tuple[str, Setting]] = Counter()
     for group in groups:
-        name = names[group.first.dataset][group.name]
+        beside = [one.name for one in groups if one.first.dataset == group.first.dataset]
+        name = without_shared_parts(beside)[group.name]
         place = name, setting_of(group.first)
         taken[place] += 1
         own = looks.setdefault((group.name, taken[place]), look(len(looks)))
@@ -121,26 +89,22 @@ def without_shared_parts(names: Iterable[str]) -> dict[str, str]:
     return short if all(short.values()) and len(set(short.values())) == len(short) else {name: name for name in parts}
 
 
-def _by_dataset(groups: Iterable[Group]) -> dict[str, list[Group]]:
-    found: dict[str, list[Group]] = {}
-    for group in groups:
-        found.setdefault(group.first.dataset, []).append(group)
-    return found
-
-
-def row(entry: Entry, name: str, before: float | None, after: float | None) -> Row:
-    """A row of a chart: a score before and after the attack, with the interval of the latter."""
-    bounds = entry.group.interval(name)
-    ends = [format_number(name, one) for one in (before, after) if one is not None]
-    text = " → ".join(ends) + format_interval(name, bounds)
-    title = shorten(entry.name, max(8, ROW_LENGTH - len(text) - len(entry.flag))) + entry.flag
-    return Row(title, entry.look, text, before, after, *(bounds or ()))
+def rows(found: Sequence[Entry], name: str, before: Sequence[float | None]) -> list[Row]:
+    """A row of a chart for each entry: a score before and after the attack; none where neither is known."""
+    drawn = []
+    for entry, first in zip(found, before, strict=True):
+        ends = "" if first is None else format_number(name, first), format_bounded(entry.group, name)
+        if text := " → ".join(filter(None, ends)):
+            title = shorten(entry.name, max(8, ROW_LENGTH - len(text) - len(entry.flag))) + entry.flag
+            bounds = entry.group.interval(name) or ()
+            drawn.append(Row(title, entry.look, text, first, entry.group.number(name), *bounds))
+    return drawn
 
 
 def by_radius(found: Iterable[Entry]) -> list[list[Entry]]:
     """The entries of each model and attack by rising radius; of several at one radius, the one with most scores."""
     by_curve: dict[str, dict[float | None, Entry]] = {}
-    for entry in sorted(found, key=lambda entry: -len(entry.result.content["columns"])):
+    for entry in sorted(found, key=lambda entry: -len(entry.group.first.content["columns"])):
         by_curve.setdefault(entry.curve, {}).setdefault(entry.eps, entry)
     return [sorted(one.values(), key=lambda entry: entry.eps or 0.0) for one in by_curve.values()]
 

@@ -12,19 +12,6 @@ from holdfast.report.html.entries import by_setting, entries
 from holdfast.report.html.sections import checks, costs, glance, radii, rankings, repeat, scores, table, training
 from holdfast.util.errors import HoldfastError
 
-SECTIONS = {
-    "glance": "At a glance",
-    "table": "All numbers",
-    "scores": "The ten scores",
-    "costs": "Robustness against cost",
-    "radii": "By attack radius",
-    "training": "Training",
-    "rankings": "Ranked lists, clean and under attack",
-    "checks": "Can the scores be trusted?",
-    "repeat": "How to repeat it",
-}
-"""The titles, in order, by the name of the module and of the template."""
-
 
 def page(results: Sequence[Result], root: str | Path | None, pictures: int) -> str:
     """The results as one HTML page.
@@ -37,17 +24,17 @@ def page(results: Sequence[Result], root: str | Path | None, pictures: int) -> s
         raise HoldfastError(f"--pictures must be at least 0, not {pictures}")
     found = entries(results)
     settings = by_setting(found)
-    weights = checkpoints([entry.result for entry in found])
-    filled = {
-        "glance": glance.fill(results, settings),
-        "table": table.fill(found, settings),
-        "scores": scores.fill(settings),
-        "costs": costs.fill(settings),
-        "radii": radii.fill(found),
-        "training": training.fill(weights),
-        "rankings": rankings.fill(weights, pictures, root),
-        "checks": checks.fill(results),
-        "repeat": repeat.fill(results),
+    weights = checkpoints([entry.group.first for entry in found])
+    sections = {
+        "glance": ("At a glance", glance.fill(results, settings)),
+        "table": ("All numbers", table.fill(found, settings)),
+        "scores": ("The ten scores", scores.fill(settings)),
+        "costs": ("Robustness against cost", costs.fill(settings)),
+        "radii": ("By attack radius", radii.fill(found)),
+        "training": ("Training", training.fill(weights)),
+        "rankings": ("Ranked lists, clean and under attack", rankings.fill(weights, pictures, root)),
+        "checks": ("Can the scores be trusted?", checks.fill(results)),
+        "repeat": ("How to repeat it", repeat.fill(results)),
     }
     templates = Environment(
         loader=PackageLoader("holdfast.report.html"),
@@ -57,9 +44,9 @@ def page(results: Sequence[Result], root: str | Path | None, pictures: int) -> s
         lstrip_blocks=True,
     )
     shown = [
-        {"id": name, "title": title, "body": templates.get_template(f"{name}.html.j2").render(filled[name])}
-        for name, title in SECTIONS.items()
-        if filled[name]
+        {"id": name, "title": title, "body": templates.get_template(f"{name}.html.j2").render(filled)}
+        for name, (title, filled) in sections.items()
+        if filled
     ]
     datasets = list(dict.fromkeys(result.dataset for result in results))
     models = {entry.group.name for entry in found}

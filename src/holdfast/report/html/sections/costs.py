@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.report.comparison import family, notation
-from holdfast.report.html.charts import GREY, Figure, LineChart, Point, Series, line_chart
-from holdfast.report.html.entries import Entry, Setting
+from holdfast.report.html.charts import GREY, LineChart, Point, Series, line_chart
+from holdfast.report.html.entries import Entry
 from holdfast.report.published import published
-from holdfast.report.tables import format_interval, format_number, format_radius
+from holdfast.report.tables import Setting, format_bounded, format_radius
 
 STEPS, PASSES, RECALL = "passes per training step, η + 1", "image passes done in training", "R@1 without attack, %"
 CAPTIONS = {
@@ -23,7 +24,6 @@ Printed = Callable[[Mapping[str, Any]], float]
 
 
 def fill(settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
-    """What ``costs.html.j2`` shows."""
     shown = []
     for setting, alike in settings.items():
         rows = counterparts(alike)
@@ -32,7 +32,7 @@ def fill(settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
     return {"settings": shown, "grey": GREY}
 
 
-def figures(found: Sequence[Entry]) -> list[Figure[LineChart]]:
+def figures(found: Sequence[Entry]) -> list[LineChart]:
     """Figure 1 of the paper and its relatives, of entries of one setting; one without a point is left out."""
     drawn = [
         _figure(found, "ERS", STEPS, nominal, lambda row: (row["eta"] or 0) + 1.0),
@@ -46,9 +46,7 @@ def figures(found: Sequence[Entry]) -> list[Figure[LineChart]]:
 
 def nominal(entry: Entry) -> float | None:
     """The paper's cost of a training step, in passes of the network: η + 1 with η steps of attack, 1 without attack."""
-    from holdfast.defense.recipes import parse_recipe  # noqa: PLC0415 (imports torch)
-
-    model = entry.result.content["model"]
+    model = entry.group.first.content["model"]
     if notation(model.get("recipe")) is None:
         return None
     eta = model.get("training_steps") if parse_recipe(model["recipe"]).perturbs else 0
@@ -57,34 +55,34 @@ def nominal(entry: Entry) -> float | None:
 
 def counterparts(found: Sequence[Entry]) -> list[dict[str, Any]]:
     """The published rows of the data set and the backbones of some entries."""
-    backbones = {family(entry.result.content["model"].get("backbone")) for entry in found}
-    return [row for row in published(found[0].result.dataset) if family(row["model"]) in backbones]
+    backbones = {family(entry.group.first.content["model"].get("backbone")) for entry in found}
+    return [row for row in published(found[0].group.first.dataset) if family(row["model"]) in backbones]
 
 
 def _figure(
     found: Sequence[Entry], name: str, label: str, place: Place, printed: Printed | None = None
-) -> Figure[LineChart] | None:
+) -> LineChart | None:
     ours = [series for entry in found if (series := _ours(entry, name, place)) is not None]
     if not ours:
         return None
     log = label != RECALL
     theirs = [] if printed is None else _theirs(found, printed, joined=log)
+    title = f"{name} against {label.partition(',')[0]}"
     text = f"{name} against {label}: " + "; ".join(series.points[0].text for series in ours)
-    chart = line_chart(text, [*theirs, *ours], label, SCORE_WORDS[name].label, log=log, low=0, high=10)
-    return Figure(f"{name} against {label.partition(',')[0]}", CAPTIONS[label], chart)
+    height = SCORE_WORDS[name].label
+    return line_chart(title, CAPTIONS[label], text, [*theirs, *ours], x=label, y=height, log=log, low=0, high=10)
 
 
 def _ours(entry: Entry, name: str, place: Place) -> Series | None:
     x, y, bounds = place(entry), entry.group.number(name), entry.group.interval(name)
     if x is None or y is None:
         return None
-    shown = format_number(name, y) + format_interval(name, bounds)
-    text = f"{entry.title}: {name} {shown} at {x:,.{0 if x >= 1000 else 1}f}"
+    text = f"{entry.title}: {name} {format_bounded(entry.group, name)} at {x:,.{0 if x >= 1000 else 1}f}"
     return Series(entry.name, entry.look, (Point(x, y, text, *(bounds or ())),))
 
 
 def _theirs(found: Sequence[Entry], x: Printed, joined: bool) -> list[Series]:
-    looks = {notation(entry.result.content["model"].get("recipe")): entry.look for entry in reversed(found)}
+    looks = {notation(entry.group.first.content["model"].get("recipe")): entry.look for entry in reversed(found)}
     rows = sorted(counterparts(found), key=lambda row: (row["recipe"], row["defense"], row["eta"] or 0))
     series = []
     for defense, group in groupby(rows, key=lambda row: row["defense"]):

@@ -6,8 +6,9 @@ from typing import Any
 
 from holdfast.evaluation.result import Result
 from holdfast.evaluation.words import SCORE_WORDS
-from holdfast.report.html.charts import DumbbellChart, Figure, dumbbell_chart
-from holdfast.report.html.entries import Entry, Setting, doubts, row
+from holdfast.report.html.charts import DumbbellChart, dumbbell_chart
+from holdfast.report.html.entries import Entry, doubts, rows
+from holdfast.report.tables import Setting
 
 FIGURES = {
     "robust R@1": ("R@1, clean and under attack", "Hollow: R@1 on clean images."),
@@ -20,7 +21,6 @@ FIGURES = {
 
 
 def fill(results: Sequence[Result], settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
-    """What ``glance.html.j2`` shows."""
     verdicts = Counter(result.verdict for result in results)
     return {
         "settings": [
@@ -36,14 +36,13 @@ def fill(results: Sequence[Result], settings: Mapping[Setting, Sequence[Entry]])
     }
 
 
-def figures(found: Sequence[Entry]) -> list[Figure[DumbbellChart]]:
+def figures(found: Sequence[Entry]) -> list[DumbbellChart]:
     """R@1 and robust R@1 in one figure, ERS in another, with a row for each entry."""
     drawn = []
     for name, (title, remark) in FIGURES.items():
         words = SCORE_WORDS[name]
         before = [entry.group.number("R@1") if name == "robust R@1" else None for entry in found]
-        rows = [row(entry, name, first, entry.group.number(name)) for entry, first in zip(found, before, strict=True)]
-        if rows := [one for one in rows if one.text]:
-            chart = dumbbell_chart(title, rows, f"{words.short}; {words.better}", words.low, words.high)
-            drawn.append(Figure(title, f"{words.sentence} The bar is the 95 % interval. {remark}", chart))
+        if known := rows(found, name, before):
+            caption = f"{words.sentence} The bar is the 95 % interval. {remark}"
+            drawn.append(dumbbell_chart(title, caption, known, words))
     return drawn

@@ -5,9 +5,9 @@ from itertools import groupby
 from typing import Any
 
 from holdfast.evaluation.words import SCORE_WORDS
-from holdfast.report.html.charts import Figure, LineChart, Point, Series, line_chart
+from holdfast.report.html.charts import LineChart, Point, Series, line_chart
 from holdfast.report.html.entries import Entry, by_radius
-from holdfast.report.tables import format_interval, format_number, format_radius
+from holdfast.report.tables import format_bounded, format_radius
 
 MEASURES = ("robust R@1", "ERS", "ES:R", "LTM", "GTM")
 
@@ -25,25 +25,30 @@ def fill(found: Sequence[Entry]) -> dict[str, Any]:
 
 
 def _attack(line: Sequence[Entry]) -> tuple[str, str, str, str]:
-    settings = line[0].result.content["settings"]
-    return line[0].result.dataset, line[0].result.protocol, str(settings.get("norm")), str(settings.get("steps"))
+    settings = line[0].group.first.content["settings"]
+    return (
+        line[0].group.first.dataset,
+        line[0].group.first.protocol,
+        str(settings.get("norm")),
+        str(settings.get("steps")),
+    )
 
 
-def _figure(models: Sequence[Sequence[Entry]], name: str) -> Figure[LineChart] | None:
-    norm = models[0][0].result.content["settings"].get("norm")
+def _figure(models: Sequence[Sequence[Entry]], name: str) -> LineChart | None:
+    norm = models[0][0].group.first.content["settings"].get("norm")
     unit, label = (255, "ε, in 1/255") if norm in (None, "linf") else (1, f"ε, {norm}")
     series = [Series(line[0].name, line[0].look, _points(line, name, unit)) for line in models]
     series = [one for one in series if len(one.points) > 1]
     if not series:
         return None
     text = f"{name} by attack radius: " + "; ".join(point.text for one in series for point in one.points)
-    return Figure(name, _caption(models), line_chart(text, series, label, SCORE_WORDS[name].label, low=0, high=100))
+    return line_chart(name, _caption(models), text, series, x=label, y=SCORE_WORDS[name].label, low=0, high=100)
 
 
 def _caption(models: Sequence[Sequence[Entry]]) -> str:
     """What bars are, and how far the steps of the attack reach where that is less than the radius."""
     largest = models[0][-1]
-    settings = largest.result.content["settings"]
+    settings = largest.group.first.content["settings"]
     step, steps, norm = settings.get("step"), settings.get("steps"), settings.get("norm")
     known = isinstance(step, float | int) and isinstance(steps, float | int)
     if not known or step * steps >= (largest.eps or 0.0):
@@ -57,7 +62,6 @@ def _points(line: Sequence[Entry], name: str, unit: int) -> tuple[Point, ...]:
     for entry in line:
         y, bounds = entry.group.number(name), entry.group.interval(name)
         if y is not None and entry.eps is not None:
-            shown = format_number(name, y) + format_interval(name, bounds)
-            text = f"{entry.title}, ε = {entry.setting.radius}: {shown}"
+            text = f"{entry.title}, ε = {entry.setting.radius}: {format_bounded(entry.group, name)}"
             points.append(Point(unit * entry.eps, y, text, *(bounds or ())))
     return tuple(points)

@@ -5,11 +5,11 @@ The only section that reads models and images.
 
 import base64
 import io
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -27,7 +27,7 @@ from holdfast.evaluation.words import ATTACK_WORDS
 from holdfast.models.open import open_model
 from holdfast.models.test_set import load_test_set
 from holdfast.report.html.checkpoints import Checkpoint
-from holdfast.report.tables import format_radius
+from holdfast.report.tables import Setting, format_radius
 from holdfast.util.errors import HoldfastError
 
 CLEAN = "clean"
@@ -41,8 +41,7 @@ MAX_CHARACTERS = 3_000_000
 """Of all pictures together; the queries beyond are left out."""
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """A gallery image that was found. right: it is of the query's class."""
 
     picture: str
@@ -50,29 +49,18 @@ class Hit:
     right: bool
 
 
-@dataclass(frozen=True)
-class Ranking:
-    """The ranked list of a query. change: the perturbation, amplified; None where there is none."""
+class Ranking(NamedTuple):
+    """The ranked list of a query. change: the perturbation, amplified; empty where there is none."""
 
     title: str
     query: str
-    change: str | None
-    hits: tuple[Hit, ...]
+    change: str
+    hits: list[Hit]
 
-
-@dataclass(frozen=True)
-class Comparison:
-    """The ranked lists of several models, by name, for the same queries of a data set.
-
-    gain: the factor by which perturbations are amplified. queries: the class of each, and its rankings by model, the
-        clean one first. left_out: how many queries there was no room for.
-    """
-
-    dataset: str
-    attack: str
-    gain: float
-    queries: tuple[tuple[str, dict[str, list[Ranking]]], ...]
-    left_out: int
+    @property
+    def size(self) -> int:
+        """The characters of its pictures."""
+        return len(self.query) + len(self.change) + sum(len(hit.picture) for hit in self.hits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,30 +74,20 @@ class Retrieved:
 
 
 def fill(checkpoints: Sequence[Checkpoint], count: int, root: str | Path | None) -> dict[str, Any]:
-    """What ``rankings.html.j2`` shows; with a ``count`` of 0 nothing, and no model is read."""
-    if not count:
-        return {}
-    made, remarks = comparisons(checkpoints, count, root)
-    if not checkpoints:
-        remarks.append("No result is in a run folder, so there is no model to show ranked lists of.")
-    aims = {name.upper(): ATTACK_WORDS[name].aim for name in ATTACKS}
-    return {"comparisons": made, "remarks": remarks, "aims": aims}
-
-
-def comparisons(
-    checkpoints: Sequence[Checkpoint], count: int, root: str | Path | None
-) -> tuple[list[Comparison], list[str]]:
     """A comparison for each data set, and a sentence for each model that has no part in it or has changed since.
 
     All models of a data set meet the same ``count`` queries, drawn by seed 0, and the :data:`ATTACKS` of protocol
-    strict, with the radius, step, steps and norm that most of their evaluations had.
+    strict, with the radius, step, steps and norm that most of their evaluations had. With a ``count`` of 0 there is
+    nothing, and no model is read.
     """
-    made: list[Comparison] = []
-    remarks: list[str] = []
-    by_data: dict[tuple[str, str], list[Checkpoint]] = {}
+    if not count:
+        return {}
+    made: list[dict[str, Any]] = []
+    remarks = [] if checkpoints else ["No result is in a run folder, so there is no model to show ranked lists of."]
+    by_data: dict[tuple[str, str], list[Checkpoint]] = defaultdict(list)
     for one in checkpoints:
         data = one.results[0].content["data"]
-        by_data.setdefault((data["name"], str(data.get("hash"))), []).append(one)
+        by_data[data["name"], str(data.get("hash"))].append(one)
     room = MAX_CHARACTERS
     for (dataset, _), known in by_data.items():
         settings = usual([result for one in known for result in one.results])
@@ -125,9 +103,10 @@ def comparisons(
             if hashes and model_fingerprint(found[one.name].target) not in hashes:
                 remarks.append(f"{one.name}: its weights or data have changed since the evaluation")
         if found:
-            made.append(_comparison(dataset, settings, found, room))
-            room -= _size(made[-1])
-    return made, remarks
+            comparison, room = _comparison(found, room)
+            radius, steps = format_radius(settings["eps"], settings["norm"]), str(settings["steps"] or "")
+            made.append({"dataset": dataset, "attack": Setting("", dataset, radius, steps).attack, **comparison})
+    return {"comparisons": made, "remarks": remarks, "aims": {name.upper(): ATTACK_WORDS[name].aim for name in ATTACKS}}
 
 
 def usual(results: Sequence[Result]) -> dict[str, Any]:
@@ -140,7 +119,7 @@ def usual(results: Sequence[Result]) -> dict[str, Any]:
 
 def retrieve(checkpoint: Checkpoint, count: int, root: str | Path | None, settings: Mapping[str, Any]) -> Retrieved:
     """What a run's model retrieves. Raises HoldfastError where the model or its data cannot be read."""
-    model = open_model(checkpoint.folder, best=checkpoint.best)
+    model = open_model(checkpoint.run.folder, best=checkpoint.best)
     pixels = load_test_set(model, root=root)
     resolved = resolve_settings(pixels.table.family, attacks=ATTACKS, max_queries=count, **settings)
     with prepared(model.embed, pixels, resolved) as target:
@@ -163,43 +142,38 @@ def _top(target: Target, queries: Queries) -> Tensor:
     return nearest(visible_distances(items, queries, own_entries), max(1, min(TOP, len(items) - 1)))
 
 
-def _comparison(dataset: str, settings: Mapping[str, Any], found: Mapping[str, Retrieved], room: int) -> Comparison:
+def _comparison(found: Mapping[str, Retrieved], room: int) -> tuple[dict[str, Any], int]:
+    """The factor by which perturbations are amplified, the class of each query with its rankings by model, how many
+    queries there was no room for; and what room is left."""
     most = max(float((one.images[name] - one.images[CLEAN]).abs().max()) for one in found.values() for name in ATTACKS)
     gain = 0.5 / most if most > 0 else 1.0
-    radius = format_radius(settings["eps"], settings["norm"])
-    attack = ", ".join(filter(None, (radius and f"ε = {radius}", settings["steps"] and f"{settings['steps']} steps")))
-    made = Comparison(dataset, attack, gain, (), 0)
     first = next(iter(found.values()))
-    for i, label in enumerate(first.queries.labels.tolist()):
+    labels, queries = first.queries.labels.tolist(), list[tuple[str, dict[str, list[Ranking]]]]()
+    for i, label in enumerate(labels):
         rankings = {name: _rankings(one, i, gain) for name, one in found.items()}
-        more = replace(made, queries=(*made.queries, (first.target.pixels.table.classes[label], rankings)))
-        if _size(more) > room:
-            return replace(made, left_out=len(first.queries.ids) - i)
-        made = more
-    return made
+        size = sum(ranking.size for known in rankings.values() for ranking in known)
+        if size > room:
+            break
+        room -= size
+        queries.append((first.target.pixels.table.classes[label], rankings))
+    return {"gain": gain, "queries": queries, "left_out": len(labels) - len(queries)}, room
 
 
 def _rankings(found: Retrieved, i: int, gain: float) -> list[Ranking]:
-    clean = found.images[CLEAN][i]
-    return [
-        Ranking(
-            CLEAN if name == CLEAN else name.upper(),
-            _address(image[i]),
-            None if name == CLEAN else _address(0.5 + gain * (image[i] - clean)),
-            _hits(found, i, found.rows[name][i]),
-        )
-        for name, image in found.images.items()
-    ]
-
-
-def _hits(found: Retrieved, i: int, rows: Tensor) -> tuple[Hit, ...]:
-    gallery, pixels = found.target.system.gallery, found.target.pixels
-    images, _ = pixels.read(gallery.ids[rows].cpu())
-    labels, wanted = gallery.labels[rows].tolist(), int(found.queries.labels[i])
-    return tuple(
-        Hit(_address(image), pixels.table.classes[label], label == wanted)
-        for image, label in zip(images, labels, strict=True)
-    )
+    """What a model retrieves for a query, clean and then under each attack."""
+    gallery, pixels, wanted = found.target.system.gallery, found.target.pixels, int(found.queries.labels[i])
+    clean, rankings = found.images[CLEAN][i], []
+    for name, image in found.images.items():
+        rows = found.rows[name][i]
+        hits = [
+            Hit(_address(picture), pixels.table.classes[label], label == wanted)
+            for picture, label in zip(
+                pixels.read(gallery.ids[rows].cpu())[0], gallery.labels[rows].tolist(), strict=True
+            )
+        ]
+        title, change = (CLEAN, "") if name == CLEAN else (name.upper(), _address(0.5 + gain * (image[i] - clean)))
+        rankings.append(Ranking(title, _address(image[i]), change, hits))
+    return rankings
 
 
 def _address(pixels: Tensor) -> str:
@@ -210,8 +184,3 @@ def _address(pixels: Tensor) -> str:
     out = io.BytesIO()
     (picture if picture.mode == "L" else picture.quantize(COLOURS)).save(out, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode()
-
-
-def _size(made: Comparison) -> int:
-    rankings = [one for _, by_model in made.queries for known in by_model.values() for one in known]
-    return sum(len(one.query) + len(one.change or "") + sum(len(hit.picture) for hit in one.hits) for one in rankings)

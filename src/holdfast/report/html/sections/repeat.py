@@ -9,7 +9,7 @@ from typing import Any
 
 from holdfast.evaluation.result import Result
 from holdfast.report.html.checkpoints import folder_of
-from holdfast.report.html.entries import setting_of
+from holdfast.report.tables import setting_of
 from holdfast.runs.folder import Run
 from holdfast.util.errors import HoldfastError
 from holdfast.util.validate import fit, read_json
@@ -21,43 +21,29 @@ Pairs = list[tuple[str, str]]
 
 def fill(results: Sequence[Result]) -> dict[str, Any]:
     """What ``repeat.html.j2`` shows: how each model was trained, and its evaluations by command."""
-    by_model: dict[tuple[str, Path | None, str], list[Result]] = {}
+    models: dict[tuple[str, Path | None, str], dict[str, Any]] = {}
     for result in results:
-        model = result.name, folder_of(result), str(result.content["model"].get("hash"))
-        by_model.setdefault(model, []).append(result)
-    return {
-        "models": [
-            {"title": name, "training": _training(known[0], folder), "commands": _by_command(known)}
-            for (name, folder, _), known in by_model.items()
-        ]
-    }
+        folder = folder_of(result)
+        model = result.name, folder, str(result.content["model"].get("hash"))
+        if model not in models:
+            models[model] = {"title": result.name, "training": _training(result, folder), "commands": {}}
+        environment = result.content.get("environment")
+        environment = environment if isinstance(environment, dict) else {}
+        commands = models[model]["commands"]
+        commands.setdefault(command(environment), []).append(_evaluation(result, environment))
+    return {"models": list(models.values())}
 
 
 def _training(result: Result, folder: Path | None) -> dict[str, Any]:
-    environment: dict[str, Any] = {} if folder is None else _read(folder / "environment.json")
-    settings = flat(result.training)
+    environment, settings = dict[str, Any](), flat(result.training)
     if folder is not None:
+        with suppress(HoldfastError):
+            environment = fit(dict[str, Any], read_json(folder / "environment.json"))
         settings = [("config.yaml", Run(folder).config_file.read_text(encoding="utf-8", errors="replace"))]
     return {
         "command": command(environment),
         "tables": [("Training settings", settings), ("Training versions", _versions(environment))],
     }
-
-
-def _read(file: Path) -> dict[str, Any]:
-    """A file of JSON; empty where there is none that can be read."""
-    with suppress(HoldfastError):
-        return fit(dict[str, Any], read_json(file))
-    return {}
-
-
-def _by_command(results: Sequence[Result]) -> dict[str, list[dict[str, Any]]]:
-    found: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        environment = result.content.get("environment")
-        environment = environment if isinstance(environment, dict) else {}
-        found.setdefault(command(environment), []).append(_evaluation(result, environment))
-    return found
 
 
 def _evaluation(result: Result, environment: Mapping[str, Any]) -> dict[str, Any]:

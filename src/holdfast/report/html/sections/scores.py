@@ -9,37 +9,35 @@ from typing import Any
 from holdfast.evaluation.records import RecordLine
 from holdfast.evaluation.result import SCORES, Result
 from holdfast.evaluation.words import SCORE_WORDS
-from holdfast.report.html.charts import DumbbellChart, Figure, dumbbell_chart
-from holdfast.report.html.entries import Entry, Setting, row
+from holdfast.report.html.charts import DumbbellChart, dumbbell_chart
+from holdfast.report.html.entries import Entry, rows
+from holdfast.report.tables import Setting
 from holdfast.util.errors import HoldfastError
 from holdfast.util.validate import read_lines
 
 
 def fill(settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
-    """What ``scores.html.j2`` shows."""
-    drawn = [(str(setting), figures(alike)) for setting, alike in settings.items()]
+    drawn = {str(setting): figures(alike) for setting, alike in settings.items()}
     return {
         "settings": [
             {
                 "title": title,
                 "figures": known,
-                "records": any(one.before is not None for figure in known for one in figure.chart.rows),
+                "records": any(row.before is not None for one in known for row in one.rows),
             }
-            for title, known in drawn
+            for title, known in drawn.items()
         ]
     }
 
 
-def figures(found: Sequence[Entry]) -> list[Figure[DumbbellChart]]:
+def figures(found: Sequence[Entry]) -> list[DumbbellChart]:
     """A figure for each score that was measured, with a row for each entry."""
-    earlier = {entry.name: _common_means([before(member) for member in entry.group.members]) for entry in found}
+    earlier = [_common_means([before(member) for member in entry.group.members]) for entry in found]
     drawn = []
     for name in SCORES:
         words, title = SCORE_WORDS[name], f"{name}, {SCORE_WORDS[name].title}"
-        rows = [row(entry, name, earlier[entry.name].get(name), entry.group.number(name)) for entry in found]
-        if rows := [one for one in rows if one.after is not None]:
-            chart = dumbbell_chart(title, rows, f"{words.short}; {words.better}", words.low, words.high)
-            drawn.append(Figure(title, words.sentence, chart))
+        if known := [one for one in rows(found, name, [means.get(name) for means in earlier]) if one.after is not None]:
+            drawn.append(dumbbell_chart(title, words.sentence, known, words))
     return drawn
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from holdfast.report import tables
 from holdfast.report.comparison import comparison
-from holdfast.report.html.entries import Entry, Setting
+from holdfast.report.html.entries import Entry
 
 
-def fill(found: Sequence[Entry], settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
+def fill(found: Sequence[Entry], settings: Mapping[tables.Setting, Sequence[Entry]]) -> dict[str, Any]:
     """What ``table.html.j2`` shows: our rows with their published ones, the other published rows, other radii."""
     chosen = [entry for alike in settings.values() for entry in alike]
     others = [entry.group for entry in found if entry not in chosen]

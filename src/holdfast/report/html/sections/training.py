@@ -1,17 +1,15 @@
 """Training curves: what a run logged at each step, and what its validations measured."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from holdfast.report.html.charts import Figure, LineChart, Point, Series, line_chart, look
+from holdfast.report.html.charts import LineChart, Point, Series, line_chart, look
 from holdfast.report.html.checkpoints import Checkpoint
-from holdfast.runs.folder import Run
-from holdfast.util.errors import HoldfastError
 
 MAX_POINTS = 100
 """Of a curve; longer ones are averaged over consecutive steps."""
@@ -66,26 +64,20 @@ VALIDATIONS = (
 
 
 def fill(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
-    """What ``training.html.j2`` shows."""
     return {"runs": [_described(one) for one in checkpoints]} if checkpoints else {}
 
 
 def _described(checkpoint: Checkpoint) -> dict[str, Any]:
+    text, drawn = "No steps logged.", list[LineChart]()
     try:
-        drawn, cost = figures(checkpoint.run), checkpoint.run.cost()
-    except (HoldfastError, OSError, TypeError) as error:
-        return {"name": checkpoint.name, "figures": [], "cost": f"The logs cannot be read: {error}"}
-    text = "No steps logged."
-    if cost.get("steps"):
-        text = "{steps:,.0f} steps, {passes:,.0f} image passes, {seconds:,.0f} seconds.".format(**cost)
+        steps, epochs, cost = checkpoint.run.steps(), checkpoint.run.epochs(), checkpoint.run.cost()
+        found = [*((panel, steps) for panel in STEPS), *((panel, epochs) for panel in VALIDATIONS)]
+        drawn = [one for panel, lines in found if (one := _figure(panel, lines)) is not None]
+        if cost.get("steps"):
+            text = "{steps:,.0f} steps, {passes:,.0f} image passes, {seconds:,.0f} seconds.".format(**cost)
+    except (ValueError, OSError, TypeError) as error:
+        text = f"The logs cannot be read: {error}"
     return {"name": checkpoint.name, "figures": drawn, "cost": text}
-
-
-def figures(run: Run) -> list[Figure[LineChart]]:
-    """Figures of what a run logged. Raises HoldfastError where its logs are damaged."""
-    steps, epochs = run.steps(), run.epochs()
-    found = [*((panel, steps) for panel in STEPS), *((panel, epochs) for panel in VALIDATIONS)]
-    return [one for panel, lines in found if (one := _figure(panel, lines)) is not None]
 
 
 def downsampled(points: Sequence[tuple[float, float]], count: int = MAX_POINTS) -> tuple[Point, ...]:
@@ -98,10 +90,11 @@ def downsampled(points: Sequence[tuple[float, float]], count: int = MAX_POINTS) 
     )
 
 
-def _figure(panel: Panel, lines: Sequence[Mapping[str, Any]]) -> Figure[LineChart] | None:
+def _figure(panel: Panel, lines: Sequence[Mapping[str, Any]]) -> LineChart | None:
     series: list[Series] = []
     for i, (name, label) in enumerate(panel.curves.items()):
-        if points := _logged(lines, name):
+        logged = [(float(line["step"]), float(line[name])) for line in lines if line.get(name) not in (None, "")]
+        if points := [(x, y) for x, y in logged if math.isfinite(y)]:
             curve, few = downsampled(points), len(points) <= MAX_POINTS // 4
             series.append(Series(label, look(i), curve, marked=few, banded=len(points) > len(curve)))
     series = [one for i, one in enumerate(series) if one.points not in [before.points for before in series[:i]]]
@@ -109,18 +102,6 @@ def _figure(panel: Panel, lines: Sequence[Mapping[str, Any]]) -> Figure[LineChar
         return None
     ends = "; ".join(f"{one.name} from {one.points[0].y:.3g} to {one.points[-1].y:.3g}" for one in series)
     text, low = f"{panel.title} over training: {ends}", None if panel.high is None else 0
-    chart = line_chart(text, series, "step", panel.unit, left=0, low=low, high=panel.high)
-    return Figure(panel.title, panel.caption, chart)
-
-
-def _logged(lines: Iterable[Mapping[str, Any]], name: str) -> list[tuple[float, float]]:
-    """The finite values of a name with their steps, in the order of the lines."""
-    pairs = ((_number(line.get("step")), _number(line.get(name))) for line in lines)
-    return [(x, y) for x, y in pairs if math.isfinite(x) and math.isfinite(y)]
-
-
-def _number(value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        return math.nan
+    return line_chart(
+        panel.title, panel.caption, text, series, x="step", y=panel.unit, left=0, low=low, high=panel.high
+    )
