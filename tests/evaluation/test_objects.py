@@ -20,7 +20,7 @@ from holdfast.evaluation.runner import generators_of
 from holdfast.evaluation.settings import resolve_settings
 from holdfast.report import Result
 from holdfast.util.errors import HoldfastError
-from tests.helpers.tiny import QUICK, digits, embedder, lasting, records, rows
+from tests.helpers.tiny import QUICK, counted, digits, embedder, lasting, records, rows
 
 EMBEDDER = embedder()
 
@@ -106,27 +106,13 @@ def test_a_dataclass_is_known_again_by_its_repr_and_what_is_in_it(tmp_path: Path
 
 
 def test_a_killed_evaluation_with_an_object_goes_on(tmp_path: Path) -> None:
-    calls = 0
-
-    def fatal(images: Tensor) -> Tensor:
-        nonlocal calls
-        calls += 1
-        if calls == 25:
-            raise KeyboardInterrupt
-        z: Tensor = EMBEDDER(images)
-        return z
-
-    def steady(images: Tensor) -> Tensor:
-        z: Tensor = EMBEDDER(images)
-        return z
-
     given = {**QUICK, "attacks": ["es", Farthest()], "batch": 4}
-    whole = evaluate(steady, digits(), folder=tmp_path / "whole", **given)
+    whole = evaluate(EMBEDDER.__call__, digits(), folder=tmp_path / "whole", **given)
     with pytest.raises(KeyboardInterrupt):
-        evaluate(fatal, digits(), folder=tmp_path / "cut", **given)
+        evaluate(counted(EMBEDDER, 25)[0], digits(), folder=tmp_path / "cut", **given)
     done = {name: text.count(b"\n") for name, text in records(tmp_path / "cut").items()}
     assert 0 < sum(done.values()) < 24
-    cut = evaluate(steady, digits(), folder=tmp_path / "cut", **given)
+    cut = evaluate(EMBEDDER.__call__, digits(), folder=tmp_path / "cut", **given)
     assert lasting(cut.content)["columns"] == lasting(whole.content)["columns"]
     assert records(tmp_path / "cut") == records(tmp_path / "whole")
 
