@@ -27,6 +27,7 @@ from holdfast.util.errors import HoldfastError
 from holdfast.util.validate import read_yaml
 from tests.conftest import Call, Refuse
 from tests.helpers.runs import assert_same, torchrun, weights
+from tests.helpers.tiny import interrupt
 
 SMALL: dict[str, Any] = {
     "data.name": "digits",
@@ -170,10 +171,6 @@ def test_est_s_objective_is_its_own_to_choose(tmp_path: Path) -> None:
 # --- resume
 
 
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
-
-
 @pytest.mark.parametrize("reused", [True, False], ids=["the same objects", "made anew"])
 def test_a_cut_run_goes_on_with_its_objects_as_if_never_cut(reused: bool, tmp_path: Path) -> None:
     """Cut while the radius rises, so that a defense left as it was then would show."""
@@ -182,7 +179,7 @@ def test_a_cut_run_goes_on_with_its_objects_as_if_never_cut(reused: bool, tmp_pa
     given = objects()
     train(config, tmp_path / "whole", **objects(), quiet=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("holdfast.training.loop._Training._log_epoch", _interrupt)
+        patch.setattr("holdfast.training.loop._Training._log_epoch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(config, tmp_path / "cut", **given, quiet=True)
     assert 0 < Run(tmp_path / "cut").load_state().place.step < 20

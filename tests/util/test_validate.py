@@ -108,7 +108,10 @@ def test_data_that_are_checked_may_have_further_keys() -> None:
         (b"a: &a [*a]", "f is nested deeper than 100 levels"),
         (b"a: &a [1]\nb: &b " + b"[*a]" + b"\nc: [" + b"*b, " * 40_000 + b"]", "f holds more than 100,000 values"),
         (b"a: " + b"9" * 1001, "f holds a number of more than 1,000 digits"),
+        (b"a: {b: [}", "f is not YAML: .*line 1"),
         (b"a: !!int ''", "f is not YAML: "),
+        (b"a: 2020-13-45", "f is not YAML: "),
+        (b"a: !!python/object/apply:os.system [ls]", "f is not YAML: "),
         (b"a: \xff", "f is not YAML: 'utf-8' codec"),
     ],
 )
@@ -151,6 +154,17 @@ def test_a_file_is_not_read_without_end(tmp_path: Path) -> None:
             read_yaml(tmp_path / name) if size == 2**20 else read_json(tmp_path / name)
     with pytest.raises(HoldfastError, match=r"cannot read .*none\.json: No such file"):
         read_json(tmp_path / "none.json")
+
+
+def test_a_file_of_settings_holds_a_mapping_or_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("# nothing\n")
+    assert read_yaml(file) == {}
+    file.write_text("- a\n- b\n")
+    with pytest.raises(HoldfastError, match=r"a\.yaml: it holds \['a', 'b'\], not a mapping"):
+        read_yaml(file)
+    with pytest.raises(HoldfastError, match=r"cannot read .*: Is a directory"):
+        read_yaml(tmp_path)
 
 
 def test_lines_and_rows(tmp_path: Path) -> None:
