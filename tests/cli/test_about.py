@@ -9,26 +9,19 @@ from holdfast.defense.recipes import RECIPES
 from holdfast.models.backbones import BACKBONES
 from tests.conftest import Call
 
+TABLES = {
+    "recipes": {name: re.escape(recipe.notation) + r" +\S.*\d{4}" for name, recipe in RECIPES.items()},
+    "datasets": {name: f"{one.family}-pixel +{re.escape(one.summary)} *$" for name, one in DATASETS.items()},
+    "backbones": dict.fromkeys([*BACKBONES, "timm:NAME"], r"\S"),
+}
 
-def test_recipes_are_listed_by_both_names(call: Call) -> None:
-    status, out, err = call("list", "recipes")
+
+@pytest.mark.parametrize("what", TABLES)
+def test_all_there_is_is_listed(what: str, call: Call) -> None:
+    status, out, err = call("list", what)
     assert (status, err) == (0, "")
-    for name, recipe in RECIPES.items():
-        assert re.search(rf"^ *{re.escape(name)} +{re.escape(recipe.notation)} +\S.*\d{{4}}", out, re.MULTILINE)
-
-
-def test_data_sets_are_listed(call: Call) -> None:
-    status, out, _ = call("list", "datasets")
-    assert status == 0
-    for name, dataset in DATASETS.items():
-        assert re.search(rf"^ *{name} +{dataset.family}-pixel +{re.escape(dataset.summary)} *$", out, re.MULTILINE)
-
-
-def test_backbones_are_listed(call: Call) -> None:
-    status, out, _ = call("list", "backbones")
-    assert status == 0
-    for name in [*BACKBONES, "timm:NAME"]:
-        assert re.search(rf"^ *{name} +\S", out, re.MULTILINE)
+    for name, rest in TABLES[what].items():
+        assert re.search(rf"^ *{re.escape(name)} +{rest}", out, re.MULTILINE)
 
 
 def test_a_narrow_screen_cuts_no_name_short(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,69 +1,25 @@
 """The verbs that attack: evaluate, attack, report; on a tiny run over the bundled digits."""
 
-import csv
 import json
 import re
-import struct
-from io import StringIO
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
-from holdfast.runs.config import resolve_config
-from holdfast.training.loop import train
+from holdfast.report import compare, find
 from tests.conftest import Call, Refuse
 from tests.helpers import tiny
+from tests.helpers.result_files import write
 
 FEW = ("--max-queries", "12", "--steps", "2", "--eps", "0.1")
 TEN = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT")
 
-MODEL = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(64, 8)
-
-    def forward(self, x):
-        return self.layer(x.flatten(1))
-
-def build():
-    return Net()
-"""
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of a few steps."""
-    folder = tmp_path_factory.mktemp("runs") / "digits"
-    settings = {"recipe": "none-r", "model.dim": 16, "batch.pairs": 50, "steps": 10, "validation.attacked": 0}
-    train(resolve_config(settings), folder, quiet=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder per class of PNG files, and lists of queries and gallery."""
-    root = tiny.photos(tmp_path_factory.mktemp("data") / "photos")
-    for name, numbers in {"q": (0, 1), "g": (1, 2, 3)}.items():
-        lines = [f"{c}/{i}.png,{c}" for c in "abcd" for i in numbers]
-        (root / f"{name}.csv").write_text("\n".join(["path,label", *lines]) + "\n")
-    return root
-
 
 @pytest.fixture
-def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file with models of the user's own, in the working directory."""
-    monkeypatch.chdir(tmp_path)
-    file = tmp_path / "models.py"
-    file.write_text(MODEL)
-    return file
+def run(digits_run: Path) -> Path:
+    """A run of a few steps, whose results go elsewhere."""
+    return digits_run
 
 
 def result_in(folder: Path) -> dict[str, object]:
@@ -111,46 +67,41 @@ def test_a_curve_over_radii(call: Call, run: Path, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("*/result.json"))) == 3
 
 
-def test_compare_puts_published_rows_beside(call: Call, tmp_path: Path) -> None:
-    root, generator = tmp_path / "data", np.random.default_rng(0)
-    root.mkdir()
-    for name in ("train", "t10k"):
-        images, labels = generator.integers(0, 256, (40, 28, 28), np.uint8), np.arange(40, dtype=np.uint8) % 4
-        (root / f"{name}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 2051, 40, 28, 28) + images.tobytes())
-        (root / f"{name}-labels-idx1-ubyte").write_bytes(struct.pack(">2i", 2049, 40) + labels.tobytes())
-    out_folder = tmp_path / "run"
-    settings = ("--data", "fashion-mnist", "--root", root, "--recipe", "none-r", "--set", "batch.pairs=4")
-    assert call("train", *settings, "--set", "validation.every=0", "--set", "steps=1", "--out", out_folder)[0] == 0
-    few = ("--protocol", "cvpr22", "--max-queries", "4", "--steps", "1", "--no-checks")
-    status, out, err = call("evaluate", out_folder, *few, "--published")
+def test_published_rows_are_put_beside(call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here beside another result, for of the digits nothing was published."""
+    (other,) = find([write(tmp_path / "other.json")])
+    monkeypatch.setattr("holdfast.report.published", lambda name: [name])
+    monkeypatch.setattr("holdfast.report.compare", lambda result: compare(other))
+    command = ("evaluate", run, *FEW, "--attack", "es", "--no-checks", "--published", "--out", tmp_path / "out")
+    status, out, err = call(*command)
     assert (status, err) == (0, "")
     assert "N/A[R]" in out
     assert "ours - published" in out
-    status, out, err = call("report", out_folder, "--published")
-    assert (status, err) == (0, "")
-    assert len(re.findall(r"^\| (run|N/A\[R\], C2F2|ours - published) \|", out, re.MULTILINE)) == 3
-    status, out, err = call("report", out_folder, "--published", "--format", "csv")
-    assert [row["protocol"] for row in csv.DictReader(StringIO(out))] == ["cvpr22", *["published"] * 3]
-    status, out, err = call("report", out_folder, "--published", "--format", "json")
-    assert [len(one.get("published", [])) for one in json.loads(out)] == [1, 0, 0]
+    assert "published in: robrank repository" in out
 
 
-def test_a_model_of_the_users_own(call: Call, photos: Path, models: Path) -> None:
-    arguments = ("--data", "folder", "--root", photos, "--size", "8", "--channels", "1", "--no-checks", *FEW)
-    status, out, err = call("evaluate", "models:build", *arguments)
+MODEL = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8))
+"""
+
+
+def test_a_model_of_the_users_own_on_lists_of_images(
+    call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("models.py").write_text(MODEL)
+    tiny.photos(tmp_path / "photos")
+    for name, numbers in {"q": (0, 1), "g": (1, 2, 3)}.items():
+        lines = [f"photos/{c}/{i}.png,{c}" for c in "abcd" for i in numbers]
+        Path(f"{name}.csv").write_text("\n".join(["path,label", *lines]) + "\n")
+    lists = ("--queries", "q.csv", "--gallery", "g.csv", "--size", "8", "--channels", "1")
+    status, out, err = call("evaluate", "models:build", *lists, "--no-checks", *FEW, "--eps", "4/255")
     assert (status, err) == (0, "")
     assert "holdfast normalised them" in out
-    weights = models.parent / "w.safetensors"
-    save_file({"layer.weight": torch.rand(8, 64), "layer.bias": torch.rand(8)}, weights)
-    status, out, err = call("evaluate", f"{models}:Net", "--weights", weights, *arguments)
-    assert (status, err) == (0, "")
-
-
-def test_queries_and_gallery_from_lists(call: Call, photos: Path, models: Path) -> None:
-    lists = ("--queries", photos / "q.csv", "--gallery", photos / "g.csv", "--size", "8", "--channels", "1")
-    status, _, err = call("evaluate", f"{models}:build", *lists, "--no-checks", *FEW, "--eps", "4/255")
-    assert (status, err) == (0, "")
-    data = result_in(models.parent / "evaluations")["data"]
+    data = result_in(tmp_path / "evaluations")["data"]
     assert isinstance(data, dict)
     assert (data["queries"], data["gallery"]) == (8, 12)
 

@@ -319,18 +319,6 @@ def test_the_sampled_destination_shares_the_anchor(images: Tensor) -> None:
     assert not source.batches[0].embeddings.requires_grad
 
 
-def test_gradual_destination_observes_the_loss_before_the_structure_term(alike: Tensor) -> None:
-    images = alike.float()
-    defense = AdversarialTriplets(SAMPLERS["S"], Learning(0.2, 5.0), STRONG, ReachHardness(Gradual(0.2, ceiling=1.0)))
-    first, second = run(defense, Net(), images), run(defense, Net(), images, seed=1)
-    assert first.logs["structure_loss"] > 0
-    assert first.logs["destination_hardness"].item() == pytest.approx(-0.2)
-    assert second.logs["destination_hardness"].item() == pytest.approx(-0.2 * first.logs["triplet_loss"].item())
-    saved = defense.state_dict()
-    assert saved
-    assert [v.item() for v in saved.values()] == [second.logs["triplet_loss"].item()]
-
-
 @pytest.mark.parametrize("name", ["hm-s-lga-ics", "est-r-ics"])
 def test_the_structure_term_equals_its_twin(name: str, alike: Tensor) -> None:
     """With BatchNorm fixed, an anchor and a positive embed alike in whichever pass."""

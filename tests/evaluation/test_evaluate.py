@@ -124,13 +124,6 @@ def test_modules_functions_pixels_and_arrays_score_the_same() -> None:
         assert (found["columns"], found["benign"]) == (module["columns"], module["benign"])
 
 
-def test_a_folder_of_colour_images(tmp_path: Path) -> None:
-    pixels = Pixels(held_out("folder", photos(tmp_path / "photos")), 8)
-    result = evaluate(embedder(channels=3), pixels, folder=tmp_path / "out", **QUICK)
-    assert result.content["data"].items() >= {"name": "folder", "channels": 3, "classes": 4, "attacked": 12}.items()
-    assert result.content["ERS"] is not None
-
-
 # --- models with a mistake
 
 
@@ -146,11 +139,8 @@ def test_without_gradients_attacks_that_need_them_are_refused(tmp_path: Path) ->
     assert not [*tmp_path.iterdir()]
 
 
-def test_without_gradients_the_black_box_and_other_models_work() -> None:
-    embed, settings = torch.no_grad()(plain), {**QUICK, "steps": 10, "attacks": "ltm"}
-    black = evaluate(embed, digits(), gradient="square", **settings).content["columns"]["LTM"]["value"]
-    still = evaluate(embed, digits(), gradient="square", **{**settings, "eps": 0}).content["columns"]["LTM"]["value"]
-    assert black < still
+def test_without_gradients_attacks_through_another_model_and_none_work() -> None:
+    embed, settings = torch.no_grad()(plain), {**QUICK, "attacks": "ltm"}
     through = evaluate(embed, digits(), surrogate=EMBEDDER, **settings).content
     assert through["columns"] == evaluate(EMBEDDER, digits(), **settings).content["columns"]
     assert evaluate(embed, digits(), "benign", quiet=True, device="cpu").content["columns"] == {}
@@ -182,32 +172,15 @@ def test_a_fault_of_the_preprocessing_makes_the_result_untrusted(embed: Any, fau
         assert any(fault in remark for remark in unchecked.content["model"]["remarks"])
 
 
-def test_a_model_that_rounds_its_input_is_untrusted() -> None:
-    result = evaluate(lambda x: plain((8 * x).round() / 8), digits(), attacks="ltm", **CHECKED)
-    assert result.verdict == "UNTRUSTED"
-    assert result.content["trusted"] is False
-    failed = {one["name"]: one["detail"] for one in result.content["checks"] if one["passed"] is False}
-    assert "masked" in failed["gradients are not zero"]
-    assert "masked" in failed["weaker attacks do no better"]
-    ltm = result.number("LTM")
-    assert ltm is not None
-    assert ltm > 50
-
-
 # --- collapsed models
 
 CONSTANTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "times zero": lambda x: plain(x) * 0,
     "times zero plus one": lambda x: plain(x) * 0 + 1,
-    "ones": lambda x: torch.ones(len(x), 4),
     "zeros": lambda x: torch.zeros(len(x), 4),
 }
 
 
-@pytest.mark.parametrize(
-    ("constant", "protocol"),
-    [("times zero", "strict"), ("times zero plus one", "cvpr22"), ("ones", "cvpr22"), ("zeros", "strict")],
-)
+@pytest.mark.parametrize(("constant", "protocol"), [("times zero plus one", "cvpr22"), ("zeros", "strict")])
 def test_a_constant_model_is_collapsed(constant: str, protocol: str, tmp_path: Path) -> None:
     checks = protocol == "strict"
     settings = {**QUICK, "max_queries": 8, "folder": tmp_path, "checks": checks}

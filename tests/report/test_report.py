@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from holdfast.defense.recipes import RECIPES
 from holdfast.report import COMPARED, STYLES, compare, comparison, csv_text, find, json_text, markdown, published, table
 from holdfast.report.published import PUBLISHED, SCORES
 from holdfast.util.errors import HoldfastError
@@ -231,12 +230,6 @@ def test_published_rows_may_be_changed_by_their_reader() -> None:
         row["training"]["loss.margin"] = 1.0
     assert published("cub")[0]["ERS"] == 3.8
     assert not any("loss.margin" in row["training"] for row in published("cub"))
-
-
-def test_all_but_one_published_method_is_a_recipe_here() -> None:
-    notations = {recipe.notation for recipe in RECIPES.values()}
-    named = {row["recipe"] for name in ("cub", "cars", "sop", "fashion-mnist") for row in published(name)}
-    assert named - notations == {"HM[S,g_LGA]&L_ICS(...;gamma=0.2)"}
 
 
 def test_what_a_published_row_was_trained_with() -> None:
