@@ -1,9 +1,7 @@
 """The explorer as a person uses it, in a browser."""
 
 import re
-import subprocess
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -216,10 +214,3 @@ def test_a_server_that_is_gone_is_said_to_be(tab: Any, faults: list[str]) -> Non
     attack(page)
     expect(page.get_by_role("alert")).to_contain_text("The server does not answer")
     faults.clear()
-
-
-def test_the_screenshots_lie_where_git_does_not_look() -> None:
-    here = Path(__file__).parents[2]
-    tracked = subprocess.run(["git", "ls-files"], cwd=here, capture_output=True, text=True, check=True).stdout
-    assert "tests/e2e/test_explorer_page.py" in tracked
-    assert "tests/e2e/artefacts/" not in tracked

@@ -290,15 +290,7 @@ def test_an_upload_that_is_no_image_or_too_large_is_refused(site: TestClient) ->
     answer = site.post("/api/uploads", headers=ONE, content=b"x" * (uploads.BYTES + 1))
     assert answer.status_code == 413
     assert "10 MB" in answer.json()["error"]
-
-
-def test_an_old_upload_goes_to_make_room(site: TestClient, scene: Scene) -> None:
-    content = png(Image.new("L", (8, 8), 90))
-    keys = [site.post("/api/uploads", headers=ONE, content=content).json()["key"] for _ in range(uploads.KEPT + 1)]
-    gone = site.get(f"/api/queries/{keys[0]}")
-    assert (gone.status_code, gone.json()) == (400, {"error": "this upload is no longer kept: upload it again"})
-    assert site.get(f"/uploads/{keys[0].removeprefix('upload-')}.png").status_code == 404
-    assert site.get(f"/api/queries/{keys[1]}").status_code == 200
+    assert site.get("/uploads/none.png").status_code == 404
 
 
 # --- who may
