@@ -130,7 +130,6 @@ def test_attack_writes_images_and_a_manifest(call: Call, run: Path, tmp_path: Pa
         (["--protocol", "cvpr22", "--restarts", "2"], "neither restarts nor black-box"),
         (["--batch-size", "0"], "batch is at least 1"),
         (["--eps", "0.1", "--eps-curve", "0,1/255"], "not both"),
-        (["--weights", "w.pth"], "brings its own weights; leave out w.pth"),
         (["--published"], "nothing was published for data set 'digits'"),
         (["--eps-curve", "0,8,300/255"], "in units of the pixel range [0, 1], as 8/255"),
         (["--transfer", "nowhere"], "nowhere"),

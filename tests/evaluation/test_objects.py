@@ -198,11 +198,6 @@ def test_what_is_no_attack_is_refused_before_work_starts(attacks: Any, message: 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_protocol_without_attacks_takes_no_object() -> None:
-    with pytest.raises(HoldfastError, match="protocol 'benign' attacks nothing"):
-        resolve_settings("28", "benign", attacks=[Farthest()])
-
-
 @pytest.mark.parametrize(
     ("found", "said"),
     [({}, "nothing"), ({"other": 0}, "other"), ({"gap": 0, "LTM": 0}, "gap, LTM")],

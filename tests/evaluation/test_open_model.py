@@ -275,7 +275,6 @@ def test_attacks_may_come_from_a_run_or_a_model(trained: Path, place: Path) -> N
 @pytest.mark.parametrize(
     ("word", "opening", "images", "message"),
     [
-        ("run", {"weights": "w.pth"}, {}, r"brings its own weights; leave out w\.pth"),
         ("run", {"size": 8}, {}, "--size goes with other models; the run .* has its own"),
         ("run", {"resize": 8}, {}, "--resize goes with other models"),
         ("run", {"channels": 1}, {}, "--channels goes with other models"),

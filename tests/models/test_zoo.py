@@ -107,7 +107,6 @@ def test_the_zoo_is_listed(made: Path, call: Call) -> None:
 
 def test_what_is_wrong_with_a_name_is_said(refused: Refuse) -> None:
     assert "did you mean 'digits-raw'?" in refused("evaluate", "zoo:digits-rae")
-    assert "did you mean 'digits-raw'?" in refused("evaluate", "zoo:digits-rae", "--data", "digits")
     assert "unknown zoo entry ''" in refused("evaluate", "zoo:")
 
 

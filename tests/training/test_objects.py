@@ -257,7 +257,6 @@ class Stubborn(nn.Linear):
         ({}, {"backbone": nn.Flatten()}, "the backbone given has no parameters to train"),
         ({}, {"backbone": Stubborn(3, 16)}, "the defense or backbone given cannot be copied: RuntimeError: only one"),
         ({"recipe": "custom"}, {}, r"recipe 'custom' stands for a Defense object.*holdfast\.train\(…, defense=…\)"),
-        ({"model__backbone": "custom"}, {}, "backbone 'custom' stands for a module"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_in_one_line(

@@ -176,6 +176,10 @@ def test_lines_and_rows(tmp_path: Path) -> None:
         HoldfastError, match=r"a\.jsonl is damaged; remove its .*: line 2: it holds \[\], not a mapping"
     ):
         read_lines(Line, tmp_path / "a.jsonl")
+    for content in (b"\xff\xfe\n", b"\0\0\0\n"):
+        (tmp_path / "a.jsonl").write_bytes(content)
+        with pytest.raises(HoldfastError, match=r"a\.jsonl is damaged; remove .* to start over"):
+            read_lines(Line, tmp_path / "a.jsonl")
     (tmp_path / "a.csv").write_bytes(b"step\n1\n")
     with pytest.raises(
         HoldfastError, match=r"a\.csv is damaged; move it away: row 1: step takes a whole number, not '1'"
