@@ -111,6 +111,7 @@ def test_data_that_are_checked_may_have_further_keys() -> None:
         (b"a: {b: [}", "f is not YAML: .*line 1"),
         (b"a: !!int ''", "f is not YAML: "),
         (b"a: 2020-13-45", "f is not YAML: "),
+        (b"a: \x00", "f is not YAML: "),
         (b"a: !!python/object/apply:os.system [ls]", "f is not YAML: "),
         (b"a: \xff", "f is not YAML: 'utf-8' codec"),
     ],
