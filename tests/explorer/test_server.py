@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
@@ -321,7 +321,7 @@ def test_a_page_must_name_itself(client: str, site: TestClient) -> None:
         ),
     )
 )
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80)
 def test_whatever_is_asked_is_answered_or_refused(site: TestClient, asked: dict[str, Any]) -> None:
     """What is taken is not carried out."""
     with pytest.MonkeyPatch.context() as patch:

@@ -5,7 +5,6 @@ from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
-import hypothesis
 import pytest
 import yaml
 from hypothesis import given
@@ -166,7 +165,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-@hypothesis.settings(deadline=None)
 @given(st.sampled_from(sorted(DATASETS)), st.fixed_dictionaries({}, optional=VALUES))
 def test_yaml_round_trip(name: str, changes: dict[str, Any]) -> None:
     config = resolve_config({"data.name": name}, changes)
