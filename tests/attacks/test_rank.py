@@ -240,18 +240,6 @@ def test_near_targets_come_from_the_nearest_percent(kind: type[CA] | type[QA]) -
     assert (drawn[:, ::2] != drawn[:, 1::2]).all()
 
 
-@pytest.mark.parametrize("attack", [CA("+"), CA("-"), QA("+", 2), QA("-", 2), SPQA("+"), Order(3)])
-def test_what_is_chosen_does_not_depend_on_the_images_beside(attack: CA | QA | SPQA | Order) -> None:
-    system = world(5, queries=230, items=230, grid=False)
-    perturbed = some(system.gallery if attack.side == "candidate" else system.queries, range(40))
-    together = attack.choose(perturbed, system, generators(40))
-    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
-    for start in range(0, 40, 7):
-        rows = order[start : start + 7]
-        apart = attack.choose(some(perturbed, rows), system, [generators(40)[i] for i in rows])
-        assert torch.equal(apart, together[rows])
-
-
 def test_too_few_items_are_refused() -> None:
     system = line(0, 1, 2)
     for attack in (QA("+", 3), CA("+", 3), Order(3)):

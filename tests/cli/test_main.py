@@ -5,11 +5,10 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from holdfast.runs.config import Config
 from tests.conftest import Call, Refuse
 
 
@@ -70,27 +69,19 @@ def test_a_command_written_wrongly(arguments: list[str], told: str, call: Call) 
 def test_too_little_memory_is_one_line(
     error: Exception, refused: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(config: Config, *_: Any, **__: Any) -> None:
-        raise error
-
-    monkeypatch.setattr("holdfast.training.loop.train", fails)
+    monkeypatch.setattr("holdfast.training.loop.train", Mock(side_effect=error))
     assert "batch.pairs" in refused("train", "--data", "digits", "--out", tmp_path / "run")
 
 
 def test_a_mistake_in_the_code_is_not_hidden(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(config: Config, *_: Any, **__: Any) -> None:
-        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
-
-    monkeypatch.setattr("holdfast.training.loop.train", fails)
+    error = RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+    monkeypatch.setattr("holdfast.training.loop.train", Mock(side_effect=error))
     with pytest.raises(RuntimeError, match="mat1"):
         call("train", "--data", "digits", "--out", tmp_path / "run")
 
 
 def test_an_interrupt_ends_quietly(call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("holdfast.training.loop.train", interrupted)
+    monkeypatch.setattr("holdfast.training.loop.train", Mock(side_effect=KeyboardInterrupt))
     status, _, err = call("train", "--data", "digits", "--out", tmp_path / "run")
     assert status in (1, 130)
     assert "Traceback" not in err

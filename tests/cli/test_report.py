@@ -12,10 +12,12 @@ from tests.helpers.result_files import write
 
 def test_other_formats_are_written_too(call: Call, tmp_path: Path) -> None:
     path = write(tmp_path / "result.json")
-    for style in ("markdown", "csv", "json"):
-        out = tmp_path / "new" / f"table.{style}"
-        assert call("report", path, "--format", style, "--out", out) == (0, f"written to {out}\n", "")
-        assert out.read_text(encoding="utf-8") == STYLES[style](find([path]))
+    for tables, options in ((STYLES, ()), (COMPARED, ("--published",))):
+        for style in ("markdown", "csv", "json"):
+            out, written = tmp_path / "new" / f"table.{style}", tables[style](find([path]))
+            assert call("report", path, *options, "--format", style) == (0, written + "\n", "")
+            assert call("report", path, *options, "--format", style, "--out", out) == (0, f"written to {out}\n", "")
+            assert out.read_text(encoding="utf-8") == written
     out = tmp_path / "page.html"
     options = ("--published", "--format", "html", "--pictures", "0")
     assert call("report", path, *options, "--out", out)[0] == 0

@@ -73,20 +73,10 @@ def test_embed_names_what_cannot_be_read(here: Path, call: Call) -> None:
 
 
 @pytest.mark.parametrize("model", ["run", "run/best"])
-def test_a_run_shows_images_as_its_training_did(here: Path, call: Call, refused: Refuse, model: str) -> None:
+def test_a_run_shows_images_as_its_training_did(here: Path, call: Call, model: str) -> None:
     assert call("embed", "photos", "--model", model)[0] == 0
     view = Index.load("embeddings.npz").preprocessing
     assert (view.size, view.resize, view.channels) == (8, 10, 3)
-    assert "--size goes with other models" in refused("embed", "photos", "--model", model, "--size", "9")
-
-
-def test_search_prints_plain_lines_where_there_is_no_terminal(indexed: Path, call: Call) -> None:
-    status, out, err = call("search", "--index", "embeddings.npz", "--query", "photos/c/2.png", "-k", "3")
-    assert (status, err) == (0, "")
-    rows = [line.split("\t") for line in out.splitlines()]
-    assert rows[0] == ["photos/c/2.png", "1", "0.0000", "c", "c/2.png"]
-    assert [row[1] for row in rows] == ["1", "2", "3"]
-    assert [float(row[2]) for row in rows] == sorted(float(row[2]) for row in rows)
 
 
 def test_all_formats_and_backends_say_the_same(indexed: Path, call: Call) -> None:
@@ -108,6 +98,7 @@ def test_all_formats_and_backends_say_the_same(indexed: Path, call: Call) -> Non
     assert lines == [
         [*map(str, (r["query"], r["rank"], f"{r['distance']:.4f}", r["label"], r["path"]))] for r in records
     ]
+    assert found() == found("--format", "lines"), "where there is no terminal"
     shown = found("--format", "table")
     assert all(f"{record['distance']:.4f}" in shown and record["path"] in shown for record in records)
     assert json.loads(found("--format", "json", "--backend", "faiss")) == records

@@ -165,12 +165,6 @@ def test_a_batchnorm_without_statistics_stays() -> None:
     assert not FusedNetwork(module, images()).folds
 
 
-def test_tied_weights_stay_tied_where_they_are_not_folded() -> None:
-    module = Rectified()
-    module.first.weight = module.second.weight
-    torch.testing.assert_close(FusedNetwork(module, images())(images()), reference(module)(images()), rtol=0, atol=1e-6)
-
-
 def test_tracing_leaves_no_trace() -> None:
     class Counting(Body):
         calls = 0

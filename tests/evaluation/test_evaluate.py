@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from holdfast.data import Pixels, held_out
 from holdfast.evaluation.evaluate import attack, evaluate
@@ -51,6 +50,7 @@ def test_a_result_is_a_file_that_reports_read(checked: Result) -> None:
     assert json.loads(checked.path.read_text()) == checked.content
     assert [found.content for found in find([checked.path.parents[1]])] == [checked.content]
     assert (checked.name, checked.dataset, checked.verdict) == ("tiny", "digits", "ok")
+    assert all(one["passed"] is True for one in checked.content["checks"])
     assert checked.content["model"]["recipe"] == "none"
     assert checked.content["model"]["dim"] == 16
     assert checked.content["model"]["remarks"] == ["outputs are of unit length already"]
@@ -124,51 +124,11 @@ def test_modules_functions_pixels_and_arrays_score_the_same() -> None:
         assert (found["columns"], found["benign"]) == (module["columns"], module["benign"])
 
 
-def test_a_module_left_in_training_mode_is_evaluated_in_evaluation_mode_and_given_back() -> None:
-    torch.manual_seed(0)
-    layers = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(288, 8)
-    model = nn.Sequential(*layers).train()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    result = evaluate(model, digits(), attacks="es", **QUICK)
-    remark = "the model was left in training mode; it is evaluated in evaluation mode"
-    assert remark in result.content["model"]["remarks"]
-    assert all(part.training for part in model.modules())
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    again = evaluate(model.eval(), digits(), attacks="es", **QUICK)
-    assert again.content["columns"] == result.content["columns"]
-
-
-def test_outputs_of_any_length_are_normalised_and_it_is_said() -> None:
-    settings = {**QUICK, "attacks": ("es", "ltm")}
-    unit = evaluate(EMBEDDER, digits(), **settings).content
-    longer = evaluate(lambda x: 4 * plain(x), digits(), **settings).content
-    assert longer["model"]["remarks"] == ["outputs were not of unit length: holdfast normalised them"]
-    assert longer["columns"]["ES:D"]["value"] == pytest.approx(unit["columns"]["ES:D"]["value"], rel=1e-3)
-    assert longer["columns"]["LTM"] == unit["columns"]["LTM"]
-
-
-def test_a_folder_of_colour_images(tmp_path: Path) -> None:
-    pixels = Pixels(held_out("folder", photos(tmp_path / "photos")), 8)
-    result = evaluate(embedder(channels=3), pixels, folder=tmp_path / "out", **QUICK)
-    assert result.content["data"].items() >= {"name": "folder", "channels": 3, "classes": 4, "attacked": 12}.items()
-    assert result.content["ERS"] is not None
-
-
 # --- models with a mistake
 
 
-@pytest.mark.parametrize(
-    "embed",
-    [
-        torch.no_grad()(plain),
-        lambda x: plain(x.detach()).detach(),
-        lambda x: torch.from_numpy(plain(x).detach().numpy()),
-    ],
-    ids=["no_grad", "detached", "through numpy"],
-)
-def test_without_gradients_attacks_that_need_them_are_refused(
-    embed: Callable[[Tensor], Tensor], tmp_path: Path
-) -> None:
+def test_without_gradients_attacks_that_need_them_are_refused(tmp_path: Path) -> None:
+    embed = torch.no_grad()(plain)
     advice = r"gradient of the embeddings does not reach the pixels.*\.detach\(\) or numpy, or use a black-box attack"
     with pytest.raises(HoldfastError, match=advice):
         evaluate(embed, digits(), folder=tmp_path, **QUICK)
@@ -179,27 +139,11 @@ def test_without_gradients_attacks_that_need_them_are_refused(
     assert not [*tmp_path.iterdir()]
 
 
-def test_without_gradients_the_black_box_and_other_models_work() -> None:
-    embed, settings = torch.no_grad()(plain), {**QUICK, "steps": 10, "attacks": "ltm"}
-    black = evaluate(embed, digits(), gradient="square", **settings).content["columns"]["LTM"]["value"]
-    still = evaluate(embed, digits(), gradient="square", **{**settings, "eps": 0}).content["columns"]["LTM"]["value"]
-    assert black < still
+def test_without_gradients_attacks_through_another_model_and_none_work() -> None:
+    embed, settings = torch.no_grad()(plain), {**QUICK, "attacks": "ltm"}
     through = evaluate(embed, digits(), surrogate=EMBEDDER, **settings).content
     assert through["columns"] == evaluate(EMBEDDER, digits(), **settings).content["columns"]
     assert evaluate(embed, digits(), "benign", quiet=True, device="cpu").content["columns"] == {}
-
-
-@pytest.mark.parametrize("layer", [nn.BatchNorm2d(4), nn.Dropout(0.3)], ids=["BatchNorm2d", "Dropout"])
-def test_training_mode_inside_a_function_is_refused(layer: nn.Module, tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Conv2d(1, 4, 3), layer, nn.Flatten(), nn.Linear(144, 8)).train()
-    with pytest.raises(HoldfastError, match=rf"{type(layer).__name__} layer in training mode: call \.eval\(\)"):
-        evaluate(model.__call__, digits(), folder=tmp_path, **QUICK)
-    assert not [*tmp_path.iterdir()]
-
-
-def test_randomness_of_the_model_is_refused() -> None:
-    with pytest.raises(HoldfastError, match=r"other embeddings when embedded again.*call \.eval\(\)"):
-        evaluate(lambda x: F.dropout(plain(x), 0.3), digits(), **QUICK)
 
 
 def normalised(images: Tensor) -> Tensor:
@@ -228,38 +172,15 @@ def test_a_fault_of_the_preprocessing_makes_the_result_untrusted(embed: Any, fau
         assert any(fault in remark for remark in unchecked.content["model"]["remarks"])
 
 
-def test_an_ordinary_model_passes_every_check(checked: Result) -> None:
-    assert checked.content["trusted"] is True
-    assert all(one["passed"] is True for one in checked.content["checks"])
-    assert len({one["name"] for one in checked.content["checks"]}) == len(checked.content["checks"]) >= 9
-
-
-def test_a_model_that_rounds_its_input_is_untrusted() -> None:
-    result = evaluate(lambda x: plain((8 * x).round() / 8), digits(), attacks="ltm", **CHECKED)
-    assert result.verdict == "UNTRUSTED"
-    assert result.content["trusted"] is False
-    failed = {one["name"]: one["detail"] for one in result.content["checks"] if one["passed"] is False}
-    assert "masked" in failed["gradients are not zero"]
-    assert "masked" in failed["weaker attacks do no better"]
-    ltm = result.number("LTM")
-    assert ltm is not None
-    assert ltm > 50
-
-
 # --- collapsed models
 
 CONSTANTS: dict[str, Callable[[Tensor], Tensor]] = {
-    "times zero": lambda x: plain(x) * 0,
     "times zero plus one": lambda x: plain(x) * 0 + 1,
-    "ones": lambda x: torch.ones(len(x), 4),
     "zeros": lambda x: torch.zeros(len(x), 4),
 }
 
 
-@pytest.mark.parametrize(
-    ("constant", "protocol"),
-    [("times zero", "strict"), ("times zero plus one", "cvpr22"), ("ones", "cvpr22"), ("zeros", "strict")],
-)
+@pytest.mark.parametrize(("constant", "protocol"), [("times zero plus one", "cvpr22"), ("zeros", "strict")])
 def test_a_constant_model_is_collapsed(constant: str, protocol: str, tmp_path: Path) -> None:
     checks = protocol == "strict"
     settings = {**QUICK, "max_queries": 8, "folder": tmp_path, "checks": checks}
@@ -321,21 +242,15 @@ def without_queries(_: Path) -> Pixels:
 
 
 REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
-    "setting": (plain, None, {"epsilon": 0.1}, "unknown setting 'epsilon'; did you mean 'eps'"),
     "batch": (plain, None, {"batch": 0}, "batch is at least 1 image, not 0"),
-    "output": (lambda x: plain(x).sum(1), None, {}, r"returned torch.float32 of shape \(64,\)"),
-    "nan": (lambda x: plain(x) / 0 * 0, None, {}, "no finite norm"),
     "nan for one image": (
         lambda x: plain(x) / (x != torch.from_numpy(IMAGES[4] / 255).float()).flatten(1).any(1)[:, None],
         None,
         {},
         r"NaN or infinite embeddings; first for images test\[4\]",
     ),
-    "channels": (embedder(channels=3), None, {}, r"c2f2 takes images of shape \(batch, 3, 8, 8\), got \(64, 1, 8, 8\)"),
     "floats": (plain, (IMAGES / 255, LABELS), {}, r"uint8.*not float64 of shape.*astype\('uint8'\) makes them"),
     "oblong": (plain, (IMAGES[:, :6], LABELS), {}, "square, not 6x8"),
-    "channels first": (plain, (IMAGES[:, None], LABELS), {}, r"images must be uint8 of shape \(N, H, W\)"),
-    "labels": (plain, (IMAGES, LABELS[:30]), {}, r"labels has shape \(30,\), but there are 40 images"),
     "no pair": (plain, IMAGES, {}, r"a pair \(images, labels\), not ndarray"),
     "one class": (plain, (IMAGES, LABELS * 0), {}, "all gallery images are of one class"),
     "no queries": (plain, without_queries, {}, "nothing to evaluate, there is no readable image in the queries"),
@@ -384,12 +299,3 @@ def test_pictures_of_the_same_names_are_other_data(tmp_path: Path) -> None:
     third = evaluate(EMBEDDER, Pixels(held_out("folder", places[1]), 8, channels=1), **settings)
     assert third.content["benign"]["unreadable"] == 1
     assert len(records(tmp_path / "out")) == 3
-
-
-def test_queries_whose_class_is_not_in_the_gallery_are_counted_and_not_attacked() -> None:
-    labels = [0, 0, 1, 1, 2, 0, 1, 0, 1]
-    pixels = sided(labels, [True] * 5 + [False] * 4, [False] * 5 + [True] * 4)
-    result = evaluate(plain, pixels, **{**QUICK, "eps": 0.1, "max_queries": None})
-    assert (result.content["benign"]["queries"], result.content["benign"]["queries_without_match"]) == (4, 1)
-    assert result.content["data"]["attacked"] == 4
-    assert {score["queries"] for score in result.content["columns"].values()} == {4}

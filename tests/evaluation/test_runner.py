@@ -51,7 +51,7 @@ def after(result: Result, attack: str, reading: str) -> Tensor:
         {"steps": 2, "restarts": 1, "attacks": ("es", "gtm", "qa+")},
         {"steps": 2, "norm": "l2", "eps": 0.7, "attacks": ("es", "ltm", "ca-")},
         {"steps": 2, "gradient": "square", "attacks": ("es", "gtt")},
-        {"steps": 1, "gradient": "nes", "attacks": "tma", "max_queries": 18},
+        {"steps": 1, "gradient": "nes", "attacks": ("tma",), "max_queries": 18},
         {"steps": 2, "attacks": ("ca+:3", "qa-:1", "spqa+", "oa:3")},
     ],
     ids=lambda settings: "-".join(map(str, settings.values())),
@@ -62,12 +62,8 @@ def test_records_of_any_batch_size_are_the_same_bytes(settings: dict[str, Any], 
     small, large = (evaluate(EMBEDDER, digits(), folder=tmp_path / str(b), batch=b, **given) for b in (16, 128))
     assert small.path is not None
     assert large.path is not None
-    wanted = (
-        [name.replace(":", "_") for name in given.get("attacks", NINE)] if given.get("attacks") != "tma" else ["tma"]
-    )
-    assert sorted(records(tmp_path / "16")) == sorted(
-        f"{small.path.parent.name}/records/{name}.jsonl" for name in wanted
-    )
+    wanted = [name.replace(":", "_") for name in given.get("attacks", NINE)]
+    assert records(tmp_path / "16").keys() == {f"{small.path.parent.name}/records/{name}.jsonl" for name in wanted}
     assert records(tmp_path / "16") == records(tmp_path / "128")
     for part in ("columns", "ERS", "robust R@1", "benign", "hash"):
         assert small.content[part] == large.content[part]
@@ -269,18 +265,6 @@ def test_transfer_from_another_model_is_weaker(tmp_path: Path) -> None:
     assert still["ES:D"]["value"] < 0.5 * moved["ES:D"]["value"] < 0.5 * white["ES:D"]["value"]
     assert moved["TMA"]["value"] < white["TMA"]["value"]
     assert white["LTM"]["value"] < moved["LTM"]["value"]
-
-
-def test_restarts_never_make_an_image_safer(tmp_path: Path) -> None:
-    """Of ES and TMA, whose readings are what the descent lowers."""
-    settings = {**QUICK, "max_queries": 30, "attacks": ("es", "tma", "ltm")}
-    once, often = (evaluate(EMBEDDER, digits(), folder=tmp_path, restarts=r, **settings) for r in (0, 2))
-    gains = [after(often, "es", "ES:D") - after(once, "es", "ES:D")]
-    gains.append(after(often, "tma", "TMA") - after(once, "tma", "TMA"))
-    for gain in gains:
-        assert gain.min() >= -1e-6
-        assert gain.max() > 1e-4
-    assert after(often, "ltm", "LTM").mean() <= after(once, "ltm", "LTM").mean() + 5
 
 
 @pytest.mark.parametrize(("gradient", "steps"), [("square", 20), ("nes", 1)])

@@ -94,12 +94,6 @@ def test_saved_pixels_stay_within_the_radius(eps: float, tmp_path: Path) -> None
     assert max(moved) == int(eps * 255 + 1e-6)
 
 
-def test_saved_pixels_stay_within_a_euclidean_radius(tmp_path: Path) -> None:
-    entries = saved("es", tmp_path, eps=0.8, norm="l2")
-    moved = [np.linalg.norm(read(tmp_path / entry["file"]) - read(tmp_path / entry["clean"])) for entry in entries]
-    assert 0.7 < max(moved) / 255 <= 0.8 + 1e-6
-
-
 @pytest.mark.parametrize(
     ("name", "reading", "bound"), [("es", "ES:D", 0.005), ("qa+", "QA+", 2.0), ("ca-", "CA-", 2.0)]
 )
@@ -246,18 +240,7 @@ def test_a_manifest_with_lines_missing_is_refused(whole: tuple[Path, int], tmp_p
         attack(counted(EMBEDDER)[0], digits(), "es", folder, batch=4, **QUICK)
 
 
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("ess", {}, "unknown attack 'ess'; did you mean 'es'"),
-        ("es", {"protocol": "benign"}, "protocol 'benign' attacks nothing"),
-        ("es", {"max_queries": 0}, "max_queries is at least 1"),
-        ("oa:200", {}, "needs 200 different targets"),
-    ],
-)
-def test_what_cannot_be_attacked_leaves_no_folder(
-    name: str, settings: dict[str, Any], message: str, tmp_path: Path
-) -> None:
-    with pytest.raises(HoldfastError, match=message):
-        saved(name, tmp_path / "adv", **settings)
+def test_what_cannot_be_attacked_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(HoldfastError, match="needs 200 different targets"):
+        saved("oa:200", tmp_path / "adv")
     assert not (tmp_path / "adv").exists()

@@ -41,18 +41,8 @@ def test_benign_attacks_nothing() -> None:
 
 
 def test_what_is_given_counts_and_none_is_the_default() -> None:
-    given: dict[str, Any] = {
-        "eps": 0.1,
-        "step": 0.01,
-        "steps": 3,
-        "restarts": 2,
-        "max_queries": 7,
-        "seed": 5,
-        "attacks": "es",
-    }
-    assert resolve_settings("28", **given) == AttackSettings(
-        "strict", ("es",), 0.1, 0.01, 3, restarts=2, max_queries=7, seed=5
-    )
+    given: dict[str, Any] = {"eps": 0.1, "step": 0.01, "steps": 3, "restarts": 2, "max_queries": 7, "seed": 5}
+    assert resolve_settings("28", attacks="es", **given) == AttackSettings("strict", ("es",), **given)
     nothing: dict[str, Any] = dict.fromkeys(given)
     assert resolve_settings("28", **nothing) == resolve_settings("28")
 
@@ -128,13 +118,11 @@ def test_every_field_is_in_the_hash() -> None:
     ("settings", "message"),
     [
         ({"protocol": "strickt"}, r"unknown protocol 'strickt'; did you mean 'strict'\? \(allowed: strict, cvpr22"),
-        ({"attacks": "ess"}, r"unknown attack 'ess'; did you mean 'es'\?"),
         ({"attacks": ("es", "tmaa")}, r"unknown attack 'tmaa'; did you mean 'tma'\?"),
         ({"objects": {}}, "unknown setting 'objects'"),
         ({"attacks": "spqa+", "protocol": "cvpr22"}, r"unknown attack 'spqa\+'; did you mean 'qa\+'\?"),
         ({"attacks": "qa+:"}, r"after the colon comes how many targets, as in qa\+:5"),
         ({"attacks": "qa+:0"}, "after the colon"),
-        ({"attacks": "qa+:x"}, "after the colon"),
         ({"attacks": "tma:2"}, "tma has one target only"),
         ({"attacks": ("qa+", "qa+:1")}, r"attacks 'qa\+' and 'qa\+:1' both give QA\+: leave one out"),
         ({"attacks": "oa:1"}, "an order takes at least 2 items, not 1"),
@@ -145,13 +133,10 @@ def test_every_field_is_in_the_hash() -> None:
         ({"precision": "bf16"}, r"unknown value of precision 'bf16'; did you mean 'bfloat16'\?"),
         ({"norm": "l2"}, "give eps, in units of the Euclidean norm"),
         ({"eps": -0.1}, "eps is at least 0, not -0.1"),
-        ({"eps": -1, "norm": "l2"}, "eps is at least 0"),
         ({"eps": 1.01}, r"eps is in units of the pixel range \[0, 1\], as 8/255, not 1.01"),
-        ({"eps": 8}, "units of the pixel range"),
         ({"eps": float("nan")}, "eps takes a finite number"),
         ({"eps": float("inf"), "norm": "l2"}, "eps takes a finite number"),
         ({"eps": "8/256/", "norm": "l2"}, "eps takes a finite number or a fraction such as 8/255, not '8/256/'"),
-        ({"eps": "eight", "gradient": "square"}, "eps takes a finite number"),
         ({"eps": True}, "eps takes a finite number"),
         ({"step": -1}, "step is at least 0"),
         ({"steps": 2.5}, "steps takes a whole number, not 2.5"),
@@ -159,7 +144,6 @@ def test_every_field_is_in_the_hash() -> None:
         ({"steps": "3", "norm": "l2", "eps": 1}, "steps takes a whole number"),
         ({"restarts": -1}, "restarts is at least 0"),
         ({"max_queries": 0}, "max_queries is at least 1, not 0"),
-        ({"max_queries": 10.5}, "max_queries takes a whole number"),
         ({"seed": -1}, "seed is at least 0"),
         ({"steps": 0}, "steps is at least 1 where eps is not 0"),
         ({"protocol": "worst", "step": 0.1}, "protocol 'worst' has no step to choose"),

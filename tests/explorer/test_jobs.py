@@ -1,8 +1,9 @@
 """The queue: one at a time, in order, stopped when asked or when nobody asks any more, and never growing."""
 
 import re
-import threading
 from collections.abc import Callable, Iterator
+from queue import Queue
+from threading import Event
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 
 from holdfast.explorer.jobs import KEPT, WAITING, BusyError, Cancelled, Job, Jobs, Tell
 from holdfast.util.errors import HoldfastError
-from tests.helpers.waiting import until
+from tests.helpers.explorer_runs import finish
+from tests.helpers.waiting import GUARD
 
 
 @pytest.fixture
@@ -21,17 +23,16 @@ def jobs() -> Iterator[Jobs]:
 
 
 class Held:
-    """Work that goes on until it is let go, and tells its steps."""
+    """Work that tells the steps it is given, and ends where it is given none."""
 
     def __init__(self) -> None:
-        self.begun, self.go, self.steps = threading.Event(), threading.Event(), 0
+        self.begun, self.asked, self.told = Event(), Queue[int | None](), Queue[int]()
 
     def __call__(self, tell: Tell) -> str:
         self.begun.set()
-        while not self.go.is_set():
-            tell(self.steps)
-            self.steps += 1
-            self.go.wait(0.002)
+        while (step := self.asked.get(timeout=GUARD)) is not None:
+            tell(step)
+            self.told.put(step)
         return "made"
 
 
@@ -49,14 +50,14 @@ def test_work_is_done_in_order_one_at_a_time(jobs: Jobs) -> None:
         return do
 
     held = jobs.submit("client", first)
-    first.begun.wait()
     later = [jobs.submit(f"client {i}", work(i)) for i in range(5)]
+    first.asked.put(3)
+    assert first.told.get(timeout=GUARD) == held.progress == 3
     assert held.state == "running"
     assert [job.state for job in later] == ["queued"] * 5
     assert [jobs.position(job) for job in (held, *later)] == [0, 1, 2, 3, 4, 5]
-    until(lambda: held.progress is not None and held.progress > 2)
-    first.go.set()
-    until(lambda: all(job.over for job in later))
+    first.asked.put(None)
+    finish(jobs)
     assert (held.state, held.result) == ("done", "made")
     assert [job.result for job in later] == order == [0, 1, 2, 3, 4]
     assert jobs.position(later[-1]) == 0
@@ -68,9 +69,11 @@ def test_a_client_has_one_attack_at_a_time_and_another_client_its_own(jobs: Jobs
     with pytest.raises(BusyError, match="under way"):
         jobs.submit("one", Held())
     assert jobs.submit("two", lambda tell: 2).state == "queued"
+    assert first.begun.wait(GUARD)
     jobs.cancel(job)
     again = jobs.submit("one", lambda tell: 3)
-    until(lambda: again.over)
+    first.asked.put(0)
+    finish(jobs)
     assert job.state == "cancelled"
     assert again.result == 3
 
@@ -78,28 +81,29 @@ def test_a_client_has_one_attack_at_a_time_and_another_client_its_own(jobs: Jobs
 def test_a_waiting_job_is_cancelled_at_once_and_a_running_one_at_its_next_word(jobs: Jobs) -> None:
     first, second = Held(), Held()
     running, waiting = jobs.submit("one", first), jobs.submit("two", second)
-    first.begun.wait()
+    assert first.begun.wait(GUARD)
     jobs.cancel(waiting)
     assert waiting.state == "cancelled"
     jobs.cancel(running)
-    until(lambda: running.state == "cancelled")
+    assert running.state == "running"
+    first.asked.put(0)
     after = jobs.submit("three", lambda tell: "made")
-    until(lambda: after.over)
-    assert after.state == "done"
+    finish(jobs)
+    assert (running.state, after.state) == ("cancelled", "done")
     assert not second.begun.is_set()
     jobs.cancel(after)
     assert (after.state, after.result) == ("done", "made")
 
 
 def test_who_leaves_frees_the_worker_and_takes_the_results_along(jobs: Jobs) -> None:
-    done = jobs.submit("one", lambda tell: "made")
-    until(lambda: done.over)
-    first = Held()
+    done, first = jobs.submit("one", lambda tell: "made"), Held()
+    finish(jobs)
     running = jobs.submit("one", first)
-    first.begun.wait()
+    assert first.begun.wait(GUARD)
     other = jobs.submit("two", lambda tell: "other")
     jobs.leave("one")
-    until(lambda: running.over and other.over)
+    first.asked.put(0)
+    finish(jobs)
     assert running.state == "cancelled"
     assert jobs.find(done.id) is None
     assert jobs.find(other.id) is other
@@ -112,33 +116,34 @@ def test_who_asks_no_more_is_gone() -> None:
     running, waiting, asking = (
         jobs.submit(name, work) for name, work in (("a", first), ("b", second), ("c", lambda tell: 1))
     )
-    first.begun.wait()
     now[0] = 89
     assert jobs.find(running.id) is running
     assert jobs.find(asking.id) is asking
-    now[0], told = 100, first.steps
-    until(lambda: first.steps > told + 1)
-    assert running.state == "running"
+    now[0] = 100
+    first.asked.put(1)
+    assert first.told.get(timeout=GUARD) == 1, "it goes on"
     assert jobs.find(asking.id) is asking
     now[0] = 180
-    until(lambda: running.over and asking.over)
+    first.asked.put(2)
+    finish(jobs)
     assert [job.state for job in (running, waiting, asking)] == ["cancelled", "cancelled", "done"]
     assert not second.begun.is_set()
     jobs.close()
 
 
 def test_only_so_many_wait_and_only_so_many_results_are_kept(jobs: Jobs) -> None:
-    first = Held()
+    first, last = Held(), Event()
     jobs.submit("first", first)
-    first.begun.wait()
-    waiting = [jobs.submit(str(i), lambda tell: None) for i in range(WAITING)]
+    assert first.begun.wait(GUARD)
+    waiting = [jobs.submit(str(i), lambda tell: None) for i in range(WAITING - 1)]
+    waiting.append(jobs.submit("last", lambda tell: last.set()))
     with pytest.raises(BusyError, match="waiting already"):
         jobs.submit("one more", Held())
-    first.go.set()
-    until(lambda: all(job.over for job in waiting))
+    first.asked.put(None)
+    assert last.wait(GUARD)
     for i in range(KEPT):
         job = jobs.submit(f"later {i}", lambda tell: None)
-        until(lambda job=job: job.over)  # type: ignore[misc]
+        finish(jobs)
     assert sum(jobs.find(job.id) is not None for job in waiting) <= 1
     assert jobs.find(job.id) is job
 
@@ -156,19 +161,23 @@ def test_what_goes_wrong_is_said_and_the_next_job_runs(error: Exception, said: s
         raise error
 
     job = jobs.submit("one", fail)
-    until(lambda: job.over)
-    assert job.state == "failed"
+    after = jobs.submit("two", lambda tell: 1)
+    finish(jobs)
+    assert (job.state, after.state) == ("failed", "done")
     assert re.search(said, job.message)
     assert "Traceback" not in job.message
-    after = jobs.submit("one", lambda tell: 1)
-    until(lambda: after.over)
-    assert after.state == "done"
 
 
 def test_closing_stops_what_runs_and_starts_nothing_more() -> None:
-    jobs, first, second = Jobs(), Held(), Held()
-    running, waiting = jobs.submit("one", first), jobs.submit("two", second)
-    first.begun.wait()
+    jobs, begun, second = Jobs(), Event(), Held()
+
+    def endless(tell: Tell) -> None:
+        while True:
+            tell(0)
+            begun.set()
+
+    running, waiting = jobs.submit("one", endless), jobs.submit("two", second)
+    assert begun.wait(GUARD)
     jobs.close()
     assert running.state == "cancelled"
     assert not second.begun.is_set()
@@ -197,7 +206,8 @@ def test_in_whatever_order_clients_act_all_jobs_come_to_an_end(acts: list[tuple[
             jobs.leave(str(client))
         elif client in mine:
             jobs.cancel(mine[client]) if act == "cancel" else jobs.find(mine[client].id)
-    until(lambda: all(job.over for job in made))
+    finish(jobs)
+    assert all(job.over for job in made)
     assert all((job.state == "done") == (job.result == "made") for job in made)
     assert all(job.stopped for job in made if job.state == "cancelled")
     jobs.close()
@@ -208,5 +218,5 @@ def test_a_job_that_ends_in_a_word_of_its_own_is_not_mistaken(jobs: Jobs) -> Non
         raise Cancelled
 
     job = jobs.submit("one", stop)
-    until(lambda: job.over)
+    finish(jobs)
     assert (job.state, job.message) == ("cancelled", "")

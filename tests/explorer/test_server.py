@@ -3,7 +3,7 @@
 # ruff: noqa: E402 (what may be absent is looked for first)
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from itertools import count
 from threading import Event
@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torch import Tensor
 
-from tests.helpers.explorer_runs import run_folder
-from tests.helpers.waiting import GUARD, until
+from tests.helpers.explorer_runs import finish, run_folder
+from tests.helpers.waiting import GUARD
 
 for module in ("starlette", "uvicorn"):
     pytest.importorskip(module, reason="the explorer needs the extra serve")
@@ -33,6 +33,7 @@ from holdfast.explorer.server import PAGE, STATIC, application
 
 HOST = "http://127.0.0.1:8777"
 ONE, TWO = ({"X-Holdfast-Client": name * 10, "Origin": HOST} for name in "ab")
+Ended = Callable[[str], Any]
 LONG = {"attack": "es", "eps": 70, "steps": 1000}
 
 
@@ -45,10 +46,15 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
 
 
 @pytest.fixture
-def site(scene: Scene) -> Iterator[TestClient]:
+def jobs() -> Iterator[Jobs]:
     jobs = Jobs()
-    yield TestClient(application(scene, jobs), base_url=HOST, raise_server_exceptions=False)
+    yield jobs
     jobs.close()
+
+
+@pytest.fixture
+def site(scene: Scene, jobs: Jobs) -> TestClient:
+    return TestClient(application(scene, jobs), base_url=HOST, raise_server_exceptions=False)
 
 
 def first(scene: Scene) -> str:
@@ -63,23 +69,31 @@ def look(site: TestClient, job: str) -> Any:
     return site.get(f"/api/jobs/{job}").json()
 
 
-def ended(site: TestClient, job: str) -> Any:
-    until(lambda: look(site, job)["state"] not in ("queued", "running"))
-    return look(site, job)
+@pytest.fixture
+def ended(site: TestClient, jobs: Jobs) -> Ended:
+    """How a job ended."""
+
+    def wait(job: str) -> Any:
+        finish(jobs)
+        return look(site, job)
+
+    return wait
 
 
 @pytest.fixture
-def held(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
-    """An attack gets no further than its fifth pass until this is set."""
-    go, wrapped, passes = Event(), scene.models[0].target.model, count()
+def held(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Event, Event]]:
+    """An attack sets the first event at its sixth pass, and gets no further until the second is set."""
+    there, go, wrapped, passes = Event(), Event(), scene.models[0].target.model, count()
     network = wrapped.network
 
     def slowly(images: Tensor) -> Any:
-        assert next(passes) < 5 or go.wait(GUARD)
+        if next(passes) == 5:
+            there.set()
+            assert go.wait(GUARD)
         return network(images)
 
     monkeypatch.setattr(wrapped, "network", slowly)
-    yield go
+    yield there, go
     go.set()
 
 
@@ -147,10 +161,10 @@ def test_images_are_those_of_the_test_set(site: TestClient, scene: Scene) -> Non
 # --- attacks
 
 
-def test_an_attack_is_followed_to_its_end(site: TestClient, scene: Scene) -> None:
+def test_an_attack_is_followed_to_its_end(site: TestClient, scene: Scene, ended: Ended) -> None:
     begun = begin(site, attack="qa+", eps=60, steps=4, step=20, seed=2)
     assert begun.status_code == 202
-    job = ended(site, begun.json()["id"])
+    job = ended(begun.json()["id"])
     assert (job["state"], job["message"]) == ("done", "")
     report = job["result"]
     assert {key: report[key] for key in ("attack", "eps", "step", "steps", "seed")} == pytest.approx(
@@ -169,19 +183,14 @@ def test_an_attack_is_followed_to_its_end(site: TestClient, scene: Scene) -> Non
     ("asked", "said"),
     [
         ({"attack": "ca+"}, "unknown value of attack 'ca+'"),
-        ({"attack": None}, "unknown value of attack None"),
         ({"query": "99999"}, "image 99999 is no query"),
         ({"query": "-1"}, "image is a whole number"),
-        ({"query": 5}, "query takes text, not 5"),
         ({"sed": 5}, "unknown setting 'sed'; did you mean 'seed'?"),
         ({"query": "upload-none"}, "no longer kept"),
         ({"eps": 256}, "eps is at most 255, not 256"),
         ({"eps": -1}, "eps is at least 0, not -1"),
         ({"eps": "8/255"}, "eps takes a finite number, not"),
-        ({"eps": True}, "eps takes a finite number, not"),
-        ({"eps": 10**400}, "eps takes a finite number, not"),
         ({"steps": 1001}, "steps is at most 1000"),
-        ({"steps": 1.5}, "steps takes a whole number, not 1.5"),
         ({"seed": -3}, "seed is at least 0, not -3"),
     ],
 )
@@ -199,42 +208,48 @@ def test_what_is_no_request_is_refused(sent: bytes, site: TestClient) -> None:
     assert site.post("/api/attacks", headers=ONE, content=b" " * 2**15).status_code == 413
 
 
-def test_two_clients_wait_for_each_other_and_cancel_their_own_only(site: TestClient, held: Event) -> None:
+def test_two_clients_wait_for_each_other_and_cancel_their_own_only(
+    site: TestClient, held: tuple[Event, Event], ended: Ended
+) -> None:
+    there, go = held
     running = begin(site, ONE, **LONG).json()["id"]
     again = begin(site, ONE, **LONG)
     assert again.status_code == 409
     assert "under way" in again.json()["error"]
     waiting = begin(site, TWO, steps=2).json()
     assert (waiting["state"], waiting["position"]) == ("queued", 1)
-    until(lambda: (look(site, running)["progress"] or {}).get("step", 0) > 2)
+    assert there.wait(GUARD)
     progress = look(site, running)["progress"]
+    assert progress["step"] > 2
     assert progress["model"] == 0
     assert len(progress["traces"][0]) >= progress["step"]
     assert site.post(f"/api/jobs/{running}/cancel", headers=TWO).status_code == 403
     assert site.post(f"/api/jobs/{running}/cancel", headers=ONE).status_code == 200
-    held.set()
-    assert ended(site, running)["state"] == "cancelled"
-    assert ended(site, waiting["id"])["state"] == "done"
+    go.set()
+    assert ended(running)["state"] == "cancelled"
+    assert ended(waiting["id"])["state"] == "done"
     assert site.get("/api/jobs/none").status_code == 404
 
 
-def test_a_page_that_is_closed_frees_the_queue(site: TestClient, held: Event) -> None:
+def test_a_page_that_is_closed_frees_the_queue(site: TestClient, held: tuple[Event, Event], ended: Ended) -> None:
+    there, go = held
     running = begin(site, ONE, **LONG).json()["id"]
     waiting = begin(site, TWO, steps=2).json()["id"]
+    assert there.wait(GUARD)
     assert site.post("/api/leave", headers=ONE).status_code == 200
-    held.set()
-    assert ended(site, waiting)["state"] == "done"
+    go.set()
+    assert ended(waiting)["state"] == "done"
     assert look(site, running).get("state") in ("cancelled", None)
 
 
 def test_an_attack_that_breaks_is_a_message_and_no_trace(
-    site: TestClient, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    site: TestClient, scene: Scene, ended: Ended, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(images: Any) -> Any:
         raise RuntimeError("secret inside\nmore")
 
     monkeypatch.setattr(scene.models[1].target.model, "network", broken)
-    job = ended(site, begin(site, steps=1).json()["id"])
+    job = ended(begin(site, steps=1).json()["id"])
     assert job["state"] == "failed"
     assert "\n" not in job["message"]
     assert "Traceback" not in job["message"]
@@ -247,7 +262,9 @@ def test_an_attack_that_breaks_is_a_message_and_no_trace(
 # --- uploads
 
 
-def test_an_upload_counts_as_its_nearest_class_unless_told_otherwise(site: TestClient, scene: Scene) -> None:
+def test_an_upload_counts_as_its_nearest_class_unless_told_otherwise(
+    site: TestClient, scene: Scene, ended: Ended
+) -> None:
     row = list(scene.rows)[5]
     taken = site.post("/api/uploads", headers=ONE, content=png(to_image(scene.read(row)[0]))).json()
     assert taken["nearest"]["id"] == row
@@ -261,7 +278,7 @@ def test_an_upload_counts_as_its_nearest_class_unless_told_otherwise(site: TestC
     told = site.get(f"/api/queries/{key}", params={"label": other}).json()
     assert (told["label"], told["class"]) == (other, str(other))
     assert told["models"][0]["found"][0] is False
-    job = ended(site, begin(site, query=key, label=other, steps=2).json()["id"])
+    job = ended(begin(site, query=key, label=other, steps=2).json()["id"])
     assert (job["state"], job["result"]["label"]) == ("done", other)
     for label in ("77", "x", "-1", "1.0"):
         assert site.get(f"/api/queries/{key}", params={"label": label}).status_code == 400
@@ -273,15 +290,7 @@ def test_an_upload_that_is_no_image_or_too_large_is_refused(site: TestClient) ->
     answer = site.post("/api/uploads", headers=ONE, content=b"x" * (uploads.BYTES + 1))
     assert answer.status_code == 413
     assert "10 MB" in answer.json()["error"]
-
-
-def test_an_old_upload_goes_to_make_room(site: TestClient, scene: Scene) -> None:
-    content = png(Image.new("L", (8, 8), 90))
-    keys = [site.post("/api/uploads", headers=ONE, content=content).json()["key"] for _ in range(uploads.KEPT + 1)]
-    gone = site.get(f"/api/queries/{keys[0]}")
-    assert (gone.status_code, gone.json()) == (400, {"error": "this upload is no longer kept: upload it again"})
-    assert site.get(f"/uploads/{keys[0].removeprefix('upload-')}.png").status_code == 404
-    assert site.get(f"/api/queries/{keys[1]}").status_code == 200
+    assert site.get("/uploads/none.png").status_code == 404
 
 
 # --- who may
@@ -312,7 +321,7 @@ def test_a_page_must_name_itself(client: str, site: TestClient) -> None:
         ),
     )
 )
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80)
 def test_whatever_is_asked_is_answered_or_refused(site: TestClient, asked: dict[str, Any]) -> None:
     """What is taken is not carried out."""
     with pytest.MonkeyPatch.context() as patch:

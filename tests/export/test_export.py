@@ -342,6 +342,8 @@ def test_what_cannot_be_exported_is_refused(run: Path, tmp_path: Path, refused: 
     assert "names no model, and no folder has this name" in refused("export", tmp_path / "absent")
     assert "ends in .onnx, not" in refused("export", run, "--out", tmp_path / "model.png")
     assert "dir.onnx is a folder; format onnx is a file" in refused("export", run, "--out", tmp_path / "dir.onnx")
+    shutil.copytree(run, tmp_path / "last", ignore=shutil.ignore_patterns("best"))
+    assert "has no best/" in refused("export", tmp_path / "last", "--best")
     hub = ("export", run, "--format", "hub", "--out")
     assert "file is a file; format hub is a folder" in refused(*hub, tmp_path / "file")
     assert "full is not empty and no earlier export; give another --out" in refused(*hub, tmp_path / "full")
@@ -349,17 +351,11 @@ def test_what_cannot_be_exported_is_refused(run: Path, tmp_path: Path, refused: 
     assert "best is not empty and no earlier export" in refused(*hub, run / "best")
     assert "goes with format 'hub'; onnx holds float32" in refused("export", run, "--dtype", "bfloat16")
     assert "unknown precision 'half'" in refused("export", run, "--format", "hub", "--dtype", "half")
-    assert "max_queries is at least 1" in refused("export", run, "--verify", "--max-queries", "0")
     nowhere = tmp_path / "file" / "model.onnx"
     assert "cannot write" in refused("export", run, "--out", nowhere)
     assert "cannot write" in refused(*hub, tmp_path / "file" / "hub")
-    assert {path.name for path in tmp_path.iterdir()} == {"full", "dir.onnx", "file"}
+    assert {path.name for path in tmp_path.iterdir()} == {"full", "dir.onnx", "file", "last"}
     assert snapshot(run) == before
-
-
-def test_best_weights_that_are_not_there(run: Path, tmp_path: Path, refused: Refuse) -> None:
-    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("best"))
-    assert "has no best/" in refused("export", tmp_path / "run", "--best")
 
 
 def test_a_missing_extra_says_what_to_install(

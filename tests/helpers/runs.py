@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, equal
 
 from holdfast.runs.folder import Run
+from tests.helpers.waiting import GUARD
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -27,5 +28,5 @@ def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
+        [*command, *arguments], env=environment, capture_output=True, text=True, timeout=GUARD, check=False
     )

@@ -28,7 +28,7 @@ def embedder(seed: int = 0, channels: int = 1) -> Embedder:
     return Embedder(EmbedderConfig("c2f2", dim=16, channels=channels, size=8)).eval()
 
 
-def interrupt() -> None:
+def interrupt(*_: object) -> None:
     """As Ctrl+C."""
     raise KeyboardInterrupt
 

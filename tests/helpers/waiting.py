@@ -9,7 +9,7 @@ from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
-GUARD = 120.0
+GUARD = 600.0
 """Seconds until a test gives up."""
 
 

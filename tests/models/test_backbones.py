@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from holdfast.models.backbones import BACKBONES, find_backbone
 from holdfast.models.backbones.base import IMAGENET_MEAN
 from holdfast.util.errors import HoldfastError
-from holdfast.util.extras import require
 
 
 def build(name: str, dim: int, channels: int, size: int) -> nn.Module:
@@ -138,10 +137,6 @@ def test_broken_package_shows_its_reason(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(HoldfastError, match=r"RuntimeError: operator torchvision::nms does not exist\).*\[timm\]"):
         build("timm:resnet18", 8, 3, 32)
-
-
-def test_require_gives_the_module() -> None:
-    assert require("json", "none").loads("[1]") == [1]
 
 
 @pytest.fixture

@@ -74,9 +74,11 @@ def total(seed: int = 3) -> float:
 def told(server: Hub, home: Path) -> dict[str, str]:
     """What a client with the server within reach is told, by what it asked."""
     main = snapshot(home / "saved")
-    embedder(seed=4).save_pretrained(home / "other")
+    for name in ("other", "mine/model"):
+        embedder(seed=4).save_pretrained(home / name)
     server.repositories = {
         "own/there": {"main": {**main, "notes.bin": b"much"}, "v1": snapshot(home / "other")},
+        "mine/model": {"main": {}},
         "own/half": {"main": {"config.json": main["config.json"]}},
         "own/foreign": {"main": {"config.json": b'{"architectures": ["ViT"]}', "model.safetensors": b"x"}},
     }
@@ -85,7 +87,10 @@ def told(server: Hub, home: Path) -> dict[str, str]:
         push.format("'own/new', card='card.md', private=True, token='hf_secret', dtype=torch.bfloat16"),
         push.format("'own/gated', token='hf_secret'"),
         push.format("'own/new', card='absent.md'"),
-        *map(SUM.format, ("'own/there'", "'own/there@v1'", "'own/there', revision='v1'", "'own/new'", "'saved'")),
+        *map(
+            SUM.format,
+            ("'own/there'", "'own/there@v1'", "'own/there', revision='v1'", "'own/new'", "'saved'", "'mine/model'"),
+        ),
         *map(SUM.format, ("'own/absent'", "'own/gated'", "'own/there@v2'", "'own/half'", "'own/foreign'")),
         *map(SUM.format, ("'own/there@v1', revision='v2'", "'own--x/a..b'", "'nothing'", "'a/b/c'")),
     ]
@@ -143,12 +148,9 @@ def test_what_cannot_be_fetched_or_uploaded_is_one_line(told: dict[str, str], pa
     assert message in answer(told, part)
 
 
-def test_a_local_folder_wins(told: dict[str, str], server: Hub, home: Path) -> None:
+def test_a_local_folder_wins(told: dict[str, str]) -> None:
     assert float(answer(told, "('saved').get")) == total()
-    embedder(seed=4).save_pretrained(home / "mine" / "model")
-    server.repositories["mine/model"] = {"main": {}}
-    (found,) = client(home, SUM.format("'mine/model'"), HF_ENDPOINT=server.address)
-    assert float(found) == total(4)
+    assert float(answer(told, "('mine/model')")) == total(4)
 
 
 def test_without_a_network_the_cache_serves(told: dict[str, str], server: Hub, home: Path) -> None:
@@ -183,8 +185,6 @@ def test_a_path_is_never_looked_for_on_the_hub(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_folder_has_no_revision(tmp_path: Path) -> None:
-    from holdfast.models.embedder import Embedder, EmbedderConfig
-
-    Embedder(EmbedderConfig("c2f2", 4, 1, 8)).save_pretrained(tmp_path)
+    embedder().save_pretrained(tmp_path)
     with pytest.raises(HoldfastError, match="no repository on the Hub: leave out revision 'v1'"):
         Embedder.from_pretrained(str(tmp_path), revision="v1")

@@ -105,16 +105,8 @@ def test_the_zoo_is_listed(made: Path, call: Call) -> None:
     assert all("hm-s-lga" in line and f"{size:.1f} MB" in line for line in lines.values())
 
 
-def test_a_report_over_a_zoo(made: Path, call: Call) -> None:
-    status, out, _ = call("report", made, "--columns", "data,ERS")
-    assert status == 0
-    assert out.count("| digits |") == 1
-
-
 def test_what_is_wrong_with_a_name_is_said(refused: Refuse) -> None:
     assert "did you mean 'digits-raw'?" in refused("evaluate", "zoo:digits-rae")
-    assert "did you mean 'digits-raw'?" in refused("evaluate", "zoo:digits-rae", "--data", "digits")
-    assert "has no best/" in refused("evaluate", "zoo:digits-raw", "--best")
     assert "unknown zoo entry ''" in refused("evaluate", "zoo:")
 
 

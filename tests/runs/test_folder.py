@@ -66,13 +66,6 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         assert torch.equal(state.tensors[name], tensor)
 
 
-def test_a_run_is_not_overwritten(tmp_path: Path) -> None:
-    run = begun(tmp_path)
-    with pytest.raises(HoldfastError, match=r"holds a run already; add --resume"):
-        Run(tmp_path).begin(CONFIG, resume=False)
-    assert len(run.steps()) == 4
-
-
 def test_what_a_killed_save_left_goes_when_the_run_goes_on_and_not_before(tmp_path: Path) -> None:
     """A refused start must not touch the file that a live run is writing."""
     begun(tmp_path)
@@ -85,12 +78,13 @@ def test_what_a_killed_save_left_goes_when_the_run_goes_on_and_not_before(tmp_pa
     assert not leftover.exists()
 
 
-@pytest.mark.parametrize("missing", ["config.yaml", "state.safetensors"])
-def test_half_a_run_is_not_overwritten_either(missing: str, tmp_path: Path) -> None:
-    begun(tmp_path)
-    (tmp_path / missing).unlink()
-    with pytest.raises(HoldfastError, match="holds a run already"):
+@pytest.mark.parametrize("missing", ["nothing", "config.yaml", "state.safetensors"])
+def test_a_run_or_half_of_one_is_not_overwritten(missing: str, tmp_path: Path) -> None:
+    run = begun(tmp_path)
+    (tmp_path / missing).unlink(missing_ok=True)
+    with pytest.raises(HoldfastError, match=r"holds a run already; add --resume"):
         Run(tmp_path).begin(CONFIG, resume=False)
+    assert len(run.steps()) == 4
 
 
 def test_a_state_without_settings_is_not_resumed(tmp_path: Path) -> None:
@@ -100,24 +94,12 @@ def test_a_state_without_settings_is_not_resumed(tmp_path: Path) -> None:
         Run(tmp_path).begin(CONFIG, resume=True)
 
 
-def test_a_run_is_not_resumed_with_other_settings(tmp_path: Path) -> None:
-    begun(tmp_path)
-    with pytest.raises(HoldfastError, match=r"other settings.*Changed: seed: 0 -> 1; optim\.lr: 0\.001 -> 0\.5"):
-        Run(tmp_path).begin(resolve_config({"seed": 1, "optim.lr": 0.5}), resume=True)
-    assert Run(tmp_path).config() == CONFIG
-
-
 def test_settings_may_change_while_nothing_is_saved(tmp_path: Path) -> None:
     """A run that failed at its first step leaves nothing to be true to."""
     Run(tmp_path).begin(CONFIG, resume=False)
     changed = resolve_config({"batch.pairs": 4})
     assert Run(tmp_path).begin(changed, resume=True) is None
     assert Run(tmp_path).config() == changed
-
-
-def test_resuming_an_empty_folder_begins(tmp_path: Path) -> None:
-    assert Run(tmp_path).begin(CONFIG, resume=True) is None
-    assert Run(tmp_path).config() == CONFIG
 
 
 @pytest.mark.parametrize(
@@ -167,32 +149,30 @@ def test_damaged_logs_are_named(file: str, content: str, tmp_path: Path) -> None
     assert (tmp_path / file).read_text() == content
 
 
-def truncate(path: Path) -> None:
+def cut_short(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:20])
 
 
-def without_progress(path: Path) -> None:
-    save_file({"model/w": torch.ones(1)}, path)
+def with_metadata(**metadata: str) -> Callable[[Path], None]:
+    return lambda path: save_file({"model/w": torch.ones(1)}, path, metadata)
 
 
-def with_broken_progress(path: Path) -> None:
-    save_file({"model/w": torch.ones(1)}, path, {"progress": "{not json"})
+DAMAGE = {
+    "cut short": cut_short,
+    "no progress": with_metadata(),
+    "broken progress": with_metadata(progress="{not json"),
+    "other bytes": lambda path: path.write_bytes(bytes(range(256))),
+    "empty": lambda path: path.write_bytes(b""),
+}
 
 
-def with_random_bytes(path: Path) -> None:
-    path.write_bytes(bytes(range(256)))
-
-
-def empty(path: Path) -> None:
-    path.write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [truncate, without_progress, with_broken_progress, with_random_bytes, empty])
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
 def test_a_corrupt_state_is_named(damage: Callable[[Path], None], tmp_path: Path) -> None:
     run = begun(tmp_path)
     damage(run.state_file)
-    with pytest.raises(HoldfastError, match=r"state\.safetensors cannot be resumed from: ."):
-        run.begin(CONFIG, resume=True)
+    for read in (lambda: run.begin(CONFIG, resume=True), run.place):
+        with pytest.raises(HoldfastError, match=r"state\.safetensors cannot be resumed from: ."):
+            read()
     assert len(run.steps()) == 4, "nothing is dropped before the state is known to be good"
     with pytest.raises(HoldfastError, match="holds a run already"):
         run.begin(CONFIG, resume=False)
@@ -301,14 +281,6 @@ def test_how_far_a_run_has_come_is_read_without_its_tensors(tmp_path: Path, monk
     assert run.place() == Place(step=3, best=0.5)
 
 
-@pytest.mark.parametrize("damage", [truncate, without_progress, with_broken_progress, with_random_bytes, empty])
-def test_a_corrupt_state_has_no_progress(damage: Callable[[Path], None], tmp_path: Path) -> None:
-    run = begun(tmp_path)
-    damage(run.state_file)
-    with pytest.raises(HoldfastError, match=r"state\.safetensors cannot be resumed from: ."):
-        run.place()
-
-
 def test_what_training_cost_is_the_sum_of_its_steps(tmp_path: Path) -> None:
     assert Run(tmp_path).cost() == {}, "unknown without a log"
     run = Run(tmp_path)
@@ -333,8 +305,8 @@ def test_a_folder_is_checked_without_a_trace(tmp_path: Path) -> None:
     Run(folder).check(CONFIG, resume=True)
     with pytest.raises(HoldfastError, match="holds a run already"):
         Run(folder).check(CONFIG, resume=False)
-    with pytest.raises(HoldfastError, match="Changed: seed: 0 -> 1"):
-        Run(folder).check(resolve_config({"seed": 1}), resume=True)
+    with pytest.raises(HoldfastError, match=r"other settings.*Changed: seed: 0 -> 1; optim\.lr: 0\.001 -> 0\.5"):
+        Run(folder).check(resolve_config({"seed": 1, "optim.lr": 0.5}), resume=True)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 

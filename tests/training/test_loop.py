@@ -18,10 +18,10 @@ from holdfast.runs.config import Config, resolve_config
 from holdfast.runs.folder import Place, Run, State
 from holdfast.training.loop import CollapsedError, finished, train
 from holdfast.util import distributed
-from holdfast.util.arrays import save_safetensors
 from holdfast.util.errors import HoldfastError
 from tests.helpers.runs import assert_same, torchrun, weights
-from tests.helpers.waiting import Gate
+from tests.helpers.tiny import interrupt
+from tests.helpers.waiting import Gate, forked
 
 SMALL = {
     "data.name": "digits",
@@ -57,26 +57,9 @@ def test_every_recipe_trains(recipe: str, tmp_path: Path) -> None:
     assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines)
 
 
-KILLED = """
-import sys
-from holdfast.runs.config import resolve_config
-from holdfast.training.loop import train
-from holdfast.runs.folder import Run
-import json
-torch = __import__("torch"); torch.set_num_threads(1)
-whole = Run.log_step
-
-def log_step(self, values):
-    whole(self, values)
-    if values["step"] == int(sys.argv[3]):
-        {stop}
-
-Run.log_step = log_step
-train(resolve_config(json.loads(sys.argv[1])), sys.argv[2], resume=True, quiet=True)
-"""
-
-
-def test_kill_and_resume_gives_the_weights_of_an_uninterrupted_run(tmp_path: Path) -> None:
+def test_kill_and_resume_gives_the_weights_of_an_uninterrupted_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Two kills: before the first epoch ends and in a later one, with a save after every step."""
     changes = {
         "recipe": "hm-s-lga-ics",
@@ -91,16 +74,23 @@ def test_kill_and_resume_gives_the_weights_of_an_uninterrupted_run(tmp_path: Pat
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(resolve_config(SMALL, changes), whole, quiet=True)
 
-    gate = Gate(tmp_path / "gate")
-    script = KILLED.format(stop=gate.stop())
-    command = [sys.executable, "-c", script, json.dumps({**SMALL, **changes}), str(cut)]
+    gate, log_step = Gate(tmp_path / "gate"), Run.log_step
     for target in (3, 20):
-        with subprocess.Popen([*command, str(target)]) as process:
-            gate.arrived()
-            process.kill()
+
+        def halting(self: Run, values: Any, target: int = target) -> None:
+            log_step(self, values)
+            if values["step"] == target:
+                gate.halt()
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "log_step", halting)
+            process = forked(lambda: train(resolve_config(SMALL, changes), cut, resume=True, quiet=True))
+        gate.arrived()
+        process.kill()
+        process.join()
         assert len(Run(cut).steps()) == target
-    subprocess.run([*command, "0"], check=True)
     gate.close()
+    train(resolve_config(SMALL, changes), cut, resume=True, quiet=True)
 
     assert_same(weights(whole), weights(cut))
     assert Run(whole).load_state().place == Run(cut).load_state().place
@@ -190,8 +180,7 @@ def test_warmup_trains_plainly_and_the_ramp_raises_the_radius(tmp_path: Path) ->
 def test_averaged_weights_are_what_is_kept(tmp_path: Path) -> None:
     average = train(settings(steps=3, optim__ema=0.5), tmp_path, quiet=True)
     tensors = weights(tmp_path)
-    name = "backbone.fc2.weight" if "model/backbone.fc2.weight" in tensors else None
-    names = [name] if name else [key.removeprefix("model/") for key in tensors if key.startswith("model/")]
+    names = [key.removeprefix("model/") for key in tensors if key.startswith("model/")]
     kept = Embedder.from_pretrained(tmp_path).state_dict()
     for key in names:
         assert torch.equal(kept[key], tensors[f"average/{key}"])
@@ -213,15 +202,11 @@ def test_every_optimiser_resumes(name: str, tmp_path: Path) -> None:
     train(settings(**changes, optim__epochs=2), tmp_path / "whole", quiet=True)
     two = settings(**changes, optim__epochs=2)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("holdfast.training.loop._Training._validate", _interrupt)
+        patch.setattr("holdfast.training.loop._Training._validate", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(two, tmp_path / "cut", quiet=True)
     train(two, tmp_path / "cut", resume=True, quiet=True)
     assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def test_bfloat16_trains_nearly_as_float32(tmp_path: Path) -> None:
@@ -323,31 +308,6 @@ def test_average_is_a_no_op_alone() -> None:
     assert (distributed.rank(), distributed.world()) == (0, 1)
 
 
-def test_verify_refuses_unreadable_images(tmp_path: Path) -> None:
-    from PIL import Image
-
-    for name in ("a", "b", "c", "d"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for i in range(3):
-            Image.new("RGB", (20, 20), (10 * i, 0, 0)).save(tmp_path / "photos" / name / f"{i}.png")
-    (tmp_path / "photos" / "a" / "1.png").write_bytes(b"no image")
-    changes = {
-        "data.name": "folder",
-        "data.root": str(tmp_path / "photos"),
-        "data.size": 16,
-        "steps": 1,
-        "batch.pairs": 4,
-        "optim.epochs": 1,
-        "warmup.epochs": 0,
-        "validation.attacked": 2,
-        "recipe": "none-r",
-    }
-    with pytest.raises(HoldfastError, match=r"1 of 12 images cannot be read:\n.*a/1.png"):
-        train(resolve_config(SMALL, changes), tmp_path / "run", verify=True, quiet=True)
-    assert not (tmp_path / "run" / "state.safetensors").exists()
-    train(resolve_config(SMALL, changes), tmp_path / "run", quiet=True)
-
-
 @pytest.mark.parametrize(
     ("place", "changes", "ended"),
     [
@@ -380,9 +340,6 @@ def test_whether_a_run_has_ended_is_asked_of_the_settings_it_is_to_have(tmp_path
     run.save_state(State({"model/w": torch.ones(1)}, Place(epoch=2, step=250, collapsed=2)))
     assert finished(run, config)
     assert not finished(run, replace(config, stop_on_collapse=False))
-    save_safetensors(run.state_file, {"model/w": torch.ones(1)}, {"progress": '{"epochs": 2}'})
-    with pytest.raises(HoldfastError, match=r"state\.safetensors cannot be resumed from: .*'epochs'.*'epoch'"):
-        finished(run, config)
 
 
 def test_training_to_the_end_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -391,7 +348,7 @@ def test_training_to_the_end_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
     train(settings(**small, steps=2), tmp_path / "steps", quiet=True)
     train(settings(**small, batch__pairs=500), tmp_path / "epochs", quiet=True)
     with monkeypatch.context() as patch:
-        patch.setattr("holdfast.training.loop._Training._log_epoch", _interrupt)
+        patch.setattr("holdfast.training.loop._Training._log_epoch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(settings(**small, steps=2, save_minutes=0), tmp_path / "cut", quiet=True)
     changes = {**small, "model__dim": 16, "optim__epochs": 3, "batch__pairs": 500}

@@ -70,12 +70,6 @@ def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float, int]]:
     return told
 
 
-def test_tensorboard_is_told_every_scalar(written: list[tuple[str, float, int]], tmp_path: Path) -> None:
-    track = tracker("tensorboard", tmp_path)
-    track({"loss": 0.5, "test/R@1": 90.0}, 7)
-    assert written == [("loss", 0.5, 7), ("test/R@1", 90.0, 7)]
-
-
 def test_a_run_tracks_its_steps_and_its_validation(written: list[tuple[str, float, int]], tmp_path: Path) -> None:
     train(resolve_config(SMALL, {"tracker": "tensorboard"}), tmp_path, quiet=True)
     run = Run(tmp_path)

@@ -108,7 +108,11 @@ def test_data_that_are_checked_may_have_further_keys() -> None:
         (b"a: &a [*a]", "f is nested deeper than 100 levels"),
         (b"a: &a [1]\nb: &b " + b"[*a]" + b"\nc: [" + b"*b, " * 40_000 + b"]", "f holds more than 100,000 values"),
         (b"a: " + b"9" * 1001, "f holds a number of more than 1,000 digits"),
+        (b"a: {b: [}", "f is not YAML: .*line 1"),
         (b"a: !!int ''", "f is not YAML: "),
+        (b"a: 2020-13-45", "f is not YAML: "),
+        (b"a: \x00", "f is not YAML: "),
+        (b"a: !!python/object/apply:os.system [ls]", "f is not YAML: "),
         (b"a: \xff", "f is not YAML: 'utf-8' codec"),
     ],
 )
@@ -153,6 +157,17 @@ def test_a_file_is_not_read_without_end(tmp_path: Path) -> None:
         read_json(tmp_path / "none.json")
 
 
+def test_a_file_of_settings_holds_a_mapping_or_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "a.yaml"
+    file.write_text("# nothing\n")
+    assert read_yaml(file) == {}
+    file.write_text("- a\n- b\n")
+    with pytest.raises(HoldfastError, match=r"a\.yaml: it holds \['a', 'b'\], not a mapping"):
+        read_yaml(file)
+    with pytest.raises(HoldfastError, match=r"cannot read .*: Is a directory"):
+        read_yaml(tmp_path)
+
+
 def test_lines_and_rows(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text('{"step": 1}\n{"step": 2, "more": "\\ud800"}\n{"st')
     assert read_lines(Line, tmp_path / "a.jsonl") == [{"step": 1}, {"step": 2, "more": "\ud800"}]
@@ -162,6 +177,10 @@ def test_lines_and_rows(tmp_path: Path) -> None:
         HoldfastError, match=r"a\.jsonl is damaged; remove its .*: line 2: it holds \[\], not a mapping"
     ):
         read_lines(Line, tmp_path / "a.jsonl")
+    for content in (b"\xff\xfe\n", b"\0\0\0\n"):
+        (tmp_path / "a.jsonl").write_bytes(content)
+        with pytest.raises(HoldfastError, match=r"a\.jsonl is damaged; remove .* to start over"):
+            read_lines(Line, tmp_path / "a.jsonl")
     (tmp_path / "a.csv").write_bytes(b"step\n1\n")
     with pytest.raises(
         HoldfastError, match=r"a\.csv is damaged; move it away: row 1: step takes a whole number, not '1'"

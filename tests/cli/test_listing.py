@@ -1,0 +1,30 @@
+"""What there is, in tables: recipes, data sets, backbones."""
+
+import re
+
+import pytest
+
+from holdfast.data import DATASETS
+from holdfast.defense.recipes import RECIPES
+from holdfast.models.backbones import BACKBONES
+from tests.conftest import Call
+
+TABLES = {
+    "recipes": {name: re.escape(recipe.notation) + r" +\S.*\d{4}" for name, recipe in RECIPES.items()},
+    "datasets": {name: f"{one.family}-pixel +{re.escape(one.summary)} *$" for name, one in DATASETS.items()},
+    "backbones": dict.fromkeys([*BACKBONES, "timm:NAME"], r"\S"),
+}
+
+
+@pytest.mark.parametrize("what", TABLES)
+def test_all_there_is_is_listed(what: str, call: Call) -> None:
+    status, out, err = call("list", what)
+    assert (status, err) == (0, "")
+    for name, rest in TABLES[what].items():
+        assert re.search(rf"^ *{re.escape(name)} +{rest}", out, re.MULTILINE)
+
+
+def test_a_narrow_screen_cuts_no_name_short(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    _, out, _ = call("list", "recipes")
+    assert all(recipe.notation in out for recipe in RECIPES.values())
