@@ -40,6 +40,7 @@ class Setting(NamedTuple):
 
 
 def setting_of(result: Result) -> Setting:
+    """How a result was evaluated."""
     norm, eps, steps = (result.content["settings"].get(name) for name in ("norm", "eps", "steps"))
     return Setting(result.protocol, result.dataset, format_radius(eps, norm), "" if steps is None else f"{steps}")
 
@@ -75,6 +76,7 @@ def select(table: tuple[Header, Rows], columns: Sequence[str]) -> tuple[Header, 
 
 
 def markdown(header: Header, rows: Rows) -> str:
+    """A table in Markdown."""
     lines = [header, ["---"] * len(header), *rows]
     return "".join(f"| {' | '.join(map(_cell, line))} |\n" for line in lines)
 

@@ -40,6 +40,7 @@ GREY = Look(None, SHAPES[0], "2 3")
 
 
 def look(i: int) -> Look:
+    """Of the series at place ``i``."""
     return Look(i % COLOURS, SHAPES[i % len(SHAPES)], DASHES[i % len(DASHES)])
 
 

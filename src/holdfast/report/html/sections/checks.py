@@ -10,6 +10,7 @@ from holdfast.report.tables import setting_of
 
 
 def fill(results: Sequence[Result]) -> dict[str, Any]:
+    """What ``checks.html.j2`` shows."""
     verdicts = [
         {
             "name": result.name,

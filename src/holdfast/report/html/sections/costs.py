@@ -24,6 +24,7 @@ Printed = Callable[[Mapping[str, Any]], float]
 
 
 def fill(settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
+    """What ``costs.html.j2`` shows."""
     shown = []
     for setting, alike in settings.items():
         rows = counterparts(alike)

@@ -21,6 +21,7 @@ FIGURES = {
 
 
 def fill(results: Sequence[Result], settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
+    """What ``glance.html.j2`` shows."""
     verdicts = Counter(result.verdict for result in results)
     return {
         "settings": [

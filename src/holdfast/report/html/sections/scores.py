@@ -17,6 +17,7 @@ from holdfast.util.validate import read_lines
 
 
 def fill(settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
+    """What ``scores.html.j2`` shows."""
     drawn = {str(setting): figures(alike) for setting, alike in settings.items()}
     return {
         "settings": [

@@ -64,6 +64,7 @@ VALIDATIONS = (
 
 
 def fill(checkpoints: Sequence[Checkpoint]) -> dict[str, Any]:
+    """What ``training.html.j2`` shows."""
     return {"runs": [_described(one) for one in checkpoints]} if checkpoints else {}
 
 
