@@ -25,7 +25,7 @@ from holdfast.util.progress import Progress
 from tests.helpers.tiny import digits, embedder
 
 NAMES = [words.name for words in CHECK_WORDS.values()]
-NOTHING, STRONGER, LIMIT, WEAKER, EXIST, TRUE, AGAIN, BOUNDS, PREPROCESSING = NAMES
+NOTHING, STRONGER, LIMIT, WEAKER, ASKED, EXIST, TRUE, AGAIN, BOUNDS, PREPROCESSING, LONGER = NAMES
 PIXELS = digits(150)
 CLEAN = PIXELS.read(torch.arange(150))[0]
 Embed = Callable[[Tensor], Tensor]

@@ -14,7 +14,7 @@ Rows = list[list[str]]
 
 DECIMALS = dict.fromkeys(("TMA", "ES:D"), 3)
 """Of these measures; of others one is shown."""
-MEASURES = (*PUBLISHED, "robust R@1")
+MEASURES = (*PUBLISHED, "robust R@1", "least R@1")
 SETTING = ("protocol", "data", "ε", "steps")
 """The columns of a :class:`Setting`."""
 BOUNDED = (*SCORES, *MEASURED)

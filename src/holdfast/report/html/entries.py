@@ -118,3 +118,8 @@ def by_setting(found: Sequence[Entry]) -> dict[Setting, list[Entry]]:
         chosen = max(line, key=lambda entry: (popular[entry.setting], entry.eps or 0.0))
         settings.setdefault(chosen.setting, []).append(chosen)
     return settings
+
+
+def recall_measure(found: Iterable[Entry]) -> str:
+    """The R@1 under attack that some entries have: the worst case, or, of older results, the least of three attacks."""
+    return "robust R@1" if any(entry.group.number("robust R@1") is not None for entry in found) else "least R@1"

@@ -7,17 +7,15 @@ from typing import Any
 from holdfast.evaluation.result import Result
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.report.html.charts import DumbbellChart, dumbbell_chart
-from holdfast.report.html.entries import Entry, doubts, rows
+from holdfast.report.html.entries import Entry, doubts, recall_measure, rows
 from holdfast.report.tables import Setting
 
-FIGURES = {
-    "robust R@1": ("R@1, clean and under attack", "Hollow: R@1 on clean images."),
-    "ERS": (
-        "Empirical Robustness Score (ERS)",
-        "A model that gives every image the same embedding scores high too: look at the verdict.",
-    ),
-}
-"""The titles, and what the captions add to the words for the score."""
+RECALL = ("R@1, clean and under attack", "Hollow: R@1 on clean images.")
+ERS = (
+    "Empirical Robustness Score (ERS)",
+    "A model that gives every image the same embedding scores high too: look at the verdict.",
+)
+"""A title, and what the caption adds to the words for the score."""
 
 
 def fill(results: Sequence[Result], settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
@@ -40,9 +38,9 @@ def fill(results: Sequence[Result], settings: Mapping[Setting, Sequence[Entry]])
 def figures(found: Sequence[Entry]) -> list[DumbbellChart]:
     """R@1 and robust R@1 in one figure, ERS in another, with a row for each entry."""
     drawn = []
-    for name, (title, remark) in FIGURES.items():
+    for name, (title, remark) in {recall_measure(found): RECALL, "ERS": ERS}.items():
         words = SCORE_WORDS[name]
-        before = [entry.group.number("R@1") if name == "robust R@1" else None for entry in found]
+        before = [None if name == "ERS" else entry.group.number("R@1") for entry in found]
         if known := rows(found, name, before):
             caption = f"{words.sentence} The bar is the 95 % interval. {remark}"
             drawn.append(dumbbell_chart(title, caption, known, words))

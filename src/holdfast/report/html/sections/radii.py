@@ -6,10 +6,10 @@ from typing import Any
 
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.report.html.charts import LineChart, Point, Series, line_chart
-from holdfast.report.html.entries import Entry, by_radius
+from holdfast.report.html.entries import Entry, by_radius, recall_measure
 from holdfast.report.tables import format_bounded, format_radius
 
-MEASURES = ("robust R@1", "ERS", "ES:R", "LTM", "GTM")
+MEASURES = ("ERS", "ES:R", "LTM", "GTM")
 
 
 def fill(found: Sequence[Entry]) -> dict[str, Any]:
@@ -18,7 +18,9 @@ def fill(found: Sequence[Entry]) -> dict[str, Any]:
     groups = []
     for (dataset, protocol, _, steps), lines in groupby(sorted(several, key=_attack), key=_attack):
         models = list(lines)
-        if figures := [one for name in MEASURES if (one := _figure(models, name)) is not None]:
+        if figures := [
+            one for name in (recall_measure(found), *MEASURES) if (one := _figure(models, name)) is not None
+        ]:
             title = f"{dataset}: protocol {protocol}, {steps} steps"
             groups.append({"title": title, "entries": [line[0] for line in models], "figures": figures})
     return {"groups": groups} if groups else {}
