@@ -99,13 +99,14 @@ def fill(checkpoints: Sequence[Checkpoint], count: int, root: str | Path | None)
 def comparisons(
     checkpoints: Sequence[Checkpoint], count: int, root: str | Path | None
 ) -> tuple[list[Comparison], list[str]]:
-    """A comparison for each data set, and a sentence for each model that has no part in it or has changed since.
+    """A comparison for each data set, and sentences on the models that have no part in it or have changed since.
 
     All models of a data set meet the same ``count`` queries, drawn by seed 0, and the :data:`ATTACKS` of protocol
     strict, with the radius, step, steps and norm that most of their evaluations had.
     """
     made: list[Comparison] = []
     remarks: list[str] = []
+    failed: dict[str, list[str]] = {}
     by_data: dict[tuple[str, str], list[Checkpoint]] = {}
     for one in checkpoints:
         data = one.results[0].content["data"]
@@ -118,7 +119,7 @@ def comparisons(
             try:
                 found[one.name] = retrieve(one, count, root, settings)
             except (HoldfastError, OSError, RuntimeError, TypeError) as error:
-                remarks.append(f"{one.name}: no ranked lists; {' '.join(str(error).split())}")
+                failed.setdefault(" ".join(str(error).split()), []).append(one.name)
                 continue
             exact = [result for result in one.results if "bfloat16" not in result.protocol]
             hashes = {result.content["model"].get("hash") for result in exact} - {None}
@@ -127,7 +128,7 @@ def comparisons(
         if found:
             made.append(_comparison(dataset, settings, found, room))
             room -= _size(made[-1])
-    return made, remarks
+    return made, [f"{', '.join(names)}: no ranked lists; {why}" for why, names in failed.items()] + remarks
 
 
 def usual(results: Sequence[Result]) -> dict[str, Any]:
