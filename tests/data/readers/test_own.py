@@ -58,7 +58,7 @@ def test_what_is_left_out_is_counted_and_named_once(tmp_path: Path) -> None:
         "1 class folders without an image, the first is e",
         "1 files in no class folder, the first is stray.jpg",
         "1 links that lead nowhere, the first is c/gone.jpg",
-        "1 that are no files, the first is d/pipe.png",
+        "1 not read: it is a pipe, socket or device, not a file, the first is d/pipe.png",
         "1 without an ending, the first is b/README",
         "2 images in a folder inside a class folder, the first is a/deep/0.png",
         "5 with the ending .heic, which is not read, the first is a/photo.HEIC",

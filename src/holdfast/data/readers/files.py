@@ -56,10 +56,20 @@ def _nearby(root: Path) -> Iterator[Path]:
         yield from subfolders(child)
 
 
+def contents(place: Path) -> tuple[list[Path], list[Path]]:
+    """The folders in a folder, and all else, sorted by name; hidden ones are left out. Raises OSError."""
+    folders, others = [], []
+    for one in os.scandir(place):
+        if not one.name.startswith("."):
+            is_folder = os.path.isdir(one.path) if one.is_symlink() else one.is_dir()  # noqa: PTH112 (a link may fail)
+            (folders if is_folder else others).append(Path(one.path))
+    return sorted(folders), sorted(others)
+
+
 def subfolders(root: Path) -> list[Path]:
     """The folders in ``root`` that are not hidden, sorted by name; none where it cannot be read."""
     try:
-        return sorted(Path(one.path) for one in os.scandir(root) if one.is_dir() and not one.name.startswith("."))
+        return contents(root)[0]
     except OSError:
         return []
 
@@ -98,7 +108,7 @@ def check_present(paths: Sequence[Path], layout: str) -> None:
     for parent, members in by_folder.items():
         names: set[str] = set()
         with suppress(OSError, ValueError):
-            names = {entry.name for entry in os.scandir(parent) if entry.is_file()}
+            names = {entry.name for entry in os.scandir(parent) if entry.is_file(follow_symlinks=False)}
         missing += [path for path in members if path.name not in names and no_file(path)]
     if missing:
         raise HoldfastError(

@@ -1,12 +1,11 @@
 """What lies in folders of images: the images, and what is left out, counted."""
 
-import os
 from collections import defaultdict, deque
 from collections.abc import Iterator
 from pathlib import Path
 
 from holdfast.data.decode import SUFFIXES, no_file
-from holdfast.data.readers.files import subfolders
+from holdfast.data.readers.files import contents, subfolders
 from holdfast.util.errors import printable
 
 
@@ -37,7 +36,7 @@ class LeftOut:
 def files(place: Path, left_out: LeftOut) -> list[Path]:
     """All in a folder that is no folder, sorted by name; hidden ones are left out."""
     try:
-        return sorted(Path(one.path) for one in os.scandir(place) if not (one.is_dir() or one.name.startswith(".")))
+        return contents(place)[1]
     except OSError:
         left_out.add("folders that cannot be read", place)
         return []
@@ -47,13 +46,13 @@ def image_files(place: Path, left_out: LeftOut) -> list[Path]:
     """The images directly in a folder, sorted by name; hidden ones are left out, and what else is no image counted."""
     found = []
     for path in files(place, left_out):
-        if path.suffix.lower() not in SUFFIXES:
-            reason = f"with the ending {path.suffix.lower()}, which is not read" if path.suffix else "without an ending"
-        elif no_file(path):
-            reason = "links that lead nowhere" if path.is_symlink() else "that are no files"
-        else:
+        if why := no_file(path):
+            reason = "links that lead nowhere" if why.startswith("it is a link") else f"not read: {why}"
+        elif path.suffix.lower() in SUFFIXES:
             found.append(path)
             continue
+        else:
+            reason = f"with the ending {path.suffix.lower()}, which is not read" if path.suffix else "without an ending"
         left_out.add(reason, path)
     return found
 
