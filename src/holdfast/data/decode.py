@@ -99,7 +99,7 @@ def _flat(opened: Image.Image) -> tuple[Image.Image, list[str]]:
     moving = opened.format != "MPO" and getattr(opened, "is_animated", False)  # MPO: a photo with its preview
     remarks = ["of the animation the first frame is taken"] if moving else []
     opened.seek(0)
-    deep = any(re.search(r";16[BLNR]?'", str(tile)) for tile in opened.tile)
+    deep = any(re.search(r";16[BLNR]?'", str(tile)) for tile in getattr(opened, "tile", ()))
     deep |= opened.format in _SCALED and opened.mode[0] == "I"
     if opened.mode[0] in "IF" and not deep:
         raise HoldfastError(f"pixels of mode {opened.mode!r}; convert the image to 8 bits per channel")

@@ -58,7 +58,8 @@ def _nearby(root: Path) -> Iterator[Path]:
 
 def contents(place: Path) -> tuple[list[Path], list[Path]]:
     """The folders in a folder, and all else, sorted by name; hidden ones are left out. Raises OSError."""
-    folders, others = [], []
+    folders: list[Path] = []
+    others: list[Path] = []
     for one in os.scandir(place):
         if not one.name.startswith("."):
             is_folder = os.path.isdir(one.path) if one.is_symlink() else one.is_dir()  # noqa: PTH112 (a link may fail)

@@ -24,7 +24,7 @@ class LeftOut:
     def lines(self) -> tuple[str, ...]:
         """A line for each reason."""
         return tuple(
-            f"{len(paths):,} {reason}, the first is {printable(str(paths[0].relative_to(self.root)))}"
+            f"{len(paths):,} {reason}, the first is {printable(str(min(paths).relative_to(self.root)))}"
             for reason, paths in self._found.items()
         )
 
