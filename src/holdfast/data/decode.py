@@ -30,7 +30,8 @@ _SCALED = ("PPM", "JPEG2000")
 MAX_PIXELS, MAX_BYTES = 178_956_970, 2**30
 """Of an image: what Pillow takes for an attack above, and the size of its file."""
 
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the limit above says it in one line
+for _category in (UserWarning, Image.DecompressionBombWarning):  # a file that is refused is told of in one line
+    warnings.filterwarnings("ignore", category=_category, module=r"PIL\.")
 
 
 def decode(source: Path | bytes, most: int = MAX_PIXELS) -> tuple[Image.Image, list[str]]:
