@@ -157,7 +157,7 @@ def test_a_folder_of_images_is_trained_on_and_may_move(call: Call, refused: Refu
     assert (status, err) == (0, "")
     assert "folder: train 8 images of 2 classes, test 8 images of 2 classes" in out
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
-    assert f"there is no folder {root}" in refused("evaluate", run)
+    assert f"{root} does not exist" in refused("evaluate", run)
     assert call("evaluate", run, "--protocol", "benign", "--root", tmp_path / "elsewhere")[0] == 0
 
 
@@ -183,7 +183,7 @@ def test_a_run_is_kept_from_a_second_one(refused: Refuse, copied: Path) -> None:
     ("arguments", "told"),
     [
         (["--config", "none.yaml"], "cannot read none.yaml: No such file or directory"),
-        (["--data", "cub", "--root", "/no/such/folder"], "there is no folder /no/such/folder"),
+        (["--data", "cub", "--root", "/no/such/folder"], "/no/such/folder does not exist"),
         (["--weights", "none.pth"], "no weights at none.pth: it does not exist"),
         (["--set", "batch.per_class=300"], "0 of 10 classes have 300 images or more"),
         (["--device", "banana"], "device 'banana' cannot be used"),

@@ -253,6 +253,18 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "oblong": (plain, (IMAGES[:, :6], LABELS), {}, "square, not 6x8"),
     "no pair": (plain, IMAGES, {}, r"a pair \(images, labels\), not ndarray"),
     "one class": (plain, (IMAGES, LABELS * 0), {}, "all gallery images are of one class"),
+    "one class, no attack": (
+        plain,
+        (IMAGES, LABELS * 0),
+        {"protocol": "benign"},
+        "all gallery images are of one class",
+    ),
+    "NaN labels": (
+        plain,
+        (IMAGES, np.where(LABELS == 1, np.nan, LABELS)),
+        {},
+        "labels name no class, the first at row",
+    ),
     "no queries": (plain, without_queries, {}, "nothing to evaluate, there is no readable image in the queries"),
     "all broken": (plain, folder_of("*/*.png"), {}, "fewer than two of 8 images tried can be read.*a/0.png"),
     "matches broken": (plain, folder_of("*/1.png"), {}, "none of the 4 queries has another item of its class"),
@@ -271,6 +283,20 @@ def test_what_cannot_be_evaluated_is_one_clear_line_and_nothing_is_lost(case: st
     assert "\n" not in str(caught.value)
     assert snapshot(tmp_path) == before
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["strict-01234567"]
+
+
+def test_copies_and_what_was_left_out_are_remarks(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos", each=3)
+    (root / "b/copy.png").write_bytes((root / "a/0.png").read_bytes())
+    (root / "b/x.heic").touch()
+    (root / "c/0.png").write_bytes(b"no image")
+    result = evaluate(EMBEDDER, Pixels(held_out("folder", root), 8, channels=1), "benign", quiet=True, device="cpu")
+    _, left, unreadable, copies = result.content["model"]["remarks"]
+    assert left == "left out of the data: 1 with the ending .heic, which is not read, the first is b/x.heic"
+    assert unreadable.startswith(
+        "left out of the data: 1 images that cannot be read, the first is c/0.png (the file is"
+    )
+    assert copies.startswith("2 images have a copy, the same pixel for pixel, such as a/0.png and b/copy.png: ")
 
 
 def test_an_unreadable_image_is_left_out_and_counted(tmp_path: Path) -> None:

@@ -8,10 +8,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.util.errors import HoldfastError, unknown
+from holdfast.util.errors import HoldfastError, shown, unknown
 
 Images = npt.NDArray[np.uint8] | tuple[Path, ...]
 SPLITS = ("train", "test")
+
+REMEDY = "give it one, or leave the image out"
+NO_LABEL = ("", "nan", "nat", "<na>")
+"""Texts, in small letters, that pandas and others write where a label is missing."""
+
+
+def missing_labels(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """The rows of labels (N,) that name no class: NaN, None, their texts and empty ones."""
+    if labels.dtype.kind == "f":
+        return np.flatnonzero(np.isnan(labels).reshape(len(labels), -1).any(1))
+    if labels.dtype.kind not in "OU":
+        return np.zeros(0, np.int64)
+    texts = [str(label).strip() for label in labels.tolist()]
+    return np.flatnonzero([text.lower() in NO_LABEL or text == "None" for text in texts])
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +41,7 @@ class Table:
         :meth:`select`, so that a message names the image the user knows.
     family: ``"28"`` or ``"224"``, whose settings of the paper apply, the radius of attacks among them; None where
         nothing says which.
+    left_out: what lies with the images and is not read, a line for each reason with its count.
     """
 
     name: str
@@ -38,6 +53,7 @@ class Table:
     classes: tuple[str, ...]
     numbers: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     family: str | None = None
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_images()
@@ -83,7 +99,7 @@ class Table:
             if self.images.dtype != np.uint8 or not (grey or colour):
                 raise self._error(
                     "images must be uint8 of shape (N, H, W) or (N, H, W, 3), "
-                    f"not {self.images.dtype} of shape {self.images.shape}"
+                    f"not {self.images.dtype} of shape {self.images.shape}{_advice(self.images)}"
                 )
         elif not isinstance(self.images, tuple) or not all(isinstance(path, Path) for path in self.images):
             raise self._error(f"images must be a uint8 array or a tuple of paths, not {type(self.images)}")
@@ -110,22 +126,33 @@ class Table:
         is_query: npt.NDArray[np.bool_] | None = None,
         is_gallery: npt.NDArray[np.bool_] | None = None,
         title: Callable[[Any], str] = str,
+        left_out: Sequence[str] = (),
     ) -> "Table":
         """A table from one sortable class key per image; ``title(key)`` names the class.
 
-        Without ``is_query`` (or ``is_gallery``) every test image is a query (in the gallery).
+        Without ``is_query`` (or ``is_gallery``) every test image is a query (in the gallery). Where there
+        are queries or training images, a key that names no class is refused: None, NaN, "nan" or an empty one.
         """
-        present, labels = np.unique(np.asarray(keys), return_inverse=True)
         splits = np.asarray(split, dtype=np.str_)
         test = splits == "test"
+        asks = test if is_query is None else is_query
+        try:
+            column = np.asarray(keys)
+            if (asks | ~test).any() and len(wrong := missing_labels(column)):
+                first = f"the first at row {wrong[0]}, counted from 0: {shown(column.tolist()[wrong[0]])}"
+                raise HoldfastError(f"{len(wrong):,} of {len(column):,} labels name no class, {first}; {REMEDY}")
+            present, labels = np.unique(column, return_inverse=True)
+        except (TypeError, ValueError) as error:  # TypeError: they have no order; ValueError: their lengths differ
+            raise HoldfastError(f"{name}: {error}") from None
         return cls(
             name=name,
             images=images,
             labels=labels.astype(np.int64),
             split=splits,
-            is_query=test if is_query is None else is_query,
+            is_query=asks,
             is_gallery=test if is_gallery is None else is_gallery,
             classes=tuple(title(key) for key in present.tolist()),
+            left_out=tuple(left_out),
         )
 
     def __len__(self) -> int:
@@ -162,7 +189,8 @@ class Table:
         else:
             images = tuple(self.images[i] for i in np.flatnonzero(mask))
         columns = {name: getattr(self, name)[mask] for name in ("labels", "split", "is_query", "is_gallery", "numbers")}
-        return Table(name=self.name, images=images, classes=self.classes, family=self.family, **columns)
+        facts = {name: getattr(self, name) for name in ("name", "classes", "family", "left_out")}
+        return Table(images=images, **facts, **columns)
 
     def train(self) -> "Table":
         """The training images."""
@@ -175,6 +203,8 @@ class Table:
         """The test images that are query or gallery."""
         if not self.is_query.any() or not self.is_gallery.any():
             raise self._error("nothing to evaluate: the test split has no queries or no gallery")
+        if len(present := np.unique(self.labels[self.is_gallery])) < 2:
+            raise self._error(f"all gallery images are of one class, {self.classes[present[0]]!r}: no answer is wrong")
         return self.select(self.is_query | self.is_gallery)
 
     def name_of(self, i: int) -> str:
@@ -183,6 +213,10 @@ class Table:
             number = self.numbers[i] if len(self.numbers) else i
             return f"{self.name} {self.split[i]}[{number}]"
         return str(self.images[i])
+
+    def short_name_of(self, i: int) -> str:
+        """As :meth:`name_of`, of a path its last two parts."""
+        return self.name_of(i) if isinstance(self.images, np.ndarray) else "/".join(self.images[i].parts[-2:])
 
     def describe(self) -> str:
         """One line: how many images and classes train and test, and the queries that have no answer."""
@@ -195,4 +229,27 @@ class Table:
             text += f" ({self.is_query.sum():,} queries, {self.is_gallery.sum():,} gallery)"
         if self.unmatched_queries:
             text += f"; {self.unmatched_queries:,} queries have no other gallery image of their class"
-        return text
+        return "; left out: ".join([text, *self.left_out])
+
+
+def _advice(images: npt.NDArray[Any]) -> str:
+    """What makes images of other numbers, or of another order of axes, fit; nothing where that cannot be told."""
+    code, (low, high) = "np.asarray(images)", (images.min(), images.max()) if images.size else (0, 0)
+    if images.dtype != np.uint8:
+        if images.dtype.kind not in "biuf" or not 0 <= low <= high <= 255:
+            return ""
+        if images.dtype.kind in "bf":
+            code = f"(255 * {code}).round()" if high <= 1 else f"{code}.round()"
+        code += ".astype('uint8')"
+    match images.shape:
+        case (_, 3, _, width) if width != 3:
+            code += ".transpose(0, 2, 3, 1)"
+        case (_, 1, _, width) if width != 3:
+            code += "[:, 0]"
+        case (_, _, _, 1):
+            code += "[..., 0]"
+        case (_, _, _) | (_, _, _, 3):
+            pass
+        case _:
+            return ""
+    return f"; {code} makes them so"

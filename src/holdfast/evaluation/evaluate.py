@@ -107,7 +107,7 @@ def evaluate(
         if place is not None and (known := finished(place, checks)):
             return known
         measured = _benign(embedded, resolved.seed, pixels)
-        remarks, seen = wrapped.remarks + wrapped.faults, other or wrapped
+        remarks, seen = wrapped.remarks + wrapped.faults + pixels.remarks(), other or wrapped
         if white and not seen.differentiable:
             if not measured["collapsed"]:
                 seen.require_gradients()
@@ -198,12 +198,7 @@ def as_pixels(data: Data) -> Pixels:
     if not isinstance(data, tuple) or len(data) != 2:
         raise HoldfastError(f"data is a Pixels or a pair (images, labels), not {type(data).__name__}")
     images, labels = (np.asarray(part) for part in data)
-    if images.dtype != np.uint8:
-        raise HoldfastError(
-            f"images of a pair (images, labels) are uint8 of shape (N, H, W) or (N, H, W, 3), not {images.dtype} of "
-            f"shape {images.shape}; (255 * images).round().astype('uint8') makes them from pixels in [0, 1]"
-        )
-    table = Table.build("images", images, labels, ["test"] * len(images))
+    table = Table.build("images", images, labels, ["test"] * (len(images) if images.ndim else 0)).test()
     if images.shape[1] != images.shape[2]:
         raise HoldfastError(f"images of a pair (images, labels) are square, not {images.shape[1]}x{images.shape[2]}")
     return Pixels(table, images.shape[1], channels=1 if images.ndim == 3 else 3)
@@ -219,8 +214,8 @@ def finished(place: Path, checks: bool) -> Result | None:
 
 def runners_of(target: Target, resolved: AttackSettings, batch: int) -> list[Runner]:
     """The attacks of a budget, each with the images it is tried on."""
-    if resolved.attacks and len(torch.unique(target.system.gallery.labels)) < 2:
-        raise HoldfastError("all gallery images are of one class: there is no wrong answer that an attack could bring")
+    if len(torch.unique(target.system.gallery.labels)) < 2:
+        raise HoldfastError("all gallery images that can be read are of one class: no answer is wrong")
     runners = []
     for name in resolved.attacks:
         attack = resolved.attack(name)

@@ -56,6 +56,7 @@ class About(TypedDict):
     root: StrictStr | None
     broken: list[tuple[StrictStr, StrictStr]]
     faults: list[StrictStr]
+    left_out: NotRequired[list[StrictStr]]
     spec: NotRequired[StrictStr | None]
     weights: NotRequired[StrictStr | None]
 
