@@ -23,7 +23,7 @@ BOOLEANS = {
 }
 EMPTY = ("", "nan", "none", "null", "na")
 COLUMNS = ("label", "path", "split")
-CSV_SPLITS = {"train": "train", "validation": "test", "test": "test"}
+FOLDERS = ("train", "test")
 
 
 def class_folders(root: Path) -> Table:
@@ -33,12 +33,12 @@ def class_folders(root: Path) -> Table:
     both splits need two classes.
     """
     folder(root, FOLDER)
-    named = all((root / split).is_dir() for split in SPLITS)
+    named = all((root / split).is_dir() for split in FOLDERS)
     paths: list[Path] = []
     keys: list[str] = []
     splits: list[str] = []
     if named:
-        for split in SPLITS:
+        for split in FOLDERS:
             for name, members in read_classes(root / split).items():
                 paths += members
                 keys += [name] * len(members)
@@ -49,7 +49,7 @@ def class_folders(root: Path) -> Table:
             paths += members
             keys += [name] * len(members)
             splits += ["train" if rank < len(classes) // 2 else "test"] * len(members)
-    for split in SPLITS:
+    for split in FOLDERS:
         present = {key for key, part in zip(keys, splits, strict=True) if part == split}
         if len(present) < 2:
             advice = "" if named else "; half of the classes train and half test, so at least 4 are needed"
@@ -88,8 +88,9 @@ def image_files(place: Path) -> list[Path]:
 def csv_file(root: Path) -> Table:
     """A CSV in open-metric-learning's columns: ``label,path,split`` and optionally ``is_query,is_gallery``.
 
-    ``root`` is the file, or a folder that holds one ``.csv``. Paths are relative to the file's folder. ``validation``
-    is another name of the test split. A flag column that is missing, or empty in every test row, is true for all.
+    ``root`` is the file, or a folder that holds one ``.csv``. Paths are relative to the file's folder. Weights
+    are chosen on the rows of split ``validation``. A flag column that is missing, or empty in every row of a split, is
+    true for all of these.
     """
     path = find_csv(root)
     rows = read_rows(path, COLUMNS, CSV)
@@ -99,7 +100,7 @@ def csv_file(root: Path) -> Table:
 
 def csv_table(path: Path, rows: list[Row]) -> Table:
     """The table of rows whose label, path and split are known to be good."""
-    split = np.asarray([CSV_SPLITS[row["split"].lower()] for _, row in rows])
+    split = np.asarray([row["split"].lower() for _, row in rows])
     images = tuple(path.parent / row["path"] for _, row in rows)
     check_images(path, images, [row["path"] for _, row in rows])
     return Table.build(
@@ -146,8 +147,8 @@ def near_column(name: str, columns: Sequence[str], cutoff: float = 0.6) -> str |
 def check_splits(path: Path, rows: list[Row]) -> None:
     """Refuse a row whose split is none of ``train``, ``validation`` and ``test``."""
     for number, row in rows:
-        if row["split"].lower() not in CSV_SPLITS:
-            raise unknown(f"split in {path}, line {number}:", row["split"], CSV_SPLITS)
+        if row["split"].lower() not in SPLITS:
+            raise unknown(f"split in {path}, line {number}:", row["split"], SPLITS)
 
 
 def find_csv(root: Path) -> Path:
@@ -191,13 +192,13 @@ def _flags(path: Path, rows: list[Row], split: npt.NDArray[np.str_], column: str
             flags[i] = BOOLEANS[text]
         else:
             raise HoldfastError(f"{path}, line {number}: {column} is {row[column]!r}, not true or false")
-    test = split == "test"
-    if empty[test].all():
-        return np.asarray(flags | test)
-    gap = np.flatnonzero(empty & test)
-    if len(gap):
-        raise HoldfastError(
-            f"{path}, line {rows[gap[0]][0]}: {column} is empty, but other test rows have it; "
-            "fill it in every test row or in none"
-        )
+    for name in ("validation", "test"):
+        inside = split == name
+        if empty[inside].all():
+            flags |= inside
+        elif len(gap := np.flatnonzero(empty & inside)):
+            raise HoldfastError(
+                f"{path}, line {rows[gap[0]][0]}: {column} is empty, but other {name} rows have it; "
+                f"fill it in every {name} row or in none"
+            )
     return flags
