@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.evaluation.words import PASSED
+from holdfast.evaluation.words import PASSED, verdict_words
 from holdfast.report.tables import format_radius
 from holdfast.util.errors import printable
 from holdfast.util.progress import format_duration
@@ -51,12 +51,11 @@ def result(found: "Result") -> None:
     table(f"{found.name} on {data['name']}: images as they are", ["", ""], [[k, number(v)] for k, v in benign.items()])
     if content["columns"]:
         rows = [
-            [name, _value(one), _interval(one), one["unit"], str(one["queries"])]
-            for name, one in content["columns"].items()
+            [name, _value(one), _interval(one), one["unit"], _images(one)] for name, one in content["columns"].items()
         ]
         for name in ("robust R@1", "ERS"):
             if one := content[name]:
-                rows.append([name, _value(one), _interval(one), one.get("unit", ""), ""])
+                rows.append([name, _value(one), _interval(one), one.get("unit", ""), _images(one)])
         reach = format_radius(settings["eps"], settings["norm"])
         title = f"attacked by protocol {found.protocol}: ε = {reach}, {settings['steps']} steps"
         table(title, ["", "value", "95 % interval", "what it is", "images"], rows)
@@ -66,6 +65,8 @@ def result(found: "Result") -> None:
     for remark in content["model"].get("remarks", []):
         print(f"note: {remark}")
     print(f"verdict: {found.verdict}")
+    for words in verdict_words(found.verdict):
+        print(f"note: {words}")
     if found.path is not None:
         print(f"written to {found.path}")
 
@@ -144,5 +145,12 @@ def _value(one: dict[str, float]) -> str:
     return f"{one['value']:.3f}"
 
 
-def _interval(one: dict[str, float]) -> str:
-    return f"{one['low']:.3f} to {one['high']:.3f}"
+def _interval(one: dict[str, float | None]) -> str:
+    low, high = one.get("low"), one.get("high")
+    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _images(one: dict[str, int]) -> str:
+    """How many images a score is of, those that count in a share first."""
+    kept, images = one.get("kept"), one.get("queries")
+    return "" if images is None else f"{images}" if kept is None else f"{kept} of {images}"

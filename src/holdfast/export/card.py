@@ -12,10 +12,19 @@ from holdfast.data import DATASETS
 from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.result import Result
 from holdfast.evaluation.settings import parse_radius, resolve_settings
-from holdfast.evaluation.words import PASSED
+from holdfast.evaluation.words import PASSED, verdict_words
 from holdfast.export.source import Source
 from holdfast.models.backbones import is_code
-from holdfast.report.tables import MEASURES, format_count, format_interval, format_number, format_radius, markdown
+from holdfast.report.tables import (
+    MEASURES,
+    ROBUST,
+    format_count,
+    format_counts,
+    format_interval,
+    format_number,
+    format_radius,
+    markdown,
+)
 from holdfast.runs.config import Config
 from holdfast.runs.data import family_of
 from holdfast.util.imports import CUSTOM
@@ -60,6 +69,7 @@ def card(source: Source, precision: str = "float32") -> str:
         precision=precision,
         results=source.results,
         figures=figures(source.results),
+        doubts=list(dict.fromkeys(words for result in source.results for words in verdict_words(result.verdict))),
         threats=[threat(result) for result in source.results],
         checks=[checks(result) for result in source.results],
         settings=markdown(["setting", "value"], list(settings(config))),
@@ -110,7 +120,10 @@ def figures(results: tuple[Result, ...]) -> str:
 
 def _figure(result: Result, name: str) -> str:
     value = result.number(name)
-    return "" if value is None else format_number(name, value) + format_interval(name, result.interval(name))
+    if value is None:
+        return ""
+    counts = format_counts(result.counts(name)) if name == ROBUST else ""
+    return format_number(name, value) + format_interval(name, result.interval(name)) + counts
 
 
 def threat(result: Result) -> str:

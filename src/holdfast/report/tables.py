@@ -12,7 +12,8 @@ Header = list[str]
 Rows = list[list[str]]
 
 THREE_DECIMALS = frozenset(("TMA", "ES:D"))
-MEASURES = (*PUBLISHED, "robust R@1")
+ROBUST = "robust R@1"
+MEASURES = (*PUBLISHED, ROBUST)
 BOUNDED = (*SCORES, *MEASURED)
 SUFFIXES = {"G": 1e9, "M": 1e6, "k": 1e3}
 
@@ -22,6 +23,7 @@ class Measured(Protocol):
 
     def number(self, column: str) -> float | None: ...
     def interval(self, column: str) -> tuple[float, float] | None: ...
+    def counts(self, column: str) -> tuple[int, int] | None: ...
 
 
 def table(results: Sequence[Result]) -> tuple[Header, Rows]:
@@ -84,11 +86,12 @@ def setting(result: Result) -> list[str]:
 
 
 def texts(measured: Measured, bounded: Collection[str]) -> Iterator[str]:
-    """All numbers as cells; those named in ``bounded`` with half the width of their interval."""
+    """All numbers as cells; those in ``bounded`` with half the width of their interval, robust R@1 with its counts."""
     for name in MEASURES:
         value, bounds = measured.number(name), measured.interval(name) if name in bounded else None
         shown = "" if value is None else format_number(name, value)
-        yield shown + ("" if value is None or bounds is None else format_half_width(name, *bounds))
+        shown += "" if value is None or bounds is None else format_half_width(name, *bounds)
+        yield shown + (format_counts(measured.counts(name)) if name == ROBUST else "")
     for name in COST:
         value = measured.number(name)
         yield "" if value is None else format_count(value) if name == "passes" else f"{value:.0f}"
@@ -129,6 +132,11 @@ def format_half_width(name: str, low: float, high: float) -> str:
 def format_interval(name: str, bounds: tuple[float, float] | None) -> str:
     """An interval after a space: `` (11.0 to 13.0)``; empty where there is none."""
     return "" if bounds is None else f" ({format_number(name, bounds[0])} to {format_number(name, bounds[1])})"
+
+
+def format_counts(counts: tuple[int, int] | None) -> str:
+    """How many of how many queries, after a comma: ``, 12 of 64``; empty where it is not known."""
+    return "" if counts is None else f", {counts[0]} of {counts[1]}"
 
 
 def format_radius(eps: float | None, norm: str | None) -> str:

@@ -10,7 +10,7 @@ from holdfast.report.groups import Group, grouped
 from holdfast.report.html.charts import Look, Row, look, shorten
 from holdfast.report.tables import format_interval, format_number, format_radius
 
-DOUBTS = ("COLLAPSED", "UNTRUSTED")
+DOUBTS = ("COLLAPSED", "UNTRUSTED", "CHOSEN ON TEST")
 ROW_LENGTH = 48
 """Characters that fit in a row of a chart."""
 
