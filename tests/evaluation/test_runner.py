@@ -205,7 +205,7 @@ def test_checks_are_added_to_a_finished_evaluation(tmp_path: Path) -> None:
     attacked = {name: content for name, content in snapshot(tmp_path).items() if not name.endswith("result.json")}
     checked = evaluate(EMBEDDER, digits(), **{**settings, "checks": True})
     assert len(checked.content["checks"]) >= 9
-    assert checked.verdict == "ok"
+    assert checked.verdict == "too few queries"
     assert checked.path == plain.path
     added = {"checks": checked.content["checks"], "trusted": True, "environment": checked.content["environment"]}
     assert checked.content == plain.content | added

@@ -1,16 +1,19 @@
 """What the command line prints: tables and results, as text that also reads well in a file."""
 
+import os
 from collections.abc import Sequence
 from math import isnan
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from holdfast.evaluation.words import PASSED, verdict_words
-from holdfast.report.tables import format_radius
+from holdfast.report.tables import Header, Rows, format_radius
+from holdfast.report.widths import LEAST, fit
 from holdfast.util.errors import printable
 from holdfast.util.progress import format_duration
 
@@ -22,20 +25,40 @@ if TYPE_CHECKING:
     from holdfast.sweep.plan import Planned
 
 WIDTH_OF_A_FILE = 200
+MADE = ("robust R@1", "ERS")
+"""What is made of the scores of several attacks."""
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table."""
-    console = Console()
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, narrow: bool = False) -> None:
+    """Print a table. narrow: columns that have no room are left out, and named below, as :func:`fit` has it."""
+    console, left_out = Console(), list[str]()
+    console.width = room() or max(console.width, WIDTH_OF_A_FILE)
+    if narrow:
+        columns, rows, left_out = fit([*columns], [[*row] for row in rows], console.width)
     grid = Table(show_header=any(columns), box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        grid.add_column(column, overflow="fold", no_wrap=narrow and column not in LEAST and column != columns[0])
     for row in rows:
         grid.add_row(*map(Text, row))
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_OF_A_FILE)
     console.print(title, style="italic", highlight=False, markup=False)
     console.print(grid)
+    if left_out:
+        print(f"left out, for want of room: {', '.join(left_out)}")
+
+
+def room() -> int | None:
+    """How many characters a line of the terminal holds, or ``$COLUMNS`` says; None for a file or a pipe."""
+    console = Console()
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else None
+
+
+def listed(title: str, markdown: str, found: tuple[Header, Rows]) -> None:
+    """Print results in Markdown, or where its lines are longer than those of the terminal, as a table that fits."""
+    width = room()
+    if width is None or all(cell_len(line) <= width for line in markdown.splitlines()):
+        print(markdown)
+    else:
+        table(title, *found, narrow=True)
 
 
 def number(value: object) -> str:
@@ -53,7 +76,7 @@ def result(found: "Result") -> None:
         rows = [
             [name, _value(one), _interval(one), one["unit"], _images(one)] for name, one in content["columns"].items()
         ]
-        for name in ("robust R@1", "ERS"):
+        for name in MADE:
             if one := content[name]:
                 rows.append([name, _value(one), _interval(one), one.get("unit", ""), _images(one)])
         reach = format_radius(settings["eps"], settings["norm"])
@@ -74,22 +97,24 @@ def result(found: "Result") -> None:
 def curve(results: "Sequence[Result]") -> None:
     """Print the scores of evaluations at several radii, one row each."""
     names = list(results[0].content["columns"])
+    made = [name for name in MADE if results[0].content[name]]
     rows = [
         [
             format_radius(one.content["settings"]["eps"], one.content["settings"]["norm"]),
             *(_value(one.content["columns"][name]) for name in names),
+            *(_value(one.content[name]) for name in made),
             one.verdict,
         ]
         for one in results
     ]
-    table(f"{results[0].name}: scores by ε", ["ε", *names, "verdict"], rows)
+    table(f"{results[0].name}: scores by ε", ["ε", *names, *made, "verdict"], rows, narrow=True)
 
 
 def comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a result beside published rows, with where they were published below."""
     place = list(header).index("source")
     shorter = [[*row[:place], *row[place + 1 :]] for row in (header, *rows)]
-    table("beside the published rows", shorter[0], shorter[1:])
+    table("beside the published rows", shorter[0], shorter[1:], narrow=True)
     for source in dict.fromkeys(row[place] for row in rows if "published" in row):
         print(f"published in: {source}")
 

@@ -213,12 +213,6 @@ def dumbbell_chart(title: str, rows: Sequence[Row], label: str, low: float, high
     return DumbbellChart(text, axis(label, values or [low], 10, WIDTH - 10, low=low, high=high), tuple(rows))
 
 
-def shorten(text: str, most: int) -> str:
-    """A text of at most ``most`` characters, with … in the middle where some are left out."""
-    keep = most - 1
-    return text if len(text) <= most else f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"
-
-
 def _positive(series: Series) -> Series:
     return replace(series, points=tuple(point for point in series.points if point.x > 0))
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from holdfast.evaluation.result import Result
 from holdfast.report.groups import Group, grouped
-from holdfast.report.html.charts import Look, Row, look, shorten
+from holdfast.report.html.charts import Look, Row, look
 from holdfast.report.tables import format_interval, format_number, format_radius
+from holdfast.util.text import shorten
 
 DOUBTS = ("COLLAPSED", "UNTRUSTED", "CHOSEN ON TEST")
 ROW_LENGTH = 48
