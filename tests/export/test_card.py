@@ -117,7 +117,9 @@ def test_what_else_there_is_to_know() -> None:
     assert "trained **without a defense**" in text
     assert "adversary in training" not in text
     assert "**Training had not come to its end**" in text
-    assert "the weights of the best validation" in text
+    assert "the weights of the best validation." in text
+    on_test = resolve_config({"data.name": "digits", "validation.on_test": True})
+    assert "best validation, **chosen on the test set**." in card(replace(plain, config=on_test))
     assert "stored in bfloat16, rounded" in text
     begun = {"data.name": "cub", "data.root": "x", "model.weights": "start.pth"}
     text = card(replace(SOURCE, config=resolve_config(begun)))

@@ -14,7 +14,19 @@ from holdfast.core.pgd import PGD, LInf
 from holdfast.defense.recipes import parse_recipe
 from holdfast.models.embedder import Embedder, EmbedderConfig
 
-CORE = ("torch", "numpy", "scikit-learn", "pillow", "safetensors", "pyyaml", "pydantic", "typer", "rich", "jinja2")
+CORE = (
+    "torch",
+    "numpy",
+    "scikit-learn",
+    "scipy",
+    "pillow",
+    "safetensors",
+    "pyyaml",
+    "pydantic",
+    "typer",
+    "rich",
+    "jinja2",
+)
 EXTRAS = {"timm": "timm", "tensorboard": "tensorboard", "wandb": "wandb"}
 
 

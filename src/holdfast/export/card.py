@@ -66,6 +66,7 @@ def card(source: Source, precision: str = "float32") -> str:
         bundled=DATASETS[config.data.name].bundled,
         start=config.model.weights is not None,
         weights=source.weights,
+        on_test=config.validation.on_test,
         precision=precision,
         results=source.results,
         figures=figures(source.results),
