@@ -32,7 +32,7 @@ MADE = ("robust R@1", "ERS")
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, narrow: bool = False) -> None:
     """Print a table. narrow: columns that have no room are left out, and named below, as :func:`fit` has it."""
     console, left_out = Console(), list[str]()
-    console.width = room() or max(console.width, WIDTH_OF_A_FILE)
+    console.width = (room() if narrow or console.is_terminal else None) or max(console.width, WIDTH_OF_A_FILE)
     if narrow:
         columns, rows, left_out = fit([*columns], [[*row] for row in rows], console.width)
     grid = Table(show_header=any(columns), box=box.SIMPLE_HEAD, padding=(0, 1))
