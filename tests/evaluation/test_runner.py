@@ -199,13 +199,13 @@ def test_a_finished_evaluation_is_returned_at_once(whole: tuple[Result, int], tm
 
 
 def test_checks_are_added_to_a_finished_evaluation(tmp_path: Path) -> None:
-    settings = {**QUICK, "attacks": ("es", "ltm"), "folder": tmp_path}
+    settings = {**QUICK, "max_queries": 32, "attacks": ("es", "ltm"), "folder": tmp_path}
     plain = evaluate(EMBEDDER, digits(), **settings)
     assert (plain.content["checks"], plain.content["trusted"], plain.verdict) == ([], None, "unchecked")
     attacked = {name: content for name, content in snapshot(tmp_path).items() if not name.endswith("result.json")}
     checked = evaluate(EMBEDDER, digits(), **{**settings, "checks": True})
     assert len(checked.content["checks"]) >= 9
-    assert checked.verdict == "too few queries"
+    assert checked.verdict == "ok"
     assert checked.path == plain.path
     added = {"checks": checked.content["checks"], "trusted": True, "environment": checked.content["environment"]}
     assert checked.content == plain.content | added

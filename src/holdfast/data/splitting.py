@@ -27,7 +27,7 @@ def with_validation(table: Table, share: float, seed: int) -> Table:
         drawn = train & np.isin(table.labels, present[(draws < share) | (draws <= few)])
     else:
         drawn = train.copy()
-        drawn[train] = _draws((_key(table, i) for i in np.flatnonzero(train)), seed) < share
+        drawn[train] = _draws((_key(table, i) for i in np.flatnonzero(train).tolist()), seed) < share
     if np.count_nonzero(np.bincount(table.labels[drawn]) > 1) < 2:
         return table
     split = np.where(drawn, "validation", table.split)
