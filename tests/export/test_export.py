@@ -300,7 +300,7 @@ def test_the_attack_moves_what_is_compared() -> None:
     found = compared(model, model, digits(), queries=6)[-1]
     assert found.before == found.after
     assert found.before is not None
-    assert found.before > 0.5
+    assert found.before > 0.1
 
 
 def test_a_model_that_differs_under_attack_only_is_found() -> None:
