@@ -135,7 +135,7 @@ def test_train_leaves_the_files_that_the_run_folder_promises(finished: Path) -> 
 
 def test_train_says_what_it_does_and_where_the_run_is(printed: tuple[Path, str]) -> None:
     folder, out = printed
-    for told in ("digits: train 1,000 images", "125 batches of 8 pairs", "recipe HM[S,g_LGA]&ICS", "training: 2/2"):
+    for told in ("digits: train ", ", validation ", " batches of 8 pairs", "recipe HM[S,g_LGA]&ICS", "training: 2/2"):
         assert told in out
     assert out.splitlines()[-1] == f"the run is in {folder}; now: holdfast evaluate {folder}"
 

@@ -195,7 +195,7 @@ def test_a_finished_evaluation_is_returned_at_once(whole: tuple[Result, int], tm
 
 
 def test_checks_are_added_to_a_finished_evaluation(tmp_path: Path) -> None:
-    settings = {**QUICK, "attacks": ("es", "ltm"), "folder": tmp_path}
+    settings = {**QUICK, "max_queries": 32, "attacks": ("es", "ltm"), "folder": tmp_path}
     plain = evaluate(EMBEDDER, digits(), **settings)
     assert (plain.content["checks"], plain.content["trusted"], plain.verdict) == ([], None, "unchecked")
     attacked = {name: content for name, content in snapshot(tmp_path).items() if not name.endswith("result.json")}

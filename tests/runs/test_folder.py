@@ -324,3 +324,12 @@ def test_decisive_settings_are_all_that_can_change_the_weights() -> None:
     assert (found["optim.lr"], found["model.weights"], found["seed"], found["pgd.steps"]) == (0.5, "a.pth", 3, 32)
     assert flatten(asdict(CONFIG)).keys() - found.keys() == HARMLESS
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_folder_from_before_the_validation_split_chose_on_the_test_set(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.begin(resolve_config({"data.name": "digits"}), resume=False)
+    assert (run.config().validation.share, run.config().validation.on_test) == (0.1, False)
+    lines = run.config_file.read_text().splitlines()
+    run.config_file.write_text("\n".join(line for line in lines if not line.startswith(("  share:", "  on_test:"))))
+    assert (run.config().validation.share, run.config().validation.on_test) == (0, True)

@@ -76,7 +76,7 @@ def test_a_run_tracks_its_steps_and_its_validation(written: list[tuple[str, floa
     assert [(v, s) for name, v, s in written if name == "loss"] == [
         (line["loss"], line["step"]) for line in run.steps()
     ]
-    (recall,) = [(v, s) for name, v, s in written if name == "test/R@1"]
+    (recall,) = [(v, s) for name, v, s in written if name == "validation/R@1"]
     assert recall == (float(run.epochs()[0]["R@1"]), 2)
 
 

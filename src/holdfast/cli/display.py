@@ -1,17 +1,20 @@
 """What the command line prints: tables and results, as text that also reads well in a file."""
 
+import os
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.evaluation.words import PASSED
-from holdfast.report.tables import format_radius
+from holdfast.evaluation.words import PASSED, verdict_words
+from holdfast.report.tables import Header, Rows, format_radius
+from holdfast.report.widths import LEAST, fit
 from holdfast.util.errors import printable
 from holdfast.util.progress import format_duration
 
@@ -22,20 +25,40 @@ if TYPE_CHECKING:
     from holdfast.sweep.plan import Planned
 
 WIDTH_OF_A_FILE = 200
+MADE = ("robust R@1", "ERS")
+"""What is made of the scores of several attacks."""
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table."""
-    console = Console()
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, narrow: bool = False) -> None:
+    """Print a table. narrow: columns that have no room are left out, and named below, as :func:`fit` has it."""
+    console, left_out = Console(), list[str]()
+    console.width = (room() if narrow or console.is_terminal else None) or max(console.width, WIDTH_OF_A_FILE)
+    if narrow:
+        columns, rows, left_out = fit([*columns], [[*row] for row in rows], console.width)
     grid = Table(show_header=any(columns), box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        grid.add_column(column, overflow="fold", no_wrap=narrow and column not in LEAST and column != columns[0])
     for row in rows:
         grid.add_row(*map(Text, row))
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_OF_A_FILE)
     console.print(title, style="italic", highlight=False, markup=False)
     console.print(grid)
+    if left_out:
+        print(f"left out, for want of room: {', '.join(left_out)}")
+
+
+def room() -> int | None:
+    """How many characters a line of the terminal holds, or ``$COLUMNS`` says; None for a file or a pipe."""
+    console = Console()
+    return console.width if console.is_terminal or "COLUMNS" in os.environ else None
+
+
+def listed(title: str, markdown: str, found: tuple[Header, Rows]) -> None:
+    """Print results in Markdown, or where its lines are longer than those of the terminal, as a table that fits."""
+    width = room()
+    if width is None or all(cell_len(line) <= width for line in markdown.splitlines()):
+        print(markdown)
+    else:
+        table(title, *found, narrow=True)
 
 
 def result(found: "Result") -> None:
@@ -46,11 +69,10 @@ def result(found: "Result") -> None:
     rows = [[name, f"{one:.3f}" if isinstance(one, float) else str(one)] for name, one in benign.items()]
     table(f"{found.name} on {data['name']}: images as they are", ["", ""], rows)
     if content["columns"]:
-        means = {name: content[name] for name in ("robust R@1", "ERS") if content[name]}
+        means = {name: content[name] for name in MADE if content[name]}
         rows = []
         for name, one in {**content["columns"], **means}.items():
-            interval = f"{one['low']:.3f} to {one['high']:.3f}"
-            rows.append([name, f"{one['value']:.3f}", interval, one.get("unit", ""), str(one.get("queries", ""))])
+            rows.append([name, _value(one), _interval(one), one.get("unit", ""), _images(one)])
         reach = format_radius(settings["eps"], settings["norm"])
         title = f"attacked by protocol {found.protocol}: ε = {reach}, {settings['steps']} steps"
         table(title, ["", "value", "95 % interval", "what it is", "images"], rows)
@@ -60,25 +82,27 @@ def result(found: "Result") -> None:
     for remark in content["model"].get("remarks", []):
         print(f"note: {remark}")
     print(f"verdict: {found.verdict}")
+    for words in verdict_words(found.verdict):
+        print(f"note: {words}")
     if found.path is not None:
         print(f"written to {found.path}")
 
 
 def curve(results: "Sequence[Result]") -> None:
     """Print the scores of evaluations at several radii, one row each."""
-    names, rows = list(results[0].content["columns"]), []
+    names, rows = [*results[0].content["columns"], *(name for name in MADE if results[0].content[name])], []
     for one in results:
-        settings, columns = one.content["settings"], one.content["columns"]
-        values = (f"{columns[name]['value']:.3f}" for name in names)
+        settings, columns = one.content["settings"], one.content | one.content["columns"]
+        values = (_value(columns[name]) for name in names)
         rows.append([format_radius(settings["eps"], settings["norm"]), *values, one.verdict])
-    table(f"{results[0].name}: scores by ε", ["ε", *names, "verdict"], rows)
+    table(f"{results[0].name}: scores by ε", ["ε", *names, "verdict"], rows, narrow=True)
 
 
 def comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a result beside published rows, with where they were published below."""
     place = list(header).index("source")
     shorter = [[*row[:place], *row[place + 1 :]] for row in (header, *rows)]
-    table("beside the published rows", shorter[0], shorter[1:])
+    table("beside the published rows", shorter[0], shorter[1:], narrow=True)
     for source in dict.fromkeys(row[place] for row in rows if "published" in row):
         print(f"published in: {source}")
 
@@ -122,3 +146,18 @@ def swept(runs: "Sequence[Planned]", failed: Mapping[Path, str]) -> None:
         where = f" ({log})" if reason and log.is_file() else ""
         rows.append(["FAILED" if reason else "done", run.sweep, run.name, reason + where])
     table("sweep", ["", "sweep", "run", ""], rows)
+
+
+def _value(one: dict[str, float]) -> str:
+    return f"{one['value']:.3f}"
+
+
+def _interval(one: dict[str, float | None]) -> str:
+    low, high = one.get("low"), one.get("high")
+    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _images(one: dict[str, int]) -> str:
+    """How many images a score is of, those that count in a share first."""
+    kept, images = one.get("kept"), one.get("queries")
+    return "" if images is None else f"{images}" if kept is None else f"{kept} of {images}"

@@ -15,9 +15,10 @@ def export(  # noqa: PLR0917
     ] = "onnx",
     out: Annotated[Path | None, typer.Option(help="By default exports/RUN, with the ending of the format.")] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Keep it only if embeddings and scores under attack are those of the run.")
+        bool,
+        typer.Option("--verify", help="Keep it only if its embeddings, also of attacked images, are those of the run."),
     ] = False,
-    max_queries: Annotated[int, typer.Option(help="Attacked by --verify.")] = 64,
+    max_queries: Annotated[int, typer.Option(help="Attacked by --verify.")] = 16,
     dtype: Annotated[
         str, typer.Option(help="Of the weights in a hub folder: float32, or bfloat16 for half the size.")
     ] = "float32",

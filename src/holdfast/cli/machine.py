@@ -15,7 +15,10 @@ from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.util.errors import HoldfastError, brief
 from holdfast.util.extras import require
 
-CORE = ("torch", "numpy", "scikit-learn", "pillow", "safetensors", "pyyaml", "pydantic", "typer", "rich", "jinja2")
+CORE = (
+    *("torch", "numpy", "scikit-learn", "scipy", "pillow", "safetensors"),
+    *("pyyaml", "pydantic", "typer", "rich", "jinja2"),
+)
 EXTRAS = ("timm", "tensorboard", "wandb")
 
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from holdfast.util.errors import HoldfastError, shown, unknown
 
 Images = npt.NDArray[np.uint8] | tuple[Path, ...]
-SPLITS = ("train", "test")
+SPLITS = ("train", "validation", "test")
 
 REMEDY = "give it one, or leave the image out"
 NO_LABEL = ("", "nan", "nat", "<na>")
@@ -35,8 +35,8 @@ class Table:
     name: of the data set, for messages.
     images: (N, H, W) or (N, H, W, 3) uint8, or N paths.
     labels: (N,) int64; image i is of class ``classes[labels[i]]``.
-    split: (N,) of ``"train"`` or ``"test"``.
-    is_query, is_gallery: (N,) bool, true in the test split only; an image may be both, or neither.
+    split: (N,) of ``"train"``, ``"validation"`` (weights are chosen on it) or ``"test"``.
+    is_query, is_gallery: (N,) bool, false in the training split; an image may be both, or neither.
     numbers: (N,) int64, the place of each image within its split; counted here where it is not given, and kept by
         :meth:`select`, so that a message names the image the user knows.
     family: ``"28"`` or ``"224"``, whose settings of the paper apply, the radius of attacks among them; None where
@@ -76,7 +76,7 @@ class Table:
             if len(wrong):
                 raise self._error(
                     f"{len(wrong)} training images have {column} set, the first is {self.name_of(wrong[0])}; "
-                    "queries and gallery must be in the test split"
+                    "queries and gallery must be in the test or the validation split"
                 )
         if not len(self.numbers):
             number = np.zeros(len(self), np.int64)
@@ -130,15 +130,15 @@ class Table:
     ) -> "Table":
         """A table from one sortable class key per image; ``title(key)`` names the class.
 
-        Without ``is_query`` (or ``is_gallery``) every test image is a query (in the gallery). Where there
-        are queries or training images, a key that names no class is refused: None, NaN, "nan" or an empty one.
+        Without ``is_query`` (or ``is_gallery``) every image that does not train is a query (in the gallery).
+        Where there are queries or training images, a key that names no class is refused: None, NaN, "nan", empty.
         """
         splits = np.asarray(split, dtype=np.str_)
-        test = splits == "test"
-        asks = test if is_query is None else is_query
+        asked = splits != "train"
+        asks = asked if is_query is None else is_query
         try:
             column = np.asarray(keys)
-            if (asks | ~test).any() and len(wrong := missing_labels(column)):
+            if (asks | ~asked).any() and len(wrong := missing_labels(column)):
                 first = f"the first at row {wrong[0]}, counted from 0: {shown(column.tolist()[wrong[0]])}"
                 raise HoldfastError(f"{len(wrong):,} of {len(column):,} labels name no class, {first}; {REMEDY}")
             present, labels = np.unique(column, return_inverse=True)
@@ -150,7 +150,7 @@ class Table:
             labels=labels.astype(np.int64),
             split=splits,
             is_query=asks,
-            is_gallery=test if is_gallery is None else is_gallery,
+            is_gallery=asked if is_gallery is None else is_gallery,
             classes=tuple(title(key) for key in present.tolist()),
             left_out=tuple(left_out),
         )
@@ -159,9 +159,10 @@ class Table:
         return len(self.images)
 
     def matched_queries(self) -> npt.NDArray[np.bool_]:
-        """(N,) bool: the queries with at least one *other* gallery image of their class."""
-        gallery = np.bincount(self.labels[self.is_gallery], minlength=len(self.classes))
-        return np.asarray(self.is_query & (gallery[self.labels] - self.is_gallery > 0))
+        """(N,) bool: the queries with at least one *other* gallery image of their class in their split."""
+        place = self.labels + len(self.classes) * (self.split == "validation")
+        gallery = np.bincount(place[self.is_gallery], minlength=2 * len(self.classes))
+        return np.asarray(self.is_query & (gallery[place] - self.is_gallery > 0))
 
     @property
     def unmatched_queries(self) -> int:
@@ -170,7 +171,7 @@ class Table:
 
     def check_disjoint(self) -> None:
         """Refuse a class that is both in the training and in the test split: a zero-shot set has none."""
-        train, test = (set(self.labels[self.split == name].tolist()) for name in SPLITS)
+        train, test = (set(self.labels[self.split == name].tolist()) for name in ("train", "test"))
         both = sorted(train & test)
         if both:
             named = ", ".join(repr(self.classes[label]) for label in both[:3])
@@ -199,13 +200,24 @@ class Table:
             raise self._error("there are no training images (split 'train')")
         return self.select(mask)
 
+    def validation(self) -> "Table | None":
+        """The validation images that are query or gallery; None where there are none."""
+        return self._asked("validation")
+
     def test(self) -> "Table":
         """The test images that are query or gallery."""
-        if not self.is_query.any() or not self.is_gallery.any():
+        if (found := self._asked("test")) is None:
             raise self._error("nothing to evaluate: the test split has no queries or no gallery")
-        if len(present := np.unique(self.labels[self.is_gallery])) < 2:
+        gallery = self.labels[self.is_gallery & (self.split == "test")]
+        if len(present := np.unique(gallery)) < 2:
             raise self._error(f"all gallery images are of one class, {self.classes[present[0]]!r}: no answer is wrong")
-        return self.select(self.is_query | self.is_gallery)
+        return found
+
+    def _asked(self, split: str) -> "Table | None":
+        inside = self.split == split
+        if not (self.is_query & inside).any() or not (self.is_gallery & inside).any():
+            return None
+        return self.select(inside & (self.is_query | self.is_gallery))
 
     def name_of(self, i: int) -> str:
         """The path of image ``i``, or the like of ``"fashion-mnist train[123]"`` for an array."""
@@ -224,9 +236,12 @@ class Table:
         def part(mask: npt.NDArray[np.bool_]) -> str:
             return f"{mask.sum():,} images of {len(np.unique(self.labels[mask])):,} classes"
 
-        text = f"{self.name}: train {part(self.split == 'train')}, test {part(self.split == 'test')}"
-        if (self.is_query != self.is_gallery).any():
-            text += f" ({self.is_query.sum():,} queries, {self.is_gallery.sum():,} gallery)"
+        test = self.split == "test"
+        parts = {name: self.split == name for name in SPLITS}
+        shown = (f"{name} {part(mask)}" for name, mask in parts.items() if name != "validation" or mask.any())
+        text = f"{self.name}: {', '.join(shown)}"
+        if (self.is_query != self.is_gallery)[test].any():
+            text += f" ({self.is_query[test].sum():,} queries, {self.is_gallery[test].sum():,} gallery)"
         if self.unmatched_queries:
             text += f"; {self.unmatched_queries:,} queries have no other gallery image of their class"
         return "; left out: ".join([text, *self.left_out])

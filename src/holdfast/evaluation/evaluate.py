@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from holdfast.attacks import RankingAttack, System
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels, Table
-from holdfast.evaluation.checks import CHECKS, Check, check
+from holdfast.evaluation.checks import CHECK_STEPS, CHECKS, Check, check
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import FORMAT, NAME, Result, read
@@ -34,7 +34,7 @@ from holdfast.runs.folder import environment
 from holdfast.util import distributed
 from holdfast.util.atomic import write_json
 from holdfast.util.errors import HoldfastError
-from holdfast.util.progress import Progress
+from holdfast.util.progress import Progress, format_duration
 
 SAMPLE = 32
 CHECKED = 64
@@ -117,6 +117,11 @@ def evaluate(
         records = Records(place)
         total, done = sum(len(one.images) for one in runners), sum(len(records.of(one.name)) for one in runners)
         with Progress("attacking", total, done, quiet=quiet) as progress:
+            if total > done and not quiet:
+                checked = CHECK_STEPS * min(CHECKED, len(runners[0].images)) if checks else 0
+                unit = runners[0].seconds_per_step(target, transfer)
+                left = format_duration(unit * ((total - done) * max(1, resolved.steps) + checked))
+                progress.say(f"{len(runners)} attacks{' and checks' if checks else ''}: about {left}")
             for runner in runners:
                 for _ in runner.run(target, records, progress, transfer):
                     pass

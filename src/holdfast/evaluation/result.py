@@ -18,12 +18,17 @@ NAME = "result.json"
 DEPTH = 4
 MEASURED = ("ERS", "robust R@1")
 COST = ("passes", "seconds")
+ENOUGH = 30
+"""The fewest attacked queries of a verdict: of fewer, even a share of 0 may be one above 11 % (Clopper–Pearson, 95 %),
+and one of 50 % anything from 31 to 69 %."""
 
 
 class _Bounds(TypedDict, total=False):
     value: Measured
     low: Measured
     high: Measured
+    kept: Whole | None
+    queries: Whole | None
 
 
 class _Data(TypedDict):
@@ -109,12 +114,30 @@ class Result:
         return self.content["model"].get("training") or {}
 
     @property
+    def chosen_on_test(self) -> bool:
+        """Whether these are a run's best weights, chosen on this test set, as in all runs that do not say it."""
+        settings = self.training.get("settings") or {}
+        best = self.content["model"].get("weights") == "best"
+        here = settings.get("data.name", self.dataset) == self.dataset
+        return best and here and bool(settings.get("validation.on_test", True))
+
+    @property
     def verdict(self) -> str:
-        """``ok``, or what speaks against the numbers: COLLAPSED, UNTRUSTED, unchecked."""
-        trusted = self.content.get("trusted")
+        """``ok``, or what speaks against the numbers: COLLAPSED, UNTRUSTED, CHOSEN ON TEST, unchecked, too few queries.
+
+        The last where fewer than :data:`ENOUGH` were attacked.
+        """
+        trusted, attacked = self.content.get("trusted"), self.content["data"].get("attacked")
         doubts = ["COLLAPSED"] if self.content["collapsed"] else []
         doubts += ["unchecked"] if trusted is None else [] if trusted else ["UNTRUSTED"]
+        doubts += ["CHOSEN ON TEST"] if self.chosen_on_test else []
+        doubts += ["too few queries"] if attacked and attacked < ENOUGH else []
         return ", ".join(doubts) or "ok"
+
+    def counts(self, column: str) -> tuple[int, int] | None:
+        """Of how many queries a share is, after those that count in it; None where it does not say."""
+        kept, queries = (self._measured(column).get(name) for name in ("kept", "queries"))
+        return None if kept is None or queries is None else (int(kept), int(queries))
 
     def number(self, column: str) -> float | None:
         """R@1, mAP, a score, ERS, ..., image ``passes`` and ``seconds`` of training; None where it is not known."""

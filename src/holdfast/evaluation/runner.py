@@ -4,7 +4,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from holdfast.evaluation.records import DIGITS, Record, Records
 from holdfast.models.wrapped import WrappedModel
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
+
+REHEARSED = 3
+"""Steps that are timed before an evaluation begins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +134,15 @@ class Runner:
         if found.keys() != set(self.attack.readings):
             said, given = (", ".join(names) or "nothing" for names in (self.attack.readings, found))
             raise HoldfastError(f"attack {self.name!r} says that it reads {said}, and gives {given}")
+
+    def seconds_per_step(self, target: Target, surrogate: Target | None = None) -> float:
+        """How long a step takes for an image, restarts included; timed on the first batch, after a step to warm up."""
+        rows, seconds = self.images[: self.batch], 0.0
+        for steps in (1, REHEARSED):
+            pgd, began = replace(self.pgd, steps=steps), time.monotonic()
+            attack_batch(self.attack, target, rows, pgd, generators=self.generators(target, rows), surrogate=surrogate)
+            seconds = time.monotonic() - began
+        return seconds / (REHEARSED * len(rows))
 
     def generators(self, target: Target, rows: Tensor) -> list[Generator]:
         """A generator per image; see :func:`generators_of`."""

@@ -57,9 +57,8 @@ def export(
     best: bool = False,
     precision: str = "float32",
     verify: bool = False,
-    queries: int = 64,
+    queries: int = 16,
     root: str | Path | None = None,
-    quiet: bool = False,
 ) -> tuple[Path, list[Compared], str]:
     """Export the embedder of a run; where it lies now, what was compared, and why not more was, or ``""``.
 
@@ -90,9 +89,7 @@ def export(
         write(source, temporary)
         found = []
         if verify:
-            found = compared(
-                source.embedder, way.load(temporary), pixels, precision=precision, queries=queries, quiet=quiet
-            )
+            found = compared(source.embedder, way.load(temporary), pixels, precision=precision, queries=queries)
             if not all(one.ok for one in found):
                 raise DifferenceError(found)
     return place, found, reason

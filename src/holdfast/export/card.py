@@ -12,10 +12,19 @@ from holdfast.data import DATASETS
 from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.result import Result
 from holdfast.evaluation.settings import parse_radius, resolve_settings
-from holdfast.evaluation.words import PASSED
+from holdfast.evaluation.words import PASSED, verdict_words
 from holdfast.export.source import Source
 from holdfast.models.backbones import is_code
-from holdfast.report.tables import MEASURES, format_bounded, format_count, format_radius, markdown, setting_of
+from holdfast.report.tables import (
+    MEASURES,
+    ROBUST,
+    format_bounded,
+    format_count,
+    format_counts,
+    format_radius,
+    markdown,
+    setting_of,
+)
 from holdfast.runs.config import Config
 from holdfast.runs.data import family_of
 from holdfast.util.imports import CUSTOM
@@ -52,8 +61,10 @@ def card(source: Source, precision: str = "float32") -> str:
         recipe=None if config.recipe == CUSTOM else parse_recipe(config.recipe),
         data=config.data.name,
         layout=DATASETS[config.data.name],
+        on_test=config.validation.on_test,
         precision=precision,
         figures=figures(source.results),
+        doubts=list(dict.fromkeys(words for result in source.results for words in verdict_words(result.verdict))),
         threats=[threat(result) for result in source.results],
         checks=[checks(result) for result in source.results],
         settings=markdown(["setting", "value"], list(settings(config))),
@@ -97,6 +108,10 @@ def figures(results: tuple[Result, ...]) -> str:
         if any(result.number(name) is not None for result in results)
     ]
     return markdown(["", *map(way, results)], [*rows, ["verdict", *(result.verdict for result in results)]])
+
+
+def _figure(result: Result, name: str) -> str:
+    return format_bounded(result, name) + (format_counts(result.counts(name)) if name == ROBUST else "")
 
 
 def threat(result: Result) -> str:

@@ -92,10 +92,16 @@ class WarmupConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """After every ``every`` epochs (0: never), on the test set; ``attacked`` queries also under an embedding shift."""
+    """After every ``every`` epochs (0: never); ``attacked`` queries also under an embedding shift.
+
+    ``share`` of the training split is set aside for it, and chooses ``best/``; with 0 all of it trains, and no weights
+    are chosen. ``on_test``: the test set chooses in its place, and every result of these weights says so.
+    """
 
     every: Whole = 1
     attacked: Whole = 256
+    share: Annotated[Amount, Field(le=0.5)] = 0.1
+    on_test: StrictBool = False
 
 
 @dataclass(frozen=True)

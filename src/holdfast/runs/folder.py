@@ -37,6 +37,8 @@ from holdfast.util.errors import HoldfastError, within
 from holdfast.util.text import to_csv
 from holdfast.util.validate import Whole, fit, parse_json, read_csv, read_lines, read_yaml
 
+BEFORE = {"validation.share": 0, "validation.on_test": True}
+"""What runs did that do not say it."""
 LIBRARIES = ("torch", "numpy", "scikit-learn", "pillow", "safetensors")
 
 
@@ -117,7 +119,7 @@ class Run:
             raise HoldfastError(f"{self.folder} is no run folder: it has no config.yaml")
         tree = read_yaml(self.config_file)
         with within(self.config_file):
-            return resolve_config(tree)
+            return resolve_config(BEFORE, tree)
 
     def load_state(self) -> State:
         with self._state() as (file, place):
@@ -141,7 +143,7 @@ class Run:
     def weights(self, best: bool) -> Path:
         """The folder of the embedder as it is now, or of that at the best validation."""
         if best and not self.best.is_dir():
-            raise HoldfastError(f"{self.folder} has no best/: no validation after the warm-up; leave out --best")
+            raise HoldfastError(f"{self.folder} has no best/: no validation chose any weights; leave out --best")
         return self.best if best else self.folder
 
     def cost(self) -> dict[str, float]:

@@ -65,9 +65,9 @@ def listed(root: Path, text: str, name: str = "df.csv") -> Path:
     return root / name
 
 
-def test_training_rows_are_left_out_even_without_their_images(tmp_path: Path) -> None:
-    text = "label,path,split,is_query,is_gallery\n1,gone.jpg,train,,\n"
-    text += "2,0.jpg,test,1,0\n2,1.jpg,validation,0,1\n3,2.jpg,test,0,1\n2,3.jpg,test,0,0\n"
+def test_training_and_validation_rows_are_left_out_even_without_their_images(tmp_path: Path) -> None:
+    text = "label,path,split,is_query,is_gallery\n1,gone.jpg,train,,\n2,lost.jpg,validation,1,1\n"
+    text += "2,0.jpg,test,1,0\n2,1.jpg,test,0,1\n3,2.jpg,test,0,1\n2,3.jpg,test,0,0\n"
     table = held_out("csv", listed(tmp_path, text))
     assert shown(table) == {"2": ["0.jpg", "1.jpg"], "3": ["2.jpg"]}
     assert table.is_query.tolist() == [True, False, False]
@@ -90,6 +90,7 @@ def test_without_a_split_column_every_row_is_a_test_row(tmp_path: Path) -> None:
         ("label,path,split\n1,0.jpg,test\n1,1.jpg,test\n", "all gallery images are of one class, '1'"),
         ("label,path,splits\n1,0.jpg,train\n", "has a column 'splits' but none called 'split'"),
         ("label,path,split\n1,0.jpg,train\n2,1.jpg,train\n", "no test rows: the split of all 2 is 'train'"),
+        ("label,path,split\n1,0.jpg,train\n1,1.jpg,Validation\n", "split of all 2 is 'train' or 'validation'"),
         ("label,path\n1,0.jpg\n2,1.jpg\n", "none of the 2 queries has another gallery image"),
         ("label,path,is_query\n1,0.jpg,0\n1,1.jpg,0\n", "nothing to evaluate"),
     ],

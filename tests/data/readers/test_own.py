@@ -140,6 +140,21 @@ def test_csv_with_empty_flags(tmp_path: Path, split: str) -> None:
     assert Path(table.name_of(3)) == tmp_path / "images" / "3.jpg"
 
 
+def test_validation_rows_of_a_csv_are_no_test_rows(tmp_path: Path) -> None:
+    text = "label,path,split,is_query\n"
+    lines = ["1,train,", "1,train,", "2,validation,true", "2,validation,false", "3,test,", "3,test,"]
+    text += "".join(
+        f"{label},images/{i}.jpg,{rest}\n" for i, (label, _, rest) in enumerate(x.partition(",") for x in lines)
+    )
+    table = load_dataset("csv", table_csv(tmp_path, text))
+    validation = table.validation()
+    assert validation is not None
+    assert validation.labels.tolist() == [1, 1]
+    assert validation.is_query.tolist() == [True, False]
+    assert table.test().labels.tolist() == [2, 2]
+    assert table.test().is_query.all()
+
+
 @pytest.mark.parametrize(("yes", "no"), [("True", "False"), ("1", "0"), ("1.0", "0.0"), ("yes", "NO"), ("T", "f")])
 def test_csv_spellings_of_true_and_false(tmp_path: Path, yes: str, no: str) -> None:
     flags = (f"{yes},{no}", f"{no},{yes}", f"{yes},{yes}", f"{no},{yes}")
@@ -192,7 +207,10 @@ CSV_ROWS = [
         ("label,path,split\n1,images/0.jpg\n", "line 2: ''"),
         ("label,path,split\n1,images/0.jpg,valdation\n", "line 2: 'valdation'; did you mean 'validation'"),
         ("label,path,split\n1,images/9.jpg,train\n", r"1 of 1 images are missing, the first is .*9\.jpg"),
-        (rows(("true,true", ",true", "true,true", "true,true")), "line 5: is_query is empty, but other test rows"),
+        (
+            rows(("true,true", ",true", "true,true", "true,true")),
+            "line 5: is_query is empty, but other validation rows",
+        ),
         (rows(("maybe,true",) * 4), "line 4: is_query is 'maybe', not true or false"),
         ("label,path,split,is_query\n1,images/0.jpg,train,true\n", "1 training images have is_query set"),
     ],

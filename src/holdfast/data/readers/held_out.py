@@ -10,7 +10,6 @@ from holdfast.data.datasets import load_dataset
 from holdfast.data.readers.files import folder, subfolders
 from holdfast.data.readers.own import (
     CSV,
-    CSV_SPLITS,
     FOLDER,
     Classes,
     check_images,
@@ -38,7 +37,7 @@ def held_out(name: str, root: Path | str | None) -> Table:
     """The test images of data set ``name`` under ``root``; the training images need not be there.
 
     ``folder`` and ``nested``: the classes in ``root/test``, or all images of all classes where there is no ``test/``
-    with class folders. ``csv``: the rows whose split is ``test`` or ``validation``, or all rows where there is no
+    with class folders. ``csv``: the rows whose split is ``test``, or all rows where there is no
     split column.
     Any other set: its test split.
     """
@@ -70,9 +69,10 @@ def _csv(root: Path) -> Table:
             raise HoldfastError(f"{path} has a column {near!r} but none called 'split'; rename it, or leave it out")
         return csv_table(path, [(number, {**row, "split": "test"}) for number, row in rows])
     check_splits(path, rows)
-    test = [(number, row) for number, row in rows if CSV_SPLITS[row["split"].lower()] == "test"]
+    test = [(number, row) for number, row in rows if row["split"].lower() == "test"]
     if not test:
-        raise HoldfastError(f"{path} has no test rows: the split of all {len(rows)} is 'train'")
+        found = " or ".join(sorted({repr(row["split"].lower()) for _, row in rows}))
+        raise HoldfastError(f"{path} has no test rows: the split of all {len(rows)} is {found}")
     return csv_table(path, test)
 
 

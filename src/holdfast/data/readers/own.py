@@ -26,7 +26,7 @@ BOOLEANS = {
 EMPTY = ("", "nan", "none", "null", "na")
 COLUMNS = ("label", "path", "split")
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
-CSV_SPLITS = {"train": "train", "validation": "test", "test": "test"}
+FOLDERS = ("train", "test")
 
 
 def class_folders(root: Path) -> Table:
@@ -56,15 +56,15 @@ def _split(name: str, root: Path, read: Classes) -> Table:
             keys.extend([key] * len(members))
             splits.extend([split] * len(members))
 
-    if named := all((root / split).is_dir() for split in SPLITS):
+    if named := all((root / split).is_dir() for split in FOLDERS):
         outside(root, left_out)
-        for split in SPLITS:
+        for split in FOLDERS:
             take(split, read(root / split, left_out).items())
     else:
         classes = list(read(root, left_out).items())
         take("train", classes[: len(classes) // 2])
         take("test", classes[len(classes) // 2 :])
-    for split in SPLITS:
+    for split in FOLDERS:
         present = {key for key, part in zip(keys, splits, strict=True) if part == split}
         if len(present) < 2:
             advice = "" if named else "; half of the classes train and half test, so at least 4 are needed"
@@ -124,8 +124,9 @@ def _some(root: Path, classes: dict[str, list[Path]], left_out: LeftOut) -> dict
 def csv_file(root: Path) -> Table:
     """A CSV in open-metric-learning's columns: ``label,path,split`` and optionally ``is_query,is_gallery``.
 
-    ``root`` is the file, or a folder that holds one ``.csv``. Paths are relative to the file's folder. ``validation``
-    is another name of the test split. A flag column that is missing, or empty in every test row, is true for all.
+    ``root`` is the file, or a folder that holds one ``.csv``. Paths are relative to the file's folder. Weights
+    are chosen on the rows of split ``validation``. A flag column that is missing, or empty in every row of a split, is
+    true for all of these.
     """
     path = find_csv(root)
     rows = read_rows(path, COLUMNS, CSV)
@@ -135,7 +136,7 @@ def csv_file(root: Path) -> Table:
 
 def csv_table(path: Path, rows: list[Row]) -> Table:
     """The table of rows whose label, path and split are known to be good."""
-    split = np.asarray([CSV_SPLITS[row["split"].lower()] for _, row in rows])
+    split = np.asarray([row["split"].lower() for _, row in rows])
     images = tuple(path.parent / row["path"] for _, row in rows)
     check_images(path, images, [row["path"] for _, row in rows])
     return Table.build(
@@ -198,8 +199,8 @@ def near_column(name: str, columns: Sequence[str], cutoff: float = 0.6) -> str |
 def check_splits(path: Path, rows: list[Row]) -> None:
     """Refuse a row whose split is none of ``train``, ``validation`` and ``test``."""
     for number, row in rows:
-        if row["split"].lower() not in CSV_SPLITS:
-            raise unknown(f"split in {path}, line {number}:", row["split"], CSV_SPLITS)
+        if row["split"].lower() not in SPLITS:
+            raise unknown(f"split in {path}, line {number}:", row["split"], SPLITS)
 
 
 def find_csv(root: Path) -> Path:
@@ -243,13 +244,13 @@ def _flags(path: Path, rows: list[Row], split: npt.NDArray[np.str_], column: str
             flags[i] = BOOLEANS[text]
         else:
             raise HoldfastError(f"{path}, line {number}: {column} is {row[column]!r}, not true or false")
-    test = split == "test"
-    if empty[test].all():
-        return np.asarray(flags | test)
-    gap = np.flatnonzero(empty & test)
-    if len(gap):
-        raise HoldfastError(
-            f"{path}, line {rows[gap[0]][0]}: {column} is empty, but other test rows have it; "
-            "fill it in every test row or in none"
-        )
+    for name in ("validation", "test"):
+        inside = split == name
+        if empty[inside].all():
+            flags |= inside
+        elif len(gap := np.flatnonzero(empty & inside)):
+            raise HoldfastError(
+                f"{path}, line {rows[gap[0]][0]}: {column} is empty, but other {name} rows have it; "
+                f"fill it in every {name} row or in none"
+            )
     return flags

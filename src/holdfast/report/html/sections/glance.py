@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.evaluation.result import Result
-from holdfast.evaluation.words import SCORE_WORDS
+from holdfast.evaluation.words import SCORE_WORDS, verdict_words
 from holdfast.report.html.charts import DumbbellChart, dumbbell_chart
-from holdfast.report.html.entries import Entry, doubts, rows
+from holdfast.report.html.entries import Entry, rows
 from holdfast.report.tables import Setting
 
 FIGURES = {
@@ -33,7 +33,7 @@ def fill(results: Sequence[Result], settings: Mapping[Setting, Sequence[Entry]])
             for setting, alike in settings.items()
         ],
         "verdicts": ", ".join(f"{verdict} ×{count}" for verdict, count in verdicts.items()),
-        "doubtful": any(doubts(result.verdict) for result in results),
+        "doubts": verdict_words(", ".join(verdicts)),
     }
 
 
