@@ -5,7 +5,6 @@ from math import isnan
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -13,6 +12,7 @@ from holdfast.evaluation.words import PASSED
 from holdfast.report.tables import format_radius
 from holdfast.util.errors import printable
 from holdfast.util.progress import format_duration
+from holdfast.util.text import console, plain
 
 if TYPE_CHECKING:
     from holdfast.evaluation.result import Result
@@ -26,16 +26,16 @@ WIDTH_OF_A_FILE = 200
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a table."""
-    console = Console()
+    screen = console()
     grid = Table(show_header=any(columns), box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in columns:
         grid.add_column(column, overflow="fold")
     for row in rows:
-        grid.add_row(*map(Text, row))
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_OF_A_FILE)
-    console.print(title, style="italic", highlight=False, markup=False)
-    console.print(grid)
+        grid.add_row(*(Text(plain(cell)) for cell in row))
+    if not screen.is_terminal:
+        screen.width = max(screen.width, WIDTH_OF_A_FILE)
+    screen.print(plain(title), style="italic", highlight=False, markup=False)
+    screen.print(grid)
 
 
 def number(value: object) -> str:
