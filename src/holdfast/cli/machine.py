@@ -15,7 +15,13 @@ from holdfast.defense.recipes import parse_recipe
 from holdfast.models.embedder import Embedder, EmbedderConfig
 
 CORE = ("torch", "numpy", "scikit-learn", "pillow", "safetensors", "pyyaml", "pydantic", "typer", "rich", "jinja2")
-EXTRAS = {"timm": "timm", "tensorboard": "tensorboard", "wandb": "wandb"}
+EXTRAS = {
+    **{name: (name,) for name in ("timm", "tensorboard", "wandb")},
+    **{"hub": ("huggingface_hub",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "faiss": ("faiss",)},
+    **{"serve": ("starlette", "uvicorn"), "pml": ("pytorch_metric_learning",)},
+    **{"e2e": ("playwright",), "docs": ("zensical",), "dev": ("pytest", "mypy", "hypothesis")},
+}
+"""The extras of pyproject.toml, and what each lets be imported."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +39,7 @@ def examine() -> list[Finding]:
     return [
         Finding("python", sys.version_info >= (3, 11), platform.python_version()),
         *(_library(name) for name in CORE),
-        *(_extra(extra, module) for extra, module in EXTRAS.items()),
+        *(_extra(extra, modules) for extra, modules in EXTRAS.items()),
         Finding("processors", True, f"{os.cpu_count()}, torch uses {torch.get_num_threads()}"),
         Finding("GPU", torch.cuda.is_available(), _gpus(), needed=False),
         Finding("disk", True, f"{shutil.disk_usage('.').free / 1e9:.0f} GB free here"),
@@ -48,9 +54,10 @@ def _library(name: str) -> Finding:
         return Finding(name, False, f"pip install {name}")
 
 
-def _extra(extra: str, module: str) -> Finding:
+def _extra(extra: str, modules: tuple[str, ...]) -> Finding:
     try:
-        importlib.import_module(module)
+        for module in modules:
+            importlib.import_module(module)
     except Exception as error:  # a broken torchvision raises RuntimeError from inside timm
         reason = "" if isinstance(error, ModuleNotFoundError) else f" (it fails with: {error})"
         return Finding(extra, False, f"optional: pip install 'holdfast[{extra}]'{reason}", needed=False)
