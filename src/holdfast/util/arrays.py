@@ -52,7 +52,7 @@ def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, npt.NDArray[Any
     try:
         check_whole(path)
         with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in names}
+            return {name: np.asarray(content[name]) for name in names}
     except HoldfastError as error:
         raise HoldfastError(f"{path} does not hold {', '.join(names)}: {error}") from None
     except Exception as error:  # a damaged file makes numpy raise nearly anything

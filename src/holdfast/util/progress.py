@@ -54,7 +54,7 @@ class Progress:
             self.spoke = now
             made = self.done - self.begun_at
             left = f", {(self.total - self.done) * (now - self.began) / made:.0f} s left" if made > 0 else ""
-            print(f"{self.title}: {self.done}/{self.total}{left}. {note}".rstrip(), flush=True)
+            print(plain(f"{self.title}: {self.done}/{self.total}{left}. {note}".rstrip()), flush=True)
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """So much is done: what functions with a progress callback call."""
