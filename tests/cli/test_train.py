@@ -108,7 +108,7 @@ def test_a_mistake_in_the_file_is_told_from_one_beside_it(
 ) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("seed: 4\noptim: {lr: fast}\n")
-    assert f"{file}: optim.lr takes a finite number" in refused("train", "--config", file, "--set", "seed=x")
+    assert f"{file}: optim.lr takes a finite number" in refused("train", "--config", file, "--set", "steps=2")
     file.write_text("data: {resize: 4}\n")
     assert asked("--config", str(file), "--set", "data.size=4").config.data.resize == 4
     assert str(file) not in refused("train", "--config", file, "--set", "data.size=4", "--set", "seed=x")

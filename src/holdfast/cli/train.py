@@ -30,7 +30,7 @@ def train(  # noqa: PLR0917
     from holdfast.defense.recipes import parse_recipe  # noqa: PLC0415
     from holdfast.runs.config import resolve_config  # noqa: PLC0415
     from holdfast.training.loop import train as run  # noqa: PLC0415
-    from holdfast.util.errors import HoldfastError, within  # noqa: PLC0415
+    from holdfast.util.errors import HoldfastError  # noqa: PLC0415
     from holdfast.util.validate import read_yaml  # noqa: PLC0415
 
     options = {
@@ -44,10 +44,12 @@ def train(  # noqa: PLR0917
     tree = read_yaml(config) if config else {}
     try:
         settings = resolve_config(tree, given, assignments=changes or ())
-    except HoldfastError:
-        if config is not None:
-            with within(config):
-                resolve_config(tree)
+    except HoldfastError as error:
+        try:
+            resolve_config(tree)
+        except HoldfastError as own:
+            if str(own) == str(error):
+                raise HoldfastError(f"{config}: {error}") from None
         raise
     name = parse_recipe(settings.recipe).name
     folder = out or Path("runs") / f"{settings.data.name}-{name}-{settings.seed}"
