@@ -79,6 +79,14 @@ def records(path: Path, columns: Sequence[str], layout: str, skip: int = 0) -> l
     return rows
 
 
+def exists(path: Path) -> bool:
+    """Whether there is a file or folder; no path that is too long names one."""
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
 def check_present(paths: Sequence[Path], layout: str) -> None:
     """Refuse a list of files of which some do not exist; each folder is listed once."""
     by_folder: dict[Path, list[Path]] = defaultdict(list)
@@ -87,7 +95,7 @@ def check_present(paths: Sequence[Path], layout: str) -> None:
     missing = []
     for parent, members in by_folder.items():
         names = set(os.listdir(parent)) if parent.is_dir() else set()  # noqa: PTH208 (names, not paths)
-        missing += [path for path in members if path.name not in names and not path.exists()]
+        missing += [path for path in members if path.name not in names and not exists(path)]
     if missing:
         raise HoldfastError(
             f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]} (expected {layout})"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.data.readers.files import check_present, folder, lines, subfolders
+from holdfast.data.readers.files import check_present, exists, folder, lines, subfolders
 from holdfast.data.table import SPLITS, Table
 from holdfast.util.errors import HoldfastError, unknown
 
@@ -169,9 +169,9 @@ def check_images(path: Path, images: tuple[Path, ...], written: list[str]) -> No
     try:
         check_present(images, f"paths relative to {path.parent}")
     except HoldfastError as error:
-        first = next(i for i, image in enumerate(images) if not image.exists())
+        first = next(i for i, image in enumerate(images) if not exists(image))
         above = path.resolve().parent.parent / written[first]
-        raise HoldfastError(f"{error}; it lies at {above}" if above.exists() else str(error)) from None
+        raise HoldfastError(f"{error}; it lies at {above}" if exists(above) else str(error)) from None
 
 
 def class_keys(labels: list[str]) -> list[int] | list[str]:
