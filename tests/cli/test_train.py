@@ -93,6 +93,17 @@ def test_set_wins_over_options_and_options_over_the_file(asked: Callable[..., As
     assert (config.optim.lr, config.optim.weight_decay) == (1e-3, 0)
 
 
+def test_a_mistake_in_the_file_is_told_from_one_beside_it(
+    asked: Callable[..., Asked], refused: Refuse, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("seed: 4\noptim: {lr: fast}\n")
+    assert f"{file}: optim.lr takes a finite number" in refused("train", "--config", file, "--set", "steps=2")
+    file.write_text("data: {resize: 4}\n")
+    assert asked("--config", str(file), "--set", "data.size=4").config.data.resize == 4
+    assert str(file) not in refused("train", "--config", file, "--set", "data.size=4", "--set", "seed=x")
+
+
 def test_every_option_is_handed_on(asked: Callable[..., Asked]) -> None:
     words = ("--resume", "--device", "cpu", "--verify", "--weights", "w.pth", "--backbone", "resnet50")
     found = asked("--data", "folder", "--root", "photos", "--out", "mine", *words)

@@ -181,6 +181,9 @@ def test_other_attackers_are_told_apart(run: Path) -> None:
     config = Run(run).config()
     assert "--eps 2.0 --step 0.25 --steps 2 --norm l2" in command(euclidean, "x", config)
     assert command(changed(attacks=["es"]), "x", config).endswith("--attack es")
+    told = command(changed(attacks=["es", "my-attack.2"]), "x", config)
+    assert told.startswith("# strict, ε = ")
+    assert told.endswith("holdfast.evaluate(…, attacks=[…]) takes the author's own attack my-attack.2")
     assert changed("12345678").protocol == "strict, transfer"
 
 

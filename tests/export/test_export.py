@@ -32,6 +32,13 @@ from tests.helpers.tiny import QUICK, digits, embedder, photos, snapshot
 GRAY = EmbedderConfig("c2f2", 6, 1, 8)
 RESNET = EmbedderConfig("resnet18", 6, 3, 16, mean=(0.1, 0.2, 0.3))
 
+NETWORK = """
+from torch import nn
+
+def build(dim, channels, size):
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * size * size, dim))
+"""
+
 
 def source(config: EmbedderConfig = GRAY) -> Source:
     """An embedder as if from a run; BatchNorm has statistics of its own."""
@@ -261,6 +268,24 @@ def test_nothing_tells_where_it_was_made(tmp_path: Path, monkeypatch: pytest.Mon
     assert reason.startswith("only made images were compared, and no attack was made: ")
     with pytest.raises(HoldfastError, match="no folder"):
         export(run, "hub", tmp_path / "hub", verify=True, root=root)
+
+
+def test_code_of_one_s_own_is_named_without_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = tmp_path / "secret" / "net.py"
+    code.parent.mkdir()
+    code.write_text(NETWORK)
+    settings = {"data.name": "digits", "model.dim": 4, "recipe": "none-r", "batch.pairs": 2, "steps": 1}
+    train(resolve_config(settings | {"model.backbone": f"{code}:build"}, {"validation.every": 0}), tmp_path / "run")
+    place, found, _ = export(tmp_path / "run", "hub", tmp_path / "hub", verify=True, queries=2)
+    assert all(one.ok for one in found)
+    for name in ("config.json", "config.yaml", "README.md"):
+        text = (place / name).read_text()
+        assert "net.py:build" in text
+        assert "secret" not in text
+    with pytest.raises(HoldfastError, match=r"hub needs your own code net.py:build: no file net.py.*backbone=…"):
+        Embedder.from_pretrained(place)
+    monkeypatch.chdir(code.parent)
+    assert Embedder.from_pretrained(place).config.backbone == "net.py:build"
 
 
 # --- what is compared

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from rich import box
 from rich.cells import cell_len
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -17,6 +16,7 @@ from holdfast.report.tables import Header, Rows, format_radius
 from holdfast.report.widths import LEAST, fit
 from holdfast.util.errors import printable
 from holdfast.util.progress import format_duration
+from holdfast.util.text import console, plain
 
 if TYPE_CHECKING:
     from holdfast.evaluation.result import Result
@@ -31,25 +31,25 @@ MADE = ("robust R@1", "ERS")
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, narrow: bool = False) -> None:
     """Print a table. narrow: columns that have no room are left out, and named below, as :func:`fit` has it."""
-    console, left_out = Console(), list[str]()
-    console.width = (room() if narrow or console.is_terminal else None) or max(console.width, WIDTH_OF_A_FILE)
+    screen, left_out = console(), list[str]()
+    screen.width = (room() if narrow or screen.is_terminal else None) or max(screen.width, WIDTH_OF_A_FILE)
     if narrow:
-        columns, rows, left_out = fit([*columns], [[*row] for row in rows], console.width)
+        columns, rows, left_out = fit([*columns], [[*row] for row in rows], screen.width)
     grid = Table(show_header=any(columns), box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in columns:
         grid.add_column(column, overflow="fold", no_wrap=narrow and column not in LEAST and column != columns[0])
     for row in rows:
-        grid.add_row(*map(Text, row))
-    console.print(title, style="italic", highlight=False, markup=False)
-    console.print(grid)
+        grid.add_row(*(Text(plain(cell)) for cell in row))
+    screen.print(plain(title), style="italic", highlight=False, markup=False)
+    screen.print(grid)
     if left_out:
         print(f"left out, for want of room: {', '.join(left_out)}")
 
 
 def room() -> int | None:
     """How many characters a line of the terminal holds, or ``$COLUMNS`` says; None for a file or a pipe."""
-    console = Console()
-    return console.width if console.is_terminal or "COLUMNS" in os.environ else None
+    screen = console()
+    return screen.width if screen.is_terminal or "COLUMNS" in os.environ else None
 
 
 def listed(title: str, markdown: str, found: tuple[Header, Rows]) -> None:

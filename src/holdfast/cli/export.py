@@ -29,6 +29,7 @@ def export(  # noqa: PLR0917
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.export import DifferenceError  # noqa: PLC0415
     from holdfast.export import export as write  # noqa: PLC0415
+    from holdfast.util.text import plain  # noqa: PLC0415
 
     try:
         place, found, reason = write(
@@ -36,7 +37,7 @@ def export(  # noqa: PLR0917
         )
     except DifferenceError as error:
         display.compared(error.found)
-        typer.echo(f"holdfast: {error}", err=True)
+        typer.echo(f"holdfast: {plain(str(error))}", err=True)
         raise typer.Exit(1) from error
     if verify:
         display.compared(found)

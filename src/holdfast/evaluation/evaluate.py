@@ -33,7 +33,7 @@ from holdfast.models.wrapped import WrappedModel
 from holdfast.runs.folder import environment
 from holdfast.util import distributed
 from holdfast.util.atomic import write_json
-from holdfast.util.errors import HoldfastError
+from holdfast.util.errors import HoldfastError, foreign
 from holdfast.util.progress import Progress, format_duration
 
 SAMPLE = 32
@@ -294,7 +294,10 @@ def target_of(
 def _check(target: Target, resolved: AttackSettings, quiet: bool) -> list[Check]:
     queries = _attacked("query", target, resolved)
     chosen = queries[torch.linspace(0, len(queries) - 1, min(CHECKED, len(queries))).long()]
-    with Progress("checking", len(CHECKS), quiet=quiet) as progress:
+    with (
+        Progress("checking", len(CHECKS), quiet=quiet) as progress,
+        foreign("the checks of the model fail", "the attacks are kept: mend the model, or leave out the checks"),
+    ):
         return check(target, resolved, chosen, progress)
 
 

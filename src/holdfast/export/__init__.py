@@ -14,6 +14,7 @@ from holdfast.evaluation.settings import resolve_settings
 from holdfast.export import folder, onnx, program
 from holdfast.export.source import Source, open_run
 from holdfast.export.verify import Compared, compared
+from holdfast.models.backbones import is_code
 from holdfast.runs.config import Config
 from holdfast.runs.data import family_of, pixels_of, table_of
 from holdfast.util.atomic import replacing
@@ -84,12 +85,15 @@ def export(
     source = replace(source, name=place.resolve().name.removesuffix(way.ending))
     resolve_settings(family_of(source.config), max_queries=queries)
     pixels, reason = _pixels(source.config, root) if verify else (None, "")
-    write = partial(folder.write, precision=precision) if form == "hub" else way.write
+    write, load = way.write, way.load
+    if form == "hub":
+        own = source.embedder.backbone if is_code(source.embedder.config.backbone) else None
+        write, load = partial(folder.write, precision=precision), partial(folder.load, backbone=own)
     with way.placing(place) as temporary:
         write(source, temporary)
         found = []
         if verify:
-            found = compared(source.embedder, way.load(temporary), pixels, precision=precision, queries=queries)
+            found = compared(source.embedder, load(temporary), pixels, precision=precision, queries=queries)
             if not all(one.ok for one in found):
                 raise DifferenceError(found)
     return place, found, reason

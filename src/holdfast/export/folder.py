@@ -14,9 +14,12 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import Embed
@@ -43,9 +46,9 @@ def write(source: Source, folder: Path, precision: str = "float32") -> None:
         place.write_text(json.dumps(_placeless(result.content), indent=2) + "\n")
 
 
-def load(folder: Path) -> Embed:
-    """The embedder in the folder, as a function from images to embeddings."""
-    return Embedder.from_pretrained(folder).requires_grad_(False)
+def load(folder: Path, backbone: nn.Module | None = None) -> Embed:
+    """The embedder in the folder, as a function from images to embeddings; backbone: one built by the user's code."""
+    return Embedder.from_pretrained(folder, backbone=deepcopy(backbone)).requires_grad_(False)
 
 
 def portable(config: Config) -> Config:

@@ -46,11 +46,13 @@ class BatchConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     """``batchnorm``: frozen, train, or auto (frozen with ``weights``, else trained). ``backbone``: see
-    :func:`.find_backbone`; ``custom`` for a module given to :func:`holdfast.train`."""
+    :func:`.find_backbone`; ``custom`` for a module given to :func:`holdfast.train`. ``partial``: ``weights`` may hold
+    fewer than half of the network's tensors."""
 
     backbone: Text = "c2f2"
     dim: Annotated[Whole, Field(ge=2)] = 512
     weights: Text | None = None
+    partial: StrictBool = False
     batchnorm: Literal["auto", "frozen", "train"] = "auto"
 
 
@@ -148,7 +150,9 @@ FAMILIES: dict[str, Tree] = {
 OWN: dict[str, Tree] = {"digits": {"data.size": 8}, "sop": {"loss.structure": 0.05}}
 RANDOM_WEIGHTS: Tree = {"optim.lr": 3e-4}
 WARMED_UP: Tree = {"warmup.epochs": 20, "warmup.sampler": "R"}
-HARMLESS = frozenset({"data.root", "data.cache", "data.workers", "tracker", "save_minutes", "stop_on_collapse"})
+HARMLESS = frozenset(
+    {"data.root", "data.cache", "data.workers", "model.partial", "tracker", "save_minutes", "stop_on_collapse"}
+)
 CROP_MARGIN = Fraction(256, 224)
 
 
