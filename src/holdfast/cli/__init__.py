@@ -13,6 +13,7 @@ from holdfast.cli.export import export
 from holdfast.cli.listing import listing
 from holdfast.cli.report import report
 from holdfast.cli.search import embed, search
+from holdfast.cli.streams import protect
 from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
 
@@ -61,6 +62,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line; what the user can mend comes out as one line, with exit status 2."""
     from holdfast.util.errors import HoldfastError  # noqa: PLC0415
 
+    protect()
     try:
         app(args=arguments)
     except HoldfastError as error:

@@ -18,6 +18,7 @@ from holdfast.runs.config import Config
 from holdfast.runs.data import family_of, pixels_of, table_of
 from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError, pick
+from holdfast.util.lock import writing
 
 HOME = Path("exports")
 """Where exports go that are given no other place."""
@@ -86,7 +87,7 @@ def export(
     resolve_settings(family_of(source.config), max_queries=queries)
     pixels, reason = _pixels(source.config, root) if verify else (None, "")
     write = partial(folder.write, precision=precision) if form == "hub" else way.write
-    with way.placing(place) as temporary:
+    with writing(place.resolve()), way.placing(place) as temporary:
         write(source, temporary)
         found = []
         if verify:
