@@ -21,6 +21,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ NEEDED = (
 """Imported before the first fork; torch imports the last but one for an optimiser."""
 SMALL = ["--max-queries", "48", "--batch-size", "8", "--steps", "1", "--device", "cpu"]
 TINY = {"recipe": "hm-s-lga-ics", "model.dim": 8, "batch.pairs": 250, "pgd.steps": 1, "validation.attacked": 8}
-PICTURES = 1200
+PICTURES = 600
 TIMES = {"seconds", "waited", "cost", "environment"}
 """Keys that differ from run to run."""
 FORBIDDEN = ("Traceback", "Error")
@@ -153,7 +154,7 @@ class Job:
         self.seen["cases"] += 1
         folder = self.home / f"{self.name}-{self.seen['cases']}"
         folder.mkdir()
-        for _ in range(self.rng.choice((1, 1, 2))):
+        for _ in range(self.rng.randint(1, 4)):
             self._disturb(folder, rivals)
         self._end(ended(start(self.words(folder), self.log, folder)), self.log, folder, alone=True)
         found = contents(folder)
@@ -226,9 +227,10 @@ def main() -> int:
         prepare(home)
         jobs = [Job(name, home, rng) for name in arguments.only]
         cases = 0
-        while sum(job.seen["kills"] for job in jobs) < arguments.kills:
-            jobs[cases % len(jobs)].case(rivals=2 if rng.random() < 1 / 3 else 1)
-            cases += 1
+        with suppress(KeyboardInterrupt):
+            while sum(job.seen["kills"] for job in jobs) < arguments.kills:
+                jobs[cases % len(jobs)].case(rivals=2 if rng.random() < 1 / 3 else 1)
+                cases += 1
     for job in jobs:
         counts = ", ".join(f"{count} {what}" for what, count in job.seen.items())
         print(f"{job.name}: {counts}, {len(job.faults)} faults ({job.seconds:.1f} s, {job.calls} calls undisturbed)")

@@ -11,7 +11,7 @@ import pytest
 
 from holdfast.util.atomic import temporary_for
 from holdfast.util.errors import HoldfastError
-from holdfast.util.lock import LOCK, tidy, worker, working_in, writing
+from holdfast.util.lock import LOCK, tidy, working_in, writing
 
 Hold = Callable[[Path], AbstractContextManager[None]]
 
@@ -73,14 +73,6 @@ def test_what_another_process_writes_below_is_left_alone(tmp_path: Path) -> None
         assert len(list(below.glob(".*.tmp"))) == 1
     tidy(below)
     assert list(below.iterdir()) == []
-
-
-def test_a_worker_is_known_and_not_disturbed(tmp_path: Path) -> None:
-    assert worker(tmp_path) is None
-    with another(working_in, tmp_path) as child:
-        assert f"pid {child}, " in str(worker(tmp_path))
-    assert (tmp_path / LOCK).exists()
-    assert worker(tmp_path) is None
 
 
 def test_a_lock_file_says_what_it_likes(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def tensorboard(folder: Path) -> Tracker:
 
 
 def wandb(folder: Path) -> Tracker:
-    """Scalars to a Weights & Biases run named after the run folder; ``wandb-id`` there holds the id of a resumed one."""
+    """Scalars to a Weights & Biases run named after the run folder; ``wandb-id`` there keeps its id."""
     library = require("wandb", "wandb")
     mark = folder / "wandb-id"
     if not mark.exists():

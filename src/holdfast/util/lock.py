@@ -21,8 +21,8 @@ from holdfast.util.errors import HoldfastError, printable
 
 LOCK = ".lock"
 """In a folder that is being written; ``.NAME.lock`` stands beside a file."""
-TRIES, PAUSE = 5, 0.05
-"""Before a lock is said to be held: :func:`worker` holds it for a moment, and a killed process until it is gone."""
+TRIES, PAUSE = 10, 0.05
+"""Before another process is said to be at work: one that was killed holds its lock until it is gone."""
 FAR = 2**30
 WITHOUT_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EBADF}
 NOT_WRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -55,18 +55,6 @@ def writing(file: str | Path | None) -> Iterator[None]:
         mine = re.compile(re.escape(f".{file.name}.") + r"[0-9a-f]{8}\.tmp")
         _remove(path for path in file.parent.iterdir() if mine.fullmatch(path.name))
         yield
-
-
-def worker(folder: str | Path) -> str | None:
-    """Who is at work in a folder, as ``pid 7, host a, since 2026-01-31 12:00:00``; None where nobody is."""
-    try:
-        descriptor = os.open(Path(folder) / LOCK, os.O_RDWR)
-    except OSError:
-        return None
-    try:
-        return None if _lock(descriptor) else _told(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def tidy(folder: Path) -> None:
