@@ -29,7 +29,7 @@ def lasting(stream: TextIO) -> TextIO:
 
 def protect() -> None:
     """Make the standard streams lasting, where they are those that Python began with."""
-    if sys.stdout is not None and sys.stdout is sys.__stdout__:
-        sys.stdout = lasting(sys.stdout)
-    if sys.stderr is not None and sys.stderr is sys.__stderr__:
-        sys.stderr = lasting(sys.stderr)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and stream is getattr(sys, f"__{name}__"):
+            setattr(sys, name, lasting(stream))
