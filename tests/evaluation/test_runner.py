@@ -358,6 +358,21 @@ def test_batches_are_yielded_before_they_are_recorded() -> None:
     assert rows == [record["id"] for record in store.of("es")] == [*range(0, 40, 3)]
 
 
+@pytest.mark.parametrize("ids", [[0, 3, 6, 9, 0, 3, 6, 9], [3, 0], [1], [*range(0, 40, 3), 40]])
+def test_records_of_other_images_are_refused(ids: list[int], tmp_path: Path) -> None:
+    """As two processes on one folder once left them."""
+    cost = {"forward": 0, "backward": 0, "seconds": 0.0}
+    line = {"chosen": [0], "before": {"r": 0.0}, "after": {"r": 0.0}, "moved": 0.0}
+    Records(tmp_path).add("es", [{"id": i, **line} for i in ids], cost)
+    with (
+        Progress("attacking", 14, quiet=True) as progress,
+        pytest.raises(
+            HoldfastError, match=rf"records of 'es' in .*one each and in order; remove {tmp_path} to start over"
+        ),
+    ):
+        next(runner().run(target(), Records(tmp_path), progress))
+
+
 def test_an_image_that_vanished_is_named() -> None:
     system = target()
     system.pixels.broken[3] = "gone"

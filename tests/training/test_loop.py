@@ -124,9 +124,27 @@ def test_kill_and_resume_gives_the_weights_of_an_uninterrupted_run(
 
     assert_same(weights(whole), weights(cut))
     assert Run(whole).load_state().place == Run(cut).load_state().place
-    timeless = [[{**line, "seconds": 0, "waited": 0} for line in Run(folder).steps()] for folder in (whole, cut)]
-    assert timeless[0] == timeless[1]
+    assert timeless(whole) == timeless(cut)
     assert Run(whole).epochs() == Run(cut).epochs()
+
+
+def timeless(folder: Path) -> list[dict[str, Any]]:
+    return [{**line, "seconds": 0, "waited": 0} for line in Run(folder).steps()]
+
+
+@pytest.mark.parametrize("short", [{"optim__epochs": 1}, {"optim__epochs": 2, "steps": 6}])
+def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_begin(short: dict[str, Any], tmp_path: Path) -> None:
+    usual = {"recipe": "hm-s-lga-ics", "batch__pairs": 250, "optim__ema": 0.9}
+    whole, longer = tmp_path / "whole", tmp_path / "longer"
+    train(settings(**usual, optim__epochs=2), whole, quiet=True)
+    for _ in range(2):
+        train(settings(**usual, **short), longer, resume=True, quiet=True)
+        assert [row["step"] for row in Run(longer).epochs()] == ["4", "6"][: short["optim__epochs"]]
+    train(settings(**usual, optim__epochs=2), longer, resume=True, quiet=True)
+    assert_same(weights(whole), weights(longer))
+    assert timeless(whole) == timeless(longer)
+    assert Run(whole).epochs() == Run(longer).epochs()
+    assert Run(longer).config() == settings(**usual, optim__epochs=2)
 
 
 def test_a_different_seed_gives_different_weights(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from holdfast.cli.export import export
 from holdfast.cli.listing import listing
 from holdfast.cli.report import report
 from holdfast.cli.search import embed, search
+from holdfast.cli.streams import protect
 from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
 
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
     from holdfast.util.errors import HoldfastError, lacks_memory  # noqa: PLC0415
     from holdfast.util.text import Plain  # noqa: PLC0415
 
+    protect()
     try:
         with redirect_stdout(Plain(sys.stdout)):
             app(args=arguments)

@@ -30,6 +30,7 @@ def report(  # noqa: PLR0917
     from holdfast.report.tables import select  # noqa: PLC0415
     from holdfast.util.atomic import write_text  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError, pick  # noqa: PLC0415
+    from holdfast.util.lock import writing  # noqa: PLC0415
 
     styles = COMPARED if published else STYLES
     write = pick("format", style, styles)
@@ -52,5 +53,6 @@ def report(  # noqa: PLR0917
     if place.is_dir():
         raise HoldfastError(f"--out must be a file, and {place} is a folder; try {place / 'report'}.{style}")
     results = find(paths)
-    write_text(place, write(results, **chosen))
+    with writing(place):
+        write_text(place, write(results, **chosen))
     print(f"written to {place}")

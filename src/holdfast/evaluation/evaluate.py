@@ -1,7 +1,7 @@
 """A whole evaluation of any model: attacked, scored, checked, and written down."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from holdfast.runs.folder import environment
 from holdfast.util import distributed
 from holdfast.util.atomic import write_json
 from holdfast.util.errors import HoldfastError, foreign
+from holdfast.util.lock import tidy, working_in
 from holdfast.util.progress import Progress, format_duration
 
 SAMPLE = 32
@@ -98,6 +99,7 @@ def evaluate(
     with (
         examined(embed, pixels, where, resolved, white and surrogate is None) as wrapped,
         examined(other_embed, pixels, where, resolved, white) as other,
+        ExitStack() as held,
     ):
         target, embedded = target_of(wrapped, pixels, where, quiet)
         transfer = None if other is None else target_of(other, pixels, where, quiet)[0]
@@ -105,7 +107,9 @@ def evaluate(
         identity = resolved.hash(hashes, describe_data(pixels))
         place = None if folder is None else Path(folder) / f"{protocol}-{identity}"
         if place is not None and (known := finished(place, checks)):
+            tidy(place)
             return known
+        held.enter_context(working_in(place))
         measured = _benign(embedded, resolved.seed, pixels)
         remarks, seen = wrapped.remarks + wrapped.faults + pixels.remarks(), other or wrapped
         if white and not seen.differentiable:
@@ -143,8 +147,8 @@ def evaluate(
             "cost": records.cost(),
             "environment": environment(),
         }
-    if place is not None:
-        write_json(place / NAME, content)
+        if place is not None:
+            write_json(place / NAME, content)
     return Result(None if place is None else place / NAME, content)
 
 
@@ -164,7 +168,7 @@ def attack(
     opened = open_model(model)
     pixels = load_test_set(opened) if data is None else as_pixels(data)
     resolved = resolve_settings(pixels.table.family, attacks=(name,), **settings)
-    with prepared(opened.embed, pixels, resolved, device, quiet) as target:
+    with working_in(folder), prepared(opened.embed, pixels, resolved, device, quiet) as target:
         identity = resolved.hash({"model": model_fingerprint(target)}, describe_data(pixels))
         return save(runners_of(target, resolved, batch)[0], target, Path(folder), identity, quiet)
 

@@ -109,6 +109,7 @@ class Runner:
         self, target: Target, records: Records, progress: Progress, surrogate: Target | None = None
     ) -> Iterator[tuple[Tensor, Attacked]]:
         """Attack what has no record yet; yields the rows of each batch and what became of it, and then records it."""
+        records.check(self.name, target.system.perturbed(self.attack).ids[self.images].tolist())
         done = len(records.of(self.name))
         models = [one.model for one in (target, surrogate) if one is not None]
         for first in range(done, len(self.images), self.batch):

@@ -19,6 +19,7 @@ from holdfast.runs.config import Config
 from holdfast.runs.data import family_of, pixels_of, table_of
 from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError, pick
+from holdfast.util.lock import writing
 
 HOME = Path("exports")
 """Where exports go that are given no other place."""
@@ -89,7 +90,7 @@ def export(
     if form == "hub":
         own = source.embedder.backbone if is_code(source.embedder.config.backbone) else None
         write, load = partial(folder.write, precision=precision), partial(folder.load, backbone=own)
-    with way.placing(place) as temporary:
+    with writing(place.resolve()), way.placing(place) as temporary:
         write(source, temporary)
         found = []
         if verify:

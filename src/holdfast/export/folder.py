@@ -10,7 +10,6 @@
 
 import json
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from holdfast.export.card import card
 from holdfast.export.source import Source
 from holdfast.models.embedder import Embedder
 from holdfast.runs.config import Config
+from holdfast.util.atomic import temporary_for
 from holdfast.util.errors import HoldfastError
 
 PLACE = re.compile(r"(^|=)/(?:.*/)?")
@@ -75,7 +75,7 @@ def merging(folder: Path) -> Iterator[Path]:
     After an error inside ``folder`` is as it was; the card comes last. Errors of the file system become HoldfastError.
     """
     folder = folder.resolve()
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_for(folder)
     try:
         temporary.mkdir(parents=True)
         yield temporary

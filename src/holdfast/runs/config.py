@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
+from math import inf
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -153,6 +154,7 @@ WARMED_UP: Tree = {"warmup.epochs": 20, "warmup.sampler": "R"}
 HARMLESS = frozenset(
     {"data.root", "data.cache", "data.workers", "model.partial", "tracker", "save_minutes", "stop_on_collapse"}
 )
+LENGTHS = ("optim.epochs", "steps")
 CROP_MARGIN = Fraction(256, 224)
 
 
@@ -205,9 +207,19 @@ def decisive(config: Config) -> Tree:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Where two settings differ in what can change the weights, one line each."""
+    """Where a run with new settings is not the old one, or that one and longer: what changes its weights, line by line.
+
+    A learning rate that falls over the whole run falls otherwise in a longer one.
+    """
     before, after = decisive(old), decisive(new)
-    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if before[key] != after[key]]
+    changed = {key for key in before if before[key] != after[key]}
+    if new.optim.schedule == "constant":
+        changed -= {key for key in LENGTHS if _length(after[key]) > _length(before[key])}
+    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if key in changed]
+
+
+def _length(value: int | None) -> float:
+    return inf if value is None else value
 
 
 def _nested(flat: Tree) -> Tree:

@@ -95,8 +95,6 @@ class Run:
         Raises HoldfastError when the folder holds a run and ``resume`` is false, or a run with other settings.
         """
         self.check(config, resume)
-        for leftover in (*self.folder.glob(".*.tmp"), *self.best.glob(".*.tmp")):
-            leftover.unlink()
         state = self.load_state() if self.state_file.exists() else None
         write_text(self.config_file, config.to_yaml())
         write_json(self.folder / "environment.json", environment())
@@ -165,7 +163,9 @@ class Run:
             file.write(json.dumps(values) + "\n")
 
     def log_epoch(self, values: Mapping[str, Any]) -> None:
-        self._write_epochs([*self.epochs(), {key: str(value) for key, value in values.items()}])
+        """Append one row to ``epochs.csv``, in place of one of the same epoch: of a killed run, or a shorter one."""
+        row = {key: str(value) for key, value in values.items()}
+        self._write_epochs([*(one for one in self.epochs() if one.get("epoch") != row["epoch"]), row])
 
     def epochs(self) -> list[dict[str, str]]:
         return read_csv(_Epoch, self.epochs_file, "move it away")

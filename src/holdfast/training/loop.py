@@ -28,6 +28,7 @@ from holdfast.training.validation import describe, merit, validate
 from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError
 from holdfast.util.extras import require
+from holdfast.util.lock import working_in
 from holdfast.util.progress import Progress
 
 PATIENCE = 2
@@ -57,8 +58,8 @@ def train(
         ``pgd`` of the settings serves the validation only.
     backbone: a module, normalised pixels (B, C, H, W) -> (B, ``model.dim``), in place of the one named, which is then
         called ``custom``. Both are copied: what is given stays as it is.
-    resume: go on from the state in the folder where there is one; the weights come out as if never interrupted. A
-        defense and a backbone of your own are given again.
+    resume: go on from the state in the folder where there is one; the weights come out as if never interrupted. More
+        ``optim.epochs`` or ``steps`` make the run longer. A defense and a backbone of your own are given again.
     device: by default the GPU where there is one. Under torchrun each process takes its own.
     verify: decode every image first, and refuse to begin with an unreadable one.
 
@@ -68,12 +69,14 @@ def train(
     device = distributed.device(device)
     config, defense, backbone = with_objects(config, defense, backbone)
     with distributed.process_group(device):
+        first = distributed.rank() == 0
         Run(folder).check(config, resume)
-        training = _Training(config, Run(folder), device, defense, backbone)
-        quiet = quiet or distributed.rank() > 0
-        if verify:
-            training.verify(quiet)
-        return training.run(resume, quiet)
+        with working_in(folder if first else None):
+            training = _Training(config, Run(folder), device, defense, backbone)
+            quiet = quiet or not first
+            if verify:
+                training.verify(quiet)
+            return training.run(resume, quiet)
 
 
 def finished(run: Run, config: Config) -> bool:
@@ -191,12 +194,15 @@ class _Training:
                 f"epoch {epoch + 1}: no batch could be used, for {len(self.train_pixels.broken)} training images "
                 "cannot be read; --verify lists them"
             )
+        within = self.place.batch
         self.place.epoch, self.place.batch = epoch + 1, 0
         every = self.config.validation.every
         last = self.place.epoch == self.epochs or self.place.step >= self.total
         scores = self._validate(progress) if every and (last or self.place.epoch % every == 0) else {}
         self._log_epoch(scores)
         self._stop_if_collapsed()
+        if self.place.step >= self.total and within < len(self.loader):
+            self.place.epoch, self.place.batch = epoch, within  # with more steps the run goes on in this epoch
         self._save()
 
     def _learn(self, batch: Batch) -> tuple[Step, float]:

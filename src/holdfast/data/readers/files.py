@@ -100,14 +100,6 @@ def records(path: Path, columns: Sequence[str], layout: str, skip: int = 0) -> l
     return rows
 
 
-def exists(path: Path) -> bool:
-    """Whether there is a file or folder; no path that is too long names one."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
-
-
 def check_present(paths: Sequence[Path], layout: str) -> None:
     """Refuse a list of files of which some are none; each folder is listed once."""
     by_folder: dict[Path, list[Path]] = defaultdict(list)
