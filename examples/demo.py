@@ -25,6 +25,7 @@ SETTINGS = {
     "pgd.steps": 8,
     "optim.epochs": 20,
     "validation.every": 20,
+    "validation.share": 0,
     "batch.pairs": 64,
 }
 ATTACKED = 128

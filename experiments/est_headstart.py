@@ -25,6 +25,7 @@ SETTINGS = {
     "data": {"name": "fashion-mnist", "root": "data/fashion-mnist"},
     "precision": "bfloat16",
     "pgd": {"steps": 8, "step": "12/255"},
+    "validation.share": 0,
 }
 
 

@@ -129,7 +129,7 @@ def test_full_files_have_the_papers_settings(stem: str, planned: dict[str, list[
     defaults = resolve_config({"data.name": dataset, **weights})
     for run in planned[stem]:
         changed = {line.partition(":")[0] for line in differences(defaults, run.config)}
-        assert changed <= AXES | {"validation.every"}
+        assert changed <= AXES | {"validation.every", "validation.share"}
         assert not run.config.stop_on_collapse
         assert [one.protocol for one in run.evaluations] == ["cvpr22", "strict"]
         assert all(one.settings == {} for one in run.evaluations)
@@ -182,5 +182,5 @@ def test_the_results_in_the_repository_are_of_runs_in_the_files(planned: dict[st
         stem, name = path.parts[-5], path.parts[-4]
         (run,) = (one for one in planned[stem] if one.name == name)
         given = {key: value for key, value in decisive(run.config).items() if key != "model.weights"}
-        trained = read(path).training["settings"]
+        trained = {"validation.share": 0, "validation.on_test": False} | read(path).training["settings"]
         assert {key: trained[key] for key in given} == given, path

@@ -2,6 +2,8 @@
 
 import importlib
 import sys
+import tomllib
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,11 @@ from tests.conftest import Call
 def finding(what: str) -> Finding:
     (found,) = [f for f in examine() if f.what == what]
     return found
+
+
+def test_every_extra_is_looked_at() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert EXTRAS.keys() == project["optional-dependencies"].keys()
 
 
 def test_a_working_machine(call: Call) -> None:
@@ -35,7 +42,7 @@ def test_a_working_machine(call: Call) -> None:
 
 @pytest.mark.parametrize("extra", EXTRAS)
 def test_a_missing_extra_is_no_illness(extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, extra, None)
+    monkeypatch.setitem(sys.modules, EXTRAS[extra][-1], None)
     found = finding(extra)
     assert (found.ok, found.needed) == (False, False)
     assert f"pip install 'holdfast[{extra}]'" in found.detail

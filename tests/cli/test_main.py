@@ -1,5 +1,7 @@
 """The command line as a whole: torch only when it is needed, one line for what cannot work, mistakes in the open."""
 
+import io
+import json
 import re
 import runpy
 import subprocess
@@ -8,8 +10,13 @@ from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from rich.console import Console
 
+from holdfast.cli import display
+from holdfast.util.progress import Progress
+from holdfast.util.text import CONTROLS
 from tests.conftest import Call, Refuse
+from tests.helpers import result_files
 
 
 def test_help_imports_no_torch() -> None:
@@ -85,3 +92,38 @@ def test_an_interrupt_ends_quietly(call: Call, tmp_path: Path, monkeypatch: pyte
     status, _, err = call("train", "--data", "digits", "--out", tmp_path / "run")
     assert status in (1, 130)
     assert "Traceback" not in err
+
+
+STEER = "\x1b]0;owned\x07\x1b[2J\x9b31m\r\x7f"
+CODES = set(STEER) & set(map(chr, CONTROLS))
+
+
+@pytest.mark.parametrize("style", ["markdown", "csv", "json"])
+def test_names_in_a_result_do_not_steer_the_terminal(style: str, call: Call, tmp_path: Path) -> None:
+    path = result_files.write(tmp_path / "result.json", name=STEER)
+    status, out, _ = call("report", path, "--format", style)
+    assert status == 0
+    assert "owned" in out
+    assert not CODES & set(out)
+    if style == "json":
+        assert json.loads(out)[0]["name"] == STEER
+
+
+def test_tables_bars_and_errors_do_not_steer_the_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], refused: Refuse, tmp_path: Path
+) -> None:
+    display.table(STEER, [""], [[STEER]])
+    with Progress(STEER, 1) as progress:
+        progress.say(STEER)
+        progress.advance(STEER)
+    screen = io.StringIO()
+    with monkeypatch.context() as patched:
+        patched.setattr("holdfast.util.progress.console", lambda: Console(file=screen, force_terminal=True, width=300))
+        with Progress(STEER, 1) as progress:
+            progress.advance(STEER)
+    out = capsys.readouterr().out
+    assert out.count("owned") >= 5
+    assert "owned" in screen.getvalue()
+    assert STEER[:2] not in screen.getvalue()
+    assert not CODES & set(out)
+    assert not CODES & set(refused("evaluate", f"{tmp_path}/{STEER}"))

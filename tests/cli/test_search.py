@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def test_embed_names_what_cannot_be_read(here: Path, call: Call) -> None:
     assert (status, err) == (0, "")
     lines = out.splitlines()
     first = lines.index("left out, because they cannot be read (22):")
-    assert lines[first + 1].startswith("  a/x0\\n.jpg: UnidentifiedImageError: ")
+    assert lines[first + 1].startswith("  a/x0\\n.jpg: the file is no image of the kinds PNG, ")
     assert lines[first + 21] == "  and 2 more, which the index names"
     assert len(Index.load("embeddings.npz").about["broken"]) == 22
 
@@ -117,9 +118,43 @@ def test_readable_queries_are_answered_and_the_others_named(indexed: Path, call:
     status, out, err = call("search", "--index", "embeddings.npz", "--query", "photos/a", "-k", "1")
     assert status == 2
     assert [line.split("\t")[0] for line in out.splitlines()] == [f"photos/a/{i}.png" for i in range(4)]
-    assert err.startswith("holdfast: 1 of 5 queries cannot be read: photos/a/9.png (UnidentifiedImageError")
+    assert err.startswith("holdfast: 1 of 5 queries cannot be read: photos/a/9.png (the file is empty)")
     assert err.count("\n") == 1
     assert "1 of 1 queries" in refused("search", "--index", "embeddings.npz", "--query", "photos/a/9.png")
+
+
+def test_bad_queries_of_any_kind_do_not_stop_the_others(indexed: Path, call: Call, refused: Refuse) -> None:
+    Path("empty").mkdir()
+    Path("bad.csv").write_text("file\nx.png\n")
+    Path("some.csv").write_text("path\nphotos/b/0.png\nphotos/b/77.png\n")
+    os.mkfifo("pipe.png")
+    bad = ["photos/a/0.pngg", "empty", "bad.csv", "pipe.png", "none.csv"]
+    search = ("search", "--index", "embeddings.npz", "-k", "1", "--query")
+    status, out, err = call(*search, bad[0], "photos/c/2.png", *bad[1:], "some.csv")
+    assert status == 2
+    assert [line.split("\t")[0] for line in out.splitlines()] == ["photos/c/2.png", "photos/b/0.png"]
+    assert err.startswith(
+        "holdfast: 6 of 8 queries cannot be read: photos/a/0.pngg (there is no such file; did you mean "
+    )
+    assert err.count("\n") == 1
+    for name in bad:
+        assert name in refused(*search, name)
+
+
+def test_an_image_is_an_image_whatever_its_name(indexed: Path, call: Call, refused: Refuse) -> None:
+    shutil.copy("photos/c/2.png", "picture.csv")
+    assert call("search", "--index", "embeddings.npz", "--query", "picture.csv", "-k", "1")[1].endswith("\tc/2.png\n")
+    lists = ("--queries", "photos/c/2.png", "--gallery", "photos/c/2.png")
+    said = "photos/c/2.png is an image (expected a CSV with the columns path,label)"
+    assert said in refused("evaluate", "model", *lists)
+
+
+def test_embed_says_what_it_left_out(here: Path, call: Call) -> None:
+    for name in ("a/0.heic", "b/1.heic"):
+        (here / "photos" / name).touch()
+    status, out, _ = call("embed", "photos", "--model", "model")
+    assert status == 0
+    assert "left out: 2 with the ending .heic, which is not read, the first is a/0.heic\n" in out
 
 
 def test_a_moved_model_is_named_anew(indexed: Path, call: Call, refused: Refuse) -> None:
@@ -161,7 +196,7 @@ def test_a_picture_shows_each_query_beside_its_results(indexed: Path, call: Call
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["embed", "photoz", "--model", "model"], "there is no folder photoz; did you mean photos?"),
+        (["embed", "photoz", "--model", "model"], "photoz does not exist; did you mean photos?"),
         (["embed", "photos", "--model", "model", "--out", "notes.txt/x.npz"], "Not a directory"),
         (["search", "--index", "embeddings.npz", "--query", "photos/a/0.png", "-k", "0"], "k is at least 1"),
         (["search", "--index", "embeddings.npz", "--query", "photos/a/0.png", "--format", "xml"], "unknown format"),

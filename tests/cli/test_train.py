@@ -93,6 +93,17 @@ def test_set_wins_over_options_and_options_over_the_file(asked: Callable[..., As
     assert (config.optim.lr, config.optim.weight_decay) == (1e-3, 0)
 
 
+def test_a_mistake_in_the_file_is_told_from_one_beside_it(
+    asked: Callable[..., Asked], refused: Refuse, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("seed: 4\noptim: {lr: fast}\n")
+    assert f"{file}: optim.lr takes a finite number" in refused("train", "--config", file, "--set", "steps=2")
+    file.write_text("data: {resize: 4}\n")
+    assert asked("--config", str(file), "--set", "data.size=4").config.data.resize == 4
+    assert str(file) not in refused("train", "--config", file, "--set", "data.size=4", "--set", "seed=x")
+
+
 def test_every_option_is_handed_on(asked: Callable[..., Asked]) -> None:
     words = ("--resume", "--device", "cpu", "--verify", "--weights", "w.pth", "--backbone", "resnet50")
     found = asked("--data", "folder", "--root", "photos", "--out", "mine", *words)
@@ -135,7 +146,7 @@ def test_train_leaves_the_files_that_the_run_folder_promises(finished: Path) -> 
 
 def test_train_says_what_it_does_and_where_the_run_is(printed: tuple[Path, str]) -> None:
     folder, out = printed
-    for told in ("digits: train 1,000 images", "125 batches of 8 pairs", "recipe HM[S,g_LGA]&ICS", "training: 2/2"):
+    for told in ("digits: train ", ", validation ", " batches of 8 pairs", "recipe HM[S,g_LGA]&ICS", "training: 2/2"):
         assert told in out
     assert out.splitlines()[-1] == f"the run is in {folder}; now: holdfast evaluate {folder}"
 
@@ -157,7 +168,7 @@ def test_a_folder_of_images_is_trained_on_and_may_move(call: Call, refused: Refu
     assert (status, err) == (0, "")
     assert "folder: train 8 images of 2 classes, test 8 images of 2 classes" in out
     (tmp_path / "photos").rename(tmp_path / "elsewhere")
-    assert f"there is no folder {root}" in refused("evaluate", run)
+    assert f"{root} does not exist" in refused("evaluate", run)
     assert call("evaluate", run, "--protocol", "benign", "--root", tmp_path / "elsewhere")[0] == 0
 
 
@@ -183,7 +194,7 @@ def test_a_run_is_kept_from_a_second_one(refused: Refuse, copied: Path) -> None:
     ("arguments", "told"),
     [
         (["--config", "none.yaml"], "cannot read none.yaml: No such file or directory"),
-        (["--data", "cub", "--root", "/no/such/folder"], "there is no folder /no/such/folder"),
+        (["--data", "cub", "--root", "/no/such/folder"], "/no/such/folder does not exist"),
         (["--weights", "none.pth"], "no weights at none.pth: it does not exist"),
         (["--set", "batch.per_class=300"], "0 of 10 classes have 300 images or more"),
         (["--device", "banana"], "device 'banana' cannot be used"),

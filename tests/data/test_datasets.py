@@ -12,7 +12,7 @@ from tests.helpers.trees import touch
 def test_the_data_sets_and_their_families() -> None:
     assert {name: (one.family, one.channels) for name, one in DATASETS.items()} == {
         **dict.fromkeys(("mnist", "fashion-mnist", "digits"), ("28", 1)),
-        **dict.fromkeys(("cub", "cars", "sop", "folder", "csv"), ("224", 3)),
+        **dict.fromkeys(("cub", "cars", "sop", "folder", "nested", "csv"), ("224", 3)),
     }
 
 
@@ -23,7 +23,7 @@ def test_an_unknown_name_a_missing_root_and_a_wrong_root(tmp_path: Path) -> None
         load_dataset("cub", None)
     (tmp_path / "birds").mkdir()
     touch(tmp_path / "cub.tgz")
-    with pytest.raises(HoldfastError, match=r"no folder .*birdz; did you mean .*birds"):
+    with pytest.raises(HoldfastError, match=r"birdz does not exist; did you mean .*birds"):
         load_dataset("cub", tmp_path / "birdz")
     with pytest.raises(HoldfastError, match="is a file, not a folder"):
         load_dataset("cub", tmp_path / "cub.tgz")

@@ -133,20 +133,6 @@ def test_a_shrunk_image_is_antialiased() -> None:
     assert (small - 0.5).abs().max() < 0.1
 
 
-def test_odd_files_become_upright_rgb(tmp_path: Path) -> None:
-    image = noise(4, 6, 3)
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.fromarray(image).save(tmp_path / "turned.png", exif=exif)
-    Image.fromarray(image).convert("CMYK").save(tmp_path / "cmyk.tif")
-    Image.fromarray(image).convert("RGBA").save(tmp_path / "alpha.png")
-    Image.fromarray(image).convert("P").save(tmp_path / "palette.png")
-    names = ("turned.png", "cmyk.tif", "alpha.png", "palette.png")
-    turned = every(Pixels(table_of(tuple(tmp_path / name for name in names)), 12))[0]
-    upright = Image.fromarray(np.rot90(image, -1).copy()).resize((12, 12), Image.Resampling.BILINEAR)
-    assert torch.equal(turned, torch.tensor(np.asarray(upright) / 255).float().permute(2, 0, 1))
-
-
 # ---- cache ----------------------------------------------------------------------------------------------------------
 
 
@@ -198,7 +184,7 @@ def test_broken_images_are_left_black_marked_and_remembered(tmp_path: Path) -> N
             assert (images[ok].flatten(1).amax(1) > 0).all()
             assert sorted(pixels.broken) == [3, 4, 5, 6]
         assert "truncated" in pixels.broken[3]
-        assert "cannot identify" in pixels.broken[5]
+        assert "no image of the kinds" in pixels.broken[5]
 
 
 def test_too_many_broken_images_raise_and_name_files(tmp_path: Path) -> None:
@@ -209,17 +195,6 @@ def test_too_many_broken_images_raise_and_name_files(tmp_path: Path) -> None:
         pixels.read(torch.arange(7))
     assert Pixels(table_of(paths), 16).max_broken == 10
     assert Pixels(table_of(noise(5000, 1, 1)), 1, channels=1).max_broken == 50
-
-
-def test_bombs_and_deep_pixels_are_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    paths = (*saved(tmp_path, [noise(4, 4), noise(20, 20)]), tmp_path / "deep.png", tmp_path / "absent.png")
-    Image.fromarray(noise(4, 4).astype(np.uint16) * 257).save(paths[2])
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    pixels = Pixels(table_of(paths), 4)
-    assert pixels.read(torch.arange(4))[1].tolist() == [True, False, False, False]
-    assert "DecompressionBomb" in pixels.broken[1]
-    assert "8 bits" in pixels.broken[2]
-    assert "absent.png" in pixels.broken[3]
 
 
 def test_verify_reports_all_and_changes_nothing(tmp_path: Path) -> None:

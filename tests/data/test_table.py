@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from holdfast.data import Table
 from holdfast.util.errors import HoldfastError
@@ -115,3 +116,66 @@ def test_build_numbers_the_classes_in_sorted_order() -> None:
     table = Table.build("toy", np.zeros((4, 2, 2), np.uint8), [10, 9, 9, 9], ["train"] * 2 + ["test"] * 2)
     assert table.classes == ("9", "10")
     assert table.labels.tolist() == [1, 0, 0, 0]
+
+
+# ---- labels and arrays of other kinds -------------------------------------------------------------------------------
+
+MISSING: dict[str, Any] = {
+    "numpy NaN": np.array([0, 1, np.nan, 1]),
+    "NaN among numbers": [0, 1, float("nan"), 1],
+    "NaN among texts": ["a", "b", float("nan"), "b"],
+    "NaN of an object": np.array(["a", "b", np.nan, "b"], object),
+    "None": [0, 1, None, 1],
+    "None among texts": ["a", "b", None, "b"],
+    "nan": ["a", "b", "nan", "b"],
+    "NaN": ["a", "b", " NaN ", "b"],
+    "empty": ["a", "b", "", "b"],
+    "blank": ["a", "b", " ", "b"],
+    "pandas": ["a", "b", "<NA>", "b"],
+}
+
+
+@pytest.mark.parametrize("kind", MISSING)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_labels_that_name_no_class_are_refused_by_row(kind: str, split: str) -> None:
+    with pytest.raises(HoldfastError, match="toy: 1 of 4 labels name no class, the first at row 2, counted from 0: "):
+        Table.build("toy", np.zeros((4, 2, 2), np.uint8), MISSING[kind], [split] * 4)
+
+
+@pytest.mark.parametrize("keys", [["a", 1, (2,), "b"], [[0], [1, 2], [0], [1]], np.array([0, "a", 1, "b"], object)])
+def test_labels_that_cannot_be_sorted_are_refused(keys: Any) -> None:
+    with pytest.raises(HoldfastError, match=r"^toy: "):
+        Table.build("toy", np.zeros((4, 2, 2), np.uint8), keys, ["test"] * 4)
+
+
+@pytest.mark.parametrize("layout", ["NHWC", "NCHW", "N1HW", "NHW1", "NHW"])
+@pytest.mark.parametrize("numbers", ["uint8", "int64", "float32", "float64", "0 to 255", "bool", "tensor"])
+def test_the_advice_for_arrays_works(layout: str, numbers: str) -> None:
+    wanted = np.random.default_rng(0).integers(0, 2, (4, 5, 5, 3) if "C" in layout else (4, 5, 5), np.uint8) * 255
+    images: Any = wanted.transpose(0, 3, 1, 2) if layout == "NCHW" else wanted
+    images = images[:, None] if layout == "N1HW" else images[..., None] if layout == "NHW1" else images
+    if numbers == "0 to 255":
+        images = images.astype(np.float32)
+    elif numbers != "uint8":
+        images = images if numbers == "int64" else images / 255
+        images = images.astype("float32" if numbers == "tensor" else numbers)
+    given = torch.from_numpy(images.copy()) if numbers == "tensor" else images
+    try:
+        table = Table.build("toy", np.asarray(given), [0, 0, 1, 1], ["test"] * 4)
+    except HoldfastError as error:
+        code = str(error).partition("; ")[2].removesuffix(" makes them so")
+        table = Table.build("toy", eval(code, {"np": np, "images": given}), [0, 0, 1, 1], ["test"] * 4)
+    assert np.array_equal(np.asarray(table.images), wanted)
+
+
+@pytest.mark.parametrize(
+    "images", [np.full((4, 5, 5), 300), np.full((4, 5, 5), np.nan), np.zeros((4, 5, 5, 4), np.uint8)]
+)
+def test_no_advice_is_given_that_would_not_work(images: Any) -> None:
+    with pytest.raises(HoldfastError, match=r"images must be uint8 .* of shape \(4, 5, 5(, 4)?\)$"):
+        Table.build("toy", images, [0, 0, 1, 1], ["test"] * 4)
+
+
+def test_a_gallery_of_one_class_is_refused() -> None:
+    with pytest.raises(HoldfastError, match="toy: all gallery images are of one class, '7': no answer is wrong"):
+        Table.build("toy", np.zeros((4, 2, 2), np.uint8), [7] * 4, ["test"] * 4).test()

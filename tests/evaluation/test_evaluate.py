@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from tests.helpers.tiny import NINE, QUICK, digits, embedder, pair, photos, reco
 EMBEDDER = embedder()
 """Looked at only; a test that changes a model makes its own."""
 
-CHECKED = {**QUICK, "max_queries": 24, "steps": 6, "checks": True}
+CHECKED = {**QUICK, "max_queries": 32, "steps": 6, "checks": True}
 PREPROCESSING = "the model's preprocessing"
 
 
@@ -54,9 +55,9 @@ def test_a_result_is_a_file_that_reports_read(checked: Result) -> None:
     assert checked.content["model"]["recipe"] == "none"
     assert checked.content["model"]["dim"] == 16
     assert checked.content["model"]["remarks"] == ["outputs are of unit length already"]
-    data = {"name": "digits", "queries": 100, "gallery": 100, "classes": 10, "size": 8, "attacked": 24}
+    data = {"name": "digits", "queries": 100, "gallery": 100, "classes": 10, "size": 8, "attacked": 32}
     assert checked.content["data"].items() >= data.items()
-    settings = {"protocol": "strict", "attacks": list(NINE), "eps": 77 / 255, "steps": 6, "max_queries": 24, "seed": 0}
+    settings = {"protocol": "strict", "attacks": list(NINE), "eps": 77 / 255, "steps": 6, "max_queries": 32, "seed": 0}
     assert checked.content["settings"].items() >= settings.items()
     assert checked.content["protocol_version"] == 1
     assert checked.content["environment"]["libraries"]["torch"] == torch.__version__
@@ -69,7 +70,7 @@ def test_scores_are_those_of_the_records(checked: Result) -> None:
         score = checked.content["columns"][column.name]
         assert score["value"] == pytest.approx(np.mean(found))
         assert score["low"] <= score["value"] <= score["high"]
-        assert score["queries"] == len(found) == 24
+        assert score["queries"] == len(found) == 32
     values = {name: score["value"] for name, score in checked.content["columns"].items()}
     assert checked.number("ERS") == pytest.approx(ers(values))
     robust = checked.number("robust R@1")
@@ -95,6 +96,24 @@ def test_a_benign_evaluation_is_not_repeated(tmp_path: Path) -> None:
     first = evaluate(EMBEDDER, digits(), "benign", folder=tmp_path, quiet=True, device="cpu")
     assert evaluate(EMBEDDER, digits(), "benign", folder=tmp_path, quiet=True, device="cpu").content == first.content
     assert (first.content["checks"], first.verdict) == ([], "unchecked")
+
+
+def test_before_attacking_it_says_how_long_that_will_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that moves a second at each look: 1 / (3 x 12) seconds for a step of an image."""
+    clock = count()
+    monkeypatch.setattr("holdfast.evaluation.runner.time.monotonic", lambda: float(next(clock)))
+    settings = {**QUICK, "steps": 100, "eps": 0.0, "attacks": ("es", "ltm", "gtm")}
+    loud = evaluate(embedder(), digits(), folder=tmp_path / "loud", **{**settings, "quiet": False})
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("3 attacks", "attacking"))]
+    assert lines[0] == "3 attacks: about 2 min"
+    assert lines[-1].startswith("attacking: 36/36")
+    quiet = evaluate(embedder(), digits(), folder=tmp_path / "quiet", **settings)
+    assert loud.content["columns"] == quiet.content["columns"]
+    assert not capsys.readouterr().out
+    evaluate(embedder(), digits(), folder=tmp_path / "loud", **{**settings, "quiet": False})
+    assert "about" not in capsys.readouterr().out, "nothing is left to do"
 
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +272,18 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "oblong": (plain, (IMAGES[:, :6], LABELS), {}, "square, not 6x8"),
     "no pair": (plain, IMAGES, {}, r"a pair \(images, labels\), not ndarray"),
     "one class": (plain, (IMAGES, LABELS * 0), {}, "all gallery images are of one class"),
+    "one class, no attack": (
+        plain,
+        (IMAGES, LABELS * 0),
+        {"protocol": "benign"},
+        "all gallery images are of one class",
+    ),
+    "NaN labels": (
+        plain,
+        (IMAGES, np.where(LABELS == 1, np.nan, LABELS)),
+        {},
+        "labels name no class, the first at row",
+    ),
     "no queries": (plain, without_queries, {}, "nothing to evaluate, there is no readable image in the queries"),
     "all broken": (plain, folder_of("*/*.png"), {}, "fewer than two of 8 images tried can be read.*a/0.png"),
     "matches broken": (plain, folder_of("*/1.png"), {}, "none of the 4 queries has another item of its class"),
@@ -271,6 +302,20 @@ def test_what_cannot_be_evaluated_is_one_clear_line_and_nothing_is_lost(case: st
     assert "\n" not in str(caught.value)
     assert snapshot(tmp_path) == before
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["strict-01234567"]
+
+
+def test_copies_and_what_was_left_out_are_remarks(tmp_path: Path) -> None:
+    root = photos(tmp_path / "photos", each=3)
+    (root / "b/copy.png").write_bytes((root / "a/0.png").read_bytes())
+    (root / "b/x.heic").touch()
+    (root / "c/0.png").write_bytes(b"no image")
+    result = evaluate(EMBEDDER, Pixels(held_out("folder", root), 8, channels=1), "benign", quiet=True, device="cpu")
+    _, left, unreadable, copies = result.content["model"]["remarks"]
+    assert left == "left out of the data: 1 with the ending .heic, which is not read, the first is b/x.heic"
+    assert unreadable.startswith(
+        "left out of the data: 1 images that cannot be read, the first is c/0.png (the file is"
+    )
+    assert copies.startswith("2 images have a copy, the same pixel for pixel, such as a/0.png and b/copy.png: ")
 
 
 def test_an_unreadable_image_is_left_out_and_counted(tmp_path: Path) -> None:

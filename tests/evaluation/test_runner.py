@@ -160,7 +160,7 @@ def test_a_killed_evaluation_goes_on(whole: tuple[Result, int], tmp_path: Path) 
     assert not (place / "result.json").exists()
     embed, again = counted(EMBEDDER)
     check_resumed(evaluate(embed, digits(), folder=tmp_path / "out", **RESUMED), complete, finished)
-    assert again[0] < 2 * calls // 3
+    assert again[0] < 3 * calls // 4
 
 
 @pytest.mark.parametrize("share", [0.6, 1])
@@ -195,7 +195,7 @@ def test_a_finished_evaluation_is_returned_at_once(whole: tuple[Result, int], tm
 
 
 def test_checks_are_added_to_a_finished_evaluation(tmp_path: Path) -> None:
-    settings = {**QUICK, "attacks": ("es", "ltm"), "folder": tmp_path}
+    settings = {**QUICK, "max_queries": 32, "attacks": ("es", "ltm"), "folder": tmp_path}
     plain = evaluate(EMBEDDER, digits(), **settings)
     assert (plain.content["checks"], plain.content["trusted"], plain.verdict) == ([], None, "unchecked")
     attacked = {name: content for name, content in snapshot(tmp_path).items() if not name.endswith("result.json")}
@@ -356,6 +356,21 @@ def test_batches_are_yielded_before_they_are_recorded() -> None:
             assert all(torch.equal(read[name], attacked.after[name]) for name in read)
             rows += batch.tolist()
     assert rows == [record["id"] for record in store.of("es")] == [*range(0, 40, 3)]
+
+
+@pytest.mark.parametrize("ids", [[0, 3, 6, 9, 0, 3, 6, 9], [3, 0], [1], [*range(0, 40, 3), 40]])
+def test_records_of_other_images_are_refused(ids: list[int], tmp_path: Path) -> None:
+    """As two processes on one folder once left them."""
+    cost = {"forward": 0, "backward": 0, "seconds": 0.0}
+    line = {"chosen": [0], "before": {"r": 0.0}, "after": {"r": 0.0}, "moved": 0.0}
+    Records(tmp_path).add("es", [{"id": i, **line} for i in ids], cost)
+    with (
+        Progress("attacking", 14, quiet=True) as progress,
+        pytest.raises(
+            HoldfastError, match=rf"records of 'es' in .*one each and in order; remove {tmp_path} to start over"
+        ),
+    ):
+        next(runner().run(target(), Records(tmp_path), progress))
 
 
 def test_an_image_that_vanished_is_named() -> None:

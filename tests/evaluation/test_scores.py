@@ -1,5 +1,6 @@
 """From records to scores: means, batches of means, intervals, robust R@1."""
 
+from math import comb
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 
 from holdfast.evaluation.protocols import COLUMNS, ers
 from holdfast.evaluation.records import Record
-from holdfast.evaluation.scores import LEVEL, RESAMPLES, interval, readings, summarise, withstood
+from holdfast.evaluation.scores import LEVEL, RESAMPLES, interval, readings, share_interval, summarise, withstood
 from holdfast.evaluation.words import SCORE_WORDS
 
 ATTACKS = tuple(dict.fromkeys(column.attack for column in COLUMNS))
@@ -78,12 +79,48 @@ def test_intervals_contain_the_value(batch: int | None, seed: int) -> None:
 
 def test_intervals_are_those_of_the_mean() -> None:
     """1.96 standard errors to either side for many images; none at all where the images agree."""
-    found = {"ltm": [record({}, LTM=100.0 * (i % 2)) for i in range(400)], "gtm": [record({}, GTM=30.0)] * 400}
+    found = {"ltm": [record({}, LTM=100.0 * (i % 2)) for i in range(400)], "ca+": [record({}, **{"CA+": 30.0})] * 400}
     columns = summarise(found, None, seed=0)["columns"]
     assert columns["LTM"]["low"] == pytest.approx(50 - 1.96 * 50 / 20, abs=0.6)
     assert columns["LTM"]["high"] == pytest.approx(50 + 1.96 * 50 / 20, abs=0.6)
-    assert columns["GTM"]["low"] == pytest.approx(30)
-    assert columns["GTM"]["high"] == pytest.approx(30)
+    assert columns["CA+"]["low"] == pytest.approx(30)
+    assert columns["CA+"]["high"] == pytest.approx(30)
+
+
+@pytest.mark.parametrize("count", [1, 5, 30, 64])
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.5, 0.97, 1.0])
+def test_the_interval_of_a_share_covers_it_as_often_as_it_says(share: float, count: int) -> None:
+    """Counted over all that can be drawn; at the ends, too, the interval has a width."""
+    covered = 0.0
+    for kept in range(count + 1):
+        bounds = share_interval(100 * kept / count, count)
+        assert 0 <= bounds["low"] <= 100 * kept / count <= bounds["high"] <= 100
+        assert bounds["low"] < bounds["high"]
+        if bounds["low"] <= 100 * share <= bounds["high"]:
+            covered += comb(count, kept) * share**kept * (1 - share) ** (count - kept)
+    assert covered >= LEVEL / 100
+
+
+def test_shares_have_exact_intervals_and_counts_and_one_value_has_none() -> None:
+    """0 of 64 is up to 1 - 0.025 ** (1 / 64); all of one query is anything from 2.5 %."""
+    found = random_records(64)
+    for one in (*found["es"], *found["ltm"]):
+        one["after"] |= dict.fromkeys(one["after"], 0.0)
+    result = summarise(found, None, seed=0)
+    for written in (result["columns"]["LTM"], result["columns"]["ES:R"], result["robust R@1"]):
+        assert (written["value"], written["low"]) == (0, 0)
+        assert written["high"] == pytest.approx(100 * (1 - 0.025 ** (1 / 64)))
+        assert (written["kept"], written["queries"]) == (0, 64)
+    assert result["columns"]["GTT"]["kept"] == round(0.64 * result["columns"]["GTT"]["value"])
+    single = summarise({"ltm": [record({}, LTM=100.0)], "ca+": [record({}, **{"CA+": 30.0})]}, None, seed=0)["columns"]
+    assert (single["LTM"]["low"], single["LTM"]["high"]) == (pytest.approx(2.5), 100)
+    assert (single["CA+"]["low"], single["CA+"]["high"]) == (None, None)
+
+
+def test_batches_of_other_sizes_widen_the_interval_of_a_share() -> None:
+    found = {"ltm": [record({}, LTM=0.0)] * 5}
+    even, uneven = (summarise(found, batch, seed=0)["columns"]["LTM"]["high"] for batch in (5, 4))
+    assert uneven > even
 
 
 def test_the_interval_is_of_percentiles() -> None:

@@ -66,7 +66,7 @@ def test_the_text_has_scores_intervals_and_checks(run: Path, folder: Path) -> No
     assert bounds is not None
     assert f"| ERS | {strict.number('ERS'):.1f} ({bounds[0]:.1f} to {bounds[1]:.1f}) |" in text
     assert f"| verdict | {strict.verdict} | {cvpr22.verdict} |" in text
-    assert cvpr22.verdict == "unchecked"
+    assert cvpr22.verdict == "unchecked, too few queries"
     assert all(one["detail"] in text for one in strict.content["checks"])
     assert "each pixel by up to 25.5/255, pixels being in [0, 1], in 2 steps of 3/255" in text
     assert "knows the network and its gradients. 8 of 797 queries were attacked" in text
@@ -117,7 +117,9 @@ def test_what_else_there_is_to_know() -> None:
     assert "trained **without a defense**" in text
     assert "adversary in training" not in text
     assert "**Training had not come to its end**" in text
-    assert "the weights of the best validation" in text
+    assert "the weights of the best validation." in text
+    on_test = resolve_config({"data.name": "digits", "validation.on_test": True})
+    assert "best validation, **chosen on the test set**." in card(replace(plain, config=on_test))
     assert "stored in bfloat16, rounded" in text
     begun = {"data.name": "cub", "data.root": "x", "model.weights": "start.pth"}
     text = card(replace(SOURCE, config=resolve_config(begun)))
@@ -179,6 +181,9 @@ def test_other_attackers_are_told_apart(run: Path) -> None:
     config = Run(run).config()
     assert "--eps 2.0 --step 0.25 --steps 2 --norm l2" in command(euclidean, "x", config)
     assert command(changed(attacks=["es"]), "x", config).endswith("--attack es")
+    told = command(changed(attacks=["es", "my-attack.2"]), "x", config)
+    assert told.startswith("# strict, ε = ")
+    assert told.endswith("holdfast.evaluate(…, attacks=[…]) takes the author's own attack my-attack.2")
     assert changed("12345678").protocol == "strict, transfer"
 
 

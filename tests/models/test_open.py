@@ -107,6 +107,8 @@ def test_a_file_is_read_anew(project: Path) -> None:
     [
         ("nets", "nets holds no saved embedder"),
         ("loan", "names no model, and no folder has this name; allowed: a run folder, .*package.module:attribute"),
+        ("lone.py", "names no model, and it is a file, not a folder"),
+        ("files/mine:net", "names no model"),
         (":net", "names no model"),
         ("files", "files holds no saved embedder: cannot read"),
         ("", "names no model"),

@@ -4,14 +4,19 @@ import os
 import pickle
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_DEFLATED, ZipFile
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from holdfast.models.backbones import find_backbone
+from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.models.weights import Mismatch, load_weights, read_state
-from holdfast.util.arrays import save_safetensors
+from holdfast.runs.config import resolve_config
+from holdfast.training.build import embedder_of
+from holdfast.util.arrays import read_arrays, save_safetensors
 from holdfast.util.errors import HoldfastError
 
 
@@ -136,6 +141,76 @@ def test_broken_files_are_named(tmp_path: Path, suffix: str, keep: int) -> None:
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(HoldfastError, match=rf"w{suffix} cannot be read as weights"):
         read_state(file)
+
+
+PLACEHOLDERS = {
+    "a Git LFS pointer": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 118\n",
+    "a web page": b"\n<!DOCTYPE html><html><title>Sign in</title></html>",
+    "empty": b"",
+}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors", ".npz"])
+@pytest.mark.parametrize("kind", PLACEHOLDERS)
+def test_what_lies_in_the_place_of_a_file_is_called_by_its_name(kind: str, suffix: str, tmp_path: Path) -> None:
+    file = tmp_path / f"w{suffix}"
+    file.write_bytes(PLACEHOLDERS[kind])
+    with pytest.raises(HoldfastError, match=f"w{suffix} .*: it is {kind}"):
+        read_arrays(file, ("z",)) if suffix == ".npz" else read_state(file)
+
+
+def test_what_unfolds_to_more_than_it_holds_is_refused(tmp_path: Path) -> None:
+    torch.save({"w": torch.zeros(100_000)}, tmp_path / "plain.pth")
+    with ZipFile(tmp_path / "plain.pth") as plain, ZipFile(tmp_path / "w.pth", "w", ZIP_DEFLATED) as packed:
+        for part in plain.infolist():
+            packed.writestr(part.filename, plain.read(part))
+    np.savez_compressed(tmp_path / "z.npz", z=np.zeros(100_000))
+    with pytest.raises(HoldfastError, match=r"w.pth .* unfolds to more bytes than it has"):
+        read_state(tmp_path / "w.pth")
+    with pytest.raises(HoldfastError, match=r"z.npz .* unfolds to more bytes than it has"):
+        read_arrays(tmp_path / "z.npz", ("z",))
+
+
+def test_a_dictionary_that_holds_itself_comes_to_an_end(tmp_path: Path) -> None:
+    content: dict[str, Any] = {"epoch": 1}
+    content["model"] = content
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(HoldfastError, match="holds no named tensors"):
+        read_state(tmp_path / "w.pth")
+    content["w"] = torch.ones(1)
+    torch.save(content, tmp_path / "w.pth")
+    assert list(read_state(tmp_path / "w.pth")) == ["w"]
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"w": torch.eye(2).to_sparse()},
+        {"w": torch.ones(2, device="meta")},
+        {"w": torch.ones(2, dtype=torch.complex64)},
+        {"\x1b[2Jw": torch.ones(2)},
+        {"w" * 10_000: torch.ones(2)},
+    ],
+)
+def test_tensors_that_are_no_weights_are_refused(state: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(state, tmp_path / "w.pth")
+    with pytest.raises(HoldfastError, match="no name and tensor of a network's weights") as caught:
+        read_state(tmp_path / "w.pth")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
+
+
+def test_a_few_tensors_of_many_are_refused_unless_asked_for(tmp_path: Path) -> None:
+    embedder = Embedder(EmbedderConfig("resnet18", dim=4, size=32))
+    one = {"conv1.weight": torch.ones(64, 3, 7, 7), "other": torch.ones(1)}
+    file = write(tmp_path / "w.pth", one)
+    with pytest.raises(HoldfastError, match=r"holds only 1 of the \d+ tensors of resnet18, such as conv1.*partial"):
+        embedder.load_weights(file)
+    assert embedder.load_weights(file, partial=True).loaded == ("conv1.weight",)
+    settings = {"data.name": "digits", "model.weights": str(write(tmp_path / "fc.pth", {"fc2.bias": torch.ones(512)}))}
+    with pytest.raises(HoldfastError, match="holds only 1 of the 8 tensors of c2f2"):
+        embedder_of(resolve_config(settings))
+    assert "loaded 1 of 8" in embedder_of(resolve_config(settings | {"model.partial": True}))[1]
 
 
 def test_unusable_contents_are_named(tmp_path: Path) -> None:

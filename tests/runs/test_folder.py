@@ -66,16 +66,12 @@ def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
         assert torch.equal(state.tensors[name], tensor)
 
 
-def test_what_a_killed_save_left_goes_when_the_run_goes_on_and_not_before(tmp_path: Path) -> None:
-    """A refused start must not touch the file that a live run is writing."""
-    begun(tmp_path)
-    leftover = tmp_path / ".state.safetensors.0123abcd.tmp"
-    leftover.write_bytes(b"half a state")
-    with pytest.raises(HoldfastError, match="holds a run already"):
-        Run(tmp_path).begin(CONFIG, resume=False)
-    assert leftover.exists()
-    Run(tmp_path).begin(CONFIG, resume=True)
-    assert not leftover.exists()
+def test_an_epoch_has_one_row(tmp_path: Path) -> None:
+    """A run killed between the row and the state makes it again."""
+    run = begun(tmp_path, step=4)
+    run.begin(CONFIG, resume=True)
+    run.log_epoch({"step": 4, "epoch": 2, "R@1": 41.0})
+    assert [(row["epoch"], row["R@1"]) for row in run.epochs()] == [("1", "20.0"), ("2", "41.0")]
 
 
 @pytest.mark.parametrize("missing", ["nothing", "config.yaml", "state.safetensors"])
@@ -92,6 +88,28 @@ def test_a_state_without_settings_is_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").unlink()
     with pytest.raises(HoldfastError, match=r"it has no config\.yaml"):
         Run(tmp_path).begin(CONFIG, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("given", "refused"),
+    [
+        ({"optim.epochs": 9, "steps": None}, ""),
+        ({"steps": 41}, ""),
+        ({"steps": 39}, "steps: 40 -> 39"),
+        ({"optim.epochs": 7}, "optim.epochs: 8 -> 7"),
+        ({"optim.epochs": 9, "optim.lr": 0.5}, "optim.lr: 0.001 -> 0.5"),
+        ({"warmup.epochs": 1}, "warmup.epochs: 0 -> 1"),
+    ],
+)
+def test_a_run_may_become_longer(given: dict[str, Any], refused: str) -> None:
+    usual = {"steps": 40}
+    assert "; ".join(differences(resolve_config(usual), resolve_config(usual, given))) == refused
+
+
+def test_a_run_whose_rate_falls_over_its_length_stays_as_long() -> None:
+    falling = {"optim.schedule": "cosine"}
+    longer = differences(resolve_config(falling), resolve_config(falling, {"optim.epochs": 9}))
+    assert longer == ["optim.epochs: 8 -> 9"]
 
 
 def test_settings_may_change_while_nothing_is_saved(tmp_path: Path) -> None:
@@ -180,9 +198,10 @@ def test_a_corrupt_state_is_named(damage: Callable[[Path], None], tmp_path: Path
 
 def test_epochs_may_gain_columns(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.log_epoch({"step": 1, "R@1": 5.0})
-    run.log_epoch({"step": 2, "R@1": 6.0, "a, b": "x\ny"})
-    assert run.epochs() == [{"step": "1", "R@1": "5.0", "a, b": ""}, {"step": "2", "R@1": "6.0", "a, b": "x\ny"}]
+    rows = [{"epoch": "1", "step": "1", "R@1": "5.0"}, {"epoch": "2", "step": "2", "R@1": "6.0", "a, b": "x\ny"}]
+    for row in rows:
+        run.log_epoch(row)
+    assert run.epochs() == [{**rows[0], "a, b": ""}, rows[1]]
 
 
 def test_no_settings_no_run(tmp_path: Path) -> None:
@@ -324,3 +343,12 @@ def test_decisive_settings_are_all_that_can_change_the_weights() -> None:
     assert (found["optim.lr"], found["model.weights"], found["seed"], found["pgd.steps"]) == (0.5, "a.pth", 3, 32)
     assert flatten(asdict(CONFIG)).keys() - found.keys() == HARMLESS
     assert json.loads(json.dumps(found)) == found
+
+
+def test_a_folder_from_before_the_validation_split_chose_on_the_test_set(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.begin(resolve_config({"data.name": "digits"}), resume=False)
+    assert (run.config().validation.share, run.config().validation.on_test) == (0.1, False)
+    lines = run.config_file.read_text().splitlines()
+    run.config_file.write_text("\n".join(line for line in lines if not line.startswith(("  share:", "  on_test:"))))
+    assert (run.config().validation.share, run.config().validation.on_test) == (0, True)

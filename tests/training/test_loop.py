@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from holdfast.data import Pixels
 from holdfast.defense.recipes import RECIPES
 from holdfast.models.embedder import Embedder
 from holdfast.runs.config import Config, resolve_config
+from holdfast.runs.data import table_of
 from holdfast.runs.folder import Place, Run, State
 from holdfast.training.loop import CollapsedError, finished, train
+from holdfast.training.validation import validate
 from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError
 from tests.helpers.runs import assert_same, torchrun, weights
@@ -30,6 +33,7 @@ SMALL = {
     "pgd.steps": 2,
     "optim.epochs": 1,
     "validation.attacked": 8,
+    "validation.share": 0,
 }
 
 
@@ -38,7 +42,8 @@ def settings(**changes: Any) -> Config:
 
 
 def test_loss_falls_and_logs_lie_in_the_folder(tmp_path: Path) -> None:
-    train(settings(recipe="none-r", batch__pairs=32, optim__epochs=3), tmp_path, quiet=True)
+    changes: dict[str, Any] = {"recipe": "none-r", "batch__pairs": 32, "optim__epochs": 3}
+    train(settings(**changes, validation__on_test=True), tmp_path, quiet=True)
     run = Run(tmp_path)
     losses = [line["loss"] for line in run.steps()]
     assert [line["step"] for line in run.steps()] == list(range(1, 97))
@@ -47,6 +52,31 @@ def test_loss_falls_and_logs_lie_in_the_folder(tmp_path: Path) -> None:
     assert float(run.epochs()[-1]["R@1"]) > 80
     Embedder.from_pretrained(tmp_path)
     Embedder.from_pretrained(tmp_path / "best")
+
+
+@pytest.mark.parametrize(
+    ("changes", "split", "count", "chosen"),
+    [
+        ({"validation__share": 0.1}, "validation", range(870, 931), True),
+        ({"validation__share": 0}, "test", [1000], False),
+        ({"validation__share": 0.1, "validation__on_test": True}, "test", [1000], True),
+    ],
+)
+def test_best_weights_are_chosen_on_the_validation_split_and_on_the_test_set_if_asked(
+    changes: dict[str, Any], split: str, count: Container[int], chosen: bool, tmp_path: Path
+) -> None:
+    seen: list[Pixels] = []
+
+    def watched(config: Config, embedder: Embedder, pixels: Pixels, device: torch.device) -> Any:
+        seen.append(pixels)
+        return validate(config, embedder, pixels, device)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("holdfast.training.loop.validate", watched)
+        train(settings(recipe="none-r", steps=1, **changes), tmp_path, quiet=True)
+    assert {name for pixels in seen for name in pixels.table.split.tolist()} == {split}
+    assert len(table_of(Run(tmp_path).config()).train()) in count
+    assert (tmp_path / "best").is_dir() is chosen
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -94,9 +124,27 @@ def test_kill_and_resume_gives_the_weights_of_an_uninterrupted_run(
 
     assert_same(weights(whole), weights(cut))
     assert Run(whole).load_state().place == Run(cut).load_state().place
-    timeless = [[{**line, "seconds": 0, "waited": 0} for line in Run(folder).steps()] for folder in (whole, cut)]
-    assert timeless[0] == timeless[1]
+    assert timeless(whole) == timeless(cut)
     assert Run(whole).epochs() == Run(cut).epochs()
+
+
+def timeless(folder: Path) -> list[dict[str, Any]]:
+    return [{**line, "seconds": 0, "waited": 0} for line in Run(folder).steps()]
+
+
+@pytest.mark.parametrize("short", [{"optim__epochs": 1}, {"optim__epochs": 2, "steps": 6}])
+def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_begin(short: dict[str, Any], tmp_path: Path) -> None:
+    usual = {"recipe": "hm-s-lga-ics", "batch__pairs": 250, "optim__ema": 0.9}
+    whole, longer = tmp_path / "whole", tmp_path / "longer"
+    train(settings(**usual, optim__epochs=2), whole, quiet=True)
+    for _ in range(2):
+        train(settings(**usual, **short), longer, resume=True, quiet=True)
+        assert [row["step"] for row in Run(longer).epochs()] == ["4", "6"][: short["optim__epochs"]]
+    train(settings(**usual, optim__epochs=2), longer, resume=True, quiet=True)
+    assert_same(weights(whole), weights(longer))
+    assert timeless(whole) == timeless(longer)
+    assert Run(whole).epochs() == Run(longer).epochs()
+    assert Run(longer).config() == settings(**usual, optim__epochs=2)
 
 
 def test_a_different_seed_gives_different_weights(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_a_run_tracks_its_steps_and_its_validation(written: list[tuple[str, floa
     assert [(v, s) for name, v, s in written if name == "loss"] == [
         (line["loss"], line["step"]) for line in run.steps()
     ]
-    (recall,) = [(v, s) for name, v, s in written if name == "test/R@1"]
+    (recall,) = [(v, s) for name, v, s in written if name == "validation/R@1"]
     assert recall == (float(run.epochs()[0]["R@1"]), 2)
 
 
@@ -90,8 +90,13 @@ def test_wandb_is_told_every_scalar(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     library = ModuleType("wandb")
     library.init = init  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "wandb", library)
-    track = tracker("wandb", tmp_path / "fashion-hm")
+    folder, other = tmp_path / "a" / "fashion-hm", tmp_path / "b" / "fashion-hm"
+    track = tracker("wandb", folder)
     track({"loss": 0.5}, 3)
     assert told == [({"loss": 0.5}, 3)]
     assert begun[0]["name"] == "fashion-hm"
     assert begun[0]["project"] == "holdfast"
+    tracker("wandb", folder)
+    tracker("wandb", other)
+    first, resumed, another = (one["id"] for one in begun)
+    assert first == resumed != another

@@ -68,7 +68,7 @@ def test_quiet_is_silent(clock: Clock, capsys: pytest.CaptureFixture[str]) -> No
 
 def test_in_a_terminal_a_bar_that_ends_also_with_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(module, "Console", lambda: Console(file=screen, force_terminal=True, width=120))
+    monkeypatch.setattr(module, "console", lambda: Console(file=screen, force_terminal=True, width=120))
     progress = Progress("training", 8, done=2)
 
     def work() -> None:
@@ -86,6 +86,11 @@ def test_in_a_terminal_a_bar_that_ends_also_with_an_error(monkeypatch: pytest.Mo
     assert "a line that stays" in shown
     assert "3/8" in shown
     assert "loss 0.125" in shown
+
+
+def test_a_finished_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(module, "console", lambda: Console(file=screen, force_terminal=True, width=120))
     with Progress("embedding", 3) as progress:
         progress.advance(by=2)
         progress.advance()

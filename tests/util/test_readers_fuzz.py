@@ -1,6 +1,10 @@
-"""Whatever a file or a request holds, its reader returns a value or raises a HoldfastError of one line."""
+"""Whatever a file or a request holds, its reader returns a value or raises a HoldfastError of one line.
+
+HOLDFAST_FUZZ: inputs tried for each reader. What is not made of trees: test_damaged_files.py.
+"""
 
 import json
+import os
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict
@@ -27,6 +31,8 @@ from holdfast.sweep.plan import plan
 from holdfast.util.errors import HoldfastError
 from holdfast.util.validate import fit, parse_json, read_json
 from tests.helpers import result_files, tiny
+
+EXAMPLES = int(os.environ.get("HOLDFAST_FUZZ", "40"))
 
 CONFIG = resolve_config({"recipe": "none-r", "optim.clip": 1, "model.weights": None})
 SWEEP = {
@@ -232,7 +238,7 @@ def test_good_content_is_read(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 @given(data=st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
 def test_mutated_content_is_read_or_refused(name: str, tmp_path: Path, data: st.DataObject) -> None:
     read, good, written = KINDS[name]
     refused_in_one_line(read, tmp_path, data.draw(mutations(good, written)))

@@ -186,3 +186,9 @@ def test_lines_and_rows(tmp_path: Path) -> None:
         HoldfastError, match=r"a\.csv is damaged; move it away: row 1: step takes a whole number, not '1'"
     ):
         read_csv(Line, tmp_path / "a.csv", "move it away")
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "config.yaml")
+    with pytest.raises(HoldfastError, match=r"config\.yaml is a pipe, not a file"):
+        read_yaml(tmp_path / "config.yaml")

@@ -1,5 +1,7 @@
 """The command line: verbs only. torch is imported when a verb needs it, so that ``--help`` answers at once."""
 
+import sys
+from contextlib import redirect_stdout
 from typing import Annotated
 
 import typer
@@ -13,6 +15,7 @@ from holdfast.cli.export import export
 from holdfast.cli.listing import listing
 from holdfast.cli.report import report
 from holdfast.cli.search import embed, search
+from holdfast.cli.streams import protect
 from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
 
@@ -48,18 +51,20 @@ def _options(
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line; what the user can mend comes out as one line, with exit status 2."""
-    from holdfast.util.errors import HoldfastError  # noqa: PLC0415
+    from holdfast.util.errors import HoldfastError, lacks_memory  # noqa: PLC0415
+    from holdfast.util.text import Plain  # noqa: PLC0415
 
+    protect()
     try:
-        app(args=arguments)
+        with redirect_stdout(Plain(sys.stdout)):
+            app(args=arguments)
     except HoldfastError as error:
         _fail(str(error))
     except OSError as error:
         reason = error.strerror or str(error)
         _fail(f"{reason}: {error.filename}" if error.filename else reason)
     except (MemoryError, RuntimeError) as error:
-        text = str(error).lower()
-        if not isinstance(error, MemoryError) and not any(known in text for known in OUT_OF_MEMORY):
+        if not lacks_memory(error):
             raise
         reason = str(error).partition("\n")[0]
         _fail(
@@ -68,5 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _fail(message: str) -> None:
-    typer.echo(f"holdfast: {message}", err=True)
+    from holdfast.util.text import plain  # noqa: PLC0415
+
+    typer.echo(f"holdfast: {plain(message)}", err=True)
     raise SystemExit(2)

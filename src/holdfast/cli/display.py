@@ -1,19 +1,22 @@
 """What the command line prints: tables and results, as text that also reads well in a file."""
 
+import os
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich import box
-from rich.console import Console
+from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.evaluation.words import PASSED
-from holdfast.report.tables import format_radius
+from holdfast.evaluation.words import PASSED, verdict_words
+from holdfast.report.tables import Header, Rows, format_radius
+from holdfast.report.widths import LEAST, fit
 from holdfast.util.errors import printable
 from holdfast.util.progress import format_duration
+from holdfast.util.text import console, plain
 
 if TYPE_CHECKING:
     from typing import Any
@@ -25,20 +28,40 @@ if TYPE_CHECKING:
 
 WIDTH_OF_A_FILE = 200
 ROBUST = "robust R@1"
+MADE = ("least R@1", "ERS")
+"""What is made of the scores of several attacks."""
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table."""
-    console = Console()
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, narrow: bool = False) -> None:
+    """Print a table. narrow: columns that have no room are left out, and named below, as :func:`fit` has it."""
+    screen, left_out = console(), list[str]()
+    screen.width = (room() if narrow or screen.is_terminal else None) or max(screen.width, WIDTH_OF_A_FILE)
+    if narrow:
+        columns, rows, left_out = fit([*columns], [[*row] for row in rows], screen.width)
     grid = Table(show_header=any(columns), box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in columns:
-        grid.add_column(column, overflow="fold")
+        grid.add_column(column, overflow="fold", no_wrap=narrow and column not in LEAST and column != columns[0])
     for row in rows:
-        grid.add_row(*map(Text, row))
-    if not console.is_terminal:
-        console.width = max(console.width, WIDTH_OF_A_FILE)
-    console.print(title, style="italic", highlight=False, markup=False)
-    console.print(grid)
+        grid.add_row(*(Text(plain(cell)) for cell in row))
+    screen.print(plain(title), style="italic", highlight=False, markup=False)
+    screen.print(grid)
+    if left_out:
+        print(f"left out, for want of room: {', '.join(left_out)}")
+
+
+def room() -> int | None:
+    """How many characters a line of the terminal holds, or ``$COLUMNS`` says; None for a file or a pipe."""
+    screen = console()
+    return screen.width if screen.is_terminal or "COLUMNS" in os.environ else None
+
+
+def listed(title: str, markdown: str, found: tuple[Header, Rows]) -> None:
+    """Print results in Markdown, or where its lines are longer than those of the terminal, as a table that fits."""
+    width = room()
+    if width is None or all(cell_len(line) <= width for line in markdown.splitlines()):
+        print(markdown)
+    else:
+        table(title, *found, narrow=True)
 
 
 def result(found: "Result") -> None:
@@ -49,10 +72,10 @@ def result(found: "Result") -> None:
     rows = [[name, f"{one:.3f}" if isinstance(one, float) else str(one)] for name, one in benign.items()]
     table(f"{found.name} on {data['name']}: images as they are", ["", ""], rows)
     if content["columns"]:
-        means = {name: content[name] for name in ("least R@1", "ERS") if content[name]}
+        means = {name: content[name] for name in MADE if content[name]}
         rows = []
         for name, one in {**content["columns"], **means}.items():
-            rows.append([name, _value(one), _interval(one), one.get("unit", ""), str(one.get("queries", ""))])
+            rows.append([name, _value(one), _interval(one), one.get("unit", ""), _images(one)])
         reach = format_radius(settings["eps"], settings["norm"])
         title = f"attacked by protocol {found.protocol}: ε = {reach}, {settings['steps']} steps"
         table(title, ["", "value", "95 % interval", "what it is", "images"], rows)
@@ -64,6 +87,8 @@ def result(found: "Result") -> None:
     for remark in content["model"].get("remarks", []):
         print(f"note: {remark}")
     print(f"verdict: {found.verdict}")
+    for words in verdict_words(found.verdict):
+        print(f"note: {words}")
     if found.path is not None:
         print(f"written to {found.path}")
 
@@ -72,29 +97,30 @@ def robust_recall(robust: "dict[str, Any]", reach: str) -> None:
     """Print robust R@1 and what each stage of the cascade did to it."""
     left, rows = robust["queries"] - robust["stages"][0]["tried"] if robust["stages"] else 0, []
     for stage in robust["stages"]:
-        each = f"{stage['passes'] / stage['tried']:.0f}" if stage["tried"] else ""
-        rows.append([stage["name"], str(stage["tried"]), str(stage["broke"]), each])
+        if stage["tried"]:
+            each = f"{stage['passes'] / stage['tried']:.0f}"
+            rows.append([stage["name"], str(stage["tried"]), str(stage["broke"]), each])
     table(f"the worst case at ε = {reach}", ["stage", "queries tried", "broken", "passes per query"], rows)
     print(f"wrong unattacked: {left} of {robust['queries']}")
-    print(f"robust R@1: {_value(robust)} ({robust['robust']} of {robust['queries']} queries; {_interval(robust)})")
+    print(f"robust R@1: {_value(robust)} ({_images(robust)} queries; 95 %: {_interval(robust)})")
 
 
 def curve(results: "Sequence[Result]") -> None:
     """Print the scores of evaluations at several radii, one row each."""
-    shown = [{**one.content["columns"], ROBUST: one.content[ROBUST]} for one in results]
+    shown = [{**one.content["columns"], **{name: one.content[name] for name in (ROBUST, *MADE)}} for one in results]
     names, rows = [name for name, value in shown[0].items() if value], []
     for one, columns in zip(results, shown, strict=True):
         settings = one.content["settings"]
         values = (_value(columns[name]) for name in names)
         rows.append([format_radius(settings["eps"], settings["norm"]), *values, one.verdict])
-    table(f"{results[0].name}: scores by ε", ["ε", *names, "verdict"], rows)
+    table(f"{results[0].name}: scores by ε", ["ε", *names, "verdict"], rows, narrow=True)
 
 
 def comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a result beside published rows, with where they were published below."""
     place = list(header).index("source")
     shorter = [[*row[:place], *row[place + 1 :]] for row in (header, *rows)]
-    table("beside the published rows", shorter[0], shorter[1:])
+    table("beside the published rows", shorter[0], shorter[1:], narrow=True)
     for source in dict.fromkeys(row[place] for row in rows if "published" in row):
         print(f"published in: {source}")
 
@@ -140,9 +166,16 @@ def swept(runs: "Sequence[Planned]", failed: Mapping[Path, str]) -> None:
     table("sweep", ["", "sweep", "run", ""], rows)
 
 
-def _value(one: "dict[str, float]") -> str:
+def _value(one: dict[str, float]) -> str:
     return f"{one['value']:.3f}"
 
 
-def _interval(one: "dict[str, float]") -> str:
-    return f"{one['low']:.3f} to {one['high']:.3f}"
+def _interval(one: dict[str, float | None]) -> str:
+    low, high = one.get("low"), one.get("high")
+    return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _images(one: dict[str, int]) -> str:
+    """How many images a score is of, those that count in a share first."""
+    kept, images = one.get("kept"), one.get("queries")
+    return "" if images is None else f"{images}" if kept is None else f"{kept} of {images}"

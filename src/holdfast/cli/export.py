@@ -15,9 +15,10 @@ def export(  # noqa: PLR0917
     ] = "onnx",
     out: Annotated[Path | None, typer.Option(help="By default exports/RUN, with the ending of the format.")] = None,
     verify: Annotated[
-        bool, typer.Option("--verify", help="Keep it only if embeddings and scores under attack are those of the run.")
+        bool,
+        typer.Option("--verify", help="Keep it only if its embeddings, also of attacked images, are those of the run."),
     ] = False,
-    max_queries: Annotated[int, typer.Option(help="Attacked by --verify.")] = 64,
+    max_queries: Annotated[int, typer.Option(help="Attacked by --verify.")] = 16,
     dtype: Annotated[
         str, typer.Option(help="Of the weights in a hub folder: float32, or bfloat16 for half the size.")
     ] = "float32",
@@ -28,6 +29,7 @@ def export(  # noqa: PLR0917
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.export import DifferenceError  # noqa: PLC0415
     from holdfast.export import export as write  # noqa: PLC0415
+    from holdfast.util.text import plain  # noqa: PLC0415
 
     try:
         place, found, reason = write(
@@ -35,7 +37,7 @@ def export(  # noqa: PLR0917
         )
     except DifferenceError as error:
         display.compared(error.found)
-        typer.echo(f"holdfast: {error}", err=True)
+        typer.echo(f"holdfast: {plain(str(error))}", err=True)
         raise typer.Exit(1) from error
     if verify:
         display.compared(found)

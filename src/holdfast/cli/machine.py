@@ -15,8 +15,17 @@ from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.util.errors import HoldfastError, brief
 from holdfast.util.extras import require
 
-CORE = ("torch", "numpy", "scikit-learn", "pillow", "safetensors", "pyyaml", "pydantic", "typer", "rich", "jinja2")
-EXTRAS = ("timm", "tensorboard", "wandb")
+CORE = (
+    *("torch", "numpy", "scikit-learn", "scipy", "pillow", "safetensors"),
+    *("pyyaml", "pydantic", "typer", "rich", "jinja2"),
+)
+EXTRAS = {
+    **{name: (name,) for name in ("timm", "tensorboard", "wandb")},
+    **{"hub": ("huggingface_hub",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "faiss": ("faiss",)},
+    **{"serve": ("starlette", "uvicorn"), "pml": ("pytorch_metric_learning",)},
+    **{"e2e": ("playwright",), "docs": ("zensical",), "dev": ("pytest", "mypy", "hypothesis")},
+}
+"""The extras of pyproject.toml, and what each lets be imported."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ def examine() -> list[Finding]:
     return [
         Finding("python", sys.version_info >= (3, 11), platform.python_version()),
         *map(_library, CORE),
-        *map(_extra, EXTRAS),
+        *(_extra(extra, modules) for extra, modules in EXTRAS.items()),
         Finding("processors", True, f"{os.cpu_count()}, torch uses {torch.get_num_threads()}"),
         Finding("GPU", torch.cuda.is_available(), gpus or "none; training on the CPU", needed=False),
         Finding("disk", True, f"{shutil.disk_usage('.').free / 1e9:.0f} GB free here"),
@@ -50,9 +59,10 @@ def _library(name: str) -> Finding:
         return Finding(name, False, f"pip install {name}")
 
 
-def _extra(extra: str) -> Finding:
+def _extra(extra: str, modules: tuple[str, ...]) -> Finding:
     try:
-        require(extra, extra)
+        for module in modules:
+            require(module, extra)
     except HoldfastError as error:
         return Finding(extra, False, f"optional: {error}", needed=False)
     return Finding(extra, True, "optional, installed", needed=False)

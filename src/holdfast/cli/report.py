@@ -25,9 +25,12 @@ def report(  # noqa: PLR0917
     root: Root = None,
 ) -> None:
     """Make one table of many results, or one page with charts and ranked lists."""
-    from holdfast.report import COMPARED, STYLES, find  # noqa: PLC0415
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.report import COMPARED, STYLES, comparison, find, table  # noqa: PLC0415
+    from holdfast.report.tables import select  # noqa: PLC0415
     from holdfast.util.atomic import write_text  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError, pick  # noqa: PLC0415
+    from holdfast.util.lock import writing  # noqa: PLC0415
 
     styles = COMPARED if published else STYLES
     write = pick("format", style, styles)
@@ -40,10 +43,16 @@ def report(  # noqa: PLR0917
         chosen["columns"] = [column.strip() for column in columns.split(",")]
     place = out or (Path("report.html") if style == "html" else None)
     if place is None:
-        print(write(find(paths), **chosen))
+        text = write(results := find(paths), **chosen)
+        if style == "markdown":
+            shown = (comparison if published else table)(results)
+            display.listed("results", text, select(shown, chosen.get("columns", ())))
+        else:
+            print(text)
         return
     if place.is_dir():
         raise HoldfastError(f"--out must be a file, and {place} is a folder; try {place / 'report'}.{style}")
     results = find(paths)
-    write_text(place, write(results, **chosen))
+    with writing(place):
+        write_text(place, write(results, **chosen))
     print(f"written to {place}")

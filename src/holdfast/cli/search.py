@@ -36,6 +36,8 @@ def embed(  # noqa: PLR0917
     )
     for fault in index.about["faults"]:
         print(f"note: {fault}")
+    for line in index.about.get("left_out", []):
+        print(f"left out: {line}")
     broken = index.about["broken"]
     if broken:
         print(f"left out, because they cannot be read ({len(broken):,}):")
@@ -62,8 +64,9 @@ def search(  # noqa: PLR0917
 ) -> None:
     """Find the images of an index that are nearest to a query."""
     from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.data.readers.listing import asked  # noqa: PLC0415
     from holdfast.search.index import Index  # noqa: PLC0415
-    from holdfast.search.lookup import STYLES, answer, asked, by_query, model_of  # noqa: PLC0415
+    from holdfast.search.lookup import STYLES, answer, by_query, model_of  # noqa: PLC0415
     from holdfast.search.montage import save_montage  # noqa: PLC0415
     from holdfast.search.nearest import search_by  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError, printable, unknown  # noqa: PLC0415
@@ -72,7 +75,8 @@ def search(  # noqa: PLR0917
     if style not in (styles := ("table", *STYLES)):
         raise unknown("format", style, styles)
     search_by(backend, k)
-    known, queries = Index.load(index), asked([*query, *(more or ())])
+    known = Index.load(index)
+    queries, absent = asked([*query, *(more or ())])
     found, broken = answer(known, model_of(known, model, weights), queries, k, backend=backend, device=device)
     if style == "table":
         display.answers(by_query(found))
@@ -80,7 +84,9 @@ def search(  # noqa: PLR0917
         print(STYLES[style](found).encode(errors="backslashreplace").decode(), end="")
     if out is not None and found:
         save_montage(found, known.about["root"], out)
-    if broken:
+    if broken := absent | broken:
         named = "; ".join(f"{printable(path)} ({printable(reason)})" for path, reason in list(broken.items())[:3])
         more_of_them = "; …" if len(broken) > 3 else ""
-        raise HoldfastError(f"{len(broken):,} of {len(queries):,} queries cannot be read: {named}{more_of_them}")
+        raise HoldfastError(
+            f"{len(broken):,} of {len(queries) + len(absent):,} queries cannot be read: {named}{more_of_them}"
+        )

@@ -30,6 +30,7 @@ def train(  # noqa: PLR0917
     from holdfast.defense.recipes import parse_recipe  # noqa: PLC0415
     from holdfast.runs.config import resolve_config  # noqa: PLC0415
     from holdfast.training.loop import train as run  # noqa: PLC0415
+    from holdfast.util.errors import HoldfastError  # noqa: PLC0415
     from holdfast.util.validate import read_yaml  # noqa: PLC0415
 
     options = {
@@ -40,7 +41,16 @@ def train(  # noqa: PLR0917
         "model.weights": weights and str(weights),
     }
     given = {key: value for key, value in options.items() if value is not None}
-    settings = resolve_config(read_yaml(config) if config else {}, given, assignments=changes or ())
+    tree = read_yaml(config) if config else {}
+    try:
+        settings = resolve_config(tree, given, assignments=changes or ())
+    except HoldfastError as error:
+        try:
+            resolve_config(tree)
+        except HoldfastError as own:
+            if str(own) == str(error):
+                raise HoldfastError(f"{config}: {error}") from None
+        raise
     name = parse_recipe(settings.recipe).name
     folder = out or Path("runs") / f"{settings.data.name}-{name}-{settings.seed}"
     run(settings, folder, resume=resume, device=device, verify=verify)

@@ -66,11 +66,11 @@ class FusedNetwork:
         tensors = _tensors(self.module)
         self.names, self.network, self.reduced = set(tensors), self.module, frozenset[str]()
         with torch.no_grad(), autocast(None, self.like.device), frozen(self.module):
-            wanted: Tensor = self.module(self.like)
             try:
+                wanted = self.module(self.like.clone()).clone()
                 self._build(tensors)
-                same = _alike(wanted, self.network(self.like))
-            except Exception:  # whatever a stranger's module raises: uncopied it runs as well
+                same = _alike(wanted, self.network(self.like.clone()))
+            except (Exception, SystemExit):  # whatever a stranger's module raises: uncopied it runs as well
                 same = False
         if not same:
             self.network = self.module
@@ -97,8 +97,8 @@ class FusedNetwork:
         self._take_over(tensors)
         try:
             with torch.no_grad():
-                self(self.like)
-        except Exception:  # a part that switches autocast off cannot use the other dtype
+                self(self.like.clone())
+        except (Exception, SystemExit):  # a part that switches autocast off cannot use the other dtype
             self.reduced = frozenset()
             self._take_over(tensors)
 

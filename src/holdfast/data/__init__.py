@@ -5,6 +5,7 @@ from holdfast.data.datasets import DATASETS, Dataset, load_dataset
 from holdfast.data.loader import Batch, Loader, stream
 from holdfast.data.pixels import Pixels, draw_augmentation
 from holdfast.data.readers.held_out import held_out, query_gallery
+from holdfast.data.splitting import with_validation
 from holdfast.data.table import Table
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "load_dataset",
     "query_gallery",
     "stream",
+    "with_validation",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from holdfast.data.readers.arrays import digits, fashion_mnist, mnist
 from holdfast.data.readers.benchmarks import cars, cub, sop
-from holdfast.data.readers.own import class_folders, csv_file
+from holdfast.data.readers.own import class_folders, csv_file, nested_folders
 from holdfast.data.table import Table
 from holdfast.util.errors import HoldfastError, pick
 
@@ -35,6 +35,7 @@ DATASETS: dict[str, Dataset] = {
     "cars": Dataset(cars, "224", 3, "CARS-196: cars, zero-shot 98/98 classes"),
     "sop": Dataset(sop, "224", 3, "Stanford Online Products: zero-shot 11,318/11,316 products"),
     "folder": Dataset(class_folders, "224", 3, "your images: a folder per class, or train/ and test/ of these"),
+    "nested": Dataset(nested_folders, "224", 3, "your images: every folder of images is a class, named by its path"),
     "csv": Dataset(csv_file, "224", 3, "your images: a CSV label,path,split[,is_query,is_gallery]"),
     "digits": Dataset(lambda _: digits(), "28", 1, "scikit-learn's digits: 1,000 + 797, 8x8, bundled", bundled=True),
 }

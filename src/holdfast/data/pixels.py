@@ -1,17 +1,19 @@
 """From a table's images to tensors in [0, 1], with resize, crop and flip; and from a tensor back to an image."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
+from holdfast.data.decode import decode
 from holdfast.data.memory import available_memory
 from holdfast.data.table import Table
-from holdfast.util.errors import HoldfastError
+from holdfast.util.errors import HoldfastError, brief
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and their total."""
@@ -70,6 +72,7 @@ class Pixels:
         if workers < 1:
             raise HoldfastError(f"workers is {workers}; at least 1 thread must decode")
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
+        self._hashes = np.zeros(len(table), np.int64)
         self._cached = torch.zeros(len(table), dtype=torch.bool)
         self._cache = self._allocate() if cache and not self._is_ready() else None
 
@@ -85,10 +88,39 @@ class Pixels:
         rows = indices.tolist()
         if augment is not None and augment.shape != (len(rows), 3):
             raise ValueError(f"augment has shape {tuple(augment.shape)}, not {(len(rows), 3)}")
-        images = self._crop(self._stored(rows), augment).div_(255)
+        stored = self._stored(rows)
         ok = torch.tensor([i not in self.broken for i in rows], dtype=torch.bool)
+        if augment is None:
+            margin = (self.side - self.size) // 2
+            stored = stored[..., margin : margin + self.size, margin : margin + self.size]
+            self._hashes[rows] = [hash(image.tobytes()) for image in stored.numpy()]
+            self._hashes[indices[~ok]] = 0
+        images = self._crop(stored, augment).div_(255)
         images[~ok] = 0
         return images, ok
+
+    def remarks(self) -> list[str]:
+        """What a reader of scores should know of the images, as far as they were read at the centre crop."""
+        name = self.table.short_name_of
+        remarks = [f"left out of the data: {one}" for one in self.table.left_out]
+        if self.broken:
+            first = min(self.broken)
+            remarks.append(
+                f"left out of the data: {len(self.broken):,} images that cannot be read, the first is {name(first)} "
+                f"({self.broken[first]})"
+            )
+        rows = np.flatnonzero(self._hashes)
+        _, same, counts = np.unique(self._hashes[rows], return_inverse=True, return_counts=True)
+        copies = rows[counts[same] > 1]
+        if len(copies):
+            one, other = copies[self._hashes[copies] == self._hashes[copies[0]]][:2].tolist()
+            classes = Counter(key for key, _ in {(self._hashes[i], self.table.labels[i]) for i in copies})
+            several = sum(count > 1 for count in classes.values())
+            remarks.append(
+                f"{len(copies):,} images have a copy, the same pixel for pixel, such as {name(one)} and {name(other)}: "
+                f"a copy is found at distance 0; {several:,} of these {len(classes):,} pictures are of several classes"
+            )
+        return remarks
 
     def verify(self, progress: Progress | None = None) -> dict[int, str]:
         """Decode every image once and return the index and the reason of each that cannot be read."""
@@ -150,7 +182,7 @@ class Pixels:
             return
         try:
             place.numpy()[...] = self._decode(i).transpose(2, 0, 1)
-        except Exception as error:  # a damaged file makes PIL raise nearly anything
+        except Exception as error:
             self.broken[i] = _why(error)
 
     def _reason(self, i: int) -> str | None:
@@ -163,20 +195,16 @@ class Pixels:
     def _decode(self, i: int) -> npt.NDArray[np.uint8]:
         """Image ``i`` as (side, side, C) uint8."""
         images = self.table.images
-        with Image.fromarray(images[i]) if isinstance(images, np.ndarray) else Image.open(images[i]) as opened:
-            if opened.mode[0] in "IF":
-                raise ValueError(f"pixels of mode {opened.mode!r}; convert the image to 8 bits per channel")
-            image = ImageOps.exif_transpose(opened).convert(_MODES[self.channels])
-        resized = image.resize((self.side, self.side), Image.Resampling.BILINEAR)
+        image = Image.fromarray(images[i]) if isinstance(images, np.ndarray) else decode(images[i])[0]
+        resized = image.convert(_MODES[self.channels]).resize((self.side, self.side), Image.Resampling.BILINEAR)
         return np.array(resized, np.uint8).reshape(self.side, self.side, self.channels)
 
     def _crop(self, stored: Tensor, augment: Tensor | None) -> Tensor:
-        """From (B, C, side, side) uint8 to (B, C, size, size) float32, still in [0, 255]."""
+        """From (B, C, side, side) uint8, or without ``augment`` (B, C, size, size), to float32, still in [0, 255]."""
         size, margin = self.size, self.side - self.size
         cropped = torch.empty(len(stored), self.channels, size, size)
         if augment is None:
-            top = left = margin // 2
-            return cropped.copy_(stored[..., top : top + size, left : left + size])
+            return cropped.copy_(stored)
         corners = (augment[:, :2] * (margin + 1)).long().clamp(max=margin).tolist()
         flips = (augment[:, 2] < 0.5).tolist()
         for image, (top, left), flip, out in zip(stored, corners, flips, cropped, strict=True):
@@ -186,4 +214,4 @@ class Pixels:
 
 
 def _why(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    return str(error) if isinstance(error, HoldfastError) else brief(error)

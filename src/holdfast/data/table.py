@@ -8,10 +8,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from holdfast.util.errors import HoldfastError, unknown
+from holdfast.util.errors import HoldfastError, shown, unknown
 
 Images = npt.NDArray[np.uint8] | tuple[Path, ...]
-SPLITS = ("train", "test")
+SPLITS = ("train", "validation", "test")
+
+REMEDY = "give it one, or leave the image out"
+NO_LABEL = ("", "nan", "nat", "<na>")
+"""Texts, in small letters, that pandas and others write where a label is missing."""
+
+
+def missing_labels(labels: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """The rows of labels (N,) that name no class: NaN, None, their texts and empty ones."""
+    if labels.dtype.kind == "f":
+        return np.flatnonzero(np.isnan(labels).reshape(len(labels), -1).any(1))
+    if labels.dtype.kind not in "OU":
+        return np.zeros(0, np.int64)
+    texts = [str(label).strip() for label in labels.tolist()]
+    return np.flatnonzero([text.lower() in NO_LABEL or text == "None" for text in texts])
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,12 +35,13 @@ class Table:
     name: of the data set, for messages.
     images: (N, H, W) or (N, H, W, 3) uint8, or N paths.
     labels: (N,) int64; image i is of class ``classes[labels[i]]``.
-    split: (N,) of ``"train"`` or ``"test"``.
-    is_query, is_gallery: (N,) bool, true in the test split only; an image may be both, or neither.
+    split: (N,) of ``"train"``, ``"validation"`` (weights are chosen on it) or ``"test"``.
+    is_query, is_gallery: (N,) bool, false in the training split; an image may be both, or neither.
     numbers: (N,) int64, the place of each image within its split; counted here where it is not given, and kept by
         :meth:`select`, so that a message names the image the user knows.
     family: ``"28"`` or ``"224"``, whose settings of the paper apply, the radius of attacks among them; None where
         nothing says which.
+    left_out: what lies with the images and is not read, a line for each reason with its count.
     """
 
     name: str
@@ -38,6 +53,7 @@ class Table:
     classes: tuple[str, ...]
     numbers: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     family: str | None = None
+    left_out: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self._check_images()
@@ -60,7 +76,7 @@ class Table:
             if len(wrong):
                 raise self._error(
                     f"{len(wrong)} training images have {column} set, the first is {self.name_of(wrong[0])}; "
-                    "queries and gallery must be in the test split"
+                    "queries and gallery must be in the test or the validation split"
                 )
         if not len(self.numbers):
             number = np.zeros(len(self), np.int64)
@@ -83,7 +99,7 @@ class Table:
             if self.images.dtype != np.uint8 or not (grey or colour):
                 raise self._error(
                     "images must be uint8 of shape (N, H, W) or (N, H, W, 3), "
-                    f"not {self.images.dtype} of shape {self.images.shape}"
+                    f"not {self.images.dtype} of shape {self.images.shape}{_advice(self.images)}"
                 )
         elif not isinstance(self.images, tuple) or not all(isinstance(path, Path) for path in self.images):
             raise self._error(f"images must be a uint8 array or a tuple of paths, not {type(self.images)}")
@@ -110,31 +126,43 @@ class Table:
         is_query: npt.NDArray[np.bool_] | None = None,
         is_gallery: npt.NDArray[np.bool_] | None = None,
         title: Callable[[Any], str] = str,
+        left_out: Sequence[str] = (),
     ) -> "Table":
         """A table from one sortable class key per image; ``title(key)`` names the class.
 
-        Without ``is_query`` (or ``is_gallery``) every test image is a query (in the gallery).
+        Without ``is_query`` (or ``is_gallery``) every image that does not train is a query (in the gallery).
+        Where there are queries or training images, a key that names no class is refused: None, NaN, "nan", empty.
         """
-        present, labels = np.unique(np.asarray(keys), return_inverse=True)
         splits = np.asarray(split, dtype=np.str_)
-        test = splits == "test"
+        asked = splits != "train"
+        asks = asked if is_query is None else is_query
+        try:
+            column = np.asarray(keys)
+            if (asks | ~asked).any() and len(wrong := missing_labels(column)):
+                first = f"the first at row {wrong[0]}, counted from 0: {shown(column.tolist()[wrong[0]])}"
+                raise HoldfastError(f"{len(wrong):,} of {len(column):,} labels name no class, {first}; {REMEDY}")
+            present, labels = np.unique(column, return_inverse=True)
+        except (TypeError, ValueError) as error:  # TypeError: they have no order; ValueError: their lengths differ
+            raise HoldfastError(f"{name}: {error}") from None
         return cls(
             name=name,
             images=images,
             labels=labels.astype(np.int64),
             split=splits,
-            is_query=test if is_query is None else is_query,
-            is_gallery=test if is_gallery is None else is_gallery,
+            is_query=asks,
+            is_gallery=asked if is_gallery is None else is_gallery,
             classes=tuple(title(key) for key in present.tolist()),
+            left_out=tuple(left_out),
         )
 
     def __len__(self) -> int:
         return len(self.images)
 
     def matched_queries(self) -> npt.NDArray[np.bool_]:
-        """(N,) bool: the queries with at least one *other* gallery image of their class."""
-        gallery = np.bincount(self.labels[self.is_gallery], minlength=len(self.classes))
-        return np.asarray(self.is_query & (gallery[self.labels] - self.is_gallery > 0))
+        """(N,) bool: the queries with at least one *other* gallery image of their class in their split."""
+        place = self.labels + len(self.classes) * (self.split == "validation")
+        gallery = np.bincount(place[self.is_gallery], minlength=2 * len(self.classes))
+        return np.asarray(self.is_query & (gallery[place] - self.is_gallery > 0))
 
     @property
     def unmatched_queries(self) -> int:
@@ -143,7 +171,7 @@ class Table:
 
     def check_disjoint(self) -> None:
         """Refuse a class that is both in the training and in the test split: a zero-shot set has none."""
-        train, test = (set(self.labels[self.split == name].tolist()) for name in SPLITS)
+        train, test = (set(self.labels[self.split == name].tolist()) for name in ("train", "test"))
         both = sorted(train & test)
         if both:
             named = ", ".join(repr(self.classes[label]) for label in both[:3])
@@ -162,7 +190,8 @@ class Table:
         else:
             images = tuple(self.images[i] for i in np.flatnonzero(mask))
         columns = {name: getattr(self, name)[mask] for name in ("labels", "split", "is_query", "is_gallery", "numbers")}
-        return Table(name=self.name, images=images, classes=self.classes, family=self.family, **columns)
+        facts = {name: getattr(self, name) for name in ("name", "classes", "family", "left_out")}
+        return Table(images=images, **facts, **columns)
 
     def train(self) -> "Table":
         """The training images."""
@@ -171,11 +200,24 @@ class Table:
             raise self._error("there are no training images (split 'train')")
         return self.select(mask)
 
+    def validation(self) -> "Table | None":
+        """The validation images that are query or gallery; None where there are none."""
+        return self._asked("validation")
+
     def test(self) -> "Table":
         """The test images that are query or gallery."""
-        if not self.is_query.any() or not self.is_gallery.any():
+        if (found := self._asked("test")) is None:
             raise self._error("nothing to evaluate: the test split has no queries or no gallery")
-        return self.select(self.is_query | self.is_gallery)
+        gallery = self.labels[self.is_gallery & (self.split == "test")]
+        if len(present := np.unique(gallery)) < 2:
+            raise self._error(f"all gallery images are of one class, {self.classes[present[0]]!r}: no answer is wrong")
+        return found
+
+    def _asked(self, split: str) -> "Table | None":
+        inside = self.split == split
+        if not (self.is_query & inside).any() or not (self.is_gallery & inside).any():
+            return None
+        return self.select(inside & (self.is_query | self.is_gallery))
 
     def name_of(self, i: int) -> str:
         """The path of image ``i``, or the like of ``"fashion-mnist train[123]"`` for an array."""
@@ -184,15 +226,45 @@ class Table:
             return f"{self.name} {self.split[i]}[{number}]"
         return str(self.images[i])
 
+    def short_name_of(self, i: int) -> str:
+        """As :meth:`name_of`, of a path its last two parts."""
+        return self.name_of(i) if isinstance(self.images, np.ndarray) else "/".join(self.images[i].parts[-2:])
+
     def describe(self) -> str:
         """One line: how many images and classes train and test, and the queries that have no answer."""
 
         def part(mask: npt.NDArray[np.bool_]) -> str:
             return f"{mask.sum():,} images of {len(np.unique(self.labels[mask])):,} classes"
 
-        text = f"{self.name}: train {part(self.split == 'train')}, test {part(self.split == 'test')}"
-        if (self.is_query != self.is_gallery).any():
-            text += f" ({self.is_query.sum():,} queries, {self.is_gallery.sum():,} gallery)"
+        test = self.split == "test"
+        parts = {name: self.split == name for name in SPLITS}
+        shown = (f"{name} {part(mask)}" for name, mask in parts.items() if name != "validation" or mask.any())
+        text = f"{self.name}: {', '.join(shown)}"
+        if (self.is_query != self.is_gallery)[test].any():
+            text += f" ({self.is_query[test].sum():,} queries, {self.is_gallery[test].sum():,} gallery)"
         if self.unmatched_queries:
             text += f"; {self.unmatched_queries:,} queries have no other gallery image of their class"
-        return text
+        return "; left out: ".join([text, *self.left_out])
+
+
+def _advice(images: npt.NDArray[Any]) -> str:
+    """What makes images of other numbers, or of another order of axes, fit; nothing where that cannot be told."""
+    code, (low, high) = "np.asarray(images)", (images.min(), images.max()) if images.size else (0, 0)
+    if images.dtype != np.uint8:
+        if images.dtype.kind not in "biuf" or not 0 <= low <= high <= 255:
+            return ""
+        if images.dtype.kind in "bf":
+            code = f"(255 * {code}).round()" if high <= 1 else f"{code}.round()"
+        code += ".astype('uint8')"
+    match images.shape:
+        case (_, 3, _, width) if width != 3:
+            code += ".transpose(0, 2, 3, 1)"
+        case (_, 1, _, width) if width != 3:
+            code += "[:, 0]"
+        case (_, _, _, 1):
+            code += "[..., 0]"
+        case (_, _, _) | (_, _, _, 3):
+            pass
+        case _:
+            return ""
+    return f"; {code} makes them so"

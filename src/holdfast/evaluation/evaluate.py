@@ -1,7 +1,7 @@
 """A whole evaluation of any model: attacked, scored, checked, and written down."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 from holdfast.attacks import RankingAttack, System
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels, Table
-from holdfast.evaluation.checks import CHECKS, Check, check
+from holdfast.evaluation.checks import CHECK_STEPS, CHECKS, Check, check
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import FORMAT, NAME, Result, read
@@ -35,10 +35,12 @@ from holdfast.models.wrapped import WrappedModel
 from holdfast.runs.folder import environment
 from holdfast.util import distributed
 from holdfast.util.atomic import write_json
-from holdfast.util.errors import HoldfastError
-from holdfast.util.progress import Progress
+from holdfast.util.errors import HoldfastError, foreign
+from holdfast.util.lock import tidy, working_in
+from holdfast.util.progress import Progress, format_duration
 
 SAMPLE = 32
+LONGER = CHECK_WORDS["longer"].name
 CHECKED = 64
 GAUGES = ("mean_cosine", "effective_rank")
 COUNTS = ("queries", "queries_without_match")
@@ -100,6 +102,7 @@ def evaluate(
     with (
         examined(embed, pixels, where, resolved, white and surrogate is None) as wrapped,
         examined(other_embed, pixels, where, resolved, white) as other,
+        ExitStack() as held,
     ):
         target, embedded = target_of(wrapped, pixels, where, quiet)
         transfer = None if other is None else target_of(other, pixels, where, quiet)[0]
@@ -107,9 +110,11 @@ def evaluate(
         identity = resolved.hash(hashes, describe_data(pixels))
         place = None if folder is None else Path(folder) / f"{protocol}-{identity}"
         if place is not None and (known := finished(place, checks)):
+            tidy(place)
             return known
+        held.enter_context(working_in(place))
         measured = _benign(embedded, resolved.seed, pixels)
-        remarks, seen = wrapped.remarks + wrapped.faults, other or wrapped
+        remarks, seen = wrapped.remarks + wrapped.faults + pixels.remarks(), other or wrapped
         if white and not seen.differentiable:
             if not measured["collapsed"]:
                 seen.require_gradients()
@@ -119,19 +124,24 @@ def evaluate(
         records = Records(place)
         total, done = sum(len(one.images) for one in runners), sum(len(records.of(one.name)) for one in runners)
         with Progress("attacking", total, done, quiet=quiet) as progress:
+            if total > done and not quiet:
+                checked = CHECK_STEPS * min(CHECKED, len(runners[0].images)) if checks else 0
+                unit = runners[0].seconds_per_step(target, transfer)
+                left = format_duration(unit * ((total - done) * max(1, resolved.steps) + checked))
+                progress.say(f"{len(runners)} attacks{' and checks' if checks else ''}: about {left}")
             for runner in runners:
                 for _ in runner.run(target, records, progress, transfer):
                     pass
             rows = _attacked("query", target, resolved)
-            robust, left = None, rows
+            robust, standing = None, rows
             if resolved.cascade:
-                robust, left = robust_recall(target, resolved, rows, records, progress, batch=batch, surrogate=transfer)
+                robust, standing = robust_recall(
+                    target, resolved, rows, records, progress, batch=batch, surrogate=transfer
+                )
         found = [] if not (checks and resolved.attacking) else _check(target, resolved, quiet)
-        trusted = _trusted(wrapped, found)
         if robust and found:
-            converged, seen = longer(target, resolved, left, len(rows))
-            found.append(Check(CHECK_WORDS["longer"].name, converged, seen))
-            robust["converged"] = converged
+            found.append(Check(LONGER, *longer(target, resolved, standing, len(rows))))
+            robust["converged"] = found[-1].passed
         content = {
             "format": FORMAT,
             "name": name or opened.name,
@@ -145,12 +155,12 @@ def evaluate(
             **summarise({name: records.of(name) for name in resolved.attacks}, _batch(resolved, pixels), resolved.seed),
             ROBUST: robust,
             "checks": [asdict(one) for one in found],
-            "trusted": trusted,
+            "trusted": _trusted(wrapped, found),
             "cost": records.cost(),
             "environment": environment(),
         }
-    if place is not None:
-        write_json(place / NAME, content)
+        if place is not None:
+            write_json(place / NAME, content)
     return Result(None if place is None else place / NAME, content)
 
 
@@ -170,7 +180,7 @@ def attack(
     opened = open_model(model)
     pixels = load_test_set(opened) if data is None else as_pixels(data)
     resolved = resolve_settings(pixels.table.family, attacks=(name,), **settings)
-    with prepared(opened.embed, pixels, resolved, device, quiet) as target:
+    with working_in(folder), prepared(opened.embed, pixels, resolved, device, quiet) as target:
         identity = resolved.hash({"model": model_fingerprint(target)}, describe_data(pixels))
         return save(runners_of(target, resolved, batch)[0], target, Path(folder), identity, quiet)
 
@@ -209,12 +219,7 @@ def as_pixels(data: Data) -> Pixels:
     if not isinstance(data, tuple) or len(data) != 2:
         raise HoldfastError(f"data is a Pixels or a pair (images, labels), not {type(data).__name__}")
     images, labels = (np.asarray(part) for part in data)
-    if images.dtype != np.uint8:
-        raise HoldfastError(
-            f"images of a pair (images, labels) are uint8 of shape (N, H, W) or (N, H, W, 3), not {images.dtype} of "
-            f"shape {images.shape}; (255 * images).round().astype('uint8') makes them from pixels in [0, 1]"
-        )
-    table = Table.build("images", images, labels, ["test"] * len(images))
+    table = Table.build("images", images, labels, ["test"] * (len(images) if images.ndim else 0)).test()
     if images.shape[1] != images.shape[2]:
         raise HoldfastError(f"images of a pair (images, labels) are square, not {images.shape[1]}x{images.shape[2]}")
     return Pixels(table, images.shape[1], channels=1 if images.ndim == 3 else 3)
@@ -232,11 +237,10 @@ def finished(place: Path, checks: bool) -> Result | None:
 
 def runners_of(target: Target, resolved: AttackSettings, batch: int) -> list[Runner]:
     """The attacks of a budget, each with the images it is tried on."""
-    if resolved.attacking:
-        if len(torch.unique(target.system.gallery.labels)) < 2:
-            raise HoldfastError("all gallery images are of one class: no attack could bring a wrong answer")
-        if not len(_attacked("query", target, resolved)):
-            raise HoldfastError("no readable image has another image of its class to be found: nothing to attack")
+    if len(torch.unique(target.system.gallery.labels)) < 2:
+        raise HoldfastError("all gallery images that can be read are of one class: no answer is wrong")
+    if resolved.attacking and not len(_attacked("query", target, resolved)):
+        raise HoldfastError("no readable image has another image of its class to be found: nothing to attack")
     runners = []
     for name in resolved.attacks:
         attack = resolved.attack(name)
@@ -308,7 +312,10 @@ def target_of(
 def _check(target: Target, resolved: AttackSettings, quiet: bool) -> list[Check]:
     queries = _attacked("query", target, resolved)
     chosen = queries[torch.linspace(0, len(queries) - 1, min(CHECKED, len(queries))).long()]
-    with Progress("checking", len(CHECKS), quiet=quiet) as progress:
+    with (
+        Progress("checking", len(CHECKS), quiet=quiet) as progress,
+        foreign("the checks of the model fail", "the attacks are kept: mend the model, or leave out the checks"),
+    ):
         return check(target, resolved, chosen, progress)
 
 
@@ -316,7 +323,7 @@ def _trusted(wrapped: WrappedModel, checks: list[Check]) -> bool | None:
     """None where it was not found out."""
     if wrapped.faults:
         return False
-    return all(one.passed is not False for one in checks) if checks else None
+    return all(one.passed is not False for one in checks if one.name != LONGER) if checks else None
 
 
 def _benign(embedded: EmbeddedDataset, seed: int, pixels: Pixels) -> dict[str, Any]:

@@ -74,6 +74,15 @@ class Records:
         """The records of an attack's finished batches."""
         return self.kept.get(attack, [])
 
+    def check(self, attack: str, ids: list[int]) -> None:
+        """Refuse records that are not of the first of these images, in order: two processes may have written them."""
+        found = [record["id"] for record in self.of(attack)]
+        if found != ids[: len(found)]:
+            raise HoldfastError(
+                f"the records of {attack!r} in {self.folder} are not those of the images to attack, one each and in "
+                f"order; remove {self.folder} to start over"
+            )
+
     def add(self, attack: str, records: list[Record], cost: Mapping[str, float]) -> None:
         self.kept.setdefault(attack, []).extend(records)
         self.costs.append({"attack": attack, "images": len(records), **cost})

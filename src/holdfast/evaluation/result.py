@@ -18,12 +18,17 @@ NAME = "result.json"
 DEPTH = 4
 MEASURED = ("ERS", "least R@1", "robust R@1")
 COST = ("passes", "seconds")
+ENOUGH = 30
+"""The fewest attacked queries of a verdict: of fewer, even a share of 0 may be one above 11 % (Clopper–Pearson, 95 %),
+and one of 50 % anything from 31 to 69 %."""
 
 
 class _Bounds(TypedDict, total=False):
     value: Measured
     low: Measured
     high: Measured
+    kept: Whole | None
+    queries: Whole | None
 
 
 class _Stage(TypedDict):
@@ -34,8 +39,6 @@ class _Stage(TypedDict):
 
 
 class _Robust(_Bounds, total=False):
-    queries: Whole
-    robust: Whole
     converged: StrictBool | None
     stages: list[_Stage]
 
@@ -124,13 +127,32 @@ class Result:
         return self.content["model"].get("training") or {}
 
     @property
+    def chosen_on_test(self) -> bool:
+        """Whether these are a run's best weights, chosen on this test set, as in all runs that do not say it."""
+        settings = self.training.get("settings") or {}
+        best = self.content["model"].get("weights") == "best"
+        here = settings.get("data.name", self.dataset) == self.dataset
+        return best and here and bool(settings.get("validation.on_test", True))
+
+    @property
     def verdict(self) -> str:
-        """``ok``, or what speaks against the numbers: COLLAPSED, UNTRUSTED, unchecked, not converged."""
-        trusted = self.content.get("trusted")
+        """``ok``, or what speaks against the numbers: COLLAPSED, UNTRUSTED, CHOSEN ON TEST, unchecked, too few
+        queries, not converged.
+
+        Queries are too few where fewer than :data:`ENOUGH` were attacked.
+        """
+        trusted, attacked = self.content.get("trusted"), self.content["data"].get("attacked")
         doubts = ["COLLAPSED"] if self.content["collapsed"] else []
         doubts += ["unchecked"] if trusted is None else [] if trusted else ["UNTRUSTED"]
+        doubts += ["CHOSEN ON TEST"] if self.chosen_on_test else []
+        doubts += ["too few queries"] if attacked and attacked < ENOUGH else []
         doubts += ["not converged"] if self._measured("robust R@1").get("converged") is False else []
         return ", ".join(doubts) or "ok"
+
+    def counts(self, column: str) -> tuple[int, int] | None:
+        """Of how many queries a share is, after those that count in it; None where it does not say."""
+        kept, queries = (self._measured(column).get(name) for name in ("kept", "queries"))
+        return None if kept is None or queries is None else (int(kept), int(queries))
 
     def number(self, column: str) -> float | None:
         """R@1, mAP, a score, ERS, ..., image ``passes`` and ``seconds`` of training; None where it is not known."""

@@ -4,21 +4,24 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
 from holdfast.attacks import RankingAttack, System
-from holdfast.attacks.base import Attacked, Surrogate, attack_images
+from holdfast.attacks.base import Attacked, Surrogate, attack_images, name_of
 from holdfast.core.gallery import Queries
 from holdfast.core.pgd import PGD
 from holdfast.data import Pixels
 from holdfast.evaluation.records import DIGITS, Record, Records
 from holdfast.models.wrapped import WrappedModel
-from holdfast.util.errors import HoldfastError
+from holdfast.util.errors import HoldfastError, foreign, printable
 from holdfast.util.progress import Progress
+
+REHEARSED = 3
+"""Steps that are timed before an evaluation begins."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,9 +60,9 @@ def attack_batch(
     if not readable.all():
         raise HoldfastError(f"{target.pixels.table.name_of(int(perturbed.ids[~readable][0]))} can no longer be read")
     images = images.to(perturbed.embeddings.device)
-    chosen = attack.choose(perturbed, target.system, generators)
-    other = None if surrogate is None else surrogate.surrogate(attack, rows)
-    with _finite(target, perturbed):
+    with _told(attack, target, perturbed):
+        chosen = attack.choose(perturbed, target.system, generators)
+        other = None if surrogate is None else surrogate.surrogate(attack, rows)
         return attack_images(
             attack,
             target.model,
@@ -74,16 +77,18 @@ def attack_batch(
 
 
 @contextmanager
-def _finite(target: Target, perturbed: Queries) -> Iterator[None]:
-    """A FloatingPointError inside becomes an error that says what to do."""
-    try:
-        yield
-    except FloatingPointError as error:
-        first, last = (target.pixels.table.name_of(int(perturbed.ids[i])) for i in (0, -1))
-        raise HoldfastError(
-            f"the model gives NaN or infinite embeddings for perturbed images, one of those from {first} to {last}: it "
-            "must be finite for all pixels in [0, 1]"
-        ) from error
+def _told(attack: RankingAttack, target: Target, perturbed: Queries) -> Iterator[None]:
+    """What goes wrong inside becomes a HoldfastError that names the images, and says what to do."""
+    first, last = (printable(target.pixels.table.name_of(int(perturbed.ids[i]))) for i in (0, -1))
+    place = f"attack {name_of(attack)!r} fails on the images from {first} to {last}"
+    with foreign(place, "what was finished before is kept: mend the model or the attack, and repeat the call"):
+        try:
+            yield
+        except FloatingPointError as error:
+            raise HoldfastError(
+                f"the model gives NaN or infinite embeddings for perturbed images, one of those from {first} to "
+                f"{last}: it must be finite for all pixels in [0, 1]"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ class Runner:
         self, target: Target, records: Records, progress: Progress, surrogate: Target | None = None
     ) -> Iterator[tuple[Tensor, Attacked]]:
         """Attack what has no record yet; yields the rows of each batch and what became of it, and then records it."""
+        records.check(self.name, target.system.perturbed(self.attack).ids[self.images].tolist())
         done = len(records.of(self.name))
         models = [one.model for one in (target, surrogate) if one is not None]
         for first in range(done, len(self.images), self.batch):
@@ -125,12 +131,21 @@ class Runner:
         """
         rows = self.images[:1]
         perturbed = target.system.perturbed(self.attack).take(rows)
-        chosen = self.attack.choose(perturbed, target.system, self.generators(target, rows))
-        with torch.no_grad():
+        with torch.no_grad(), _told(self.attack, target, perturbed):
+            chosen = self.attack.choose(perturbed, target.system, self.generators(target, rows))
             found = self.attack.plan(perturbed, target.system, chosen).outcome(perturbed.embeddings)
         if found.keys() != set(self.attack.readings):
             said, given = (", ".join(names) or "nothing" for names in (self.attack.readings, found))
             raise HoldfastError(f"attack {self.name!r} says that it reads {said}, and gives {given}")
+
+    def seconds_per_step(self, target: Target, surrogate: Target | None = None) -> float:
+        """How long a step takes for an image, restarts included; timed on the first batch, after a step to warm up."""
+        rows, seconds = self.images[: self.batch], 0.0
+        for steps in (1, REHEARSED):
+            pgd, began = replace(self.pgd, steps=steps), time.monotonic()
+            attack_batch(self.attack, target, rows, pgd, generators=self.generators(target, rows), surrogate=surrogate)
+            seconds = time.monotonic() - began
+        return seconds / (REHEARSED * len(rows))
 
     def generators(self, target: Target, rows: Tensor) -> list[Generator]:
         """A generator per image; see :func:`generators_of`."""

@@ -44,7 +44,7 @@ def save(runner: Runner, target: Target, folder: Path, identity: str, quiet: boo
     """
     folder.mkdir(parents=True, exist_ok=True)
     mark = folder / "identity"
-    if mark.exists() and mark.read_text().strip() != identity:
+    if mark.exists() and mark.read_text(errors="replace").strip() != identity:
         raise HoldfastError(f"{folder} holds images of another attack, model or data set; give another folder")
     write_text(mark, identity + "\n")
     records, manifest = Records(folder), folder / MANIFEST

@@ -6,6 +6,8 @@ An id never changes. Result files hold the ids of scores, the ``unit`` of each, 
 from dataclasses import dataclass
 from functools import partial
 
+from holdfast.evaluation.result import ENOUGH
+
 HIGHER, LOWER = "higher is better", "lower is better"
 
 
@@ -262,8 +264,21 @@ CHECK_WORDS: dict[str, CheckWords] = {
 }
 """By id, in the order they are made."""
 
+VERDICT_WORDS: dict[str, str] = {
+    "COLLAPSED": "all embeddings are nearly alike, and the scores say nothing about robustness, however good they look",
+    "UNTRUSTED": "a check failed, and the scores say nothing about robustness, however good they look",
+    "CHOSEN ON TEST": "the weights are the best of several on this very test set, and its scores are too good",
+    "too few queries": f"fewer than {ENOUGH} were attacked, and the intervals are too wide for a verdict",
+}
+"""By the part of a verdict that they explain."""
+
 PASSED: dict[bool | None, str] = {True: "passed", False: "FAILED", None: "not done"}
 """What to print for the ``passed`` of a check in a result file."""
+
+
+def verdict_words(verdict: str) -> list[str]:
+    """What speaks against the numbers, a sentence for each part of a verdict that needs one."""
+    return [f"{part}: {words}." for part, words in VERDICT_WORDS.items() if part in verdict]
 
 
 def check_words(name: str) -> CheckWords | None:

@@ -1,18 +1,17 @@
 """Images from strangers: bounded in bytes and in pixels before they are decoded, and never written to a file."""
 
-import warnings
 from collections import OrderedDict
 from collections.abc import AsyncIterable
-from io import BytesIO
 from secrets import token_urlsafe
 from threading import Lock
 from typing import Generic, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor, arange
 
 from holdfast.data import Pixels, Table
+from holdfast.data.decode import decode
 from holdfast.util.errors import HoldfastError
 
 BYTES = 10 * 2**20
@@ -21,15 +20,8 @@ BYTES = 10 * 2**20
 PIXELS = 40_000_000
 """Of an uploaded image."""
 
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-
-TRANSPARENT = ("RGBA", "RGBa", "LA", "La", "PA")
-
 KEPT = 32
 """Uploads that are remembered; the one longest unused goes first."""
-
-PNG, BIT_DEPTH = b"\x89PNG\r\n\x1a\n", 24
-"""How a PNG begins, and which of its bytes tells the bits of a channel: decoded it no longer does."""
 
 _ONE_AT_A_TIME = Lock()
 """A decoded image may take several hundred megabytes."""
@@ -54,52 +46,11 @@ async def body(stream: AsyncIterable[bytes], most: int = BYTES) -> bytes:
 def taken(data: bytes, pixels: Pixels) -> tuple[Tensor, tuple[int, int], list[str]]:
     """A file as the models of a test set see it, (1, C, size, size), its own width and height, and remarks.
 
-    One at a time, since a large image takes much memory. Raises HoldfastError, see :func:`decode`.
+    One at a time, since a large image takes much memory. Raises HoldfastError, see :func:`.decode`.
     """
     with _ONE_AT_A_TIME:
-        image, remarks = decode(data)
+        image, remarks = decode(data, PIXELS)
         return as_the_models_see(image, pixels), image.size, remarks
-
-
-def decode(data: bytes) -> tuple[Image.Image, list[str]]:
-    """An upright RGB image from the bytes of a file, and remarks on what was done to it.
-
-    Transparent parts become white; of an animation the first frame is taken. Raises HoldfastError for what is no
-    image of :data:`FORMATS`, is damaged, too large, or has more than 8 bits per channel.
-    """
-    if not data:
-        raise HoldfastError("the file is empty")
-    if data.startswith(PNG) and data[BIT_DEPTH : BIT_DEPTH + 1] == b"\x10":
-        raise HoldfastError("the image has more than 8 bits per channel: save it with 8")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
-        try:
-            with Image.open(BytesIO(data), formats=FORMATS) as opened:
-                return _upright(opened)
-        except HoldfastError:
-            raise
-        except UnidentifiedImageError as error:
-            raise HoldfastError("the file is no PNG, JPEG, WebP, BMP or GIF image") from error
-        except Image.DecompressionBombError as error:
-            raise HoldfastError(f"the image has more than the {PIXELS:,} pixels that are taken") from error
-        except Exception as error:  # a damaged file makes PIL raise nearly anything
-            raise HoldfastError("the image is damaged or cut short") from error
-
-
-def _upright(opened: Image.Image) -> tuple[Image.Image, list[str]]:
-    width, height = opened.size
-    if width * height > PIXELS:
-        raise HoldfastError(f"the image has {width} × {height} pixels, more than the {PIXELS:,} that are taken")
-    moving = opened.format != "MPO" and getattr(opened, "is_animated", False)  # MPO: a photo with its preview
-    remarks = ["of the animation the first frame is taken"] if moving else []
-    opened.seek(0)
-    image = ImageOps.exif_transpose(opened)
-    if image.mode in TRANSPARENT or "transparency" in image.info:
-        layered = image.convert("RGBA")
-        image = Image.new("RGBA", image.size, "white")
-        image.alpha_composite(layered)
-        remarks.append("what is transparent has become white")
-    return image.convert("RGB"), remarks
 
 
 def as_the_models_see(image: Image.Image, pixels: Pixels) -> Tensor:

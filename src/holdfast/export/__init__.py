@@ -14,10 +14,12 @@ from holdfast.evaluation.settings import resolve_settings
 from holdfast.export import folder, onnx, program
 from holdfast.export.source import Source, open_run
 from holdfast.export.verify import Compared, compared
+from holdfast.models.backbones import is_code
 from holdfast.runs.config import Config
 from holdfast.runs.data import family_of, pixels_of, table_of
 from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError, pick
+from holdfast.util.lock import writing
 
 HOME = Path("exports")
 """Where exports go that are given no other place."""
@@ -57,9 +59,8 @@ def export(
     best: bool = False,
     precision: str = "float32",
     verify: bool = False,
-    queries: int = 64,
+    queries: int = 16,
     root: str | Path | None = None,
-    quiet: bool = False,
 ) -> tuple[Path, list[Compared], str]:
     """Export the embedder of a run; where it lies now, what was compared, and why not more was, or ``""``.
 
@@ -85,14 +86,15 @@ def export(
     source = replace(source, name=place.resolve().name.removesuffix(way.ending))
     resolve_settings(family_of(source.config), max_queries=queries)
     pixels, reason = _pixels(source.config, root) if verify else (None, "")
-    write = partial(folder.write, precision=precision) if form == "hub" else way.write
-    with way.placing(place) as temporary:
+    write, load = way.write, way.load
+    if form == "hub":
+        own = source.embedder.backbone if is_code(source.embedder.config.backbone) else None
+        write, load = partial(folder.write, precision=precision), partial(folder.load, backbone=own)
+    with writing(place.resolve()), way.placing(place) as temporary:
         write(source, temporary)
         found = []
         if verify:
-            found = compared(
-                source.embedder, way.load(temporary), pixels, precision=precision, queries=queries, quiet=quiet
-            )
+            found = compared(source.embedder, load(temporary), pixels, precision=precision, queries=queries)
             if not all(one.ok for one in found):
                 raise DifferenceError(found)
     return place, found, reason

@@ -1,6 +1,7 @@
 """The model card: what an embedder is, what was measured, what that does not say, and how to load and repeat it."""
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
@@ -10,14 +11,25 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from holdfast import __version__
 from holdfast.data import DATASETS
 from holdfast.defense.recipes import parse_recipe
+from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.result import Result
-from holdfast.evaluation.settings import parse_radius, resolve_settings
-from holdfast.evaluation.words import PASSED
+from holdfast.evaluation.settings import attack_named, parse_radius, resolve_settings
+from holdfast.evaluation.words import PASSED, verdict_words
 from holdfast.export.source import Source
 from holdfast.models.backbones import is_code
-from holdfast.report.tables import MEASURES, format_bounded, format_count, format_radius, markdown, setting_of
+from holdfast.report.tables import (
+    MEASURES,
+    ROBUST,
+    format_bounded,
+    format_count,
+    format_counts,
+    format_radius,
+    markdown,
+    setting_of,
+)
 from holdfast.runs.config import Config
 from holdfast.runs.data import family_of
+from holdfast.util.errors import HoldfastError
 from holdfast.util.imports import CUSTOM
 from holdfast.util.progress import format_duration
 
@@ -52,8 +64,10 @@ def card(source: Source, precision: str = "float32") -> str:
         recipe=None if config.recipe == CUSTOM else parse_recipe(config.recipe),
         data=config.data.name,
         layout=DATASETS[config.data.name],
+        on_test=config.validation.on_test,
         precision=precision,
         figures=figures(source.results),
+        doubts=list(dict.fromkeys(words for result in source.results for words in verdict_words(result.verdict))),
         threats=[threat(result) for result in source.results],
         checks=[checks(result) for result in source.results],
         settings=markdown(["setting", "value"], list(settings(config))),
@@ -97,6 +111,10 @@ def figures(results: tuple[Result, ...]) -> str:
         if any(result.number(name) is not None for result in results)
     ]
     return markdown(["", *map(way, results)], [*rows, ["verdict", *(result.verdict for result in results)]])
+
+
+def _figure(result: Result, name: str) -> str:
+    return format_bounded(result, name) + (format_counts(result.counts(name)) if name == ROBUST else "")
 
 
 def threat(result: Result) -> str:
@@ -149,9 +167,17 @@ def cost(known: dict[str, float]) -> str:
     return ", ".join(say(known[key]) for key, say in words.items() if known.get(key) is not None)
 
 
+def _of_protocol(attack: str, protocol: str) -> bool:
+    with suppress(HoldfastError):
+        return bool(attack_named(attack, PROTOCOLS[protocol].attacks))
+    return False
+
+
 def command(result: Result, name: str, config: Config) -> str:
-    """The command that repeats an evaluation of a run ``runs/NAME``."""
+    """The command that repeats an evaluation of a run ``runs/NAME``; what it needs, where no command does."""
     settings, protocol = result.content["settings"], result.content["protocol"]
+    if own := [name for name in settings["attacks"] if not _of_protocol(name, protocol)]:
+        return f"# {way(result)}: holdfast.evaluate(…, attacks=[…]) takes the author's own attack {', '.join(own)}"
     in_pixels = settings.get("norm", "linf") == "linf"
     usual = asdict(resolve_settings(family_of(config), protocol))
     words = [f"holdfast evaluate runs/{name}", f"--protocol {protocol}"]

@@ -10,13 +10,15 @@
 
 import json
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import Embed
@@ -25,6 +27,7 @@ from holdfast.export.card import card
 from holdfast.export.source import Source
 from holdfast.models.embedder import Embedder
 from holdfast.runs.config import Config
+from holdfast.util.atomic import temporary_for
 from holdfast.util.errors import HoldfastError
 
 PLACE = re.compile(r"(^|=)/(?:.*/)?")
@@ -43,9 +46,9 @@ def write(source: Source, folder: Path, precision: str = "float32") -> None:
         place.write_text(json.dumps(_placeless(result.content), indent=2) + "\n")
 
 
-def load(folder: Path) -> Embed:
-    """The embedder in the folder, as a function from images to embeddings."""
-    return Embedder.from_pretrained(folder).requires_grad_(False)
+def load(folder: Path, backbone: nn.Module | None = None) -> Embed:
+    """The embedder in the folder, as a function from images to embeddings; backbone: one built by the user's code."""
+    return Embedder.from_pretrained(folder, backbone=deepcopy(backbone)).requires_grad_(False)
 
 
 def portable(config: Config) -> Config:
@@ -72,7 +75,7 @@ def merging(folder: Path) -> Iterator[Path]:
     After an error inside ``folder`` is as it was; the card comes last. Errors of the file system become HoldfastError.
     """
     folder = folder.resolve()
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_for(folder)
     try:
         temporary.mkdir(parents=True)
         yield temporary

@@ -1,7 +1,7 @@
 """What is exported: an embedder, and what is known of the run that trained it."""
 
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from holdfast import __version__
@@ -61,12 +61,24 @@ def open_run(word: str | Path, best: bool = False) -> Source:
     cost = run.cost() or next((result.training for result in results), {})
     cost = {key: value for key, value in cost.items() if key in ("steps", "passes", "seconds")}
     ended = not run.state_file.exists() or finished(run, config)
+    config = replace(config, model=replace(config.model, backbone=_placeless(config.model.backbone)))
     return Source(frozen_copy(model.embed), run.folder.resolve().name, config, weights, results, cost, ended)
 
 
 def frozen_copy(embedder: Embedder) -> Embedder:
-    """A copy to be exported: on the CPU, in evaluation mode, in float32, without parameter gradients."""
-    return deepcopy(embedder).cpu().float().eval().requires_grad_(False)
+    """A copy to be exported: on the CPU, in evaluation mode, in float32, without parameter gradients.
+
+    Its settings do not say where a file of code lies.
+    """
+    copy = deepcopy(embedder).cpu().float().eval().requires_grad_(False)
+    copy.config = replace(copy.config, backbone=_placeless(copy.config.backbone))
+    return copy
+
+
+def _placeless(backbone: str) -> str:
+    """``/x/net.py:build -> net.py:build``."""
+    where, colon, name = backbone.rpartition(":")
+    return f"{Path(where).name}:{name}" if colon and where.endswith(".py") else backbone
 
 
 def results_of(run: Run, weights: str) -> tuple[Result, ...]:

@@ -1,26 +1,26 @@
-"""Whether an exported model is the one that was trained: the same embeddings, and the same scores under attack."""
+"""Whether an exported model is the one that was trained: the same embeddings, of attacked images too."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from itertools import cycle
 
 import torch
 from torch import Generator, Tensor
 
-from holdfast.attacks.base import Attacked
-from holdfast.core.pgd import Embed
+from holdfast.core.objectives import ShiftEmbedding
+from holdfast.core.pgd import PGD, Embed, LInf, crossing
 from holdfast.data import Pixels
-from holdfast.evaluation.evaluate import examined, runners_of, target_of
-from holdfast.evaluation.records import Record, Records
-from holdfast.evaluation.runner import Runner, Target
-from holdfast.evaluation.scores import summarise
-from holdfast.evaluation.settings import resolve_settings
+from holdfast.evaluation.protocols import BUDGETS
 from holdfast.models.embedder import Embedder
-from holdfast.util.progress import Progress
+from holdfast.util.errors import HoldfastError
 
 EMBEDDINGS = {"float32": 1e-4, "bfloat16": 1e-2}
 """How far a number of an embedding may be off, by what the weights are stored in."""
 
-SCORE = 0.5
-"""How far the ERS may be off, on its scale of 0 to 100."""
+MOVED = 0.01
+"""How far the mean distance that an attack moves an embedding, 0 to 2, may be off."""
+
+STEPS = 8
+"""Of the attack, which crosses the radius two and a half times in them, however many."""
 
 BATCHES = (1, 3, 17)
 BATCH = 128
@@ -43,29 +43,40 @@ class Compared:
 
 
 def compared(
-    embedder: Embedder,
-    exported: Embed,
-    pixels: Pixels | None,
-    *,
-    precision: str = "float32",
-    queries: int = 64,
-    quiet: bool = False,
+    embedder: Embedder, exported: Embed, pixels: Pixels | None, *, precision: str = "float32", queries: int = 16
 ) -> list[Compared]:
-    """Embeddings of made images, and where there is a test set, of ``queries`` of its images, and the ERS over these.
+    """Embeddings of made images, and where there is a test set, of ``queries`` of its images, as they are and attacked.
 
-    Attacks are made once, through the embedder, whose gradients an exported file does not have; both models then say
-    what becomes of the same adversarial images, each in its own ranking, with the same targets.
+    The attack (ES) is made through the embedder, whose gradients an exported file does not have. Each of the two models
+    then passes all images once.
     """
     config, allowed = embedder.config, EMBEDDINGS[precision]
-    images = made(config.channels, config.size)
-    found = [Compared(f"embeddings, {len(images)} made images", apart(embedder, exported, images), allowed)]
-    if pixels is None:
-        return found
-    rows = torch.linspace(0, len(pixels) - 1, min(queries, len(pixels))).long()
-    images, readable = pixels.read(rows)
-    images = images[readable]
-    found += [Compared(f"embeddings, {len(images)} test images", apart(embedder, exported, images), allowed)]
-    return [*found, score(embedder, exported, pixels, queries, quiet)]
+    parts = {"made images": made(config.channels, config.size)}
+    if pixels is not None:
+        images, readable = pixels.read(torch.linspace(0, len(pixels) - 1, min(queries, len(pixels))).long())
+        if not readable.any():
+            raise HoldfastError(f"none of {len(images)} test images tried can be read")
+        parts["test images"] = images[readable]
+        parts["attacked images"] = attacked(embedder, images[readable], BUDGETS[pixels.table.family or "224"][0])
+    images, counts = torch.cat([*parts.values()]), [len(part) for part in parts.values()]
+    one, other = (torch.split(z, counts) for z in (passed(embedder, images, (BATCH,)), passed(exported, images)))
+    found = [
+        Compared(f"embeddings, {len(before)} {what}", float((before - after).abs().max()), allowed)
+        for what, before, after in zip(parts, one, other, strict=True)
+    ]
+    if pixels is not None:
+        before, after = (float((z[2] - z[1]).norm(dim=1).mean()) for z in (one, other))
+        found.append(Compared("distance moved by the attack", abs(before - after), MOVED, before, after))
+    return found
+
+
+def attacked(embedder: Embedder, images: Tensor, eps: float) -> Tensor:
+    """Images (n, C, H, W) whose embeddings an attack moved as far as possible."""
+    with torch.no_grad():
+        clean = embedder(images)
+    pgd = PGD(LInf(eps), crossing(eps, STEPS), STEPS, start=0.1 * eps)
+    generator = Generator().manual_seed(0)
+    return pgd(embedder, images[:, None], ShiftEmbedding(clean[:, None]), generator=generator).squeeze(1)
 
 
 def made(channels: int, size: int) -> Tensor:
@@ -80,44 +91,13 @@ def made(channels: int, size: int) -> Tensor:
     return torch.cat([noise, drawn[:, None].expand(-1, channels, -1, -1)])
 
 
-def apart(embedder: Embedder, exported: Embed, images: Tensor) -> float:
-    """The largest difference of a number of an embedding, over images passed one, three and seventeen at a time."""
+def passed(embed: Embed, images: Tensor, counts: tuple[int, ...] = BATCHES) -> Tensor:
+    """Embeddings (n, D) of images passed so many at a time, in turn."""
+    left, parts = images, []
+    turns = cycle(counts)
     with torch.no_grad():
-        wanted = torch.cat([embedder(part) for part in torch.split(images, BATCH)])
-        found = [torch.cat([exported(part) for part in torch.split(images, count)]) for count in BATCHES]
-    return max(float((one - wanted).abs().max()) for one in found)
-
-
-def score(embedder: Embedder, exported: Embed, pixels: Pixels, queries: int, quiet: bool = False) -> Compared:
-    """The ERS of an embedder by protocol strict, and that of an exported model under the very same images."""
-    resolved, device = resolve_settings(pixels.table.family, max_queries=queries), torch.device("cpu")
-    with (
-        examined(embedder, pixels, device, resolved, True) as wrapped,
-        examined(exported, pixels, device, resolved, False) as other,
-    ):
-        target, copy = (target_of(one, pixels, device, quiet)[0] for one in (wrapped, other))
-        runners = runners_of(target, resolved, BATCH)
-        records, copied = Records(None), dict[str, list[Record]]()
-        with Progress("attacking", sum(len(one.images) for one in runners), quiet=quiet) as progress:
-            for runner in runners:
-                for rows, attacked in runner.run(target, records, progress):
-                    seen = _seen(runner, copy, rows, attacked)
-                    copied.setdefault(runner.name, []).extend(runner.records(copy, rows, seen))
-    one, other = (
-        summarise({name: of(name) for name in resolved.attacks}, None, resolved.seed)["ERS"]["value"]
-        for of in (records.of, copied.__getitem__)
-    )
-    return Compared(f"ERS, {len(records.of('es'))} queries", abs(one - other), SCORE, one, other)
-
-
-def _seen(runner: Runner, copy: Target, rows: Tensor, attacked: Attacked) -> Attacked:
-    """A batch after an attack, as the copy sees it."""
-    perturbed = copy.system.perturbed(runner.attack).take(rows)
-    outcome = runner.attack.plan(perturbed, copy.system, attacked.chosen).outcome
-    with torch.no_grad():
-        return replace(
-            attacked,
-            before=outcome(perturbed.embeddings),
-            after=outcome(copy.model(attacked.images)),
-            outcome=outcome,
-        )
+        while len(left):
+            count = next(turns)
+            parts.append(embed(left[:count]))
+            left = left[count:]
+    return torch.cat(parts)

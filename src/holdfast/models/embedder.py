@@ -118,9 +118,19 @@ class Embedder(nn.Module):
         """In evaluation mode and without parameter gradients inside; see :func:`holdfast.core.frozen.frozen`."""
         return frozen(self)
 
-    def load_weights(self, path: str | Path) -> Mismatch:
-        """Start the backbone from a ``.pth`` or ``.safetensors`` file; see :func:`.models.weights.load_weights`."""
-        return load_weights(self.backbone, path)
+    def load_weights(self, path: str | Path, partial: bool = False) -> Mismatch:
+        """Start the backbone from a ``.pth`` or ``.safetensors`` file; see :func:`.models.weights.load_weights`.
+
+        Raises HoldfastError where fewer than half of its tensors are in the file, unless ``partial`` says that this is
+        meant.
+        """
+        found = load_weights(self.backbone, path)
+        if not partial and 2 * len(found.loaded) < found.wanted:
+            raise HoldfastError(
+                f"{path} holds only {len(found.loaded)} of the {found.wanted} tensors of {self.config.backbone}, such "
+                f"as {found.loaded[0]}: give weights of this network, or ask for these few with model.partial=true"
+            )
+        return found
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.
@@ -154,7 +164,15 @@ class Embedder(nn.Module):
                 f"{source} names code, {config.backbone}, which is not run for a model from elsewhere: build the "
                 "network yourself and give it as backbone=…"
             )
-        embedder, file = cls(config, backbone), folder / "model.safetensors"
+        try:
+            embedder, file = cls(config, backbone), folder / "model.safetensors"
+        except HoldfastError as error:
+            if backbone is None and is_code(config.backbone):
+                raise HoldfastError(
+                    f"{source} needs your own code {config.backbone}: {error}; put it here, or give the network itself "
+                    "as backbone=…"
+                ) from error
+            raise
         state = read_state(file)
         if any(tensor.dtype == torch.float64 for tensor in state.values()):
             embedder.double()

@@ -74,7 +74,8 @@ def _adapter(text: str) -> Adapter:
         return open_folder
     if is_spec(text):
         return open_code
-    raise HoldfastError(f"{text!r} names no model, and no folder has this name; allowed: {ALLOWED}")
+    found = "it is a file, not a folder" if Path(text).is_file() else "no folder has this name"
+    raise HoldfastError(f"{text!r} names no model, and {found}; allowed: {ALLOWED}")
 
 
 def lasting(word: str) -> str:

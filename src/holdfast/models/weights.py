@@ -11,11 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from holdfast.util.errors import HoldfastError
+from holdfast.util.arrays import check_whole
+from holdfast.util.errors import HoldfastError, printable, shown
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIX = re.compile(r"(?:(?:module|backbone|model|_orig_mod)\.)*")
 """What wrappers leave before a name."""
+MAX_NAME = 500
+"""Letters of a tensor's name."""
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
@@ -28,31 +31,45 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise HoldfastError(f"no weights at {path}: it {'is not a file' if path.exists() else 'does not exist'}")
     content = _read(path)
-    while wrapped := [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]:
-        content = content[wrapped[0]]
+    for _ in WRAPPERS:
+        if wrapped := [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]:
+            content = content[wrapped[0]]
     state = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    for name, tensor in state.items():
+        if not (name.isprintable() and len(name) <= MAX_NAME and _plain(tensor)):
+            raise HoldfastError(f"{path}: {shown(name)} is no name and tensor of a network's weights ({tensor.dtype})")
     if not state:
-        found = ", ".join(map(str, list(content)[:6])) or "nothing"
+        keys = (key if isinstance(key, str) else type(key).__name__ for key in list(content)[:6])
+        found = printable(", ".join(key[:MAX_NAME] for key in keys)) or "nothing"
         raise HoldfastError(f"{path} holds no named tensors, also not under {', '.join(WRAPPERS)}; found: {found}")
     return state
 
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
+        check_whole(path)
         if path.suffix == ".safetensors":
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except HoldfastError as error:
+        raise HoldfastError(f"{path} cannot be read as weights: {error}") from None
     except Exception as error:
         if refused := re.search(r"GLOBAL (\S+)", str(error)):
             raise HoldfastError(
-                f"{path} is not loaded: it names {refused[1]}, and anything but tensors and plain data could run code; "
-                "if you trust the file, load it with torch yourself and save its state_dict as .safetensors"
+                f"{path} is not loaded: it names {printable(refused[1])}, and anything but tensors and plain data "
+                "could run code; if you trust the file, load it with torch yourself and save its state_dict as "
+                ".safetensors"
             ) from error
-        reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
+        reason = printable(str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0])
         raise HoldfastError(f"{path} cannot be read as weights ({type(error).__name__}: {reason})") from error
     if not isinstance(content, Mapping):
         raise HoldfastError(f"{path} holds a {type(content).__name__}, not a dictionary of named tensors")
     return content
+
+
+def _plain(tensor: Tensor) -> bool:
+    dense = tensor.layout == torch.strided and not (tensor.is_nested or tensor.is_quantized or tensor.is_complex())
+    return dense and tensor.device.type == "cpu"
 
 
 @dataclass(frozen=True)
@@ -67,10 +84,14 @@ class Mismatch:
     unexpected: tuple[str, ...]
     reshaped: tuple[tuple[str, tuple[int, ...], tuple[int, ...]], ...]
 
+    @property
+    def wanted(self) -> int:
+        """How many tensors the module has."""
+        return len(self.loaded) + len(self.missing) + len(self.reshaped)
+
     def describe(self) -> str:
         """One line for what was loaded, and one for each kind of tensor that was not."""
-        wanted = len(self.loaded) + len(self.missing) + len(self.reshaped)
-        lines = [f"loaded {len(self.loaded)} of {wanted} tensors"]
+        lines = [f"loaded {len(self.loaded)} of {self.wanted} tensors"]
         if self.missing:
             lines.append(f"not in the file: {', '.join(self.missing)}")
         if self.unexpected:

@@ -15,10 +15,13 @@ from holdfast.core.batching import WIDTH, checked, fixed_batch
 from holdfast.core.frozen import frozen
 from holdfast.core.fused import PRECISIONS, FusedNetwork, autocast
 from holdfast.core.pgd import Embed
-from holdfast.util.errors import HoldfastError, brief
+from holdfast.util.errors import HoldfastError, brief, foreign, lacks_memory
 
 TOLERANCE = 1e-4
 """How far the numbers of two unit-length embeddings of one image, or the length of one, may be apart."""
+SLACK = 0.1
+"""How far two gradients at one image may be apart, in units of the largest number: rounding in half precision."""
+CONVERT = "give it images of the size, channels and device that it takes, or wrap it in a function that converts them"
 
 
 class WrappedModel:
@@ -48,8 +51,9 @@ class WrappedModel:
 
         float32, or float64 where the model gives that.
 
-        The model is always given ``width`` images at once, so that a result does not depend on n. A zero vector
-        stays zero. Raises HoldfastError where the model returns anything but floating-point vectors (n, D).
+        The model is always given ``width`` images at once, so that a result does not depend on n. They are a copy,
+        which it may write into; its outputs are copied, so that it may use their memory again. A zero vector stays
+        zero. Raises HoldfastError where the model fails, or returns anything but floating-point vectors (n, D).
         """
         z = self._raw(images)
         return F.normalize(z, dim=1) if self.normalises else z
@@ -59,7 +63,9 @@ class WrappedModel:
 
     def _block(self, images: Tensor) -> Tensor:
         self.forward += len(images)
-        z = self.network(images)
+        advice = "it took such images before" if self.dim else CONVERT
+        with foreign(f"the model fails on {images.dtype} images of shape {tuple(images.shape)}", advice), _same_dtype():
+            z = self.network(images.clone())
         if not isinstance(z, Tensor) or not z.is_floating_point() or z.ndim != 2 or len(z) != len(images):
             found = f"{z.dtype} of shape {tuple(z.shape)}" if isinstance(z, Tensor) else f"a {type(z).__name__}"
             raise HoldfastError(
@@ -73,7 +79,7 @@ class WrappedModel:
         self.dim = z.shape[1]
         if z.requires_grad:
             z.register_hook(self._count)  # type: ignore[no-untyped-call]
-        return z.to(images.device, torch.promote_types(z.dtype, torch.float32))
+        return z.to(images.device, torch.promote_types(z.dtype, torch.float32), copy=True)
 
     def _count(self, gradient: Tensor) -> None:
         self.backward += len(gradient)
@@ -136,17 +142,8 @@ class WrappedModel:
 
         Raises HoldfastError where it fails on them, returns no finite vectors, or has layers in training mode.
         """
-        try:
-            with _watch():
-                return checked(self._raw(images))
-        except HoldfastError:
-            raise
-        except Exception as error:
-            raise HoldfastError(
-                f"the model fails on {images.dtype} images of shape {(self.width, *images.shape[1:])} "
-                f"({brief(error)}); give it images of the size, channels and device that it takes, or wrap it in a "
-                "function that converts them"
-            ) from error
+        with _watch():
+            return checked(self._raw(images))
 
     def _check_repeatable(self, images: Tensor, first: Tensor) -> None:
         if not (apart := _apart(first, self._raw(images))) <= TOLERANCE:
@@ -164,15 +161,29 @@ class WrappedModel:
     def _obstacle(self, images: Tensor) -> str:
         """Why the gradient does not reach the pixels; empty where it does, also if it is zero."""
         pixels = images.clone().requires_grad_()
+        gradients = []
         try:
-            with torch.enable_grad():
-                z = self(pixels)
+            for between in (images[:0], 1 - images):
+                with torch.enable_grad():
+                    z = self(pixels)
+                    total = z.sum()
                 if not z.requires_grad:
                     return "the output of the model carries no gradient"
-                reached = torch.autograd.grad(z.sum(), pixels, allow_unused=True)[0] is not None
-        except RuntimeError as error:
-            return f"with pixels that require a gradient the model fails ({brief(error)})"
-        return "" if reached else "the output carries a gradient, but not of the pixels"
+                if len(between):
+                    with torch.no_grad():
+                        self(between)
+                (gradient,) = torch.autograd.grad(total, pixels, allow_unused=True)
+                if gradient is None:
+                    return "the output carries a gradient, but not of the pixels"
+                gradients.append(gradient.nan_to_num().clone())
+        except (Exception, SystemExit) as error:
+            if lacks_memory(error):
+                raise
+            return f"with pixels that require a gradient the model fails ({brief(error.__cause__ or error)})"
+        alone, after_others = gradients
+        if not (alone - after_others).abs().max() <= SLACK * alone.abs().max():
+            return "it is another one once the model has embedded other images, as with captured CUDA graphs"
+        return ""
 
     def _scale(self, images: Tensor) -> tuple[float, float, float] | None:
         """How the first layer sees pixels: the least and greatest value, and the slope; None where that is not known.
@@ -202,6 +213,16 @@ class WrappedModel:
 def _under(precision: torch.dtype, embed: Embed, images: Tensor) -> Tensor:
     with autocast(precision, images.device):
         return embed(images)
+
+
+@contextmanager
+def _same_dtype() -> Iterator[None]:
+    """torch's default dtype is afterwards what it was, whatever a model makes of it."""
+    before = torch.get_default_dtype()
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _check_pixels(images: Tensor) -> None:

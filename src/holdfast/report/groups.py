@@ -54,6 +54,10 @@ class Group:
         half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / n**0.5
         return fmean(values) - half, fmean(values) + half
 
+    def counts(self, column: str) -> tuple[int, int] | None:
+        """:meth:`Result.counts` of a single member; None for several, which share their queries."""
+        return self.first.counts(column) if len(self.members) == 1 else None
+
     def _values(self, column: str) -> list[float]:
         """A number of every member; none where one lacks it."""
         known = [value for member in self.members if (value := member.number(column)) is not None]
@@ -84,6 +88,10 @@ def _experiment(result: Result) -> str | None:
     if settings is None or CUSTOM in (settings.get("recipe"), settings.get("model.backbone")):
         return None
     content, model = result.content, result.content["model"]
+    if model.get("weights") != "best" and settings.get(
+        "validation.on_test", True
+    ):  # which trains the same last weights
+        settings = {**settings, "validation.share": 0, "validation.on_test": False}
     return json.dumps(
         [
             *(content["data"], result.protocol, content.get("protocol_version"), content["settings"]),

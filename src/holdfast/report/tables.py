@@ -14,7 +14,8 @@ Rows = list[list[str]]
 
 DECIMALS = dict.fromkeys(("TMA", "ES:D"), 3)
 """Of these measures; of others one is shown."""
-MEASURES = (*PUBLISHED, "robust R@1", "least R@1")
+ROBUST, LEAST = "robust R@1", "least R@1"
+MEASURES = (*PUBLISHED, ROBUST, LEAST)
 SETTING = ("protocol", "data", "ε", "steps")
 """The columns of a :class:`Setting`."""
 BOUNDED = (*SCORES, *MEASURED)
@@ -94,11 +95,12 @@ def json_text(results: Sequence[Result]) -> str:
 
 
 def texts(one: Result | Group, bounded: Collection[str]) -> Iterator[str]:
-    """All numbers as cells; those named in ``bounded`` with half the width of their interval."""
+    """All numbers as cells; those in ``bounded`` with half the width of their interval, robust R@1 with its counts."""
     for name in MEASURES:
         value, bounds = one.number(name), one.interval(name) if name in bounded else None
         shown = "" if value is None else format_number(name, value)
-        yield shown + ("" if value is None or bounds is None else format_half_width(name, *bounds))
+        shown += "" if value is None or bounds is None else format_half_width(name, *bounds)
+        yield shown + (format_counts(one.counts(name)) if name in (ROBUST, LEAST) else "")
     for name in COST:
         value = one.number(name)
         yield "" if value is None else format_count(value) if name == "passes" else f"{value:.0f}"
@@ -133,6 +135,11 @@ def format_bounded(one: Result | Group, name: str) -> str:
     value, bounds = one.number(name), one.interval(name)
     shown = "" if value is None else format_number(name, value)
     return f"{shown} ({' to '.join(format_number(name, bound) for bound in bounds)})" if bounds else shown
+
+
+def format_counts(counts: tuple[int, int] | None) -> str:
+    """How many of how many queries, after a comma: ``, 12 of 64``; empty where it is not known."""
+    return "" if counts is None else f", {counts[0]} of {counts[1]}"
 
 
 def format_radius(eps: float | None, norm: str | None) -> str:

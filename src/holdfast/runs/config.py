@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
+from math import inf
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -46,11 +47,13 @@ class BatchConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     """``batchnorm``: frozen, train, or auto (frozen with ``weights``, else trained). ``backbone``: see
-    :func:`.find_backbone`; ``custom`` for a module given to :func:`holdfast.train`."""
+    :func:`.find_backbone`; ``custom`` for a module given to :func:`holdfast.train`. ``partial``: ``weights`` may hold
+    fewer than half of the network's tensors."""
 
     backbone: Text = "c2f2"
     dim: Annotated[Whole, Field(ge=2)] = 512
     weights: Text | None = None
+    partial: StrictBool = False
     batchnorm: Literal["auto", "frozen", "train"] = "auto"
 
 
@@ -92,10 +95,16 @@ class WarmupConfig:
 
 @dataclass(frozen=True)
 class ValidationConfig:
-    """After every ``every`` epochs (0: never), on the test set; ``attacked`` queries also under an embedding shift."""
+    """After every ``every`` epochs (0: never); ``attacked`` queries also under an embedding shift.
+
+    ``share`` of the training split is set aside for it, and chooses ``best/``; with 0 all of it trains, and no weights
+    are chosen. ``on_test``: the test set chooses in its place, and every result of these weights says so.
+    """
 
     every: Whole = 1
     attacked: Whole = 256
+    share: Annotated[Amount, Field(le=0.5)] = 0.1
+    on_test: StrictBool = False
 
 
 @dataclass(frozen=True)
@@ -142,7 +151,10 @@ FAMILIES: dict[str, Tree] = {
 OWN: dict[str, Tree] = {"digits": {"data.size": 8}, "sop": {"loss.structure": 0.05}}
 RANDOM_WEIGHTS: Tree = {"optim.lr": 3e-4}
 WARMED_UP: Tree = {"warmup.epochs": 20, "warmup.sampler": "R"}
-HARMLESS = frozenset({"data.root", "data.cache", "data.workers", "tracker", "save_minutes", "stop_on_collapse"})
+HARMLESS = frozenset(
+    {"data.root", "data.cache", "data.workers", "model.partial", "tracker", "save_minutes", "stop_on_collapse"}
+)
+LENGTHS = ("optim.epochs", "steps")
 CROP_MARGIN = Fraction(256, 224)
 
 
@@ -195,9 +207,19 @@ def decisive(config: Config) -> Tree:
 
 
 def differences(old: Config, new: Config) -> list[str]:
-    """Where two settings differ in what can change the weights, one line each."""
+    """Where a run with new settings is not the old one, or that one and longer: what changes its weights, line by line.
+
+    A learning rate that falls over the whole run falls otherwise in a longer one.
+    """
     before, after = decisive(old), decisive(new)
-    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if before[key] != after[key]]
+    changed = {key for key in before if before[key] != after[key]}
+    if new.optim.schedule == "constant":
+        changed -= {key for key in LENGTHS if _length(after[key]) > _length(before[key])}
+    return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if key in changed]
+
+
+def _length(value: int | None) -> float:
+    return inf if value is None else value
 
 
 def _nested(flat: Tree) -> Tree:

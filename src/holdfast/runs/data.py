@@ -2,13 +2,25 @@
 
 from pathlib import Path
 
-from holdfast.data import DATASETS, Pixels, Table, load_dataset
+from holdfast.data import DATASETS, Pixels, Table, load_dataset, with_validation
 from holdfast.runs.config import Config
 
 
 def table_of(config: Config) -> Table:
-    """The data set."""
-    return load_dataset(config.data.name, config.data.root and Path(config.data.root))
+    """The data set, with the validation split that the settings ask for."""
+    table = load_dataset(config.data.name, config.data.root and Path(config.data.root))
+    validation = config.validation
+    return with_validation(table, 0 if validation.on_test or not validation.every else validation.share, config.seed)
+
+
+def judging(config: Config, table: Table) -> tuple[Table, bool]:
+    """The images of the scores between epochs, and whether the best weights are chosen by these scores.
+
+    Without a validation split the test set is looked at, for a collapse and for the log, and nothing is chosen by it.
+    """
+    on_test = config.validation.on_test
+    validation = None if on_test else table.validation()
+    return (table.test(), on_test) if validation is None else (validation, True)
 
 
 def pixels_of(config: Config, table: Table, cache: bool = False) -> Pixels:

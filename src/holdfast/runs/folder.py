@@ -37,6 +37,8 @@ from holdfast.util.errors import HoldfastError, within
 from holdfast.util.text import to_csv
 from holdfast.util.validate import Whole, fit, parse_json, read_csv, read_lines, read_yaml
 
+BEFORE = {"validation.share": 0, "validation.on_test": True}
+"""What runs did that do not say it."""
 LIBRARIES = ("torch", "numpy", "scikit-learn", "pillow", "safetensors")
 
 
@@ -93,8 +95,6 @@ class Run:
         Raises HoldfastError when the folder holds a run and ``resume`` is false, or a run with other settings.
         """
         self.check(config, resume)
-        for leftover in (*self.folder.glob(".*.tmp"), *self.best.glob(".*.tmp")):
-            leftover.unlink()
         state = self.load_state() if self.state_file.exists() else None
         write_text(self.config_file, config.to_yaml())
         write_json(self.folder / "environment.json", environment())
@@ -117,7 +117,7 @@ class Run:
             raise HoldfastError(f"{self.folder} is no run folder: it has no config.yaml")
         tree = read_yaml(self.config_file)
         with within(self.config_file):
-            return resolve_config(tree)
+            return resolve_config(BEFORE, tree)
 
     def load_state(self) -> State:
         with self._state() as (file, place):
@@ -141,7 +141,7 @@ class Run:
     def weights(self, best: bool) -> Path:
         """The folder of the embedder as it is now, or of that at the best validation."""
         if best and not self.best.is_dir():
-            raise HoldfastError(f"{self.folder} has no best/: no validation after the warm-up; leave out --best")
+            raise HoldfastError(f"{self.folder} has no best/: no validation chose any weights; leave out --best")
         return self.best if best else self.folder
 
     def cost(self) -> dict[str, float]:
@@ -163,7 +163,9 @@ class Run:
             file.write(json.dumps(values) + "\n")
 
     def log_epoch(self, values: Mapping[str, Any]) -> None:
-        self._write_epochs([*self.epochs(), {key: str(value) for key, value in values.items()}])
+        """Append one row to ``epochs.csv``, in place of one of the same epoch: of a killed run, or a shorter one."""
+        row = {key: str(value) for key, value in values.items()}
+        self._write_epochs([*(one for one in self.epochs() if one.get("epoch") != row["epoch"]), row])
 
     def epochs(self) -> list[dict[str, str]]:
         return read_csv(_Epoch, self.epochs_file, "move it away")

@@ -81,7 +81,7 @@ class Blocks:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise HoldfastError(f"cannot write {self.folder}: {error.strerror}") from error
-        kept = [self._kept(name) for name in self.names]
+        kept = [self._kept(name, len(part)) for name, part in zip(self.names, self.parts, strict=True)]
         done = sum(len(block.reasons) for block in kept if block)
         with Progress("embedding", len(self.pixels), done, quiet=quiet) as progress:
             parts = zip(kept, self.names, self.parts, strict=True)
@@ -110,12 +110,16 @@ class Blocks:
             write_arrays(self.folder / f"{name}.npz", arrays)
         return block
 
-    def _kept(self, name: str) -> Block | None:
-        """A finished block; None where there is none, or none that can be read."""
+    def _kept(self, name: str, count: int) -> Block | None:
+        """A finished block of so many images; None where there is none, or none that can be read."""
+        if self.folder is None:
+            return None
         with suppress(HoldfastError):
-            if self.folder is not None:
-                kept = read_arrays(self.folder / f"{name}.npz", ("z", "reasons"))
-                return Block(torch.from_numpy(kept["z"]), tuple(kept["reasons"].tolist()))
+            kept = read_arrays(self.folder / f"{name}.npz", ("z", "reasons"))
+            z, reasons = kept["z"], kept["reasons"]
+            sound = z.dtype == np.float32 and z.ndim == 2 and reasons.dtype.kind == "U" and reasons.shape == (count,)
+            if sound and len(z) == np.count_nonzero(reasons == ""):
+                return Block(torch.from_numpy(z), tuple(reasons.tolist()))
         return None
 
 

@@ -37,6 +37,7 @@ from holdfast.search.nearest import Found, search_by
 from holdfast.util import distributed
 from holdfast.util.arrays import read_arrays, write_arrays
 from holdfast.util.errors import HoldfastError, brief
+from holdfast.util.lock import writing
 from holdfast.util.validate import Count, OneOf, check, parse_json
 
 FORMAT = "holdfast-index-1"
@@ -56,6 +57,7 @@ class About(TypedDict):
     root: StrictStr | None
     broken: list[tuple[StrictStr, StrictStr]]
     faults: list[StrictStr]
+    left_out: NotRequired[list[StrictStr]]
     spec: NotRequired[StrictStr | None]
     weights: NotRequired[StrictStr | None]
 
@@ -106,9 +108,9 @@ class Index:
         if not 1 <= batch <= BLOCK:
             raise HoldfastError(f"batch is 1 to {BLOCK} images, not {batch}")
         file = None if out is None else Path(out)
-        known = cls.load(file) if file is not None and file.exists() else None
         where = distributed.device(device)
-        with examined(embed, pixels, where, precision=precision, width=batch) as (wrapped, seen):
+        with writing(file), examined(embed, pixels, where, precision=precision, width=batch) as (wrapped, seen):
+            known = cls.load(file) if file is not None and file.exists() else None
             model = network_fingerprint(embed, seen)
             blocks = Blocks(pixels, f"{model} {precision}", file and file.with_name(f"{file.name}.part"))
             names = (Path(pixels.table.name_of(i)) for i in range(len(pixels)))
@@ -134,7 +136,7 @@ class Index:
                     f"{file} is an index of other images, or by another model or other settings; remove it, or give "
                     "another file"
                 )
-        blocks.remove()
+            blocks.remove()
         return known
 
     @classmethod

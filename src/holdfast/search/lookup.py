@@ -8,7 +8,7 @@ from typing import Any
 
 from holdfast.core.pgd import Embed
 from holdfast.data import Table
-from holdfast.data.readers.listing import gallery_only, listed
+from holdfast.data.readers.listing import listed
 from holdfast.models.open import lasting, open_model
 from holdfast.models.preprocessing import Preprocessing
 from holdfast.search.index import Index
@@ -34,7 +34,7 @@ def embed_files(
     table, root = listed(source)
     model = open_model(spec, weights=weights, size=size, resize=resize, channels=channels)
     pixels = (model.preprocessing or Preprocessing()).pixels(table, max_broken=len(table))
-    about = {"spec": lasting(spec), "weights": weights and str(weights.resolve())}
+    about = {"spec": lasting(spec), "weights": weights and str(weights.resolve()), "left_out": list(table.left_out)}
     return Index.build(model.embed, pixels, out, root=root, about=about, **options)
 
 
@@ -60,12 +60,6 @@ def model_of(index: Index, spec: str | None = None, weights: Path | None = None)
         return open_model(named, weights=weights or stored or None).embed
     except HoldfastError as error:
         raise HoldfastError(f"the model of the index: {error}; say with --model where it is now") from error
-
-
-def asked(sources: Sequence[str | Path]) -> Table:
-    """The images of files, folders and CSVs, to search with."""
-    images = [Path(name) for source in sources for name in listed(source)[0].images]
-    return gallery_only("queries", images, [""] * len(images))
 
 
 def answer(

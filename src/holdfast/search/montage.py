@@ -12,6 +12,7 @@ from holdfast.data.readers.listing import gallery_only
 from holdfast.search.lookup import Answer, by_query
 from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError, printable
+from holdfast.util.lock import writing
 
 TILE, GAP, LINE, LINES = 128, 8, 14, 2
 MOST = 1000
@@ -45,7 +46,7 @@ def save_montage(answers: Sequence[Answer], root: str | None, out: Path) -> None
         sheet.paste(to_image(tile), (left, top))
         for line, caption in enumerate(captions):
             draw.text((left, top + TILE + line * LINE), _cut(printable(caption), font), "black", font)
-    with replacing(out) as path:
+    with writing(out), replacing(out) as path:
         sheet.save(path, "PNG")
 
 

@@ -15,7 +15,7 @@ from holdfast.core.batching import WIDTH
 from holdfast.defense.recipes import Recipe
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.settings import resolve_settings
-from holdfast.runs.config import Config, ValidationConfig, WarmupConfig, decisive
+from holdfast.runs.config import Config, WarmupConfig, decisive
 from holdfast.runs.data import family_of, pixels_of, table_of
 from holdfast.runs.folder import Run
 from holdfast.sweep.plan import Evaluation, Planned
@@ -74,7 +74,7 @@ class Estimator:
             tracker=None,
             model=model,
             warmup=WarmupConfig(),
-            validation=ValidationConfig(every=0),
+            validation=replace(config.validation, every=0),
             optim=replace(config.optim, epochs=STEPS),
         )
         key = json.dumps(decisive(timed))

@@ -19,7 +19,7 @@ from holdfast.defense.recipes import Recipe
 from holdfast.models.embedder import Embedder
 from holdfast.models.weights import fitting
 from holdfast.runs.config import Config
-from holdfast.runs.data import pixels_of, table_of
+from holdfast.runs.data import judging, pixels_of, table_of
 from holdfast.runs.folder import Place, Run, State
 from holdfast.training.build import defense_of, embedder_of, optimizer_of, pgd_of, with_objects
 from holdfast.training.state import averaged, restore, tensors
@@ -28,6 +28,7 @@ from holdfast.training.validation import describe, merit, validate
 from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError
 from holdfast.util.extras import require
+from holdfast.util.lock import working_in
 from holdfast.util.progress import Progress
 
 PATIENCE = 2
@@ -57,8 +58,8 @@ def train(
         ``pgd`` of the settings serves the validation only.
     backbone: a module, normalised pixels (B, C, H, W) -> (B, ``model.dim``), in place of the one named, which is then
         called ``custom``. Both are copied: what is given stays as it is.
-    resume: go on from the state in the folder where there is one; the weights come out as if never interrupted. A
-        defense and a backbone of your own are given again.
+    resume: go on from the state in the folder where there is one; the weights come out as if never interrupted. More
+        ``optim.epochs`` or ``steps`` make the run longer. A defense and a backbone of your own are given again.
     device: by default the GPU where there is one. Under torchrun each process takes its own.
     verify: decode every image first, and refuse to begin with an unreadable one.
 
@@ -68,12 +69,14 @@ def train(
     device = distributed.device(device)
     config, defense, backbone = with_objects(config, defense, backbone)
     with distributed.process_group(device):
+        first = distributed.rank() == 0
         Run(folder).check(config, resume)
-        training = _Training(config, Run(folder), device, defense, backbone)
-        quiet = quiet or distributed.rank() > 0
-        if verify:
-            training.verify(quiet)
-        return training.run(resume, quiet)
+        with working_in(folder if first else None):
+            training = _Training(config, Run(folder), device, defense, backbone)
+            quiet = quiet or not first
+            if verify:
+                training.verify(quiet)
+            return training.run(resume, quiet)
 
 
 def finished(run: Run, config: Config) -> bool:
@@ -94,7 +97,8 @@ class _Training:
         self.defense, method = defense_of(config, defense)
         table = table_of(config)
         self.train_pixels = pixels_of(config, table.train(), cache=config.data.cache)
-        self.test_pixels = pixels_of(config, table.test())
+        judged, self.chooses = judging(config, table)
+        self.judged_pixels = pixels_of(config, judged)
         labels, rank, world = self.train_pixels.table.labels, distributed.rank(), distributed.world()
         batches = PairBatches(labels, **asdict(config.batch), seed=config.seed, rank=rank, world=world)
         self.loader = Loader(self.train_pixels, batches, config.seed, config.data.augment)
@@ -112,15 +116,17 @@ class _Training:
         self.total = total if config.steps is None else min(total, config.steps)
         self.place = Place()
         self.opening = [table.describe(), batches.describe(), method, mismatch]
+        if config.validation.every and not self.chooses:
+            self.opening.append("no validation split: the test set is watched between epochs, and no best/ is chosen")
 
     def verify(self, quiet: bool) -> None:
         broken: list[str] = []
-        for pixels in (self.train_pixels, self.test_pixels):
+        for pixels in (self.train_pixels, self.judged_pixels):
             with Progress("reading images", len(pixels), quiet=quiet) as progress:
                 found = pixels.verify(progress)
             broken += [f"{pixels.table.name_of(i)}: {reason}" for i, reason in found.items()]
         if broken:
-            total = len(self.train_pixels) + len(self.test_pixels)
+            total = len(self.train_pixels) + len(self.judged_pixels)
             raise HoldfastError(f"{len(broken)} of {total} images cannot be read:\n" + "\n".join(broken))
 
     def run(self, resume: bool, quiet: bool) -> Embedder:
@@ -188,12 +194,15 @@ class _Training:
                 f"epoch {epoch + 1}: no batch could be used, for {len(self.train_pixels.broken)} training images "
                 "cannot be read; --verify lists them"
             )
+        within = self.place.batch
         self.place.epoch, self.place.batch = epoch + 1, 0
         every = self.config.validation.every
         last = self.place.epoch == self.epochs or self.place.step >= self.total
         scores = self._validate(progress) if every and (last or self.place.epoch % every == 0) else {}
         self._log_epoch(scores)
         self._stop_if_collapsed()
+        if self.place.step >= self.total and within < len(self.loader):
+            self.place.epoch, self.place.batch = epoch, within  # with more steps the run goes on in this epoch
         self._save()
 
     def _learn(self, batch: Batch) -> tuple[Step, float]:
@@ -267,15 +276,17 @@ class _Training:
     def _validate(self, progress: Progress) -> Mapping[str, float]:
         """The scores, on rank 0, for its weights are everybody's; every rank learns of a collapse.
 
-        The warm-up has no best weights.
+        Neither the warm-up nor a run without a validation split has best weights.
         """
         fallen = torch.zeros((), device=self.device)
         scores: Mapping[str, float] = {}
         if distributed.rank() == 0:
-            scores, collapsed = validate(self.config, self.trained, self.test_pixels, self.device)
+            scores, collapsed = validate(self.config, self.trained, self.judged_pixels, self.device)
             fallen += collapsed
-            self.track({f"test/{name}": value for name, value in scores.items()}, self.place.step)
-            if self.place.epoch > self.config.warmup.epochs and merit(scores) > self.place.best:
+            split = str(self.judged_pixels.table.split[0])
+            self.track({f"{split}/{name}": value for name, value in scores.items()}, self.place.step)
+            hardened = self.place.epoch > self.config.warmup.epochs
+            if self.chooses and hardened and merit(scores) > self.place.best:
                 self.place.best = merit(scores)
                 self.trained.save_pretrained(self.run_files.best)
             verdict = " COLLAPSED" if collapsed else ""

@@ -1,9 +1,11 @@
 """Where numbers go beside the run folder: TensorBoard and Weights & Biases, each an extra."""
 
 import atexit
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from holdfast.util.atomic import write_text
 from holdfast.util.errors import pick
 from holdfast.util.extras import require
 
@@ -26,8 +28,11 @@ def tensorboard(folder: Path) -> Tracker:
 
 
 def wandb(folder: Path) -> Tracker:
-    """Scalars to a Weights & Biases run named after the run folder."""
-    options = {"project": "holdfast", "name": folder.name, "id": folder.name, "dir": folder, "resume": "allow"}
+    """Scalars to a Weights & Biases run named after the run folder; ``wandb-id`` there keeps its id."""
+    mark = folder / "wandb-id"
+    if not mark.exists():
+        write_text(mark, secrets.token_hex(8))
+    options = {"project": "holdfast", "name": folder.name, "id": mark.read_text(), "dir": folder, "resume": "allow"}
     run = require("wandb", "wandb").init(**options)
     return lambda values, step: run.log(dict(values), step=step)
 

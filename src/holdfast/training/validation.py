@@ -25,7 +25,7 @@ STEPS = 10
 
 
 def validate(config: Config, embedder: Embedder, pixels: Pixels, device: torch.device) -> tuple[dict[str, float], bool]:
-    """Scores of a test set, by name, and whether the embedder has collapsed.
+    """Scores of a table that is asked, by name, and whether the embedder has collapsed.
 
     ``R@1 shifted`` is over ``validation.attacked`` queries, the same ones each time; NaN where that is 0.
     """

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.util.errors import HoldfastError
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp", re.DOTALL)
+"""The names that :func:`temporary_for` gives."""
+
+
+def temporary_for(path: Path) -> Path:
+    """A new path beside ``path`` for what is to take its place; a killed process may leave it."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
 @contextmanager
@@ -19,7 +28,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     the file system become HoldfastError.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = temporary_for(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary

@@ -22,9 +22,33 @@ def within(place: object) -> Iterator[None]:
         raise HoldfastError(f"{printable(str(place))}: {error}") from None
 
 
+@contextmanager
+def foreign(what: str, advice: str) -> Iterator[None]:
+    """Let what somebody else's code raises inside, or its exit, become the HoldfastError ``what (error); advice``.
+
+    HoldfastErrors, an interrupt, and the lack of memory go through.
+    """
+    try:
+        yield
+    except HoldfastError:
+        raise
+    except (Exception, SystemExit) as error:
+        if lacks_memory(error):
+            raise
+        raise HoldfastError(f"{what} ({brief(error)}); {advice}") from error
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether an error says that there is not enough memory, of the machine or of a GPU."""
+    known = ("out of memory", "not enough memory", "allocate memory")
+    said = isinstance(error, RuntimeError) and any(words in str(error).lower() for words in known)
+    return said or isinstance(error, MemoryError)
+
+
 def brief(error: BaseException) -> str:
     """An error of somebody else's code in one line."""
-    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    text = printable(next(iter(str(error).splitlines()), ""))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def printable(name: str) -> str:

@@ -4,9 +4,10 @@ import time
 from math import isnan
 from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+
+from holdfast.util.text import console, plain
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -15,17 +16,18 @@ class Progress:
     """``with Progress("training", total) as progress: progress.advance("loss 0.1")``; silent when ``quiet``."""
 
     def __init__(self, title: str, total: int, done: int = 0, *, quiet: bool = False) -> None:
-        self.title, self.total, self.done = title, total, done
+        self.title, self.total, self.done = plain(title), total, done
         self.quiet = quiet
-        self.console = Console()
+        self.console = console()
         self.bar: Bar | None = None
         self.spoke = self.began = time.monotonic()
         self.begun_at = done
 
     def __enter__(self) -> Self:
         if not self.quiet and self.console.is_terminal:
-            columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TaskProgressColumn()]
-            self.bar = Bar(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=self.console)
+            title, note = (TextColumn(f"{{task.{what}}}", markup=False) for what in ("description", "fields[note]"))
+            numbers = BarColumn(), MofNCompleteColumn(), TaskProgressColumn(), TimeRemainingColumn()
+            self.bar = Bar(title, *numbers, note, console=self.console)
             self.task = self.bar.add_task(self.title, total=self.total, completed=self.done, note="")
             self.bar.start()
         return self
@@ -40,7 +42,7 @@ class Progress:
         if self.quiet:
             return
         if self.bar:
-            self.bar.update(self.task, completed=self.done, note=note)
+            self.bar.update(self.task, completed=self.done, note=plain(note))
             return
         now = time.monotonic()
         if self.done < self.begun_at:
@@ -49,7 +51,7 @@ class Progress:
             self.spoke = now
             made = self.done - self.begun_at
             left = f", {(self.total - self.done) * (now - self.began) / made:.0f} s left" if made > 0 else ""
-            print(f"{self.title}: {self.done}/{self.total}{left}. {note}".rstrip(), flush=True)
+            print(plain(f"{self.title}: {self.done}/{self.total}{left}. {note}".rstrip()), flush=True)
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         """So much is done: what functions with a progress callback call."""
@@ -58,7 +60,9 @@ class Progress:
     def say(self, text: str) -> None:
         """A line that stays."""
         if not self.quiet:
-            (self.bar.console if self.bar else self.console).print(text, highlight=False, markup=False, soft_wrap=True)
+            (self.bar.console if self.bar else self.console).print(
+                plain(text), highlight=False, markup=False, soft_wrap=True
+            )
 
 
 def format_duration(seconds: float) -> str:

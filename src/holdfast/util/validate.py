@@ -161,6 +161,8 @@ def parse_yaml(content: str | bytes, where: str) -> Any:
 
 def _content(path: Path, most: int) -> bytes:
     try:
+        if path.is_fifo() and path.parts[1:2] != ("dev",):  # which the shell's <(…) lies in
+            raise HoldfastError(f"{path} is a pipe, not a file")
         with path.open("rb") as file:
             content = file.read(most + 1)
     except OSError as error:

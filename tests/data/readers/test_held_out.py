@@ -37,13 +37,14 @@ def test_a_class_may_be_called_test(tmp_path: Path) -> None:
     assert list(shown(held_out("folder", tmp_path))) == ["test", "trial"]
 
 
-def test_one_class_is_enough_but_one_image_per_class_is_not(tmp_path: Path) -> None:
+def test_one_class_or_one_image_per_class_is_not_enough(tmp_path: Path) -> None:
     touch(tmp_path / "a" / "0.jpg")
     touch(tmp_path / "b" / "0.jpg")
     with pytest.raises(HoldfastError, match="none of the 2 queries has another gallery image of its class"):
         held_out("folder", tmp_path)
     (tmp_path / "b" / "0.jpg").rename(tmp_path / "a" / "1.jpg")
-    assert shown(held_out("folder", tmp_path)) == {"a": ["0.jpg", "1.jpg"]}
+    with pytest.raises(HoldfastError, match="all gallery images are of one class, 'a': no answer is wrong"):
+        held_out("folder", tmp_path)
 
 
 def test_a_test_folder_must_be_there_and_hold_classes(tmp_path: Path) -> None:
@@ -64,13 +65,13 @@ def listed(root: Path, text: str, name: str = "df.csv") -> Path:
     return root / name
 
 
-def test_training_rows_are_left_out_even_without_their_images(tmp_path: Path) -> None:
-    text = "label,path,split,is_query,is_gallery\n1,gone.jpg,train,,\n"
-    text += "2,0.jpg,test,1,0\n2,1.jpg,validation,0,1\n2,2.jpg,test,0,0\n"
+def test_training_and_validation_rows_are_left_out_even_without_their_images(tmp_path: Path) -> None:
+    text = "label,path,split,is_query,is_gallery\n1,gone.jpg,train,,\n2,lost.jpg,validation,1,1\n"
+    text += "2,0.jpg,test,1,0\n2,1.jpg,test,0,1\n3,2.jpg,test,0,1\n2,3.jpg,test,0,0\n"
     table = held_out("csv", listed(tmp_path, text))
-    assert shown(table) == {"2": ["0.jpg", "1.jpg"]}
-    assert table.is_query.tolist() == [True, False]
-    assert table.is_gallery.tolist() == [False, True]
+    assert shown(table) == {"2": ["0.jpg", "1.jpg"], "3": ["2.jpg"]}
+    assert table.is_query.tolist() == [True, False, False]
+    assert table.is_gallery.tolist() == [False, True, True]
 
 
 def test_without_a_split_column_every_row_is_a_test_row(tmp_path: Path) -> None:
@@ -85,9 +86,11 @@ def test_without_a_split_column_every_row_is_a_test_row(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("label,path,Split\n1,0.jpg,train\n", "has a column 'Split' but none called 'split'"),
+        ("label,path,Split\n1,0.jpg,train\n2,1.jpg,train\n", "no test rows"),
+        ("label,path,split\n1,0.jpg,test\n1,1.jpg,test\n", "all gallery images are of one class, '1'"),
         ("label,path,splits\n1,0.jpg,train\n", "has a column 'splits' but none called 'split'"),
         ("label,path,split\n1,0.jpg,train\n2,1.jpg,train\n", "no test rows: the split of all 2 is 'train'"),
+        ("label,path,split\n1,0.jpg,train\n1,1.jpg,Validation\n", "split of all 2 is 'train' or 'validation'"),
         ("label,path\n1,0.jpg\n2,1.jpg\n", "none of the 2 queries has another gallery image"),
         ("label,path,is_query\n1,0.jpg,0\n1,1.jpg,0\n", "nothing to evaluate"),
     ],
@@ -129,8 +132,8 @@ def test_a_file_in_both_lists_is_one_row(tmp_path: Path) -> None:
 def test_links_to_one_file_are_one_row(tmp_path: Path) -> None:
     touch(tmp_path / "0.jpg")
     (tmp_path / "link.jpg").symlink_to("0.jpg")
-    table = two(tmp_path, "path,label\nlink.jpg,1\n", "path,label\n../0.jpg,1\n1.jpg,1\n")
-    assert table.is_query.tolist() == [True, False]
+    table = two(tmp_path, "path,label\nlink.jpg,1\n", "path,label\n../0.jpg,1\n1.jpg,1\n2.jpg,2\n")
+    assert table.is_query.tolist() == [True, False, False]
     assert table.is_gallery.all()
 
 
@@ -140,9 +143,9 @@ def test_labels_are_numbers_only_where_all_are(tmp_path: Path) -> None:
 
 
 def test_one_list_may_be_both(tmp_path: Path) -> None:
-    path = listed(tmp_path, "path,label\n0.jpg,1\n1.jpg,1\n")
+    path = listed(tmp_path, "path,label\n0.jpg,1\n1.jpg,1\n2.jpg,2\n")
     table = query_gallery(path, path)
-    assert len(table) == 2
+    assert len(table) == 3
     assert (table.is_query & table.is_gallery).all()
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from holdfast.data import Table
-from holdfast.data.readers.listing import images_below, listed
+from holdfast.data.readers.listing import listed
+from holdfast.data.readers.walk import LeftOut, images_below
 from holdfast.util.errors import HoldfastError
 from tests.helpers import tiny
 
@@ -56,8 +57,10 @@ def test_links_are_followed_once_and_in_no_circle(tmp_path: Path) -> None:
         **{"0": "b", "more": str(elsewhere), "again": str(elsewhere), "link.png": "a/0.png"},
     }.items():
         (root / place).symlink_to(target)
-    names = [path.relative_to(root).as_posix() for path in images_below(root)]
-    assert images_below(root) == sorted(images_below(root))
+    found = images_below(root, left_out := LeftOut(root))
+    names = [path.relative_to(root).as_posix() for path in found]
+    assert found == sorted(found)
+    assert left_out.lines() == ("2 links that lead nowhere, the first is gone.png",)
     assert {"a/0.png", "b/0.png", "link.png"} < set(names)
     assert set(names) - {"a/0.png", "b/0.png", "link.png"} == {"again/c/0.png"}
     assert len(names) == 4

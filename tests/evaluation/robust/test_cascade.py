@@ -43,7 +43,7 @@ def test_each_stage_meets_the_queries_that_all_before_have_left(tmp_path: Path) 
         broken = {record["id"] for record in found if record["after"]["R@1"] == 0}
         assert (stage["tried"], stage["broke"]) == (len(left), len(broken))
         left -= broken
-    assert robust["robust"] == len(left)
+    assert robust["kept"] == len(left)
     assert robust["value"] == pytest.approx(100 * len(left) / robust["queries"])
     assert 0 < robust["value"] < result.content["benign"]["R@1"]
 

@@ -2,8 +2,9 @@
 
 import pytest
 
-from holdfast.report.html.charts import Axis, axis, line_chart, shorten
+from holdfast.report.html.charts import Axis, axis, line_chart
 from holdfast.report.html.entries import without_shared_parts
+from holdfast.util.text import shorten
 
 
 @pytest.mark.parametrize(

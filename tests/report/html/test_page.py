@@ -86,8 +86,21 @@ def test_collapsed_and_untrusted_results_are_marked_wherever_they_are_drawn(tmp_
     assert page.inside("text").count("fine") == 12
     assert {"COLLAPSED", "UNTRUSTED", "ok", "FAILED"} <= set(page.inside("span"))
     assert "0.9999" in page.text
-    assert "says nothing about robustness" in page.text
+    assert "say nothing about robustness" in page.text
     assert any("flat ⚠ COLLAPSED" in title for title in page.inside("title"))
+
+
+def test_weights_chosen_on_test_and_too_few_queries_are_said(tmp_path: Path) -> None:
+    page = page_of(
+        write(tmp_path / "a.json", name="picked", model={"weights": "best"}),
+        write(tmp_path / "b.json", name="small", data={"attacked": 5}, **{"robust R@1": {"kept": 1, "queries": 5}}),
+    )
+    assert page.inside("text").count("picked ⚠ CHOSEN ON TEST") == 12
+    assert {"CHOSEN ON TEST", "too few queries"} <= set(page.inside("span"))
+    assert "best of several on this very test set" in page.text
+    assert "12.0 ±1.0, 1 of 5" in page.inside("td")
+    header = page.inside("th")
+    assert header[header.index("name") :][:4] == ["name", "verdict", "robust R@1", "ERS"]
 
 
 def test_text_of_files_is_text(tmp_path: Path) -> None:

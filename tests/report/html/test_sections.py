@@ -12,6 +12,7 @@ import torch
 from holdfast.models.embedder import Embedder
 from holdfast.report import find
 from holdfast.report.html.sections.training import MAX_POINTS, downsampled
+from holdfast.util.errors import HoldfastError
 from tests.helpers.html_page import page_of, paths
 
 
@@ -69,3 +70,13 @@ def test_pictures_stop_where_the_page_would_grow_too_large(runs: Path, monkeypat
     left = [int(text.split()[0]) for text in page.inside("p") if "left out, to keep the page small" in text]
     assert left and 0 < left[0] < 6  # noqa: PT018
     assert len(page.of("img")) == (6 - left[0]) * 20
+
+
+def test_a_missing_data_folder_is_said_once_for_all_runs(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise HoldfastError("/gone does not exist")
+
+    monkeypatch.setattr("holdfast.report.html.sections.rankings.retrieve", missing)
+    page = page_of(runs, pictures=2)
+    assert page.text.count("/gone does not exist") == 1
+    assert page.text.count(": no ranked lists; ") == 1

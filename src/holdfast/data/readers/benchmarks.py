@@ -104,7 +104,7 @@ def _zero_shot(
 def _integers(values: list[str], path: Path) -> npt.NDArray[np.int64]:
     try:
         return np.asarray([int(value) for value in values], np.int64)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise HoldfastError(f"{path}: a class number is expected: {error}") from None
 
 

@@ -3,10 +3,12 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
+from holdfast.data.decode import no_file
 from holdfast.util.errors import HoldfastError
 
 
@@ -15,11 +17,17 @@ def folder(root: Path, layout: str) -> Path:
     if root.is_dir():
         return root
     if root.exists():
-        raise HoldfastError(f"{root} is a file, not a folder; expected {layout}")
-    siblings = [path.name for path in root.parent.iterdir()] if root.parent.is_dir() else []
-    near = get_close_matches(root.name, siblings, n=1)
-    hint = f"; did you mean {root.parent / near[0]}?" if near else ""
-    raise HoldfastError(f"there is no folder {root}{hint} (expected {layout})")
+        what = "a file" if root.is_file() else "a pipe, socket or device"
+        raise HoldfastError(f"{root} is {what}, not a folder; expected {layout}")
+    what = f"is a link that leads nowhere ({root.readlink()})" if root.is_symlink() else "does not exist"
+    raise HoldfastError(f"{root} {what}{near(root)} (expected {layout})")
+
+
+def near(path: Path) -> str:
+    """A question after what beside a missing path is called most like it, if anything is."""
+    siblings = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+    close = get_close_matches(path.name, siblings, n=1)
+    return f"; did you mean {path.parent / close[0]}?" if close else ""
 
 
 def locate(root: Path, markers: Sequence[str], layout: str, inside: Sequence[str] = ()) -> Path:
@@ -48,20 +56,33 @@ def _nearby(root: Path) -> Iterator[Path]:
         yield from subfolders(child)
 
 
+def contents(place: Path) -> tuple[list[Path], list[Path]]:
+    """The folders in a folder, and all else, sorted by name; hidden ones are left out. Raises OSError."""
+    folders: list[Path] = []
+    others: list[Path] = []
+    for one in os.scandir(place):
+        if not one.name.startswith("."):
+            is_folder = os.path.isdir(one.path) if one.is_symlink() else one.is_dir()  # noqa: PTH112 (a link may fail)
+            (folders if is_folder else others).append(Path(one.path))
+    return sorted(folders), sorted(others)
+
+
 def subfolders(root: Path) -> list[Path]:
     """The folders in ``root`` that are not hidden, sorted by name; none where it cannot be read."""
     try:
-        return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+        return contents(root)[0]
     except OSError:
         return []
 
 
 def lines(path: Path, layout: str) -> list[str]:
     """The lines of a text file, or an error that names it."""
+    if not path.exists():
+        raise HoldfastError(f"{path} is missing (expected {layout})")
+    if reason := no_file(path):
+        raise HoldfastError(f"cannot read {path}: {reason}")
     try:
         return path.read_text(encoding="utf-8-sig").split("\n")
-    except FileNotFoundError:
-        raise HoldfastError(f"{path} is missing (expected {layout})") from None
     except (OSError, UnicodeDecodeError) as error:
         raise HoldfastError(f"cannot read {path}: {error}") from None
 
@@ -80,15 +101,18 @@ def records(path: Path, columns: Sequence[str], layout: str, skip: int = 0) -> l
 
 
 def check_present(paths: Sequence[Path], layout: str) -> None:
-    """Refuse a list of files of which some do not exist; each folder is listed once."""
+    """Refuse a list of files of which some are none; each folder is listed once."""
     by_folder: dict[Path, list[Path]] = defaultdict(list)
     for path in paths:
         by_folder[path.parent].append(path)
     missing = []
     for parent, members in by_folder.items():
-        names = set(os.listdir(parent)) if parent.is_dir() else set()  # noqa: PTH208 (names, not paths)
-        missing += [path for path in members if path.name not in names and not path.exists()]
+        names: set[str] = set()
+        with suppress(OSError, ValueError):
+            names = {entry.name for entry in os.scandir(parent) if entry.is_file(follow_symlinks=False)}
+        missing += [path for path in members if path.name not in names and no_file(path)]
     if missing:
         raise HoldfastError(
-            f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]} (expected {layout})"
+            f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]}: {no_file(missing[0])} "
+            f"(expected {layout})"
         )

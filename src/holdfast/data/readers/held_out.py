@@ -10,18 +10,20 @@ from holdfast.data.datasets import load_dataset
 from holdfast.data.readers.files import folder, subfolders
 from holdfast.data.readers.own import (
     CSV,
-    CSV_SPLITS,
     FOLDER,
+    Classes,
     check_images,
     check_splits,
     class_keys,
     csv_table,
     find_csv,
-    image_files,
     near_column,
+    outside,
     read_classes,
+    read_nested,
     read_rows,
 )
+from holdfast.data.readers.walk import LeftOut, image_files
 from holdfast.data.table import Table
 from holdfast.util.errors import HoldfastError
 
@@ -34,8 +36,9 @@ LIST = "a CSV with the columns path,label"
 def held_out(name: str, root: Path | str | None) -> Table:
     """The test images of data set ``name`` under ``root``; the training images need not be there.
 
-    ``folder``: the classes in ``root/test``, or all images of all classes where there is no ``test/`` with class
-    folders. ``csv``: the rows whose split is ``test`` or ``validation``, or all rows where there is no split column.
+    ``folder`` and ``nested``: the classes in ``root/test``, or all images of all classes where there is no ``test/``
+    with class folders. ``csv``: the rows whose split is ``test``, or all rows where there is no
+    split column.
     Any other set: its test split.
     """
     reader = READERS.get(name)
@@ -44,14 +47,17 @@ def held_out(name: str, root: Path | str | None) -> Table:
     return replace(reader(Path(root).expanduser()), family=PHOTOS).test()
 
 
-def _folder(root: Path) -> Table:
+def _folders(name: str, root: Path, read: Classes) -> Table:
     folder(root, FOLDER)
-    inside = root / "test"
-    split = inside.is_dir() and ((root / "train").is_dir() or any(image_files(place) for place in subfolders(inside)))
-    classes = read_classes(inside if split else root)
+    inside, left_out = root / "test", LeftOut(root)
+    images = (image for place in subfolders(inside) for image in image_files(place, LeftOut(root)))
+    split = inside.is_dir() and ((root / "train").is_dir() or any(images))
+    if split:
+        outside(root, left_out)
+    classes = read(inside if split else root, left_out)
     paths = tuple(path for members in classes.values() for path in members)
     keys = [name for name, members in classes.items() for _ in members]
-    return Table.build("folder", paths, keys, ["test"] * len(paths))
+    return Table.build(name, paths, keys, ["test"] * len(paths), left_out=left_out.lines())
 
 
 def _csv(root: Path) -> Table:
@@ -63,13 +69,18 @@ def _csv(root: Path) -> Table:
             raise HoldfastError(f"{path} has a column {near!r} but none called 'split'; rename it, or leave it out")
         return csv_table(path, [(number, {**row, "split": "test"}) for number, row in rows])
     check_splits(path, rows)
-    test = [(number, row) for number, row in rows if CSV_SPLITS[row["split"].lower()] == "test"]
+    test = [(number, row) for number, row in rows if row["split"].lower() == "test"]
     if not test:
-        raise HoldfastError(f"{path} has no test rows: the split of all {len(rows)} is 'train'")
+        found = " or ".join(sorted({repr(row["split"].lower()) for _, row in rows}))
+        raise HoldfastError(f"{path} has no test rows: the split of all {len(rows)} is {found}")
     return csv_table(path, test)
 
 
-READERS: dict[str, Callable[[Path], Table]] = {"folder": _folder, "csv": _csv}
+READERS: dict[str, Callable[[Path], Table]] = {
+    "folder": lambda root: _folders("folder", root, read_classes),
+    "nested": lambda root: _folders("nested", root, read_nested),
+    "csv": _csv,
+}
 
 
 @dataclass(frozen=True)
@@ -110,7 +121,7 @@ def query_gallery(queries: Path | str, gallery: Path | str) -> Table:
         is_query=np.asarray([file in asked for file in entries]),
         is_gallery=np.asarray([file in kept for file in entries]),
     )
-    return replace(table, family=PHOTOS)
+    return replace(table, family=PHOTOS).test()
 
 
 def _entries(path: Path) -> dict[Path, Entry]:

@@ -1,15 +1,16 @@
 """Images that are only to be embedded: all below a folder, those of a CSV, or one file."""
 
-from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from holdfast.data.readers.files import folder, subfolders
-from holdfast.data.readers.own import SUFFIXES, check_images, image_files, read_rows
+from holdfast.data.decode import SUFFIXES, is_image, no_file
+from holdfast.data.readers.files import folder, near
+from holdfast.data.readers.own import check_images, read_rows
+from holdfast.data.readers.walk import LeftOut, images_below
 from holdfast.data.table import Table
-from holdfast.util.errors import HoldfastError
+from holdfast.util.errors import HoldfastError, printable
 
 LAYOUT = "a folder of images, a CSV with the column path and, if wanted, label, or an image"
 
@@ -19,47 +20,63 @@ def listed(source: Path | str) -> tuple[Table, Path]:
 
     A folder: every image below it, sorted, hidden ones left out; an image in a sub-folder has its folder's name as
     class. A file ``.csv``: the column ``path``, relative to the file's folder, and ``label`` if there is one. Any other
-    file is an image itself. What has no class is of class ``""``.
+    file is an image itself, and so is an image called ``.csv``. What has no class is of class ``""``.
 
     Raises HoldfastError where there is no such folder or no image, or an image of a CSV is missing.
     """
     source = Path(source).expanduser()
-    if not source.is_file():
-        root, images = source, images_below(folder(source, LAYOUT))
-        labels = ["" if image.parent == root else image.parent.name for image in images]
-        if not images:
-            raise HoldfastError(f"no images in {root} or below it (looked for {', '.join(sorted(SUFFIXES))})")
-    elif source.suffix.lower() == ".csv":
-        root, rows = source.parent, [row for _, row in read_rows(source, ("path",), LAYOUT)]
-        images = [root / row["path"] for row in rows]
+    left_out = LeftOut(source)
+    if _is_list(source):
+        root, rows = source.parent, _rows(source)
+        images, labels = [root / row["path"] for row in rows], [row.get("label", "") for row in rows]
         check_images(source, tuple(images), [row["path"] for row in rows])
-        labels = [row.get("label", "") for row in rows]
-    else:
+    elif source.is_file():
         root, images, labels = source.parent, [source], [""]
-    return gallery_only(str(source), images, labels), root
+    else:
+        root, images = source, _below(source, left_out)
+        labels = ["" if image.parent == root else image.parent.name for image in images]
+    return gallery_only(str(source), images, labels, left_out.lines()), root
 
 
-def gallery_only(name: str, images: Sequence[Path], labels: Sequence[str]) -> Table:
-    """A table of images that nothing is asked of."""
-    nobody = np.zeros(len(images), np.bool_)
-    return Table.build(name, tuple(images), labels, ["test"] * len(images), is_query=nobody)
+def asked(sources: Sequence[str | Path]) -> tuple[Table, dict[str, str]]:
+    """The images of files, folders and CSVs, to search with; and why the other sources hold none, by their names.
 
-
-def images_below(root: Path) -> list[Path]:
-    """The images in a folder and in all folders below, sorted.
-
-    Links are followed, but lead to no folder a second time, and not to one that ``root`` lies in.
+    An image need not be there: reading it will tell. Raises HoldfastError where there is nothing to search with.
     """
-    found: list[Path] = []
-    ahead, seen = deque([root]), set(root.resolve().parents)
-    while ahead:
-        place = ahead.pop()
-        if (real := place.resolve()) not in seen:
-            seen.add(real)
-            found += image_files(place)
-            for below in subfolders(place):
-                if below.is_symlink():  # after all that is no link
-                    ahead.appendleft(below)
-                else:
-                    ahead.append(below)
-    return sorted(found)
+    images: list[Path] = []
+    reasons: dict[str, str] = {}
+    for source in (Path(one).expanduser() for one in sources):
+        try:
+            if _is_list(source):
+                images += [source.parent / row["path"] for row in _rows(source)]
+            elif source.is_dir():
+                images += _below(source, LeftOut(source))
+            elif reason := no_file(source):
+                reasons[str(source)] = f"{reason}{near(source)}"
+            else:
+                images.append(source)
+        except HoldfastError as error:
+            reasons[str(source)] = str(error)
+    if not images:
+        raise HoldfastError("; ".join(f"{printable(name)}: {reason}" for name, reason in reasons.items()))
+    return gallery_only("queries", images, [""] * len(images)), reasons
+
+
+def gallery_only(name: str, images: Sequence[Path], labels: Sequence[str], left_out: Sequence[str] = ()) -> Table:
+    """A table of images that nothing is asked of; their classes may be empty."""
+    nobody = np.zeros(len(images), np.bool_)
+    return Table.build(name, tuple(images), labels, ["test"] * len(images), is_query=nobody, left_out=left_out)
+
+
+def _is_list(source: Path) -> bool:
+    return source.suffix.lower() == ".csv" and not source.is_dir() and not is_image(source)
+
+
+def _rows(source: Path) -> list[dict[str, str]]:
+    return [row for _, row in read_rows(source, ("path",), LAYOUT)]
+
+
+def _below(root: Path, left_out: LeftOut) -> list[Path]:
+    if images := images_below(folder(root, LAYOUT), left_out):
+        return images
+    raise HoldfastError(f"no images in {root} or below it (looked for {', '.join(sorted(SUFFIXES))}){left_out.hint()}")

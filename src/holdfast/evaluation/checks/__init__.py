@@ -28,6 +28,9 @@ OUTSIDE = 1e-6
 DRIFT = 0.05
 """How far a distance moved may differ in a second run where kernels add up in any order, as on a GPU."""
 
+CHECK_STEPS = 75
+"""About how many steps of a descent all checks together take for a query."""
+
 Verdict = tuple[bool | None, str]
 
 

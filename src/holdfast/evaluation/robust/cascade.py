@@ -16,7 +16,7 @@ from holdfast.core.pgd import BALLS, PGD, Adaptive
 from holdfast.evaluation.protocols import CASCADE, Stage
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.runner import Runner, Target, attack_batch, generators_of
-from holdfast.evaluation.scores import bootstrap, interval
+from holdfast.evaluation.scores import share_interval
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.util.progress import Progress
@@ -44,7 +44,7 @@ def robust_recall(
     queries = target.system.queries.take(rows)
     worst = recall_at_1(queries.embeddings, queries, target.system)
     place = {identity: i for i, identity in enumerate(queries.ids.tolist())}
-    stages = []
+    stages: list[dict[str, Any]] = []
     for stage in stages_of(resolved):
         left = rows[worst > 0]
         name = PREFIX + stage.name
@@ -53,8 +53,8 @@ def robust_recall(
         progress.advance(by=len(records.of(name)))
         for _ in runner.run(target, records, progress, surrogate):
             pass
-        found = records.of(name)
-        for record in found:
+        attacked = records.of(name)
+        for record in attacked:
             at = place[record["id"]]
             worst[at] = min(float(worst[at]), record["after"]["R@1"])
         costs = [cost for cost in records.costs if cost["attack"] == name]
@@ -62,17 +62,17 @@ def robust_recall(
             {
                 "name": stage.name,
                 "tried": len(left),
-                "broke": sum(record["after"]["R@1"] == 0 for record in found),
+                "broke": sum(record["after"]["R@1"] == 0 for record in attacked),
                 "passes": sum(cost["forward"] + cost["backward"] for cost in costs),
             }
         )
-    spread = bootstrap({ROBUST: worst.cpu().double().numpy()}, None, resolved.seed)[ROBUST]
+    value = float(worst.double().mean())
     found = {
-        "value": float(worst.double().mean()),
-        **interval(spread),
+        "value": value,
+        **share_interval(value, len(rows)),
         "unit": SCORE_WORDS[ROBUST].unit,
         "queries": len(rows),
-        "robust": int((worst > 0).sum()),
+        "kept": int((worst > 0).sum()),
         "stages": stages,
     }
     return found, rows[worst > 0]

@@ -195,12 +195,6 @@ def dumbbell_chart(title: str, caption: str, rows: Sequence[Row], words: ScoreWo
     return DumbbellChart(title, caption, text, across, tuple(rows))
 
 
-def shorten(text: str, most: int) -> str:
-    """A text of at most ``most`` characters, with … in the middle where some are left out."""
-    keep = most - 1
-    return text if len(text) <= most else f"{text[: (keep + 1) // 2]}…{text[len(text) - keep // 2 :]}"
-
-
 def _path(points: Iterable[tuple[float, float]]) -> str:
     return "".join(f"{'L' if i else 'M'}{x:g} {y:g}" for i, (x, y) in enumerate(points))
 

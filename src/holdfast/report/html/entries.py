@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from holdfast.evaluation.result import Result
 from holdfast.report.groups import Group, grouped
-from holdfast.report.html.charts import Look, Row, look, shorten
+from holdfast.report.html.charts import Look, Row, look
 from holdfast.report.tables import Setting, format_bounded, format_number, setting_of
+from holdfast.util.text import shorten
 
-DOUBTS = ("COLLAPSED", "UNTRUSTED")
+DOUBTS = ("COLLAPSED", "UNTRUSTED", "CHOSEN ON TEST")
 ROW_LENGTH = 48
 """Characters that fit in a row of a chart."""
 

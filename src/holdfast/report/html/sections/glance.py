@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from holdfast.evaluation.result import Result
-from holdfast.evaluation.words import SCORE_WORDS
+from holdfast.evaluation.words import SCORE_WORDS, verdict_words
 from holdfast.report.html.charts import DumbbellChart, dumbbell_chart
-from holdfast.report.html.entries import Entry, doubts, recall_measure, rows
+from holdfast.report.html.entries import Entry, recall_measure, rows
 from holdfast.report.tables import Setting
 
 RECALL = ("R@1, clean and under attack", "Hollow: R@1 on clean images.")
@@ -31,7 +31,7 @@ def fill(results: Sequence[Result], settings: Mapping[Setting, Sequence[Entry]])
             for setting, alike in settings.items()
         ],
         "verdicts": ", ".join(f"{verdict} ×{count}" for verdict, count in verdicts.items()),
-        "doubtful": any(doubts(result.verdict) for result in results),
+        "doubts": verdict_words(", ".join(verdicts)),
     }
 
 

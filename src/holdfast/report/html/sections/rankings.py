@@ -84,6 +84,7 @@ def fill(checkpoints: Sequence[Checkpoint], count: int, root: str | Path | None)
         return {}
     made: list[dict[str, Any]] = []
     remarks = [] if checkpoints else ["No result is in a run folder, so there is no model to show ranked lists of."]
+    failed: dict[str, list[str]] = {}
     by_data: dict[tuple[str, str], list[Checkpoint]] = defaultdict(list)
     for one in checkpoints:
         data = one.results[0].content["data"]
@@ -96,7 +97,7 @@ def fill(checkpoints: Sequence[Checkpoint], count: int, root: str | Path | None)
             try:
                 found[one.name] = retrieve(one, count, root, settings)
             except (HoldfastError, OSError, RuntimeError, TypeError) as error:
-                remarks.append(f"{one.name}: no ranked lists; {' '.join(str(error).split())}")
+                failed.setdefault(" ".join(str(error).split()), []).append(one.name)
                 continue
             exact = [result for result in one.results if "bfloat16" not in result.protocol]
             hashes = {result.content["model"].get("hash") for result in exact} - {None}
@@ -106,6 +107,7 @@ def fill(checkpoints: Sequence[Checkpoint], count: int, root: str | Path | None)
             comparison, room = _comparison(found, room)
             radius, steps = format_radius(settings["eps"], settings["norm"]), str(settings["steps"] or "")
             made.append({"dataset": dataset, "attack": Setting("", dataset, radius, steps).attack, **comparison})
+    remarks = [f"{', '.join(names)}: no ranked lists; {why}" for why, names in failed.items()] + remarks
     return {"comparisons": made, "remarks": remarks, "aims": {name.upper(): ATTACK_WORDS[name].aim for name in ATTACKS}}
 
 

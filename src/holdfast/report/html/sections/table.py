@@ -3,19 +3,21 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from holdfast.report import tables
 from holdfast.report.comparison import comparison
+from holdfast.report.groups import Group
 from holdfast.report.html.entries import Entry
+from holdfast.report.tables import Header, Rows, Setting, table
+from holdfast.report.widths import foremost
 
 
-def fill(found: Sequence[Entry], settings: Mapping[tables.Setting, Sequence[Entry]]) -> dict[str, Any]:
+def fill(found: Sequence[Entry], settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
     """What ``table.html.j2`` shows: our rows with their published ones, the other published rows, other radii."""
     chosen = [entry for alike in settings.values() for entry in alike]
     others = [entry.group for entry in found if entry not in chosen]
     header, rows = comparison([result for entry in chosen for result in entry.group.members])
     source, protocol = header.index("source"), header.index("protocol")
     last = max(i for i, row in enumerate(rows) if row[protocol] != "published")
-    kept = [i for i in range(len(header)) if i != source and any(row[i] for row in rows)]
+    kept = [i for i in foremost(header) if i != source and any(row[i] for row in rows)]
     kinds = {"published": "published", "": "difference"}
     lines = [{"kind": kinds.get(row[protocol], "ours"), "cells": [row[i] for i in kept]} for row in rows]
     return {
@@ -24,5 +26,11 @@ def fill(found: Sequence[Entry], settings: Mapping[tables.Setting, Sequence[Entr
         "ours": lines[: last + 1],
         "others": lines[last + 1 :],
         "published": list(dict.fromkeys(row[source] for row in rows if row[protocol] == "published")),
-        "radii": tables.table([result for group in others for result in group.members]) if others else None,
+        "radii": _radii(others) if others else None,
     }
+
+
+def _radii(groups: Sequence[Group]) -> tuple[Header, Rows]:
+    header, rows = table([result for group in groups for result in group.members])
+    order = foremost(header)
+    return [header[i] for i in order], [[row[i] for i in order] for row in rows]

@@ -48,7 +48,8 @@ STEPS = (
 VALIDATIONS = (
     Panel(
         "R@1 at validations",
-        "Recall on the test set, with clean queries and with queries shifted by a short attack.",
+        "Recall on the validation split, or on the test set of a run without one, with clean queries and with queries "
+        "shifted by a short attack.",
         {"R@1": "clean", "R@1 shifted": "under shift"},
         unit="%",
         high=100,

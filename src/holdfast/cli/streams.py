@@ -1,0 +1,35 @@
+"""What the command line writes to: no character and no reader that is gone ends the work."""
+
+import io
+import sys
+from typing import TextIO
+
+
+class _Pipe(io.FileIO):
+    """A file descriptor to write to, which drops what nobody reads any more, as after ``| head -1``."""
+
+    def write(self, data: object, /) -> int:
+        try:
+            return super().write(data)  # type: ignore[arg-type]
+        except BrokenPipeError:
+            return memoryview(data).nbytes  # type: ignore[arg-type]
+
+
+def lasting(stream: TextIO) -> TextIO:
+    """The stream, with ``\\u03b5`` for an ε that its encoding lacks, and quiet once its reader is gone."""
+    stream.flush()
+    raw = _Pipe(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=stream.encoding,
+        errors="backslashreplace",
+        line_buffering=stream.isatty() or stream is sys.stderr,
+    )
+
+
+def protect() -> None:
+    """Make the standard streams lasting, where they are those that Python began with."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and stream is getattr(sys, f"__{name}__"):
+            setattr(sys, name, lasting(stream))
