@@ -114,6 +114,7 @@ def settings(size: int, root: str | None, changes: Mapping[str, Any]) -> Config:
     name = "digits" if root is None else "fashion-mnist" if size == 28 else "cub"
     eps, step = (77 / 255, 3 / 255) if size == 28 else (8 / 255, 1 / 255)
     tree = {"data.name": name, "data.root": root, "data.size": size, "pgd.eps": eps, "pgd.step": step}
+    tree |= {"validation.share": 0}
     return resolve_config(tree, changes)
 
 

@@ -34,6 +34,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of one epoch on digits; as best weights lie others nearby."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     settings = {"recipe": "none-r", "model.dim": 16, "batch.pairs": 250, "optim.epochs": 1, "validation.attacked": 0}
+    settings |= {"validation.share": 0}
     train(resolve_config(settings), folder, quiet=True)
     other = Embedder.from_pretrained(folder)
     torch.manual_seed(0)

@@ -177,7 +177,7 @@ def test_a_run_is_exported_and_verified(  # noqa: PLR0917
     status, out, _ = call("export", run, "--format", form, "--verify", "--max-queries", "2")
     assert status == 0
     assert f"written to exports/{name}" in out
-    assert out.count("as in the run") == 3
+    assert out.count("as in the run") == 4
     assert "embeddings, 2 attacked images" in out
     images = digits().read(torch.arange(9))[0]
     wanted = Embedder.from_pretrained(run)(images)
@@ -266,7 +266,7 @@ def test_nothing_tells_where_it_was_made(tmp_path: Path, monkeypatch: pytest.Mon
     _, found, reason = export(run, "hub", tmp_path / "hub", verify=True, queries=2)
     assert len(found) == 1
     assert reason.startswith("only made images were compared, and no attack was made: ")
-    with pytest.raises(HoldfastError, match="no folder"):
+    with pytest.raises(HoldfastError, match="does not exist"):
         export(run, "hub", tmp_path / "hub", verify=True, root=root)
 
 

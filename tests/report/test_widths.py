@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
+from holdfast.cli import display
 from holdfast.evaluation.result import Result, read
 from holdfast.report.tables import table
 from holdfast.report.widths import IN_SIGHT, fit, foremost
@@ -29,7 +30,7 @@ def test_a_table_fits_and_says_what_it_leaves_out(
     width: int, tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     results(tmp_path)
-    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr(display, "room", lambda: width)
     _, out, _ = call("report", tmp_path)
     *lines, note = out.rstrip().splitlines()
     assert max(map(cell_len, lines)) <= width

@@ -10,6 +10,7 @@ import zipfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -151,7 +152,8 @@ def identity(folder: Path, content: bytes) -> None:
     (folder / "identity").write_bytes(content)
     nobody: Any = None
     runner = Runner("es", nobody, nobody, torch.arange(0))
-    save_images(runner, Target(nobody, nobody, PIXELS), folder, "0" * 8, quiet=True)
+    system: Any = SimpleNamespace(perturbed=lambda attack: SimpleNamespace(ids=torch.arange(0)))
+    save_images(runner, Target(nobody, system, PIXELS), folder, "0" * 8, quiet=True)
 
 
 def ubyte(name: str) -> Callable[[Path, bytes], None]:

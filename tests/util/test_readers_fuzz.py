@@ -100,7 +100,7 @@ def steps(folder: Path, content: bytes) -> None:
 
 def epochs(folder: Path, content: bytes) -> None:
     (folder / "epochs.csv").write_bytes(content)
-    begun(folder).log_epoch({"step": 3})
+    begun(folder).log_epoch({"step": 3, "epoch": 2})
 
 
 def records(folder: Path, content: bytes) -> None:

@@ -1,6 +1,5 @@
 """What the command line prints: tables and results, as text that also reads well in a file."""
 
-import os
 from collections.abc import Mapping, Sequence
 from math import isnan
 from pathlib import Path
@@ -50,9 +49,9 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
 
 
 def room() -> int | None:
-    """How many characters a line of the terminal holds, or ``$COLUMNS`` says; None for a file or a pipe."""
+    """How many characters a line of the terminal holds; None for a file or a pipe."""
     screen = console()
-    return screen.width if screen.is_terminal or "COLUMNS" in os.environ else None
+    return screen.width if screen.is_terminal else None
 
 
 def listed(title: str, markdown: str, found: tuple[Header, Rows]) -> None:

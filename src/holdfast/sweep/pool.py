@@ -35,8 +35,9 @@ def carry_out(runs: Sequence[Planned], slots: Sequence[Slot], *, quiet: bool = F
                     progress(made, total, line)
             progress.say(f"sweep: {_look(runs, futures)[1]}")
     finally:
+        pool.shutdown(wait=False, cancel_futures=True)
         os.close(ours)
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown()
         os.close(theirs)
     return {folder: why for folder, future in futures.items() if (why := future.result()) is not None}
 

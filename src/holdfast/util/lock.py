@@ -70,7 +70,8 @@ def _held(file: Path, place: str) -> Iterator[None]:
     try:
         descriptor = _taken(file, place)
     except OSError as error:
-        raise HoldfastError(f"cannot write {file.parent}: {error.strerror or error}") from error
+        reason = os.strerror(errno.ENOTDIR) if isinstance(error, FileExistsError) else error.strerror
+        raise HoldfastError(f"cannot write {file.parent}: {reason or error}") from error
     try:
         yield
     finally:

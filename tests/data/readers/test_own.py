@@ -142,7 +142,7 @@ def test_csv_with_empty_flags(tmp_path: Path, split: str) -> None:
 
 def test_validation_rows_of_a_csv_are_no_test_rows(tmp_path: Path) -> None:
     text = "label,path,split,is_query\n"
-    lines = ["1,train,", "1,train,", "2,validation,true", "2,validation,false", "3,test,", "3,test,"]
+    lines = ["1,train,", "2,validation,true", "2,validation,false", "3,test,", "3,test,", "4,test,"]
     text += "".join(
         f"{label},images/{i}.jpg,{rest}\n" for i, (label, _, rest) in enumerate(x.partition(",") for x in lines)
     )
@@ -151,7 +151,7 @@ def test_validation_rows_of_a_csv_are_no_test_rows(tmp_path: Path) -> None:
     assert validation is not None
     assert validation.labels.tolist() == [1, 1]
     assert validation.is_query.tolist() == [True, False]
-    assert table.test().labels.tolist() == [2, 2]
+    assert table.test().labels.tolist() == [2, 2, 3]
     assert table.test().is_query.all()
 
 
