@@ -34,7 +34,7 @@ LOOKED_UP: dict[str, Callable[[Any], Any]] = {
     "eps": parse_radius,
     "eps_curve": parse_radii,
     "step": parse_radius,
-    "files": lambda value: value.name == "NAME.yaml" or (ROOT / value).stat(),
+    "files": lambda value: Path(value).name == "NAME.yaml" or (ROOT / value).stat(),
 }
 """What an argument of the command line is looked up by, to see whether it exists."""
 

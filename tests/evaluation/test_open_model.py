@@ -80,7 +80,7 @@ def test_a_run_is_evaluated_on_its_test_set_into_its_folder(best: bool, trained:
     about = {"recipe": "none-r", "weights": "best" if best else "last", "backbone": "c2f2", "dim": 16}
     assert result.content["model"].items() >= about.items()
     assert result.content["data"].items() >= {"name": "digits", "gallery": 797, "attacked": 20, "size": 8}.items()
-    assert result.content["environment"]["libraries"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(result.content["environment"]["libraries"]["torch"])
     for name in ("ES:R", "LTM"):
         attacked = result.number(name)
         assert attacked is not None

@@ -245,7 +245,7 @@ def test_the_environment_is_what_a_result_depends_on(tmp_path: Path) -> None:
         *("command", "python", "platform", "libraries", "git", "cuda", "devices", "threads", "processes")
     }
     assert found["libraries"].keys() == set(LIBRARIES)
-    assert found["libraries"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(found["libraries"]["torch"])
     assert found["processes"] == 1
 
 

@@ -52,8 +52,8 @@ def test_what_was_done_before_does_not_count_as_speed(clock: Clock, capsys: pyte
 
 def test_lines_are_said_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress("x", 1) as progress:
-        progress.say("recipe HM[S,g_LGA]&ICS [bold]" + "long " * 60)
-    assert capsys.readouterr().out == "recipe HM[S,g_LGA]&ICS [bold]" + "long " * 60 + "\n"
+        progress.say("recipe HM[S,g_LGA]&ICS [bold]" + "long " * 60 + "line")
+    assert capsys.readouterr().out == "recipe HM[S,g_LGA]&ICS [bold]" + "long " * 60 + "line\n"
 
 
 def test_quiet_is_silent(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
