@@ -101,8 +101,6 @@ def linear() -> Embed:
     [
         (MODEL, {}),
         (MODEL, {"norm": "l2", "eps": 0.7}),
-        (MODEL, {"protocol": "cvpr22"}),
-        (MODEL, {"gradient": "square"}),
         (linear(), {}),
         (linear(), {"norm": "l2", "eps": 20.0}),
         (linear(), {"eps": 0.0, "steps": 0}),
@@ -110,8 +108,32 @@ def linear() -> Embed:
 )
 def test_a_healthy_model_passes(embed: Embed, settings: dict[str, Any]) -> None:
     results = found(target_of(embed), **settings)
-    assert list(results) == NAMES
+    assert [*results, LONGER] == NAMES
     assert all(one.passed for one in results.values()), results
+
+
+@pytest.mark.parametrize(
+    ("settings", "passed"),
+    [
+        ({"step": 1e-6}, False),
+        ({"steps": 1}, False),
+        ({"gradient": "square"}, False),
+        ({"protocol": "cvpr22"}, False),
+        ({"attacks": ()}, None),
+        ({}, True),
+    ],
+)
+def test_an_attack_weaker_than_the_probe_is_told_apart(settings: dict[str, Any], passed: bool | None) -> None:
+    assert found(target_of(MODEL), **settings)[ASKED].passed is passed
+
+
+def test_the_papers_own_attack_may_be_weaker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is there to be compared with."""
+    monkeypatch.setattr(checks, "BEHIND", -1.0)
+    assert found(target_of(MODEL), steps=32)[ASKED].passed is False
+    kept = found(target_of(MODEL), protocol="cvpr22", steps=32)[ASKED]
+    assert kept.passed is None
+    assert "kept as protocol cvpr22 was published" in kept.detail
 
 
 def test_the_figures_are_told_and_are_the_same_again() -> None:
@@ -230,7 +252,7 @@ def test_a_constant_model_is_not_judged_by_its_gradients() -> None:
 def test_a_model_without_gradients_is_tried_by_square() -> None:
     with torch.no_grad():
         results = found(target_of(torch.no_grad()(MODEL)))
-    assert skipped(results) == {EXIST, TRUE}
+    assert skipped(results) == {EXIST, TRUE, ASKED}
     assert not failed(results)
     assert "under the attack without gradients" in results[WEAKER].detail
 
@@ -238,7 +260,7 @@ def test_a_model_without_gradients_is_tried_by_square() -> None:
 def test_a_model_without_gradients_that_withstands_square_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "DEFEATED", -1.0)
     results = found(target_of(lambda x: MODEL(x).detach()))
-    assert skipped(results) == {LIMIT, EXIST, TRUE}
+    assert skipped(results) == {LIMIT, EXIST, TRUE, ASKED}
     assert not failed(results)
 
 
@@ -264,7 +286,7 @@ def test_queries_that_cannot_be_attacked_are_left_out() -> None:
     assert 0 < attacked < 10
     assert f"of {attacked} queries" in results[EXIST].detail
     nothing = found(Target(target.model, system, PIXELS), torch.tensor([3]))
-    assert skipped(nothing) == {*NAMES} - {PREPROCESSING}
+    assert skipped(nothing) == {*NAMES} - {PREPROCESSING, LONGER}
 
 
 # --- chance

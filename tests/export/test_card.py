@@ -25,7 +25,7 @@ from tests.helpers.tiny import embedder
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Source(frozen_copy(embedder()), "mine", resolve_config({"data.name": "digits"}), "last", (), {}, True)
-QUICK: dict[str, Any] = {"steps": 2, "max_queries": 8, "quiet": True, "device": "cpu"}
+QUICK: dict[str, Any] = {"steps": 2, "max_queries": 8, "cascade": False, "quiet": True, "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_the_text_has_scores_intervals_and_checks(run: Path, folder: Path) -> No
     assert f"| verdict | {strict.verdict} | {cvpr22.verdict} |" in text
     assert cvpr22.verdict == "unchecked, too few queries"
     assert all(one["detail"] in text for one in strict.content["checks"])
-    assert "each pixel by up to 25.5/255, pixels being in [0, 1], in 2 steps of 3/255" in text
+    assert "each pixel by up to 25.5/255, pixels being in [0, 1], in 2 steps from 51/255" in text
     assert "knows the network and its gradients. 8 of 797 queries were attacked" in text
     assert "no certificate" in text
     assert "without a defense" not in text

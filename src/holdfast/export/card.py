@@ -126,11 +126,12 @@ def threat(result: Result) -> str:
     knows = SIGHT[settings.get("gradient", "white-box")]
     if result.content["model"].get("surrogate"):
         knows = "sees another network only (transfer)"
+    word = "from" if settings["step"] == 2 * settings["eps"] else "of"
     restarts = f", {settings['restarts']} restarts" if settings.get("restarts") else ""
     return (
         f"**{way(result)}**: the attacker may change {NORMS[settings['norm']].format(reach)}, pixels being in [0, 1], "
-        f"in {settings['steps']} steps of {step}{restarts}, and {knows}. {data['attacked']:,} of {data['queries']:,} "
-        f"queries were attacked, in a gallery of {data['gallery']:,} images of {data['classes']:,} classes that the "
+        f"in {settings['steps']} steps {word} {step}{restarts}, and {knows}. {data['attacked']:,} of "
+        f"{data['queries']:,} queries were attacked, in a gallery of {data['gallery']:,} images of {data['classes']:,} classes that the "
         "attacker knows."
     )
 
@@ -179,10 +180,12 @@ def command(result: Result, name: str, config: Config) -> str:
     if own := [name for name in settings["attacks"] if not _of_protocol(name, protocol)]:
         return f"# {way(result)}: holdfast.evaluate(…, attacks=[…]) takes the author's own attack {', '.join(own)}"
     in_pixels = settings.get("norm", "linf") == "linf"
-    usual = asdict(resolve_settings(family_of(config), protocol))
+    given = {key: settings[key] for key in ("eps", "norm", "gradient", "steps") if key in settings}
+    step = resolve_settings(family_of(config), protocol, **given).step
+    usual = {**asdict(resolve_settings(family_of(config), protocol)), "step": step}
     words = [f"holdfast evaluate runs/{name}", f"--protocol {protocol}"]
     for key, value in settings.items():
-        if key in ("protocol", "attacks") or value in (None, usual.get(key)):
+        if key in ("protocol", "attacks", "cascade") or value in (None, usual.get(key)):
             continue
         shown = f"{value}"
         if key in ("eps", "step") and in_pixels and parse_radius(fraction := format_radius(value, "linf")) == value:
@@ -190,6 +193,8 @@ def command(result: Result, name: str, config: Config) -> str:
         words.append(f"--{key.replace('_', '-')} {shown}")
     if list(usual["attacks"]) != list(settings["attacks"]):
         words += [f"--attack {attack}" for attack in settings["attacks"]]
+    elif usual["cascade"] and not settings.get("cascade"):
+        words += ["--quick"]
     words += ["--transfer MODEL"] if result.content["model"].get("surrogate") else []
     words += ["--no-checks"] if settings["attacks"] and not result.content.get("checks") else []
     words += ["--best"] if result.content["model"].get("weights") == "best" else []

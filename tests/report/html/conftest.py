@@ -1,12 +1,15 @@
 """Runs to make pages of."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
+
+SETTINGS: dict[str, Any] = {"steps": 2, "max_queries": 12, "cascade": False}
 
 
 @pytest.fixture(scope="session")
@@ -19,5 +22,5 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             resolve_config({**settings, "validation.every": 1, "validation.attacked": 8}), folder / recipe, quiet=True
         )
         for eps in (0.05, 0.2):
-            evaluate(folder / recipe, eps=eps, steps=2, max_queries=12, checks=eps == 0.2, device="cpu", quiet=True)
+            evaluate(folder / recipe, checks=eps == 0.2, device="cpu", quiet=True, **{**SETTINGS, "eps": eps})
     return folder

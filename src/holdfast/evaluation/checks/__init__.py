@@ -22,6 +22,9 @@ RISE, CHANCE = 0.3, 0.01
 DEFEATED = 5.0
 """R@1 in percent that counts as about 0."""
 
+BEHIND = 5.0
+"""Points of R@1 that the attacks asked for may leave more than the probe does."""
+
 OUTSIDE = 1e-6
 """How far rounding may carry a pixel out of its bounds."""
 
@@ -127,11 +130,13 @@ def asked_is_strong(probe: Probe) -> Verdict:
     resolved = probe.resolved
     if not resolved.attacks:
         return None, "no attack was asked for beside robust R@1"
+    if resolved.gradient == "white-box" and not probe.differentiable:
+        return None, probe.obstacle
     if resolved.eps and resolved.step * resolved.steps < resolved.eps:
         return False, f"{resolved.steps} steps of {resolved.step:.3g} do not lead across the radius {resolved.eps:.3g}"
     asked, left = probe.attack("ltm", resolved.pgd()).after["LTM"], probe.strong.after["LTM"]
     seen = f"R@1 was {_mean(asked)} under the attack asked for, and {_mean(left)} under the check's"
-    if not rises(left, asked):
+    if asked.mean() - left.mean() <= BEHIND:
         return True, seen
     if resolved.as_published:
         return (
