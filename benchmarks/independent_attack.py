@@ -89,7 +89,8 @@ class Round(NamedTuple):
 def to_nearest(victim: Victim, z: Tensor, distances: Tensor, among: Tensor) -> Tensor:
     """The distance (B,), with its gradient, to the item that is nearest now among those allowed (B, N)."""
     nearest = distances.masked_fill(~among, float("inf")).argmin(1)
-    return (z - victim.z[nearest]).norm(dim=1)
+    distance: Tensor = (z - victim.z[nearest]).norm(dim=1)
+    return distance
 
 
 def margin(victim: Victim, queries: Queries, z: Tensor, distances: Tensor, *_: float) -> Tensor:
@@ -103,7 +104,8 @@ def smooth(victim: Victim, queries: Queries, z: Tensor, _: Tensor, restart: int,
     temperature = queries.scale * SMOOTHEST * (SHARPEST / SMOOTHEST) ** done
     weights = -victim.distances(z) / temperature[:, None]
     right, wrong = (weights.masked_fill(~side, -float("inf")).logsumexp(1) for side in (queries.match, queries.other))
-    return right - wrong
+    odds: Tensor = right - wrong
+    return odds
 
 
 def targeted(victim: Victim, queries: Queries, z: Tensor, distances: Tensor, restart: int, _: float) -> Tensor:
