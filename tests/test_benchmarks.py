@@ -1,12 +1,16 @@
 """How benchmarks take turns and report; their figures are nobody's test."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from benchmarks import independent_attack
 from benchmarks.__main__ import commands, rows
 from benchmarks.side_by_side import Bar, interleaved, row
+from holdfast import evaluate
 
 
 def test_work_is_done_in_turns_and_the_first_turn_does_not_count() -> None:
@@ -36,3 +40,45 @@ def test_every_benchmark_is_there_and_gets_its_images_where_they_are() -> None:
     assert all(find_spec(f"benchmarks.{command[0]}") for command in commands(None))
     assert not any("--root" in command for command in commands(None))
     assert any("data/fashion-mnist" in command for command in commands(Path("data")))
+
+
+@pytest.fixture
+def claimed(tmp_path: Path) -> Path:
+    """The worst case of a plain model at 77/255, 8 digits asking."""
+    evaluate("zoo:digits-none-r", protocol="worst", folder=tmp_path, max_queries=8, checks=False, quiet=True)
+    (file,) = tmp_path.glob("worst-*/result.json")
+    return file
+
+
+def test_the_independent_attack_breaks_what_a_result_calls_robust(
+    claimed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, content = tmp_path / "out.json", json.loads(claimed.read_text())
+    arguments = [str(claimed), "--restarts", "1", "--steps", "10", "--out", str(out)]
+
+    def judged() -> tuple[dict[str, Any], dict[str, Any]]:
+        independent_attack.main(arguments)
+        (found,) = rows(capsys.readouterr().out)
+        return found, json.loads(out.read_text())
+
+    found, kept = judged()
+    right = {json.loads(line)["id"] for line in (claimed.parent / "records" / "worst.margin.jsonl").open()}
+    assert (found["figure"], found["met"]) == (0, True)
+    assert found["robust by the library"] == content["robust R@1"]["value"] == 0
+    assert {kill["id"] for kill in kept["broken"]} == right
+    assert kept["broken"][0]["loss"] == "margin"
+
+    _claim_all_robust(claimed, len(right))
+    found, again = judged()
+    assert (found["figure"], found["met"]) == (100 * len(right) / 8, False)
+    assert (again["broken"], again["seconds"]) == (kept["broken"], kept["seconds"])
+
+
+def _claim_all_robust(file: Path, right: int) -> None:
+    """The same result, had the cascade broken nothing."""
+    content = json.loads(file.read_text())
+    content["robust R@1"]["value"] = 100 * right / 8
+    file.write_text(json.dumps(content))
+    for records in (file.parent / "records").iterdir():
+        lines = [json.loads(line) | {"after": {"R@1": 100.0}} for line in records.open()]
+        records.write_text("".join(json.dumps(line) + "\n" for line in lines))
