@@ -131,8 +131,8 @@ def threat(result: Result) -> str:
     return (
         f"**{way(result)}**: the attacker may change {NORMS[settings['norm']].format(reach)}, pixels being in [0, 1], "
         f"in {settings['steps']} steps {word} {step}{restarts}, and {knows}. {data['attacked']:,} of "
-        f"{data['queries']:,} queries were attacked, in a gallery of {data['gallery']:,} images of {data['classes']:,} classes that the "
-        "attacker knows."
+        f"{data['queries']:,} queries were attacked, in a gallery of {data['gallery']:,} images of "
+        f"{data['classes']:,} classes that the attacker knows."
     )
 
 
