@@ -101,7 +101,7 @@ def linear() -> Embed:
     [
         (MODEL, {}),
         (MODEL, {"norm": "l2", "eps": 0.7}),
-        (linear(), {}),
+        (linear(), {"steps": 20}),
         (linear(), {"norm": "l2", "eps": 20.0}),
         (linear(), {"eps": 0.0, "steps": 0}),
     ],
