@@ -5,6 +5,7 @@ measure. The formulas are those of Zhou et al. (ECCV 2020, arXiv 2106.03614), To
 (CVPR 2020), where ``z`` is the embedding of the perturbed image, ``c`` and ``q`` what was chosen, ``x`` any item.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -202,23 +203,49 @@ def descend(
     step: float,
     steps: int,
 ) -> Tensor:
-    """PGD within ``eps`` of ``images`` (B, C, H, W) and within [0, 1], in steps that fade to nothing; of each image the
-    iterate with the lowest objective.
+    """Auto-PGD (Croce & Hein, ICML 2020) within ``eps`` of ``images`` (B, C, H, W) and within [0, 1], image by image.
+
+    Returns of each the iterate with the lowest objective.
 
     Like the authors' code it lets the model's parameters have their gradients too, where these are required.
     """
-    current, best, lowest = start.clone(), start.clone(), torch.full((len(images),), torch.inf, device=images.device)
+
+    def inside(x: Tensor, image: Tensor) -> Tensor:
+        return (image + (x - image).clamp(-eps, eps)).clamp(0, 1)
+
+    count = len(images)
+    current, previous, best, way = start.clone(), start.clone(), start.clone(), torch.zeros_like(start)
+    lowest = torch.full((count,), torch.inf, device=images.device)
+    sizes, falls, halved = [step] * count, [0] * count, [True] * count
+    last, before = [-math.inf] * count, [math.inf] * count
+    span = max(1, int(0.22 * steps))
+    mark = span
     for i in range(steps):
         pixels = current.clone().requires_grad_()
         values = torch.stack([objective(z, case) for z, case in zip(model(pixels), of, strict=True)])
         model.zero_grad()
         values.sum().backward()  # type: ignore[no-untyped-call]
         assert pixels.grad is not None
-        best[values < lowest] = current[values < lowest]
-        lowest = torch.minimum(values.detach(), lowest)
-        size = 2 * step * (1 - (i + 0.5) / steps)
-        r = (current - images - size * pixels.grad.sign()).clamp(-eps, eps)
-        current = (images + r).clamp(0, 1)
+        sign = pixels.grad.sign()
+        for k, value in enumerate(values.tolist()):
+            falls[k] += value < last[k]
+            last[k] = value
+            if values[k] < lowest[k]:
+                best[k], way[k], lowest[k] = current[k], sign[k], values[k].detach()
+            if i == mark:
+                stuck = falls[k] < 0.75 * span or (not halved[k] and float(lowest[k]) >= before[k])
+                if stuck:
+                    sizes[k] /= 2
+                    current[k], sign[k], previous[k] = best[k], way[k], best[k]
+                halved[k], before[k], falls[k] = stuck, float(lowest[k]), 0
+            reached = inside(current[k] - sizes[k] * sign[k], images[k])
+            if i:
+                move = 0.75 * (reached - current[k]) + 0.25 * (current[k] - previous[k])
+                reached = inside(current[k] + move, images[k])
+            previous[k], current[k] = current[k].clone(), reached
+        if i == mark:
+            span = max(span - max(1, int(0.03 * steps)), 1, int(0.06 * steps))
+            mark += span
     with torch.no_grad():
         values = torch.stack([objective(z, case) for z, case in zip(model(current), of, strict=True)])
     best[values < lowest] = current[values < lowest]
