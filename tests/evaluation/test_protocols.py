@@ -64,7 +64,7 @@ def test_every_column_is_read_by_its_attack() -> None:
 
 
 def test_the_protocols_differ_as_they_should() -> None:
-    assert list(PROTOCOLS) == ["strict", "cvpr22", "benign"]
+    assert list(PROTOCOLS) == ["strict", "cvpr22", "worst", "benign"]
     assert all(protocol.name == name for name, protocol in PROTOCOLS.items())
     assert (STRICT.best, STRICT.batch) == (True, None)
     assert (CVPR22.best, CVPR22.batch) == (False, {"28": 128, "224": 112})

@@ -107,7 +107,7 @@ def test_shares_have_exact_intervals_and_counts_and_one_value_has_none() -> None
     for one in (*found["es"], *found["ltm"]):
         one["after"] |= dict.fromkeys(one["after"], 0.0)
     result = summarise(found, None, seed=0)
-    for written in (result["columns"]["LTM"], result["columns"]["ES:R"], result["robust R@1"]):
+    for written in (result["columns"]["LTM"], result["columns"]["ES:R"], result["least R@1"]):
         assert (written["value"], written["low"]) == (0, 0)
         assert written["high"] == pytest.approx(100 * (1 - 0.025 ** (1 / 64)))
         assert (written["kept"], written["queries"]) == (0, 64)

@@ -74,6 +74,8 @@ class AttackSettings:
     def plain(self) -> dict[str, Any]:
         """The settings as plain data, attacks by name."""
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "objects"}
+        if not self.cascade:
+            del given["cascade"]  # results of before there was one have the same hash
         return given | {"attacks": list(self.attacks)}
 
     def pgd(self) -> PGD:
