@@ -142,7 +142,9 @@ def test_every_setting_of_an_evaluation_is_an_option() -> None:
     command = typer.main.get_command(app).commands["evaluate"]  # type: ignore[attr-defined]
     known = {option for parameter in command.params for option in parameter.opts}
     settings = {
-        field.name: 1 for field in fields(AttackSettings) if field.name not in ("protocol", "attacks", "objects")
+        field.name: 1
+        for field in fields(AttackSettings)
+        if field.name not in ("protocol", "attacks", "objects", "cascade")
     }
     words = Evaluation("strict", checks=False, **settings, attacks=["es", "qa+:5"]).options()  # type: ignore[arg-type]
     assert {word for word in words if word.startswith("--")} <= known

@@ -117,10 +117,18 @@ class FixedWalk:
         return reached
 
 
-CONSTANT = Fixed(lambda progress: 1.0)
+def _even(progress: float) -> float:
+    return 1.0
+
+
+def _fading(progress: float) -> float:
+    return 2 * (1 - progress)
+
+
+CONSTANT = Fixed(_even)
 """Steps of one size."""
 
-DECAYING = Fixed(lambda progress: 2 * (1 - progress))
+DECAYING = Fixed(_fading)
 """Steps that get smaller linearly, from nearly twice their mean to nearly nothing: the descent comes to rest."""
 
 MOMENTUM = 0.25

@@ -133,6 +133,6 @@ CASCADE: tuple[Stage, ...] = (
     Stage("away", Misrank(away=True), 50),
     Stage("soft-noise", Misrank(SOFT, start=1.0), restarts=1, lasting=True),
     Stage("margin-noise", Misrank(start=1.0), restarts=1),
-    Stage("square", Misrank(), 500, gradient=Square(), lasting=True),
+    Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
 """The stages of robust R@1, in order; see docs/robustness.md."""
