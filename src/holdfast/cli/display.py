@@ -10,9 +10,10 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
+from holdfast.evaluation.result import LEAST, ROBUST
 from holdfast.evaluation.words import PASSED, verdict_words
 from holdfast.report.tables import Header, Rows, format_radius
-from holdfast.report.widths import LEAST, fit
+from holdfast.report.widths import NARROWEST, fit
 from holdfast.util.errors import printable
 from holdfast.util.progress import format_duration
 from holdfast.util.text import console, plain
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
     from holdfast.sweep.plan import Planned
 
 WIDTH_OF_A_FILE = 200
-ROBUST = "robust R@1"
-MADE = ("least R@1", "ERS")
+MADE = (LEAST, "ERS")
 """What is made of the scores of several attacks."""
 
 
@@ -39,7 +39,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
         columns, rows, left_out = fit([*columns], [[*row] for row in rows], screen.width)
     grid = Table(show_header=any(columns), box=box.SIMPLE_HEAD, padding=(0, 1))
     for column in columns:
-        grid.add_column(column, overflow="fold", no_wrap=narrow and column not in LEAST and column != columns[0])
+        grid.add_column(column, overflow="fold", no_wrap=narrow and column not in NARROWEST and column != columns[0])
     for row in rows:
         grid.add_row(*(Text(plain(cell)) for cell in row))
     screen.print(plain(title), style="italic", highlight=False, markup=False)

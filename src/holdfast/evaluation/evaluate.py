@@ -16,8 +16,8 @@ from holdfast.data import Pixels, Table
 from holdfast.evaluation.checks import CHECK_STEPS, CHECKS, Check, check
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
-from holdfast.evaluation.result import FORMAT, NAME, Result, read
-from holdfast.evaluation.robust.cascade import ROBUST, longer, robust_recall
+from holdfast.evaluation.result import FORMAT, NAME, ROBUST, Result, read
+from holdfast.evaluation.robust.cascade import longer, robust_recall
 from holdfast.evaluation.runner import Runner, Target
 from holdfast.evaluation.saving import save
 from holdfast.evaluation.scores import summarise

@@ -16,7 +16,8 @@ SCORES = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT"
 FORMAT = "holdfast-evaluation-1"
 NAME = "result.json"
 DEPTH = 4
-MEASURED = ("ERS", "least R@1", "robust R@1")
+LEAST, ROBUST = "least R@1", "robust R@1"
+MEASURED = ("ERS", LEAST, ROBUST)
 COST = ("passes", "seconds")
 ENOUGH = 30
 """The fewest attacked queries of a verdict: of fewer, even a share of 0 may be one above 11 % (Clopper–Pearson, 95 %),

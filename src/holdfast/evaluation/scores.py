@@ -8,11 +8,11 @@ import numpy.typing as npt
 
 from holdfast.evaluation.protocols import COLUMNS, TOP1, ers
 from holdfast.evaluation.records import Record
+from holdfast.evaluation.result import LEAST
 from holdfast.evaluation.words import SCORE_WORDS
 
 RESAMPLES = 1000
 LEVEL = 95.0
-LEAST = "least R@1"
 SHARES = frozenset((*TOP1, "GTT", LEAST))
 """The scores that are a share of queries: each reading is 0 or 100."""
 

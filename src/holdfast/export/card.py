@@ -12,14 +12,13 @@ from holdfast import __version__
 from holdfast.data import DATASETS
 from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.protocols import PROTOCOLS
-from holdfast.evaluation.result import Result
+from holdfast.evaluation.result import ROBUST, Result
 from holdfast.evaluation.settings import attack_named, parse_radius, resolve_settings
 from holdfast.evaluation.words import PASSED, verdict_words
 from holdfast.export.source import Source
 from holdfast.models.backbones import is_code
 from holdfast.report.tables import (
     MEASURES,
-    ROBUST,
     format_bounded,
     format_count,
     format_counts,

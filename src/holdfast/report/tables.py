@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from holdfast.evaluation.result import COST, MEASURED, SCORES, Result
+from holdfast.evaluation.result import COST, LEAST, MEASURED, ROBUST, SCORES, Result
 from holdfast.report.groups import Group
 from holdfast.report.published import PUBLISHED
 from holdfast.util.errors import unknown
@@ -14,7 +14,6 @@ Rows = list[list[str]]
 
 DECIMALS = dict.fromkeys(("TMA", "ES:D"), 3)
 """Of these measures; of others one is shown."""
-ROBUST, LEAST = "robust R@1", "least R@1"
 MEASURES = (*PUBLISHED, ROBUST, LEAST)
 SETTING = ("protocol", "data", "ε", "steps")
 """The columns of a :class:`Setting`."""

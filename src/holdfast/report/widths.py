@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 
-from holdfast.report.tables import ROBUST, Header, Rows
+from holdfast.evaluation.result import ROBUST
+from holdfast.report.tables import Header, Rows
 from holdfast.util.text import shorten
 
 IN_SIGHT = ("verdict", ROBUST, "ERS")
 """Beside the first column, the ones that are never left out."""
 NEXT = ("R@1", "protocol", "ε", "data", "LTM", "GTM", "ES:R", "GTT", "steps", "mAP", "seeds")
 """Those that are left out last, from the end; before them all others, and first those that are the same everywhere."""
-LEAST = {"verdict": 14, ROBUST: 10}
+NARROWEST = {"verdict": 14, ROBUST: 10}
 """Characters that a column may be folded to."""
 LEAST_NAME = 12
 GAP = 3
@@ -21,10 +22,10 @@ GAP = 3
 def fit(header: Header, rows: Rows, width: int) -> tuple[Header, Rows, list[str]]:
     """A table whose lines have at most ``width`` characters, and the columns that were left out of it.
 
-    Then the first column is shortened, unless two of its cells would become the same. :data:`LEAST` are to be folded.
+    Then the first column is shortened, unless two of its cells would become the same. Those of :data:`NARROWEST` fold.
     """
     natural = [max(_width(line[i]) for line in (header, *rows)) for i in range(len(header))]
-    least = [min(natural[i], LEAST.get(name, natural[i])) for i, name in enumerate(header)]
+    least = [min(natural[i], NARROWEST.get(name, natural[i])) for i, name in enumerate(header)]
     least[0] = min(natural[0], LEAST_NAME)
     ranked = [0, *sorted(range(1, len(header)), key=lambda i: _rank(header, rows, i))]
     always = sum(name in IN_SIGHT for name in header[1:]) + 1

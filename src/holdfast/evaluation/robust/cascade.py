@@ -12,16 +12,17 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks.base import recall_at_1
+from holdfast.core.gradients import WHITE_BOX
 from holdfast.core.pgd import BALLS, PGD, Adaptive
 from holdfast.evaluation.protocols import CASCADE, Stage
 from holdfast.evaluation.records import Records
+from holdfast.evaluation.result import ROBUST
 from holdfast.evaluation.runner import Runner, Target, attack_batch, generators_of
 from holdfast.evaluation.scores import share_interval
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.util.progress import Progress
 
-ROBUST = "robust R@1"
 PREFIX = "worst."
 """What the records of a stage are called begins with it."""
 
@@ -81,7 +82,7 @@ def robust_recall(
 def stages_of(resolved: AttackSettings) -> Iterator[Stage]:
     """The stages that a budget's gradients allow: a black box meets those alone that need none."""
     for stage in CASCADE:
-        if resolved.eps and (resolved.gradient == "white-box" or stage.gradient == CASCADE[-1].gradient):
+        if resolved.eps and (resolved.gradient == "white-box" or stage.gradient != WHITE_BOX):
             yield stage
 
 
@@ -89,7 +90,7 @@ def descent(stage: Stage, resolved: AttackSettings, times: int = 1) -> PGD:
     """The descent of a stage in a budget's ball; ``times`` as long."""
     ball = BALLS[resolved.norm](resolved.eps)
     pgd = PGD(ball, 2 * resolved.eps, stage.steps * times, gradient=stage.gradient, best=True, restarts=stage.restarts)
-    return pgd if stage.gradient == CASCADE[-1].gradient else replace(pgd, schedule=Adaptive())
+    return replace(pgd, schedule=Adaptive()) if stage.gradient == WHITE_BOX else pgd
 
 
 LONGER, SAMPLE, POINTS = 4, 64, 0.5

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from holdfast.evaluation.result import Result
+from holdfast.evaluation.result import LEAST, ROBUST, Result
 from holdfast.report.groups import Group, grouped
 from holdfast.report.html.charts import Look, Row, look
 from holdfast.report.tables import Setting, format_bounded, format_number, setting_of
@@ -125,4 +125,4 @@ def by_setting(found: Sequence[Entry]) -> dict[Setting, list[Entry]]:
 
 def recall_measure(found: Iterable[Entry]) -> str:
     """The R@1 under attack that some entries have: the worst case, or, of older results, the least of three attacks."""
-    return "robust R@1" if any(entry.group.number("robust R@1") is not None for entry in found) else "least R@1"
+    return ROBUST if any(entry.group.number(ROBUST) is not None for entry in found) else LEAST
