@@ -72,13 +72,17 @@ def _placeless(content: Any) -> Any:
 def merging(folder: Path) -> Iterator[Path]:
     """A temporary folder whose files take their places in ``folder`` when the block ends well; other files stay there.
 
-    After an error inside ``folder`` is as it was; the card comes last. Errors of the file system become HoldfastError.
+    A new or empty folder appears as a whole. After an error inside ``folder`` is as it was; the card comes last.
+    Errors of the file system become HoldfastError.
     """
     folder = folder.resolve()
     temporary = temporary_for(folder)
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        if not folder.is_dir() or not any(folder.iterdir()):
+            temporary.replace(folder)
+            return
         files = (path for path in temporary.rglob("*") if path.is_file())
         for file in sorted(files, key=lambda path: (path.name == "README.md", path)):
             place = folder / file.relative_to(temporary)
