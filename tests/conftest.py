@@ -17,6 +17,7 @@ Call = Callable[..., tuple[int, str, str]]
 Refuse = Callable[..., str]
 
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start: the sums of a step depend on it
 IGNORED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 settings.register_profile("no clock", deadline=None, suppress_health_check=IGNORED)
 settings.load_profile("no clock")
