@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from holdfast.defense.recipes import LossConfig as LossConfig
     from holdfast.defense.recipes import Recipe as Recipe
     from holdfast.defense.recipes import parse_recipe as parse_recipe
-    from holdfast.evaluation.evaluate import attack as attack
     from holdfast.evaluation.evaluate import evaluate as evaluate
     from holdfast.evaluation.protocols import PROTOCOLS as PROTOCOLS
     from holdfast.evaluation.protocols import ers as ers
@@ -63,7 +62,7 @@ HOMES = {
         "data": "DATASETS Dataset Loader PairBatches Pixels Table held_out load_dataset query_gallery",
         "defense.base": "Defense Step",
         "defense.recipes": "RECIPES LossConfig Recipe parse_recipe",
-        "evaluation.evaluate": "attack evaluate",
+        "evaluation.evaluate": "evaluate",
         "evaluation.protocols": "PROTOCOLS ers",
         "evaluation.result": "Result",
         "models.adapters.base": "OpenedModel",

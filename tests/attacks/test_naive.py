@@ -11,9 +11,9 @@ import torch
 
 from benchmarks import naive_attacks as naive
 from holdfast.attacks import System
-from holdfast.evaluation.evaluate import evaluate, runners_of
+from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.protocols import COLUMNS
-from holdfast.evaluation.runner import Target
+from holdfast.evaluation.runner import Target, runners_of
 from holdfast.evaluation.settings import resolve_settings
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.models.embedding import embed_dataset

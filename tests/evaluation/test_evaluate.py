@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from holdfast.data import Pixels, held_out
-from holdfast.evaluation.evaluate import attack, evaluate
+from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.protocols import COLUMNS, ers
+from holdfast.evaluation.saving import attack
 from holdfast.metrics.retrieval import retrieval_metrics as retrieve
 from holdfast.models.embedding import embed_dataset
 from holdfast.models.wrapped import WrappedModel

@@ -14,9 +14,10 @@ from holdfast.attacks.base import ImageGenerators
 from holdfast.core.distance import pairs
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import DistanceToTarget
-from holdfast.evaluation.evaluate import attack, evaluate
+from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.protocols import STRICT
 from holdfast.evaluation.runner import generators_of
+from holdfast.evaluation.saving import attack
 from holdfast.evaluation.settings import resolve_settings
 from holdfast.report import Result
 from holdfast.util.errors import HoldfastError

@@ -203,8 +203,9 @@ def test_checks_are_added_to_a_finished_evaluation(tmp_path: Path) -> None:
     assert len(checked.content["checks"]) >= 9
     assert checked.verdict == "ok"
     assert checked.path == plain.path
-    added = {"checks": checked.content["checks"], "trusted": True, "environment": checked.content["environment"]}
-    assert checked.content == plain.content | added
+    added = {name: checked.content[name] for name in ("checks", "further", "environment")}
+    assert set(added["further"]) == {"ES:D", "ES:R", "LTM"}
+    assert checked.content == plain.content | added | {"trusted": True}
     left = snapshot(tmp_path)
     assert {name: content for name, content in left.items() if not name.endswith("result.json")} == attacked
     for checks in (True, False):

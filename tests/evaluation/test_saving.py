@@ -13,8 +13,7 @@ from PIL import Image
 from holdfast.core.batching import WIDTH
 from holdfast.core.pgd import L2, LInf
 from holdfast.data import Pixels, held_out
-from holdfast.evaluation.evaluate import attack
-from holdfast.evaluation.saving import rounded
+from holdfast.evaluation.saving import attack, rounded
 from holdfast.util.errors import HoldfastError
 from tests.helpers.tiny import counted, digits, embedder, pair, photos, rows, snapshot
 

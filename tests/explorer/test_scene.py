@@ -12,7 +12,7 @@ from PIL import Image
 
 from holdfast.attacks import ATTACKS
 from holdfast.core.batching import WIDTH
-from holdfast.evaluation.evaluate import attack as save_attack
+from holdfast.evaluation.saving import attack as save_attack
 from holdfast.evaluation.settings import resolve_settings
 from holdfast.explorer.attacking import Outcome, amplified, attack, clean, gain
 from holdfast.explorer.jobs import Cancelled

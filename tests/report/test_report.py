@@ -92,8 +92,8 @@ def test_a_row_of_the_table(tmp_path: Path) -> None:
         **{"name": "fashion-act", "protocol": "strict", "data": "fashion-mnist", "ε": "77/255", "steps": "32"},
         **{"R@1": "78.6", "R@2": "87.0", "mAP": "68.8", "NMI": "67.2"},
         **{"CA+": "1.0", "CA-": "2.0", "QA+": "3.0", "QA-": "4.0", "TMA": "5.000", "ES:D": "6.000", "ES:R": "7.0"},
-        **{"LTM": "8.0", "GTM": "9.0", "GTT": "10.0", "ERS": "63.3 ±0.8", "robust R@1": "12.0", "least R@1": ""},
-        **{"passes": "", "seconds": "", "verdict": "ok"},
+        **{"LTM": "8.0", "GTM": "9.0", "GTT": "10.0", "ERS": "63.3 ±0.8", "RRS": ""},
+        **{"robust R@1": "12.0", "least R@1": "", "passes": "", "seconds": "", "verdict": "ok"},
     }
 
 
@@ -107,7 +107,7 @@ def test_what_was_not_measured_is_empty(tmp_path: Path) -> None:
     header, rows = table(find([path]))
     row = dict(zip(header, rows[0], strict=True))
     empty = {name for name, text in row.items() if text == ""}
-    assert empty == {"ε", "steps", "ERS", "robust R@1", "least R@1", "passes", "seconds", *SCORES} - {"QA+"}
+    assert empty == {"ε", "steps", "ERS", "RRS", "robust R@1", "least R@1", "passes", "seconds", *SCORES} - {"QA+"}
     assert row["QA+"] == "3.5"
     assert row["verdict"] == "unchecked"
     (read,) = list(csv.DictReader(io.StringIO(csv_text(find([path])))))

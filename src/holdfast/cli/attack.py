@@ -23,7 +23,7 @@ def attack(  # noqa: PLR0917
 ) -> None:
     """Write adversarial images as lossless PNGs that still work after rounding to 8 bits, with a manifest."""
     from holdfast.cli import display  # noqa: PLC0415
-    from holdfast.evaluation.evaluate import attack as run  # noqa: PLC0415
+    from holdfast.evaluation.saving import attack as run  # noqa: PLC0415
 
     settings = {**asdict(how), "max_queries": IMAGES if how.max_queries is None else how.max_queries}
     entries = run(*target.open(), attack, out, batch=batch_size, device=device, **settings)

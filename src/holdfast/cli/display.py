@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.evaluation.result import LEAST, ROBUST
+from holdfast.evaluation.result import LEAST, ROBUST, RRS
 from holdfast.evaluation.words import PASSED, verdict_words
 from holdfast.report.tables import Header, Rows, format_radius
 from holdfast.report.widths import NARROWEST, fit
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from holdfast.sweep.plan import Planned
 
 WIDTH_OF_A_FILE = 200
-MADE = (LEAST, "ERS")
+MADE = (LEAST, "ERS", RRS)
 """What is made of the scores of several attacks."""
 
 
@@ -71,13 +71,13 @@ def result(found: "Result") -> None:
     rows = [[name, f"{one:.3f}" if isinstance(one, float) else str(one)] for name, one in benign.items()]
     table(f"{found.name} on {data['name']}: images as they are", ["", ""], rows)
     if content["columns"]:
-        means = {name: content[name] for name in MADE if content[name]}
+        means = {name: content[name] for name in MADE if content.get(name)}
         rows = []
         for name, one in {**content["columns"], **means}.items():
-            rows.append([name, _value(one), _interval(one), one.get("unit", ""), _images(one)])
+            rows.append([name, _value(one), _interval(one), one.get("unit", ""), _images(one), _further(found, name)])
         reach = format_radius(settings["eps"], settings["norm"])
         title = f"attacked by protocol {found.protocol}: ε = {reach}, {settings['steps']} steps"
-        table(title, ["", "value", "95 % interval", "what it is", "images"], rows)
+        table(title, ["", "value", "95 % interval", "what it is", "images", "4 × the steps"], rows)
     if robust := content[ROBUST]:
         robust_recall(robust, format_radius(settings["eps"], settings["norm"]))
     if content["checks"]:
@@ -106,7 +106,7 @@ def robust_recall(robust: "dict[str, Any]", reach: str) -> None:
 
 def curve(results: "Sequence[Result]") -> None:
     """Print the scores of evaluations at several radii, one row each."""
-    shown = [{**one.content["columns"], **{name: one.content[name] for name in (ROBUST, *MADE)}} for one in results]
+    shown = [{**one.content["columns"], **{name: one.content.get(name) for name in (ROBUST, *MADE)}} for one in results]
     names, rows = [name for name, value in shown[0].items() if value], []
     for one, columns in zip(results, shown, strict=True):
         settings = one.content["settings"]
@@ -172,6 +172,12 @@ def _value(one: dict[str, float]) -> str:
 def _interval(one: dict[str, float | None]) -> str:
     low, high = one.get("low"), one.get("high")
     return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+
+
+def _further(found: "Result", name: str) -> str:
+    """Whether a score has arrived, or how far it has not."""
+    points = found.further(name)
+    return "" if points is None else "arrived" if found.arrived(name) else f"{points:.1f} points less"
 
 
 def _images(one: dict[str, int]) -> str:

@@ -8,18 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
-from holdfast.attacks import RankingAttack, System
+from holdfast.attacks import System
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels, Table
 from holdfast.evaluation.checks import CHECK_STEPS, CHECKS, Check, check
+from holdfast.evaluation.checks.arrival import further
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
-from holdfast.evaluation.result import FORMAT, NAME, ROBUST, Result, read
+from holdfast.evaluation.result import FORMAT, NAME, ROBUST, RRS, Result, read
 from holdfast.evaluation.robust.cascade import longer, robust_recall
-from holdfast.evaluation.runner import Runner, Target
-from holdfast.evaluation.saving import save
+from holdfast.evaluation.robust.rrs import rrs
+from holdfast.evaluation.runner import Runner, Target, attacked_rows, runners_of
 from holdfast.evaluation.scores import summarise
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
 from holdfast.evaluation.words import CHECK_WORDS
@@ -122,38 +123,30 @@ def evaluate(
             remarks += [f"collapsed, and no gradient reaches the pixels ({seen.obstacle}): no attack was tried"]
         runners = runners_of(target, resolved, batch)
         records = Records(place)
-        total, done = sum(len(one.images) for one in runners), sum(len(records.of(one.name)) for one in runners)
-        with Progress("attacking", total, done, quiet=quiet) as progress:
-            if total > done and not quiet:
-                checked = CHECK_STEPS * min(CHECKED, len(runners[0].images)) if checks else 0
-                unit = runners[0].seconds_per_step(target, transfer)
-                left = format_duration(unit * ((total - done) * max(1, resolved.steps) + checked))
-                progress.say(f"{len(runners)} attacks{' and checks' if checks else ''}: about {left}")
-            for runner in runners:
-                for _ in runner.run(target, records, progress, transfer):
-                    pass
-            rows = _attacked("query", target, resolved)
-            robust, standing = None, rows
-            if resolved.cascade:
-                robust, standing = robust_recall(
-                    target, resolved, rows, records, progress, batch=batch, surrogate=transfer
-                )
-        found = [] if not (checks and resolved.attacking) else _check(target, resolved, quiet)
+        robust, standing = _carry_out(
+            runners, target, resolved, records, transfer, batch=batch, checks=checks, quiet=quiet
+        )
+        scores = _scores(runners, target, resolved, records)
+        found, taken = [], {}
+        if checks and resolved.attacking:
+            found, taken = _check(target, resolved, quiet), further(target, runners, records.kept, transfer, quiet)
         if robust and found:
-            found.append(Check(LONGER, *longer(target, resolved, standing, len(rows))))
+            found.append(Check(LONGER, *longer(target, resolved, standing, robust["queries"])))
             robust["converged"] = found[-1].passed
         content = {
             "format": FORMAT,
             "name": name or opened.name,
             "model": {**opened.about, **(about or {}), **hashes, "dim": embedded.z.shape[1], "remarks": remarks},
-            "data": describe_data(pixels) | {"attacked": len(rows) if resolved.attacking else 0},
+            "data": describe_data(pixels)
+            | {"attacked": len(attacked_rows("query", target, resolved)) if resolved.attacking else 0},
             "protocol": protocol,
             "protocol_version": resolved.rules.version,
             "settings": resolved.plain(),
             "hash": identity,
             **measured,
-            **summarise({name: records.of(name) for name in resolved.attacks}, _batch(resolved, pixels), resolved.seed),
+            **scores,
             ROBUST: robust,
+            "further": taken,
             "checks": [asdict(one) for one in found],
             "trusted": _trusted(wrapped, found),
             "cost": records.cost(),
@@ -162,27 +155,6 @@ def evaluate(
         if place is not None:
             write_json(place / NAME, content)
     return Result(None if place is None else place / NAME, content)
-
-
-def attack(
-    model: str | Path | Embed | OpenedModel,
-    data: Data | None,
-    name: str | RankingAttack,
-    folder: str | Path,
-    *,
-    batch: int = 128,
-    device: torch.device | str | None = None,
-    quiet: bool = False,
-    **settings: Any,
-) -> list[dict[str, Any]]:
-    """Attack images of a test set by one attack, a name or an object, and save them; see :func:`.saving.save`, and
-    :func:`evaluate`."""
-    opened = open_model(model)
-    pixels = load_test_set(opened) if data is None else as_pixels(data)
-    resolved = resolve_settings(pixels.table.family, attacks=(name,), **settings)
-    with working_in(folder), prepared(opened.embed, pixels, resolved, device, quiet) as target:
-        identity = resolved.hash({"model": model_fingerprint(target)}, describe_data(pixels))
-        return save(runners_of(target, resolved, batch)[0], target, Path(folder), identity, quiet)
 
 
 def results_folder(model: OpenedModel) -> Path:
@@ -235,38 +207,6 @@ def finished(place: Path, checks: bool) -> Result | None:
     return result if result.content.get("checks") or not checks or not attacked else None
 
 
-def runners_of(target: Target, resolved: AttackSettings, batch: int) -> list[Runner]:
-    """The attacks of a budget, each with the images it is tried on."""
-    if len(torch.unique(target.system.gallery.labels)) < 2:
-        raise HoldfastError("all gallery images that can be read are of one class: no answer is wrong")
-    if resolved.attacking and not len(_attacked("query", target, resolved)):
-        raise HoldfastError("no readable image has another image of its class to be found: nothing to attack")
-    runners = []
-    for name in resolved.attacks:
-        attack = resolved.attack(name)
-        images = _attacked(attack.side, target, resolved)
-        runners.append(Runner(name, attack, resolved.pgd(), images, resolved.seed, batch))
-        runners[-1].rehearse(target)
-    return runners
-
-
-def _attacked(side: str, target: Target, resolved: AttackSettings) -> Tensor:
-    """The images to attack, (n,) rows in order: those with a match, or ``max_queries`` of them, drawn by their ids.
-
-    A match is another image of the class on the other side, so that where the gallery asks and is asked, the same
-    images are attacked on both sides.
-    """
-    sides = target.system.queries, target.system.gallery
-    images, others = sides if side == "query" else sides[::-1]
-    classes = others.labels.bincount(minlength=len(target.pixels.table.classes))
-    rows = (classes[images.labels] > torch.isin(images.ids, others.ids)).nonzero().squeeze(1)
-    if resolved.max_queries is not None and len(rows) > resolved.max_queries:
-        keys = torch.rand(len(target.pixels), generator=Generator().manual_seed(resolved.seed))
-        chosen = keys[images.ids[rows].cpu()].argsort()[: resolved.max_queries]
-        rows = rows[chosen.to(rows.device)].sort().values
-    return rows
-
-
 @contextmanager
 def examined(
     embed: Embed | None, pixels: Pixels, device: torch.device, resolved: AttackSettings, white: bool
@@ -309,8 +249,44 @@ def target_of(
     return Target(wrapped, System(embedded.queries, embedded.gallery), pixels), embedded
 
 
+def _carry_out(
+    runners: list[Runner],
+    target: Target,
+    resolved: AttackSettings,
+    records: Records,
+    transfer: Target | None,
+    *,
+    batch: int,
+    checks: bool,
+    quiet: bool,
+) -> tuple[dict[str, Any] | None, Tensor]:
+    """Make all the records; robust R@1 of a result, where it is asked for, and the rows of the queries still right."""
+    total, done = sum(len(one.images) for one in runners), sum(len(records.of(one.name)) for one in runners)
+    rows = attacked_rows("query", target, resolved)
+    with Progress("attacking", total, done, quiet=quiet) as progress:
+        if total > done and not quiet:
+            checked = CHECK_STEPS * min(CHECKED, len(runners[0].images)) if checks else 0
+            unit = runners[0].seconds_per_step(target, transfer)
+            left = format_duration(unit * ((total - done) * max(1, resolved.steps) + checked))
+            progress.say(f"{len(runners)} attacks{' and checks' if checks else ''}: about {left}")
+        for runner in runners:
+            for _ in runner.run(target, records, progress, transfer):
+                pass
+        if not resolved.cascade:
+            return None, rows
+        return robust_recall(target, resolved, rows, records, progress, batch=batch, surrogate=transfer)
+
+
+def _scores(runners: list[Runner], target: Target, resolved: AttackSettings, records: Records) -> dict[str, Any]:
+    """``columns``, and what is made of them, of a result."""
+    found = {runner.name: records.of(runner.name) for runner in runners}
+    scores = summarise(found, _batch(resolved, target.pixels), resolved.seed)
+    sides = {runner.name: runner.attack.side for runner in runners}
+    return {**scores, RRS: scores["ERS"] and rrs(found, sides, target.system, resolved.seed)}
+
+
 def _check(target: Target, resolved: AttackSettings, quiet: bool) -> list[Check]:
-    queries = _attacked("query", target, resolved)
+    queries = attacked_rows("query", target, resolved)
     chosen = queries[torch.linspace(0, len(queries) - 1, min(CHECKED, len(queries))).long()]
     with (
         Progress("checking", len(CHECKS), quiet=quiet) as progress,

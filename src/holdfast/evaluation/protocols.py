@@ -16,20 +16,24 @@ from holdfast.util.errors import HoldfastError
 
 @dataclass(frozen=True)
 class Column:
-    """One of the ten scores: the mean of the reading of its name, and what it adds to the ERS, in [0, 100]."""
+    """One of the ten scores: the mean of the reading of its name, and what it adds to the ERS, in [0, 100].
+
+    goal: the reading that the attacker wants; None: the mean distance of the query to images of other classes.
+    """
 
     name: str
     attack: str
     to_score: Callable[[float], float]
+    goal: float | None = 0.0
 
 
 COLUMNS: tuple[Column, ...] = (
     Column("CA+", "ca+", lambda v: 2 * v),
-    Column("CA-", "ca-", lambda v: 100 - v),
+    Column("CA-", "ca-", lambda v: 100 - v, 100.0),
     Column("QA+", "qa+", lambda v: 2 * v),
-    Column("QA-", "qa-", lambda v: 100 - v),
-    Column("TMA", "tma", lambda v: 100 * (1 - v)),
-    Column("ES:D", "es", lambda v: 50 * (2 - v)),
+    Column("QA-", "qa-", lambda v: 100 - v, 100.0),
+    Column("TMA", "tma", lambda v: 100 * (1 - v), 1.0),
+    Column("ES:D", "es", lambda v: 50 * (2 - v), None),
     Column("ES:R", "es", lambda v: v),
     Column("LTM", "ltm", lambda v: v),
     Column("GTM", "gtm", lambda v: v),

@@ -16,9 +16,11 @@ SCORES = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT"
 FORMAT = "holdfast-evaluation-1"
 NAME = "result.json"
 DEPTH = 4
-LEAST, ROBUST = "least R@1", "robust R@1"
-MEASURED = ("ERS", LEAST, ROBUST)
+LEAST, ROBUST, RRS = "least R@1", "robust R@1", "RRS"
+MEASURED = ("ERS", RRS, LEAST, ROBUST)
 COST = ("passes", "seconds")
+ARRIVED = 1.0
+"""Points of 100 that a longer attack may take away from a score that has arrived."""
 ENOUGH = 30
 """The fewest attacked queries of a verdict: of fewer, even a share of 0 may be one above 11 % (Clopper–Pearson, 95 %),
 and one of 50 % anything from 31 to 69 %."""
@@ -88,8 +90,10 @@ Content = TypedDict(
         "collapsed": StrictBool,
         "columns": dict[str, _Bounds | None],
         "ERS": NotRequired[_Bounds | None],
+        "RRS": NotRequired[_Bounds | None],
         "robust R@1": NotRequired[_Robust | None],
         "least R@1": NotRequired[_Bounds | None],
+        "further": NotRequired[dict[str, Measured]],
         "checks": NotRequired[list[dict[str, Any]]],
         "trusted": NotRequired[StrictBool | None],
     },
@@ -154,6 +158,17 @@ class Result:
         """Of how many queries a share is, after those that count in it; None where it does not say."""
         kept, queries = (self._measured(column).get(name) for name in ("kept", "queries"))
         return None if kept is None or queries is None else (int(kept), int(queries))
+
+    def arrived(self, column: str) -> bool | None:
+        """Whether four times the steps take a score of the ten at most :data:`ARRIVED` points further; None where that
+        was not tried."""
+        further = self.further(column)
+        return None if further is None else further <= ARRIVED
+
+    def further(self, column: str) -> float | None:
+        """How many points of 100 four times the steps take away from a score of the ten, on some images."""
+        points: float | None = self.content.get("further", {}).get(column)
+        return points
 
     def number(self, column: str) -> float | None:
         """R@1, mAP, a score, ERS, ..., image ``passes`` and ``seconds`` of training; None where it is not known."""

@@ -16,6 +16,7 @@ from holdfast.core.gallery import Queries
 from holdfast.core.pgd import PGD
 from holdfast.data import Pixels
 from holdfast.evaluation.records import DIGITS, Record, Records
+from holdfast.evaluation.settings import AttackSettings
 from holdfast.models.wrapped import WrappedModel
 from holdfast.util.errors import HoldfastError, foreign, printable
 from holdfast.util.progress import Progress
@@ -166,6 +167,38 @@ class Runner:
             }
             for i in range(len(rows))
         ]
+
+
+def runners_of(target: Target, resolved: AttackSettings, batch: int) -> list[Runner]:
+    """The attacks of a budget, each with the images it is tried on."""
+    if len(torch.unique(target.system.gallery.labels)) < 2:
+        raise HoldfastError("all gallery images that can be read are of one class: no answer is wrong")
+    if resolved.attacking and not len(attacked_rows("query", target, resolved)):
+        raise HoldfastError("no readable image has another image of its class to be found: nothing to attack")
+    runners = []
+    for name in resolved.attacks:
+        attack = resolved.attack(name)
+        images = attacked_rows(attack.side, target, resolved)
+        runners.append(Runner(name, attack, resolved.pgd(), images, resolved.seed, batch))
+        runners[-1].rehearse(target)
+    return runners
+
+
+def attacked_rows(side: str, target: Target, resolved: AttackSettings) -> Tensor:
+    """The images to attack, (n,) rows in order: those with a match, or ``max_queries`` of them, drawn by their ids.
+
+    A match is another image of the class on the other side, so that where the gallery asks and is asked, the same
+    images are attacked on both sides.
+    """
+    sides = target.system.queries, target.system.gallery
+    images, others = sides if side == "query" else sides[::-1]
+    classes = others.labels.bincount(minlength=len(target.pixels.table.classes))
+    rows = (classes[images.labels] > torch.isin(images.ids, others.ids)).nonzero().squeeze(1)
+    if resolved.max_queries is not None and len(rows) > resolved.max_queries:
+        keys = torch.rand(len(target.pixels), generator=Generator().manual_seed(resolved.seed))
+        chosen = keys[images.ids[rows].cpu()].argsort()[: resolved.max_queries]
+        rows = rows[chosen.to(rows.device)].sort().values
+    return rows
 
 
 def generators_of(name: str, seed: int, ids: list[int]) -> list[Generator]:

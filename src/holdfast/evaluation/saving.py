@@ -7,17 +7,45 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.attacks.base import Attacked
-from holdfast.core.pgd import Ball, LInf
+from holdfast.attacks.base import Attacked, RankingAttack
+from holdfast.core.pgd import Ball, Embed, LInf
 from holdfast.data.pixels import to_image
+from holdfast.evaluation.evaluate import Data, as_pixels, prepared
+from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
-from holdfast.evaluation.runner import Runner, Target, reading
+from holdfast.evaluation.runner import Runner, Target, reading, runners_of
+from holdfast.evaluation.settings import resolve_settings
+from holdfast.models.adapters.base import OpenedModel
+from holdfast.models.open import open_model
+from holdfast.models.test_set import load_test_set
 from holdfast.util.atomic import append_lines, rewrite_lines, write_text
 from holdfast.util.errors import HoldfastError
+from holdfast.util.lock import working_in
 from holdfast.util.progress import Progress
 from holdfast.util.validate import read_lines
 
 MANIFEST = "manifest.jsonl"
+
+
+def attack(
+    model: str | Path | Embed | OpenedModel,
+    data: Data | None,
+    name: str | RankingAttack,
+    folder: str | Path,
+    *,
+    batch: int = 128,
+    device: torch.device | str | None = None,
+    quiet: bool = False,
+    **settings: Any,
+) -> list[dict[str, Any]]:
+    """Attack images of a test set by one attack, a name or an object, and save them; see :func:`save`, and
+    :func:`.evaluate`."""
+    opened = open_model(model)
+    pixels = load_test_set(opened) if data is None else as_pixels(data)
+    resolved = resolve_settings(pixels.table.family, attacks=(name,), **settings)
+    with working_in(folder), prepared(opened.embed, pixels, resolved, device, quiet) as target:
+        identity = resolved.hash({"model": model_fingerprint(target)}, describe_data(pixels))
+        return save(runners_of(target, resolved, batch)[0], target, Path(folder), identity, quiet)
 
 
 def rounded(images: Tensor, clean: Tensor, ball: Ball) -> Tensor:

@@ -58,13 +58,12 @@ def bootstrap(columns: Mapping[str, Values], batch: int | None, seed: int) -> di
     spread: dict[str, Values] = {}
     for count in {len(values) for values in columns.values()}:
         names = [name for name, values in columns.items() if len(values) == count]
-        matrix = np.stack([columns[name] for name in names], axis=1)
         generator, even, share = np.random.default_rng(seed), np.full(count, 1 / count), weights(count, batch)
         means = []
         for _ in range(RESAMPLES):
             shares = generator.multinomial(count, even) * share
-            means.append(shares @ matrix / shares.sum())
-        spread |= dict(zip(names, np.stack(means, axis=1), strict=True))
+            means.append([shares @ columns[name] / shares.sum() for name in names])
+        spread |= dict(zip(names, np.array(means).T, strict=True))
     return spread
 
 

@@ -87,6 +87,11 @@ SCORE_WORDS: dict[str, ScoreWords] = {
         "How often a query's first result is of its class under the worst of ES, LTM, GTM: robust R@1 is at most that.",
         unit="R@1 in %, the worst attack of each query",
     ),
+    "RRS": ScoreWords(
+        "Retained Robustness Score",
+        "How far the ten attacks are kept from their goals, where the model is right without them.",
+        *("0 to 100, higher is better", "0 to 100", 0, 100, HIGHER),
+    ),
     "ERS": ScoreWords(
         "Empirical Robustness Score",
         "The mean of the ten scores, each brought to 0 to 100.",

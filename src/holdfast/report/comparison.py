@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from holdfast.evaluation.result import BENIGN, COST, LEAST, ROBUST, Result
+from holdfast.evaluation.result import BENIGN, COST, LEAST, ROBUST, RRS, Result
 from holdfast.report.groups import Group, grouped
 from holdfast.report.published import PUBLISHED, published
 from holdfast.report.tables import (
@@ -32,7 +32,7 @@ Row = Mapping[str, Any]
 
 SHARED = ("recipe", "backbone", "weights", "training_steps")
 """What JSON has of the model of a group."""
-NARROWED = ("seeds", "data", ROBUST, LEAST, *COST)
+NARROWED = ("seeds", "data", RRS, ROBUST, LEAST, *COST)
 """Columns left out for a single result beside published rows."""
 AS_PUBLISHED = ("cvpr22", "cvpr22, bfloat16")
 """Protocols that measure what was published; half precision moves a score by less than its noise."""

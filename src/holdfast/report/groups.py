@@ -54,6 +54,11 @@ class Group:
         half = float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * stdev(values) / n**0.5
         return fmean(values) - half, fmean(values) + half
 
+    def arrived(self, column: str) -> bool | None:
+        """:meth:`Result.arrived`, of all members; None where one does not know."""
+        each = [member.arrived(column) for member in self.members]
+        return None if None in each else all(each)
+
     def counts(self, column: str) -> tuple[int, int] | None:
         """:meth:`Result.counts` of a single member; None for several, which share their queries."""
         return self.first.counts(column) if len(self.members) == 1 else None

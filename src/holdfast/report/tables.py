@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from holdfast.evaluation.result import COST, LEAST, MEASURED, ROBUST, SCORES, Result
+from holdfast.evaluation.result import COST, LEAST, MEASURED, ROBUST, RRS, SCORES, Result
 from holdfast.report.groups import Group
 from holdfast.report.published import PUBLISHED
 from holdfast.util.errors import unknown
@@ -14,7 +14,7 @@ Rows = list[list[str]]
 
 DECIMALS = dict.fromkeys(("TMA", "ES:D"), 3)
 """Of these measures; of others one is shown."""
-MEASURES = (*PUBLISHED, ROBUST, LEAST)
+MEASURES = (*PUBLISHED, RRS, ROBUST, LEAST)
 SETTING = ("protocol", "data", "ε", "steps")
 """The columns of a :class:`Setting`."""
 BOUNDED = (*SCORES, *MEASURED)

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from rich.cells import cell_len
 
-from holdfast.evaluation.result import ROBUST
+from holdfast.evaluation.result import ROBUST, RRS
 from holdfast.report.tables import Header, Rows
 from holdfast.util.text import shorten
 
 IN_SIGHT = ("verdict", ROBUST, "ERS")
 """Beside the first column, the ones that are never left out."""
-NEXT = ("R@1", "protocol", "ε", "data", "LTM", "GTM", "ES:R", "GTT", "steps", "mAP", "seeds")
+NEXT = ("R@1", RRS, "protocol", "ε", "data", "LTM", "GTM", "ES:R", "GTT", "steps", "mAP", "seeds")
 """Those that are left out last, from the end; before them all others, and first those that are the same everywhere."""
 NARROWEST = {"verdict": 14, ROBUST: 10}
 """Characters that a column may be folded to."""

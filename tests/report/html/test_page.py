@@ -200,6 +200,7 @@ def test_a_page_end_to_end(call: Call, runs: Path, tmp_path: Path, monkeypatch: 
     assert out.endswith("written to report.html\n")
     page = sound((tmp_path / "report.html").read_text(encoding="utf-8"))
     assert page.sections == ["glance", "table", "scores", "costs", "radii", "training", "rankings", "checks", "repeat"]
+    doubts: set[str] = set()
     for file in runs.rglob("result.json"):
         content = json.loads(file.read_text())
         if content["settings"]["eps"] != 0.2:
@@ -209,9 +210,12 @@ def test_a_page_end_to_end(call: Call, runs: Path, tmp_path: Path, monkeypatch: 
             digits = 3 if name in ("TMA", "ES:D") else 1
             assert last[name] == pytest.approx(column["value"])
             shown = [f"{value:.{digits}f}" for value in (first[name], last[name], column["low"], column["high"])]
-            assert f"{shown[0]} → {shown[1]} ({shown[2]} to {shown[3]})" in page.inside("text")
+            doubt = ", not arrived" if content["further"].get(name, 0) > 1 else ""
+            assert f"{shown[0]} → {shown[1]} ({shown[2]} to {shown[3]}){doubt}" in page.inside("text")
+            doubts.add(doubt)
         assert all(check["name"] in page.inside("dt") for check in content["checks"])
         assert all(any(check["detail"] in text for text in page.inside("li")) for check in content["checks"])
+    assert len(doubts) == 2
     assert "6 steps" in page.text
     assert (runs / "none-r" / "config.yaml").read_text() in page.source.replace("&#39;", "'")
     assert page.inside("caption") == ["none-r", "hm-s-lga-ics"] * 2

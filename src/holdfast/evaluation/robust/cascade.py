@@ -14,6 +14,7 @@ from torch import Tensor
 from holdfast.attacks.base import recall_at_1
 from holdfast.core.gradients import WHITE_BOX
 from holdfast.core.pgd import BALLS, PGD, Adaptive
+from holdfast.evaluation.checks.arrival import LONGER
 from holdfast.evaluation.protocols import CASCADE, Stage
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import ROBUST
@@ -93,9 +94,9 @@ def descent(stage: Stage, resolved: AttackSettings, times: int = 1) -> PGD:
     return replace(pgd, schedule=Adaptive()) if stage.gradient == WHITE_BOX else pgd
 
 
-LONGER, SAMPLE, POINTS = 4, 64, 0.5
-"""How many times the steps a longer attack takes, on how many of the queries that are left, and how many points of
-robust R@1 it may take away where the cascade has converged."""
+SAMPLE, POINTS = 64, 0.5
+"""On how many of the queries that are left a longer attack is tried, and how many points of robust R@1 it may take away
+where the cascade has converged."""
 
 
 def longer(target: Target, resolved: AttackSettings, left: Tensor, total: int) -> tuple[bool, str]:

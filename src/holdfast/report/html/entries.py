@@ -98,6 +98,7 @@ def rows(found: Sequence[Entry], name: str, before: Sequence[float | None]) -> l
     for entry, first in zip(found, before, strict=True):
         ends = "" if first is None else format_number(name, first), format_bounded(entry.group, name)
         if text := " → ".join(filter(None, ends)):
+            text += ", not arrived" if entry.group.arrived(name) is False else ""
             title = shorten(entry.name, max(8, ROW_LENGTH - len(text) - len(entry.flag))) + entry.flag
             bounds = entry.group.interval(name) or ()
             drawn.append(Row(title, entry.look, text, first, entry.group.number(name), *bounds))

@@ -18,10 +18,10 @@ from torch import Tensor
 from holdfast.attacks.base import own_entries, visible_distances
 from holdfast.core.gallery import Queries, nearest
 from holdfast.data.pixels import to_image
-from holdfast.evaluation.evaluate import prepared, runners_of
+from holdfast.evaluation.evaluate import prepared
 from holdfast.evaluation.fingerprint import model_fingerprint
 from holdfast.evaluation.result import Result
-from holdfast.evaluation.runner import Target, attack_batch
+from holdfast.evaluation.runner import Target, attack_batch, runners_of
 from holdfast.evaluation.settings import resolve_settings
 from holdfast.evaluation.words import ATTACK_WORDS
 from holdfast.models.open import open_model
