@@ -26,6 +26,7 @@ def commands(data: Path | None) -> list[list[str]]:
     return [
         ["evaluation", "--precision", "float32", *clothes],
         ["evaluation", "--precision", "bfloat16", *clothes],
+        ["cascade", *clothes],
         ["step", "--steps", "32", *clothes],
         ["step", "--backbone", "resnet18", "--pairs", "28", "--size", "112"],
         ["step", "--backbone", "resnet18", "--pairs", "28", "--size", "64"],

@@ -24,9 +24,8 @@ from benchmarks.passes import Pass, replay
 from benchmarks.side_by_side import Bar, interleaved, row
 from holdfast.attacks import System
 from holdfast.data import Pixels, held_out
-from holdfast.evaluation.evaluate import runners_of
 from holdfast.evaluation.records import Records
-from holdfast.evaluation.runner import Runner, Target
+from holdfast.evaluation.runner import Runner, Target, runners_of
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
 from holdfast.models.embedder import Embedder
 from holdfast.models.embedding import embed_dataset

@@ -36,8 +36,7 @@ from holdfast.core.fused import FusedNetwork
 from holdfast.core.gallery import Gallery, Queries
 from holdfast.data import PairBatches, Pixels, Table, load_dataset
 from holdfast.defense.base import Perturbing, Step
-from holdfast.evaluation.evaluate import runners_of
-from holdfast.evaluation.runner import Target
+from holdfast.evaluation.runner import Target, runners_of
 from holdfast.evaluation.settings import resolve_settings
 from holdfast.models.embedder import Embedder
 from holdfast.models.wrapped import WrappedModel

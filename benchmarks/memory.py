@@ -15,9 +15,8 @@ import torch
 from benchmarks.noise import SIZE, noise, untrained
 from benchmarks.side_by_side import Bar, row
 from holdfast.attacks import System
-from holdfast.evaluation.evaluate import runners_of
 from holdfast.evaluation.records import Records
-from holdfast.evaluation.runner import Target
+from holdfast.evaluation.runner import Target, runners_of
 from holdfast.evaluation.settings import resolve_settings
 from holdfast.metrics.clustering import kmeans
 from holdfast.metrics.collapse import gauges

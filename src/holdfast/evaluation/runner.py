@@ -38,6 +38,21 @@ class Target:
         return self.model, self.system, self.system.perturbed(attack).take(rows)
 
 
+@contextmanager
+def narrowed(target: Target, count: int) -> Iterator[Target]:
+    """The target of ``count`` images: where these are few, it takes no more at once than the next power of two.
+
+    A block is always full, and to fill it up costs as much as to attack. Results differ by rounding from those of
+    other widths, so ``count`` must not depend on how an attack is divided into batches, or where it was killed.
+    """
+    width = target.model.width
+    target.model.width = min(width, 1 << max(0, count - 1).bit_length())
+    try:
+        yield replace(target, system=replace(target.system, width=target.model.width))
+    finally:
+        target.model.width = width
+
+
 def reading(values: Mapping[str, Tensor], i: int) -> dict[str, float]:
     """The readings of one image of a batch, as records have them."""
     return {name: round(float(column[i]), DIGITS) for name, column in values.items()}

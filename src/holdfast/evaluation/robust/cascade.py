@@ -18,7 +18,7 @@ from holdfast.evaluation.checks.arrival import LONGER
 from holdfast.evaluation.protocols import CASCADE, Stage
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import ROBUST
-from holdfast.evaluation.runner import Runner, Target, attack_batch, generators_of
+from holdfast.evaluation.runner import Runner, Target, attack_batch, generators_of, narrowed
 from holdfast.evaluation.scores import share_interval
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.evaluation.words import SCORE_WORDS
@@ -53,8 +53,9 @@ def robust_recall(
         runner = Runner(name, stage.attack, descent(stage, resolved), left, resolved.seed, batch)
         progress.total += len(left)
         progress.advance(by=len(records.of(name)))
-        for _ in runner.run(target, records, progress, surrogate):
-            pass
+        with narrowed(target, len(left)) as few:
+            for _ in runner.run(few, records, progress, surrogate):
+                pass
         attacked = records.of(name)
         for record in attacked:
             at = place[record["id"]]
@@ -113,7 +114,8 @@ def longer(target: Target, resolved: AttackSettings, left: Tensor, total: int) -
             break
         pgd = descent(stage, resolved, LONGER)
         generators = generators_of("longer." + stage.name, resolved.seed, target.system.queries.ids[tried].tolist())
-        after = attack_batch(stage.attack, target, tried, pgd, generators=generators).after["R@1"]
+        with narrowed(target, len(tried)) as few:
+            after = attack_batch(stage.attack, few, tried, pgd, generators=generators).after["R@1"]
         standing[standing.clone()] = after > 0
     broken = int((~standing).sum())
     lost = 100 * broken / max(1, len(rows)) * len(left) / total
