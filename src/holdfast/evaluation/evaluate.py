@@ -131,7 +131,7 @@ def evaluate(
         if checks and resolved.attacking:
             found, taken = _check(target, resolved, quiet), further(target, runners, records.kept, transfer, quiet)
         if robust and found:
-            found.append(Check(LONGER, *longer(target, resolved, standing, robust["queries"])))
+            found.append(Check(LONGER, *longer(target, resolved, standing, robust["queries"], transfer)))
             robust["converged"] = found[-1].passed
         content = {
             "format": FORMAT,

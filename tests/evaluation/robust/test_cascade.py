@@ -115,3 +115,17 @@ def test_older_files_have_the_least_of_three_instead(tmp_path: Path) -> None:
     found = read(path)
     assert (found.number("least R@1"), found.number("robust R@1")) == (18.75, None)
     assert found.verdict == "ok"
+
+
+def test_with_another_models_gradients_square_still_asks_the_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What transfers is tried first; the target, whose gradients nothing sees, is then asked step by step."""
+    steps = 40
+    monkeypatch.setattr(cascade, "CASCADE", (SHORT[0], replace(CASCADE[-1], steps=steps)))
+    blind, calls = counted(lambda images: MODEL(images).detach())
+    margin, square = worst(blind, surrogate=MODEL).content["robust R@1"]["stages"]
+    assert margin["broke"] == worst().content["robust R@1"]["stages"][0]["broke"] > 0
+    assert square["tried"] > 0
+    both, calls[0] = calls[0], 0
+    monkeypatch.setattr(cascade, "CASCADE", SHORT[:1])
+    worst(blind, surrogate=MODEL)
+    assert both - calls[0] > steps

@@ -40,6 +40,8 @@ def robust_recall(
 ) -> tuple[dict[str, Any], Tensor]:
     """Attack the queries at ``rows`` (n,) stage by stage, and go on where ``records`` end.
 
+    surrogate: what stages with gradients attack in place of the target, to see what of it transfers.
+
     Returns ``robust R@1`` of a result, and the rows of the queries that nothing broke. ``stages`` says of each its
     ``name``, how many queries it was ``tried`` on, how many it ``broke``, and the image ``passes`` that took.
     """
@@ -54,7 +56,7 @@ def robust_recall(
         progress.total += len(left)
         progress.advance(by=len(records.of(name)))
         with narrowed(target, len(left)) as few:
-            for _ in runner.run(few, records, progress, surrogate):
+            for _ in runner.run(few, records, progress, _seen(stage, surrogate)):
                 pass
         attacked = records.of(name)
         for record in attacked:
@@ -100,7 +102,9 @@ SAMPLE, POINTS = 64, 0.5
 where the cascade has converged."""
 
 
-def longer(target: Target, resolved: AttackSettings, left: Tensor, total: int) -> tuple[bool, str]:
+def longer(
+    target: Target, resolved: AttackSettings, left: Tensor, total: int, surrogate: Target | None = None
+) -> tuple[bool, str]:
     """Whether four times the steps leave robust R@1 where it is, and what was seen.
 
     left: rows of the queries that withstood the cascade, of ``total`` attacked.
@@ -115,9 +119,15 @@ def longer(target: Target, resolved: AttackSettings, left: Tensor, total: int) -
         pgd = descent(stage, resolved, LONGER)
         generators = generators_of("longer." + stage.name, resolved.seed, target.system.queries.ids[tried].tolist())
         with narrowed(target, len(tried)) as few:
-            after = attack_batch(stage.attack, few, tried, pgd, generators=generators).after["R@1"]
+            other = _seen(stage, surrogate)
+            after = attack_batch(stage.attack, few, tried, pgd, generators=generators, surrogate=other).after["R@1"]
         standing[standing.clone()] = after > 0
     broken = int((~standing).sum())
     lost = 100 * broken / max(1, len(rows)) * len(left) / total
     seen = f"{LONGER} times the steps broke {broken} of {len(rows)} queries that nothing had broken"
     return lost <= POINTS, f"{seen}: {lost:.1f} points of robust R@1"
+
+
+def _seen(stage: Stage, surrogate: Target | None) -> Target | None:
+    """Whose gradients a stage follows in place of the target's; one that needs none asks the target itself."""
+    return surrogate if stage.gradient == WHITE_BOX else None
