@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from holdfast.evaluation.protocols import PROTOCOLS as PROTOCOLS
     from holdfast.evaluation.protocols import ers as ers
     from holdfast.evaluation.result import Result as Result
+    from holdfast.evaluation.saving import attack as attack
     from holdfast.models.adapters.base import OpenedModel as OpenedModel
     from holdfast.models.embedder import Embedder as Embedder
     from holdfast.models.embedder import EmbedderConfig as EmbedderConfig
@@ -65,6 +66,7 @@ HOMES = {
         "evaluation.evaluate": "evaluate",
         "evaluation.protocols": "PROTOCOLS ers",
         "evaluation.result": "Result",
+        "evaluation.saving": "attack",
         "models.adapters.base": "OpenedModel",
         "models.embedder": "Embedder EmbedderConfig",
         "models.open": "open_model",

@@ -20,7 +20,7 @@ from tests.helpers.tiny import NINE
 def test_the_papers_settings_are_the_defaults(protocol: str, family: str, eps: float) -> None:
     found = resolve_settings(family, protocol)
     worst = protocol == "strict"
-    assert found == AttackSettings(protocol, NINE, eps, 2 * eps if worst else 3 / 255, 32, cascade=worst)
+    assert found == AttackSettings(protocol, NINE, eps, eps if worst else 3 / 255, 32, cascade=worst)
     assert (found.norm, found.gradient, found.max_queries) == ("linf", "white-box", None)
     assert (found.restarts, found.seed) == (0, 0)
 
@@ -30,7 +30,7 @@ def test_where_nothing_says_how_far_eps_must_be_given() -> None:
         resolve_settings(None)
     assert resolve_settings(None, "benign").attacks == ()
     found = resolve_settings(None, eps=0.1)
-    assert (found.eps, found.step, found.steps) == (0.1, 0.2, 32)
+    assert (found.eps, found.step, found.steps) == (0.1, 0.1, 32)
     with pytest.raises(HoldfastError, match="give eps"):
         resolve_settings(None, "worst")
 
@@ -49,7 +49,7 @@ def test_what_is_given_counts_and_none_is_the_default() -> None:
 
 def test_descents() -> None:
     strict, faithful = resolve_settings("28").pgd(), resolve_settings("28", "cvpr22").pgd()
-    assert (strict.ball, strict.step, strict.steps, strict.start) == (LInf(77 / 255), 154 / 255, 32, 0)
+    assert (strict.ball, strict.step, strict.steps, strict.start) == (LInf(77 / 255), 77 / 255, 32, 0)
     assert (strict.best, strict.schedule, faithful.best, faithful.schedule) == (True, Adaptive(), False, CONSTANT)
     assert resolve_settings("28", restarts=3).pgd().restarts == 3
     nes, square = (resolve_settings("28", eps=0.1, gradient=name).pgd() for name in ("nes", "square"))
@@ -61,7 +61,7 @@ def test_descents() -> None:
 def test_euclidean_steps_lead_across_the_ball() -> None:
     found = resolve_settings("28", "cvpr22", norm="l2", eps=2, steps=10).pgd()
     assert (found.ball, found.step) == (L2(2), 0.5)
-    assert resolve_settings("28", norm="l2", eps=2, steps=10).pgd().step == 4
+    assert resolve_settings("28", norm="l2", eps=2, steps=10).pgd().step == 2
     assert resolve_settings("28", norm="l2", eps=2, steps=10, step=0.1).pgd().step == 0.1
     assert resolve_settings("28", norm="l2", eps=2, steps=10, gradient="square").pgd().step == 4
 

@@ -132,7 +132,7 @@ def test_the_scene_is_described(site: TestClient, scene: Scene) -> None:
     found = site.get("/api/scene").json()
     assert (found["data"], found["size"], found["queries"], found["gallery"]) == ("digits", 8, 100, 100)
     assert [model["name"] for model in found["models"]] == ["one", "other"]
-    assert found["defaults"] == pytest.approx({"eps": 77, "step": 154, "steps": 32, "seed": 0})
+    assert found["defaults"] == pytest.approx({"eps": 77, "step": 77, "steps": 32, "seed": 0})
     assert found["attacks"][0]["readings"][0].keys() == {"words", "unit"}
 
 

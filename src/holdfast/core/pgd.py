@@ -140,7 +140,8 @@ PAYING = 0.75
 
 @dataclass(frozen=True)
 class Adaptive:
-    """Auto-PGD (Croce & Hein, ICML 2020): steps with momentum, halved where they stop paying. Use a step of 2 ε.
+    """Auto-PGD (Croce & Hein, ICML 2020): steps with momentum, halved where they stop paying. Use a step of
+    2 ε, or of ε where the steps are few.
 
     At checkpoints, a group most of whose last steps failed to lower its objective, or that found nothing better with
     the same size, goes back to its best point and halves its steps.

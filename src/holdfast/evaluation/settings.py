@@ -136,7 +136,7 @@ def resolve_settings(family: str | None, protocol: str = "strict", **given: Any)
     if norm != "linf" or gradient == "nes":
         step = crossing(eps, steps)
     adaptive = gradient == "white-box" and isinstance(rules.schedule, Adaptive)
-    given.setdefault("step", 2 * eps if adaptive or gradient == "square" else step)
+    given.setdefault("step", eps if adaptive else 2 * eps if gradient == "square" else step)
     given.setdefault("cascade", rules.cascade and "attacks" not in given)
     columns = tuple(dict.fromkeys(column.attack for column in COLUMNS if column.attack in rules.attacks))
     attacks, objects = _attacks(given.pop("attacks", columns), rules)

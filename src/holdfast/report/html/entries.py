@@ -56,7 +56,7 @@ class Entry:
         """A key that evaluations of one model at several radii share; they may have different attacks."""
         settings = self.group.first.content["settings"]
         eps, step = settings.get("eps"), settings.get("step")
-        follows = settings.get("norm", "linf") != "linf" or (eps is not None and step == 2 * eps)
+        follows = settings.get("norm", "linf") != "linf" or (eps is not None and step in (eps, 2 * eps))
         free = ("eps", "step", "attacks") if follows else ("eps", "attacks")
         same = {key: value for key, value in settings.items() if key not in free}
         model = self.group.first.content["model"].get("hash") or self.name
