@@ -15,7 +15,7 @@ SECONDS, MEMORY, LETTERS = 300, 2**32, 2**26
 def read_mat(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     """The variables of these names as plain data: a struct array is a list of mappings, or one mapping."""
     from holdfast.data.decode import no_file  # noqa: PLC0415 (the process needs none of these)
-    from holdfast.util.errors import HoldfastError  # noqa: PLC0415
+    from holdfast.util.errors import HoldfastError, printable  # noqa: PLC0415
     from holdfast.util.validate import parse_json  # noqa: PLC0415
 
     if reason := no_file(path):
@@ -29,7 +29,7 @@ def read_mat(path: Path, names: tuple[str, ...]) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         raise HoldfastError(f"cannot read {path}: that takes longer than {SECONDS} seconds") from None
     if done.returncode:
-        said = done.stdout.decode(errors="replace") if done.returncode == 1 else ""
+        said = printable(done.stdout.decode(errors="replace")) if done.returncode == 1 else ""
         raise HoldfastError(f"cannot read {path}: {said or 'it is damaged, and crashes the reader of MATLAB files'}")
     content: dict[str, Any] = parse_json(done.stdout, f"what {path} holds")
     return content
