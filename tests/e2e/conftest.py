@@ -21,6 +21,7 @@ FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
 ]
+ROOT = Path(__file__).parents[2]
 ARTEFACTS = Path(__file__).parent / "artefacts"
 
 
@@ -41,10 +42,10 @@ def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     train(resolve_config(settings), root / "plain", device="cpu", quiet=True)
     folders = [str(root / "plain"), str(run_folder(root / "other", seed=1))]
     options = ["--port", "0", "--max-images", "200", "--device", "cpu"]
-    command = [sys.executable, "-m", "holdfast", "explore", *folders, *options]
+    command = [sys.executable, "-m", "tests.e2e.served", "explore", *folders, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=ROOT
     ) as server:
         assert server.stdout is not None
         assert server.stderr is not None

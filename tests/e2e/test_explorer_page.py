@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.helpers.waiting import GUARD
+from tests.e2e.served import ENDLESS
+from tests.helpers.waiting import GUARD, until
 
 expect.set_options(timeout=1000 * GUARD)
 
@@ -168,9 +169,9 @@ def test_a_file_that_is_too_large_is_not_even_sent(tab: Any) -> None:
 
 def test_an_attack_is_cancelled_and_another_one_made(tab: Any) -> None:
     page = tab()
-    set_attack(page, steps=1000)
+    set_attack(page, steps=ENDLESS)
     attack(page)
-    expect(page.get_by_text(re.compile(r"plain: step \d+ of 1000"))).to_be_visible()
+    expect(page.get_by_text(f"plain: step 3 of {ENDLESS}")).to_be_visible()
     expect(page.get_by_role("progressbar")).to_be_visible()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_text("Cancelled.")).to_be_visible()
@@ -180,13 +181,41 @@ def test_an_attack_is_cancelled_and_another_one_made(tab: Any) -> None:
     done(page)
 
 
+def test_nothing_that_is_clicked_is_lost(tab: Any) -> None:
+    """Not while the clean ranking is awaited, nor while the server has not answered that it takes the attack."""
+    page = tab()
+    held: list[Any] = []
+    go, cancel = (page.get_by_role("button", name=name) for name in ("Attack", "Cancel"))
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    def release() -> None:
+        until(lambda: held or page.wait_for_timeout(5))
+        held.pop().continue_()
+
+    page.route("**/api/queries/*", hold)
+    page.route("**/api/attacks", hold)
+    page.locator("#gallery button").nth(3).click()
+    expect(go).to_be_disabled()
+    release()
+    expect(go).to_be_enabled()
+    set_attack(page, steps=ENDLESS)
+    attack(page)
+    expect(page.get_by_text("Starting …")).to_be_visible()
+    expect(cancel).to_be_disabled()
+    release()
+    cancel.click()
+    expect(page.get_by_text("Cancelled.")).to_be_visible()
+
+
 def test_two_tabs_wait_for_each_other_and_a_closed_one_makes_room(tab: Any) -> None:
     one, other = tab(), tab()
-    set_attack(one, steps=1000)
+    set_attack(one, steps=ENDLESS)
     with one.expect_response("**/api/attacks") as begun:
         attack(one)
     job = begun.value.json()["id"]
-    expect(one.get_by_text(re.compile(r"plain: step \d+ of 1000"))).to_be_visible()
+    expect(one.get_by_text(f"plain: step 3 of {ENDLESS}")).to_be_visible()
     set_attack(other, steps=5)
     attack(other)
     expect(other.get_by_text("Waiting: 1 before this one.")).to_be_visible()
@@ -197,9 +226,9 @@ def test_two_tabs_wait_for_each_other_and_a_closed_one_makes_room(tab: Any) -> N
 
 def test_another_choice_stops_the_attack_of_the_one_before(tab: Any) -> None:
     page = tab()
-    set_attack(page, steps=1000)
+    set_attack(page, steps=ENDLESS)
     attack(page)
-    expect(page.get_by_text(re.compile(r"plain: step \d+ of 1000"))).to_be_visible()
+    expect(page.get_by_text(f"plain: step 3 of {ENDLESS}")).to_be_visible()
     page.locator("#gallery button").nth(3).click()
     expect(page.get_by_role("progressbar")).to_be_hidden()
     expect(page.get_by_text("not attacked yet")).to_have_count(2)

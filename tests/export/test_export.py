@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
 from holdfast.evaluation.evaluate import evaluate
@@ -217,6 +218,26 @@ def test_a_folder_is_evaluated_as_a_run_is(run: Path, tmp_path: Path, call: Call
     assert fresh.content["benign"] == original.content["benign"]
     training = fresh.content["model"]["training"]
     assert training == {"settings": original.training["settings"]}, "what training cost is unknown there, not 0"
+
+
+@pytest.mark.parametrize(("on_test", "verdict"), [(True, "unchecked, CHOSEN ON TEST"), (False, "unchecked")])
+def test_an_exported_folder_says_how_its_weights_were_chosen(
+    on_test: bool, verdict: str, run: Path, tmp_path: Path
+) -> None:
+    """As the run itself does, also after it was exported again; the last weights were not chosen."""
+    chosen = shutil.copytree(run, tmp_path / "run")
+    settings = yaml.safe_load((chosen / "config.yaml").read_text())
+    settings["validation"] |= {"on_test": on_test}
+    (chosen / "config.yaml").write_text(yaml.safe_dump(settings))
+    best, _, _ = export(chosen, "hub", tmp_path / "best", best=True)
+    again, _, _ = export(best, "hub", tmp_path / "again")
+    last, _, _ = export(chosen, "hub", tmp_path / "last")
+    for place, said in ((chosen / "best", verdict), (best, verdict), (again, verdict), (last, "unchecked")):
+        result = evaluate(place, None, "benign", quiet=True, device="cpu")
+        assert (result.verdict, result.chosen_on_test) == (said, said != "unchecked")
+    cards = [(place / "README.md").read_text() for place in (best, again, last)]
+    assert ["weights of the best validation" in card for card in cards] == [True, True, False]
+    assert ["chosen on the test set" in card for card in cards] == [on_test, on_test, False]
 
 
 def test_an_exported_folder_is_exported_again_and_keeps_what_lies_there(run: Path, tmp_path: Path) -> None:

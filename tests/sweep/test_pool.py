@@ -10,14 +10,12 @@ from typing import Any
 
 import pytest
 
-from holdfast.runs.config import resolve_config
 from holdfast.sweep import execute, pool
-from holdfast.sweep.plan import Planned
+from holdfast.sweep.plan import Planned, plan
 from holdfast.sweep.pool import carry_out
 from holdfast.sweep.slots import slots_of
-from holdfast.training.loop import train
 from tests.helpers.runs import assert_same, weights
-from tests.helpers.sweep_files import PLAIN, SMALL, Machine, evaluated, inside, leave, planned
+from tests.helpers.sweep_files import PLAIN, SMALL, Machine, evaluated, inside, leave, planned, write
 from tests.helpers.waiting import GUARD, Gate, forked, until
 
 CPU = slots_of(["cpu"])
@@ -206,20 +204,24 @@ if "train" in sys.orig_argv:
 """
 
 
+@pytest.mark.parametrize("device", ["cpu", "cpu+cpu"])
 def test_a_run_ends_with_its_killed_sweep_and_the_next_goes_on_to_the_same_weights(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed at the fifth step, in the second epoch, of which only four are saved."""
+    """Killed at the fifth step, in the second epoch, of which only four are saved; of one process, and of two."""
     gate, alive = Gate(tmp_path / "gate"), tmp_path / "alive"
     os.mkfifo(alive)
     reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
     (tmp_path / "sitecustomize.py").write_text(STOPPING.format(stop=gate.stop(), alive=str(alive)))
     settings = {**SMALL, "batch.pairs": 250, "steps": 8, "optim.epochs": 2, "save_minutes": 0, "optim.ema": 0.9}
-    runs = planned(tmp_path, {"recipe": "hm-s-lga-ics"}, settings=settings)
-    run = runs[0].run
+    runs, whole = (
+        plan([write(tmp_path, {"recipe": "hm-s-lga-ics"}, settings=settings)], tmp_path / out)
+        for out in ("killed", "whole")
+    )
+    run, slots = runs[0].run, slots_of([device])
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-        sweep = forked(lambda: carry_out(runs, CPU, quiet=True))
+        sweep = forked(lambda: carry_out(runs, slots, quiet=True))
     try:
         gate.arrived()
     finally:
@@ -232,8 +234,8 @@ def test_a_run_ends_with_its_killed_sweep_and_the_next_goes_on_to_the_same_weigh
     assert [line["step"] for line in run.steps()] == [1, 2, 3, 4, 5]
     assert (run.place().step, runs[0].trained()) == (4, False)
 
-    monkeypatch.setattr(execute.subprocess, "call", inside)
-    assert not carry_out(runs, CPU, quiet=True)
+    if device == "cpu":
+        monkeypatch.setattr(execute.subprocess, "call", inside)
+    assert not carry_out(runs + whole, slots, quiet=True)
     assert [line["step"] for line in run.steps()] == list(range(1, 9))
-    train(resolve_config(settings, {"recipe": "hm-s-lga-ics"}), tmp_path / "whole", quiet=True)
-    assert_same(weights(tmp_path / "whole"), weights(run.folder))
+    assert_same(weights(whole[0].folder), weights(run.folder))

@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, NotRequired, Self
 
 import torch
 from pydantic import StrictBool
@@ -48,6 +48,7 @@ class EmbedderConfig:
 
 class _Format(TypedDict):
     format: Annotated[str, OneOf([FORMAT])]
+    weights: NotRequired[Annotated[str, OneOf(["last", "best"])]]
 
 
 class Embedder(nn.Module):
@@ -132,10 +133,13 @@ class Embedder(nn.Module):
             )
         return found
 
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+    def save_pretrained(
+        self, folder: str | Path, *, dtype: torch.dtype | None = None, weights: str | None = None
+    ) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.
 
         dtype: what the weights are stored in, such as ``torch.bfloat16`` for half the size; None: as they are.
+        weights: ``last`` or ``best``, which of a run's these are; evaluations of an exported folder say it.
         """
         if dtype is not None and not dtype.is_floating_point:
             raise HoldfastError(f"weights are stored in a floating-point dtype, not {dtype}")
@@ -143,7 +147,8 @@ class Embedder(nn.Module):
         if dtype is not None:
             state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
         save_safetensors(folder / "model.safetensors", state, {"format": "pt"})
-        write_json(folder / "config.json", {"format": FORMAT, **asdict(self.config)})
+        told = {} if weights is None else {"weights": weights}
+        write_json(folder / "config.json", {"format": FORMAT, **told, **asdict(self.config)})
 
     @classmethod
     def from_pretrained(
@@ -220,5 +225,4 @@ def _read_config(path: Path) -> EmbedderConfig:
     with within(f"{path.parent} holds no saved embedder"):
         content = read_json(path)
         check(_Format, content, f"{path.name} does not describe a holdfast embedder")
-    del content["format"]
-    return fit(EmbedderConfig, content, str(path))
+    return fit(EmbedderConfig, {key: content[key] for key in content if key not in _Format.__annotations__}, str(path))

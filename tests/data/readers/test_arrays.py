@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +42,12 @@ def test_damaged_ubyte_files_are_named(tmp_path: Path) -> None:
     images = plain / "t10k-images-idx3-ubyte"
     whole = images.read_bytes()
     images.write_bytes(whole[:-1])
-    with pytest.raises(HoldfastError, match="t10k-images-idx3-ubyte is truncated: 39 bytes, its header says 40"):
+    with pytest.raises(
+        HoldfastError, match="t10k-images-idx3-ubyte is truncated: its header says 24 bytes, 23 follow it"
+    ):
         load_dataset("mnist", plain)
     images.write_bytes(whole + b"x")
-    with pytest.raises(HoldfastError, match="too long"):
+    with pytest.raises(HoldfastError, match="is too long: its header says 24 bytes, more follow it"):
         load_dataset("mnist", plain)
     images.write_bytes(whole[:9])
     with pytest.raises(HoldfastError, match="the header alone has 16"):
@@ -67,6 +70,40 @@ def test_damaged_ubyte_files_are_named(tmp_path: Path) -> None:
     labels.write_bytes(gzip.compress(struct.pack(">2I", 2049, 5) + bytes(5)))
     with pytest.raises(HoldfastError, match="6 train images but 5 train labels"):
         load_dataset("mnist", zipped)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_no_more_is_read_than_the_header_says_and_no_more_than_fits_memory(
+    zipped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file that goes on for ever: zeros, packed a thousandfold."""
+    name = "t10k-images-idx3-ubyte.gz" if zipped else "t10k-images-idx3-ubyte"
+    images, taken = ubyte(tmp_path, zipped=zipped) / name, []
+
+    class Endless(BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            assert size is not None
+            assert size >= 0, "it has no end"
+            taken.append(size)
+            return super().read(size).ljust(size, b"\0")
+
+    def lies(*shape: int) -> str:
+        endless = Endless(struct.pack(">4I", 2051, *shape))
+        whole = Path.open
+        with monkeypatch.context() as patch:
+            patch.setattr("gzip.open", lambda path: endless if path == images else gzip.GzipFile(path))
+            patch.setattr(Path, "open", lambda path, mode: endless if path == images else whole(path, mode))
+            with pytest.raises(HoldfastError) as refused:
+                load_dataset("mnist", tmp_path)
+        return str(refused.value)
+
+    assert lies(4, 3, 2).endswith(f"{name} is too long: its header says 24 bytes, more follow it")
+    assert sum(taken) == 16 + 24 + 1
+    taken.clear()
+    largest = 2**32 - 1
+    for shape in ((largest, largest, largest), (1, 2**15, 2**15 + 1), (0, largest, largest), (0, 3, 2)):
+        assert "bytes; from 1 to 1,073,741,824 are read" in lies(*shape)
+    assert sum(taken) == 4 * 16
 
 
 @pytest.mark.parametrize(("given", "lies"), [("", "a/b"), ("a/b/c", "a/b")])

@@ -1,5 +1,7 @@
 """CUB, CARS and SOP on small trees, what is wrong with a tree in words, and the counts of the real sets."""
 
+import struct
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from holdfast.data import load_dataset
+from holdfast.data.readers import matlab
+from holdfast.data.readers.matlab import read_mat
 from holdfast.util.errors import HoldfastError
 from tests.helpers.trees import shown, touch
 
@@ -59,6 +63,12 @@ def test_cub_says_what_is_missing_or_malformed(tmp_path: Path) -> None:
     (root / "image_class_labels.txt").unlink()
     with pytest.raises(HoldfastError, match=r"image_class_labels\.txt is missing"):
         load_dataset("cub", root)
+
+
+def written(content: dict[str, Any]) -> bytes:
+    file = BytesIO()
+    savemat(file, content)
+    return file.getvalue()
 
 
 def annotations(path: Path, column: str, files: list[str], classes: list[int] | None, **more: Any) -> None:
@@ -116,6 +126,9 @@ def test_cars_without_labels_or_images_say_so(tmp_path: Path) -> None:
         load_dataset("cars", tmp_path)
     (tmp_path / "devkit" / "cars_train_annos.mat").write_bytes(b"nonsense")
     with pytest.raises(HoldfastError, match=r"cannot read .*cars_train_annos\.mat"):
+        load_dataset("cars", tmp_path)
+    (tmp_path / "devkit" / "cars_train_annos.mat").write_bytes(written({"annotations": {"fname": 1, "class": -1}}))
+    with pytest.raises(HoldfastError, match=r"annos\.mat, annotations, class: 0 is at least 0, not -1"):
         load_dataset("cars", tmp_path)
     half(tmp_path / "other", "train")
     with pytest.raises(HoldfastError, match=r"it lies in .*other"):
@@ -175,3 +188,24 @@ def test_real_cars(real_data: Path) -> None:
     assert len(table) == 8144
     assert (len(np.unique(table.train().labels)), len(np.unique(table.test().labels))) == (98, 98)
     assert table.classes[table.labels[0]] == "class 14"
+
+
+def test_what_crashes_or_fills_the_process_that_reads_it_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "a.mat"
+    file.write_bytes(written({"annotations": np.zeros((2, 3))}))
+    assert read_mat(file, ("annotations", "other")) == {"annotations": [[0.0] * 3] * 2}
+    shape = struct.pack("<2I", 2, 3)
+    assert file.read_bytes().count(shape) == 1
+    file.write_bytes(file.read_bytes().replace(shape, struct.pack("<2I", 2**16, 2**17)))
+    with pytest.raises(HoldfastError, match=r"cannot read .*a\.mat: "):
+        read_mat(file, ("annotations",))
+    (tmp_path / "reader.py").write_text("import os\nos.abort()\n")
+    monkeypatch.setattr(matlab, "__file__", str(tmp_path / "reader.py"))
+    with pytest.raises(HoldfastError, match=r"a\.mat: it is damaged, and crashes the reader of MATLAB files$"):
+        read_mat(file, ("annotations",))
+    (tmp_path / "reader.py").write_text("import sys\nsys.stdin.read()\nwhile True: pass\n")
+    monkeypatch.setattr(matlab, "SECONDS", 0)
+    with pytest.raises(HoldfastError, match=r"a\.mat: that takes longer than 0 seconds$"):
+        read_mat(file, ("annotations",))

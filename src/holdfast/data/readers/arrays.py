@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from holdfast.data.decode import MAX_BYTES, no_file
 from holdfast.data.readers.files import locate
 from holdfast.data.table import Table
 from holdfast.util.errors import HoldfastError
@@ -86,20 +87,34 @@ def _idx(place: Path, name: str, dimensions: int) -> npt.NDArray[np.uint8]:
     path = next((p for p in (place / name, place / f"{name}.gz") if p.exists()), None)
     if path is None:
         raise HoldfastError(f"{place / name} is missing, and so is {name}.gz (expected {LAYOUT})")
+    if reason := no_file(path):
+        raise HoldfastError(f"cannot read {path}: {reason}")
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            shape = _shape(file.read(4 * (1 + dimensions)), dimensions, path)
+            size = math.prod(shape)
+            data = file.read(size + 1)
     except EOFError:
         raise HoldfastError(f"{path} is truncated: the compressed stream ends early; fetch it again") from None
     except (OSError, zlib.error) as error:
         raise HoldfastError(f"cannot read {path}: {error}") from None
-    header = 4 * (1 + dimensions)
-    if len(data) < header:
-        raise HoldfastError(f"{path} is truncated: {len(data)} bytes, the header alone has {header}")
-    magic, *shape = (int(value) for value in np.frombuffer(data, ">u4", count=1 + dimensions))
+    if len(data) < size:
+        raise HoldfastError(f"{path} is truncated: its header says {size:,} bytes, {len(data):,} follow it")
+    if len(data) > size:
+        raise HoldfastError(f"{path} is too long: its header says {size:,} bytes, more follow it")
+    return np.frombuffer(data, np.uint8).reshape(shape)
+
+
+def _shape(header: bytes, dimensions: int, path: Path) -> list[int]:
+    """What the header of an IDX file says that follows it."""
+    if len(header) < (size := 4 * (1 + dimensions)):
+        raise HoldfastError(f"{path} is truncated: {len(header)} bytes, the header alone has {size}")
+    magic, *shape = (int(value) for value in np.frombuffer(header, ">u4"))
     if magic != 0x0800 + dimensions:
-        raise HoldfastError(f"{path} is no {name.split('-')[1]} file: magic number {magic}, not {0x0800 + dimensions}")
-    expected = header + math.prod(shape)
-    if len(data) != expected:
-        state = "is truncated" if len(data) < expected else "is too long"
-        raise HoldfastError(f"{path} {state}: {len(data)} bytes, its header says {expected}")
-    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
+        raise HoldfastError(
+            f"{path} is no {path.name.split('-')[1]} file: magic number {magic}, not {0x0800 + dimensions}"
+        )
+    if not 0 < math.prod(shape) <= MAX_BYTES:
+        sizes = " × ".join(f"{size:,}" for size in shape)
+        raise HoldfastError(f"{path}: its header says {sizes} bytes; from 1 to {MAX_BYTES:,} are read")
+    return shape

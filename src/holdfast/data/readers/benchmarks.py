@@ -1,14 +1,17 @@
 """The 224-pixel benchmarks of the field, split by class: CUB-200-2011, CARS-196, Stanford Online Products."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from holdfast.data.readers.files import check_present, locate, records
+from holdfast.data.readers.matlab import read_mat
 from holdfast.data.table import Table
 from holdfast.util.errors import HoldfastError
+from holdfast.util.validate import Text, fit
 
 CUB = "CUB_200_2011/ with images.txt, image_class_labels.txt and images/NNN.Name/*.jpg"
 CARS = (
@@ -18,6 +21,8 @@ CARS = (
 SOP = "Stanford_Online_Products/ with Ebay_train.txt, Ebay_test.txt and <category>_final/*.JPG"
 CARS_HALVES = {"cars_train": "cars_train_annos.mat", "cars_test": "cars_test_annos_withlabels.mat"}
 CARS_TRAINING_CLASSES = 98
+VARIABLES = ("annotations", "class_names")
+_Number = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 def cub(root: Path) -> Table:
@@ -48,7 +53,7 @@ def cars(root: Path) -> Table:
     numbers: list[int] = []
     names: list[str] = []
     if (place / "car_ims").is_dir():
-        content = _mat(place / "cars_annos.mat")
+        content = read_mat(place / "cars_annos.mat", VARIABLES)
         paths, numbers = _annotations(content, place / "cars_annos.mat", "relative_im_path", place)
         names = _strings(content.get("class_names", ()))
     else:
@@ -59,10 +64,10 @@ def cars(root: Path) -> Table:
             file = next((path for path in choices if path.exists()), None)
             if file is None:
                 raise HoldfastError(f"{place / folder} is there but its labels {choices[0]} are not (expected {CARS})")
-            more = _annotations(_mat(file), file, "fname", place / folder)
+            more = _annotations(read_mat(file, VARIABLES), file, "fname", place / folder)
             paths, numbers = paths + more[0], numbers + more[1]
         if (place / "devkit" / "cars_meta.mat").exists():
-            names = _strings(_mat(place / "devkit" / "cars_meta.mat").get("class_names", ()))
+            names = _strings(read_mat(place / "devkit" / "cars_meta.mat", VARIABLES).get("class_names", ()))
     if not paths:
         raise HoldfastError(f"neither cars_train/, cars_test/ nor car_ims/ lies in {place} (expected {CARS})")
     classes = np.asarray(numbers, np.int64)
@@ -108,26 +113,22 @@ def _integers(values: list[str], path: Path) -> npt.NDArray[np.int64]:
         raise HoldfastError(f"{path}: a class number is expected: {error}") from None
 
 
-def _mat(path: Path) -> dict[str, Any]:
-    from scipy.io import loadmat  # noqa: PLC0415 (slow to import, and only needed here)
-
-    try:
-        content: dict[str, Any] = loadmat(str(path), squeeze_me=True)
-    except Exception as error:
-        raise HoldfastError(f"cannot read {path}: {error}") from None
-    return content
-
-
 def _annotations(content: dict[str, Any], file: Path, column: str, base: Path) -> tuple[list[Path], list[int]]:
-    rows = np.atleast_1d(content.get("annotations", np.zeros(0)))
-    fields = rows.dtype.names or ()
+    found = content.get("annotations", [])
+    rows = found if isinstance(found, list) else [found]
+    fields = rows[0].keys() if rows and isinstance(rows[0], dict) else ()
     if column not in fields or "class" not in fields:
         raise HoldfastError(
             f"{file} has no 'annotations' with {column!r} and 'class' "
             f"(found {', '.join(fields) or 'none'}); the file without labels will not do"
         )
-    return [base / str(path) for path in rows[column]], [int(number) for number in rows["class"]]
+    where = f"{file}, annotations"
+    mappings = fit(list[dict[str, Any]], rows, where)
+    paths = fit(list[Text], [row.get(column) for row in mappings], f"{where}, {column}")
+    return [base / path for path in paths], fit(
+        list[_Number], [row.get("class") for row in mappings], f"{where}, class"
+    )
 
 
 def _strings(values: Any) -> list[str]:
-    return [str(value) for value in np.atleast_1d(values)]
+    return [str(value) for value in (values if isinstance(values, list) else [values])]

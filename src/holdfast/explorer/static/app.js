@@ -7,7 +7,7 @@ const EVERY = 200; // milliseconds between two questions about an attack
 
 const wide = matchMedia("(min-width: 62.01rem)"); // choices and results side by side
 const $ = (id) => document.getElementById(id);
-const state = { scene: null, search: "", page: 0, pages: 1, total: 0, query: null, clean: null, asking: null, job: null };
+const state = { scene: null, search: "", page: 0, pages: 1, total: 0, query: null, clean: null, asking: null, busy: false, job: null };
 const address = (id) => `images/${id}.png?of=${state.scene.key}`;
 
 function complain(error) {
@@ -45,6 +45,7 @@ async function choose(query) {
   settle();
   state.query = query; // what is under way for another one is stopped by its follower
   state.clean = null;
+  enable();
   if (!query.upload) {
     $("upload-note").textContent = "";
     $("counts-as").hidden = true;
@@ -63,6 +64,7 @@ async function look() {
     if (asking !== state.asking) return;
     Object.assign(query, { label: query.upload ? found.label : null, class: found.class });
     state.clean = found.models;
+    enable();
     $("query").src = query.upload ? `uploads/${query.key.slice(7)}.png` : address(query.id);
     $("query").alt = query.class;
     $("query").hidden = false;
@@ -109,7 +111,6 @@ function describe() {
 }
 
 async function start() {
-  if (!state.clean || state.job) return;
   settle();
   const { query } = state;
   const settings = { query: query.key, attack: $("attack").value };
@@ -120,6 +121,7 @@ async function start() {
   if (wide.matches) reveal();
   try {
     state.job = await api.attack(settings);
+    $("cancel").disabled = false;
     await follow(state.job.id, query);
   } catch (error) {
     complain(error);
@@ -171,19 +173,23 @@ function reveal() {
 }
 
 async function stop() {
-  const { job } = state;
-  if (!job) return;
   $("cancel").disabled = true;
   try {
-    await api.cancel(job.id);
+    await api.cancel(state.job.id);
   } catch (error) {
     complain(error);
   }
 }
 
+// An attack can be made of a query whose clean ranking is known, one at a time.
+function enable() {
+  $("go").disabled = state.busy || !state.clean;
+}
+
 function busy(running) {
-  $("go").disabled = running;
-  $("cancel").disabled = !running;
+  state.busy = running;
+  enable();
+  $("cancel").disabled = true; // until the server knows what to cancel
   $("progress").hidden = !running;
   $("progress").value = 0;
   $("status").textContent = running ? "Starting …" : $("status").textContent;

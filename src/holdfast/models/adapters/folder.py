@@ -11,6 +11,7 @@ from holdfast.runs.config import decisive
 from holdfast.runs.folder import Run
 from holdfast.util.errors import HoldfastError
 from holdfast.util.imports import CUSTOM
+from holdfast.util.validate import read_json
 
 
 def open_folder(word: str | Path, weights: Path | None = None, best: bool = False) -> OpenedModel:
@@ -21,9 +22,11 @@ def open_folder(word: str | Path, weights: Path | None = None, best: bool = Fals
     if weights is not None:
         raise HoldfastError(f"{word} brings its own weights; leave out {weights}")
     folder = hub.located(word)
-    run = Run(folder.parent if folder.name == "best" else folder)
+    run = Run(folder)
+    inside = folder.name == run.best.name and not run.config_file.exists()
+    run = Run(folder.parent) if inside else run
     if run.config_file.exists():
-        return _run(run, best or folder.name == "best", str(word))
+        return _run(run, best or inside, str(word))
     embedder = Embedder.from_pretrained(word)
     own = Preprocessing(embedder.config.size, channels=embedder.config.channels)
     return named(str(word), embedder, None, own)
@@ -31,15 +34,16 @@ def open_folder(word: str | Path, weights: Path | None = None, best: bool = Fals
 
 def _run(run: Run, best: bool, word: str) -> OpenedModel:
     config = run.config()
+    embedder = Embedder.from_pretrained(run.weights(best))
+    exported = read_json(run.folder / "config.json").get("weights")
     about = {
         "recipe": config.recipe,
         "backbone": config.model.backbone,
-        "weights": "best" if best else "last",
+        "weights": "best" if best else exported or "last",
         "training_steps": None if config.recipe == CUSTOM else config.pgd.steps,
         "seed": config.seed,
         "training": {"settings": decisive(config), **run.cost()},
     }
     name = run.folder.resolve().name + ("/best" if best else "")
-    embedder = Embedder.from_pretrained(run.weights(best))
     shown = Preprocessing(config.data.size, config.data.resize, DATASETS[config.data.name].channels)
     return OpenedModel(embedder, name, about, shown, run.folder, word)
