@@ -105,6 +105,8 @@ def test_every_field_is_in_the_hash() -> None:
         "max_queries": 10,
         "seed": 1,
         "cascade": False,
+        "sigma": 0.25,
+        "draws": 100,
     }
     assert [*other, "objects"] == [field.name for field in fields(AttackSettings)]
     hashes = {replace(base, **{name: value}).hash() for name, value in other.items()}

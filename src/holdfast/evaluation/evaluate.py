@@ -19,6 +19,7 @@ from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import FORMAT, NAME, ROBUST, RRS, Result, read
 from holdfast.evaluation.robust.cascade import longer, robust_recall
+from holdfast.evaluation.robust.certified import certified_recall
 from holdfast.evaluation.robust.rrs import rrs
 from holdfast.evaluation.runner import Runner, Target, attacked_rows, runners_of
 from holdfast.evaluation.scores import summarise
@@ -82,9 +83,9 @@ def evaluate(
         checks: find out whether the scores can be trusted.
         device: by default the GPU where there is one.
         settings: of :class:`.AttackSettings`: eps, step, steps, norm, gradient, precision, restarts, attacks,
-            max_queries, seed, cascade. Without ``eps`` the radius is the paper's for the data set; a pair of arrays has
-            none. An attack is a name, or an object that is a :class:`.RankingAttack`: its ``name``, else its class in
-            lower case, names its records, and its repr stands for it in the result's hash.
+            max_queries, seed, cascade, sigma, draws, alpha. Without ``eps`` the radius is the paper's for the data set;
+            a pair of arrays has none. An attack is a name, or an object that is a :class:`.RankingAttack`: its
+            ``name``, else its class in lower case, names its records, and its repr stands for it in the result's hash.
 
     Raises HoldfastError for what cannot be evaluated, before any attack.
     """
@@ -122,9 +123,9 @@ def evaluate(
             resolved = replace(resolved, attacks=(), cascade=False)
             remarks += [f"collapsed, and no gradient reaches the pixels ({seen.obstacle}): no attack was tried"]
         runners = runners_of(target, resolved, batch)
-        records = Records(place)
+        rows, records = attacked_rows("query", target, resolved), Records(place)
         robust, standing = _carry_out(
-            runners, target, resolved, records, transfer, batch=batch, checks=checks, quiet=quiet
+            runners, rows, target, resolved, records, transfer=transfer, batch=batch, checks=checks, quiet=quiet
         )
         scores = _scores(runners, target, resolved, records)
         found, taken = [], {}
@@ -137,8 +138,7 @@ def evaluate(
             "format": FORMAT,
             "name": name or opened.name,
             "model": {**opened.about, **(about or {}), **hashes, "dim": embedded.z.shape[1], "remarks": remarks},
-            "data": describe_data(pixels)
-            | {"attacked": len(attacked_rows("query", target, resolved)) if resolved.attacking else 0},
+            "data": describe_data(pixels) | {"attacked": len(rows) if resolved.attacking else 0},
             "protocol": protocol,
             "protocol_version": resolved.rules.version,
             "settings": resolved.plain(),
@@ -147,6 +147,7 @@ def evaluate(
             **scores,
             ROBUST: robust,
             "further": taken,
+            "certified": certified_recall(target, resolved, rows, records, quiet=quiet),
             "checks": [asdict(one) for one in found],
             "trusted": _trusted(wrapped, found),
             "cost": records.cost(),
@@ -251,18 +252,18 @@ def target_of(
 
 def _carry_out(
     runners: list[Runner],
+    rows: Tensor,
     target: Target,
     resolved: AttackSettings,
     records: Records,
-    transfer: Target | None,
     *,
+    transfer: Target | None,
     batch: int,
     checks: bool,
     quiet: bool,
 ) -> tuple[dict[str, Any] | None, Tensor]:
-    """Make all the records; robust R@1 of a result, where it is asked for, and the rows of the queries still right."""
+    """Make all the records; robust R@1 of the queries at ``rows``, where it is asked for, and the rows still right."""
     total, done = sum(len(one.images) for one in runners), sum(len(records.of(one.name)) for one in runners)
-    rows = attacked_rows("query", target, resolved)
     with Progress("attacking", total, done, quiet=quiet) as progress:
         if total > done and not quiet:
             checked = CHECK_STEPS * min(CHECKED, len(runners[0].images)) if checks else 0
