@@ -80,6 +80,8 @@ def result(found: "Result") -> None:
         table(title, ["", "value", "95 % interval", "what it is", "images", "4 × the steps"], rows)
     if robust := content[ROBUST]:
         robust_recall(robust, format_radius(settings["eps"], settings["norm"]))
+    if found.minimal_eps:
+        smallest_radii(found.minimal_eps, settings)
     if content["checks"]:
         rows = [[PASSED[one["passed"]], one["name"], one["detail"]] for one in content["checks"]]
         table("can these scores be trusted?", ["", "check", "what was seen"], rows)
@@ -102,6 +104,15 @@ def robust_recall(robust: "dict[str, Any]", reach: str) -> None:
     table(f"the worst case at ε = {reach}", ["stage", "queries tried", "broken", "passes per query"], rows)
     print(f"wrong unattacked: {left} of {robust['queries']}")
     print(f"robust R@1: {_value(robust)} ({_images(robust)} queries; 95 %: {_interval(robust)})")
+
+
+def smallest_radii(minimal: "dict[str, Any]", settings: Mapping[str, Any]) -> None:
+    """Print the quartiles of the smallest ε that break a query, and how many queries nothing broke."""
+    most = f"> {format_radius(settings['eps'], settings['norm'])}"
+    quartiles = [most if one is None else format_radius(one, settings["norm"]) for one in minimal["quartiles"]]
+    beyond = f"{minimal['beyond']} of {minimal['queries']} queries"
+    columns = ["broken", "a quarter", "half (median)", "three quarters", most]
+    table("minimal ε: the smallest found that breaks a query", columns, [["ε", *quartiles, beyond]])
 
 
 def curve(results: "Sequence[Result]") -> None:

@@ -18,8 +18,9 @@ from holdfast.evaluation.checks.arrival import further
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import FORMAT, NAME, ROBUST, RRS, Result, read
-from holdfast.evaluation.robust.cascade import longer, robust_recall
+from holdfast.evaluation.robust.cascade import longer
 from holdfast.evaluation.robust.rrs import rrs
+from holdfast.evaluation.robust.worst import worst_case
 from holdfast.evaluation.runner import Runner, Target, attacked_rows, runners_of
 from holdfast.evaluation.scores import summarise
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
@@ -82,9 +83,9 @@ def evaluate(
         checks: find out whether the scores can be trusted.
         device: by default the GPU where there is one.
         settings: of :class:`.AttackSettings`: eps, step, steps, norm, gradient, precision, restarts, attacks,
-            max_queries, seed, cascade. Without ``eps`` the radius is the paper's for the data set; a pair of arrays has
-            none. An attack is a name, or an object that is a :class:`.RankingAttack`: its ``name``, else its class in
-            lower case, names its records, and its repr stands for it in the result's hash.
+            max_queries, seed, cascade, minimal_eps. Without ``eps`` the radius is the paper's for the data set; a pair
+            of arrays has none. An attack is a name, or an object that is a :class:`.RankingAttack`: its ``name``, else
+            its class in lower case, names its records, and its repr stands for it in the result's hash.
 
     Raises HoldfastError for what cannot be evaluated, before any attack.
     """
@@ -119,18 +120,18 @@ def evaluate(
         if white and not seen.differentiable:
             if not measured["collapsed"]:
                 seen.require_gradients()
-            resolved = replace(resolved, attacks=(), cascade=False)
+            resolved = replace(resolved, attacks=(), cascade=False, minimal_eps=False)
             remarks += [f"collapsed, and no gradient reaches the pixels ({seen.obstacle}): no attack was tried"]
         runners = runners_of(target, resolved, batch)
         records = Records(place)
-        robust, standing = _carry_out(
+        worst, standing = _carry_out(
             runners, target, resolved, records, transfer, batch=batch, checks=checks, quiet=quiet
         )
         scores = _scores(runners, target, resolved, records)
         found, taken = [], {}
         if checks and resolved.attacking:
             found, taken = _check(target, resolved, quiet), further(target, runners, records.kept, transfer, quiet)
-        if robust and found:
+        if (robust := worst[ROBUST]) and found:
             found.append(Check(LONGER, *longer(target, resolved, standing, robust["queries"], transfer)))
             robust["converged"] = found[-1].passed
         content = {
@@ -145,7 +146,7 @@ def evaluate(
             "hash": identity,
             **measured,
             **scores,
-            ROBUST: robust,
+            **worst,
             "further": taken,
             "checks": [asdict(one) for one in found],
             "trusted": _trusted(wrapped, found),
@@ -259,8 +260,8 @@ def _carry_out(
     batch: int,
     checks: bool,
     quiet: bool,
-) -> tuple[dict[str, Any] | None, Tensor]:
-    """Make all the records; robust R@1 of a result, where it is asked for, and the rows of the queries still right."""
+) -> tuple[dict[str, Any], Tensor]:
+    """Make all the records; the worst case, and the rows of the queries still right, as :func:`worst_case` has them."""
     total, done = sum(len(one.images) for one in runners), sum(len(records.of(one.name)) for one in runners)
     rows = attacked_rows("query", target, resolved)
     with Progress("attacking", total, done, quiet=quiet) as progress:
@@ -272,9 +273,7 @@ def _carry_out(
         for runner in runners:
             for _ in runner.run(target, records, progress, transfer):
                 pass
-        if not resolved.cascade:
-            return None, rows
-        return robust_recall(target, resolved, rows, records, progress, batch=batch, surrogate=transfer)
+        return worst_case(target, resolved, rows, records, progress, batch=batch, surrogate=transfer)
 
 
 def _scores(runners: list[Runner], target: Target, resolved: AttackSettings, records: Records) -> dict[str, Any]:

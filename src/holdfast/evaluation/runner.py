@@ -66,8 +66,11 @@ def attack_batch(
     *,
     generators: list[Generator],
     surrogate: Target | None = None,
+    initial: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> Attacked:
-    """Attack the images at ``rows`` (B,) of the side the attack perturbs.
+    """Attack the images at ``rows`` (B,) of the side the attack perturbs, from ``initial`` ones at a ``scale`` of their
+    own where these are given; see :func:`.attack_images`.
 
     With a surrogate the descent sees only that model (a transfer attack); what is chosen and read is the target's.
     """
@@ -89,6 +92,8 @@ def attack_batch(
             pgd=pgd,
             generators=generators,
             surrogate=other,
+            initial=initial,
+            scale=scale,
         )
 
 
@@ -131,14 +136,18 @@ class Runner:
         for first in range(done, len(self.images), self.batch):
             rows = self.images[first : first + self.batch]
             began, before = time.monotonic(), _passes(models)
-            attacked = attack_batch(
-                self.attack, target, rows, self.pgd, generators=self.generators(target, rows), surrogate=surrogate
-            )
+            attacked = self.carry_out(target, rows, surrogate)
             cost: dict[str, float] = {name: count - before[name] for name, count in _passes(models).items()}
             cost["seconds"] = time.monotonic() - began
             yield rows, attacked
             records.add(self.name, self.records(target, rows, attacked), cost)
             progress.advance(self.name, by=len(rows))
+
+    def carry_out(self, target: Target, rows: Tensor, surrogate: Target | None = None) -> Attacked:
+        """Attack the images at ``rows`` (B,) as one batch."""
+        return attack_batch(
+            self.attack, target, rows, self.pgd, generators=self.generators(target, rows), surrogate=surrogate
+        )
 
     def rehearse(self, target: Target) -> None:
         """Choose for the first image, and read off it as it is.

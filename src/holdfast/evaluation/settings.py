@@ -36,6 +36,7 @@ class _Given(TypedDict, total=False):
     max_queries: Count
     seed: Whole
     cascade: StrictBool
+    minimal_eps: StrictBool
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class AttackSettings:
     ``float32`` or ``bfloat16``. restarts: further descents from random points of the ball. max_queries: images
     attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five targets. objects: those that are not of
     the protocol, by name. cascade: whether robust R@1 is measured; by default where the protocol has it
-    and no attack is named.
+    and no attack is named. minimal_eps: whether each query's smallest ε is searched for, up to ``eps``.
     """
 
     protocol: str
@@ -61,6 +62,7 @@ class AttackSettings:
     max_queries: int | None = None
     seed: int = 0
     cascade: bool = False
+    minimal_eps: bool = False
     objects: Mapping[str, RankingAttack] = field(default_factory=dict)
 
     @property
@@ -74,8 +76,9 @@ class AttackSettings:
     def plain(self) -> dict[str, Any]:
         """The settings as plain data, attacks by name."""
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "objects"}
-        if not self.cascade:
-            del given["cascade"]  # results of before there was one have the same hash
+        for name in ("cascade", "minimal_eps"):
+            if not given[name]:
+                del given[name]  # results of before there was one have the same hash
         return given | {"attacks": list(self.attacks)}
 
     def pgd(self) -> PGD:
@@ -213,6 +216,11 @@ def _check(settings: AttackSettings) -> None:
         )
     if settings.attacks and not settings.rules.attacks:
         raise HoldfastError(f"protocol {settings.protocol!r} has no attacks to name; use protocol 'strict'")
+    if settings.minimal_eps and not (settings.cascade and settings.eps):
+        raise HoldfastError(
+            "the minimal ε is searched for up to the radius of robust R@1, which has to be measured: use protocol "
+            "'strict' or 'worst', with eps above 0, all attacks, and not quick"
+        )
     if settings.attacks and settings.eps and not settings.steps:
         raise HoldfastError("steps is at least 1 where eps is not 0: no step would reach anything")
     given: dict[str, str] = {}

@@ -12,8 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from holdfast.core.batching import WIDTH, checked, fixed_batch
-from holdfast.core.frozen import frozen
-from holdfast.core.fused import PRECISIONS, FusedNetwork, autocast
+from holdfast.core.fused import PRECISIONS, FusedNetwork, autocast, frozen
 from holdfast.core.pgd import Embed
 from holdfast.util.errors import HoldfastError, brief, foreign, lacks_memory
 

@@ -4,7 +4,7 @@ A query is robust at ε if it finds its class first unattacked, and no stage fin
 an image of another class comes first. ε, the norm, and the seed are all there is to choose.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -56,7 +56,7 @@ def robust_recall(
         progress.total += len(left)
         progress.advance(by=len(records.of(name)))
         with narrowed(target, len(left)) as few:
-            for _ in runner.run(few, records, progress, _seen(stage, surrogate)):
+            for _ in runner.run(few, records, progress, followed(stage, surrogate)):
                 pass
         attacked = records.of(name)
         for record in attacked:
@@ -83,9 +83,9 @@ def robust_recall(
     return found, rows[worst > 0]
 
 
-def stages_of(resolved: AttackSettings) -> Iterator[Stage]:
-    """The stages that a budget's gradients allow: a black box meets those alone that need none."""
-    for stage in CASCADE:
+def stages_of(resolved: AttackSettings, stages: Iterable[Stage] | None = None) -> Iterator[Stage]:
+    """The stages that a budget's gradients allow, by default of the cascade: a black box has those that need none."""
+    for stage in CASCADE if stages is None else stages:
         if resolved.eps and (resolved.gradient == "white-box" or stage.gradient != WHITE_BOX):
             yield stage
 
@@ -119,7 +119,7 @@ def longer(
         pgd = descent(stage, resolved, LONGER)
         generators = generators_of("longer." + stage.name, resolved.seed, target.system.queries.ids[tried].tolist())
         with narrowed(target, len(tried)) as few:
-            other = _seen(stage, surrogate)
+            other = followed(stage, surrogate)
             after = attack_batch(stage.attack, few, tried, pgd, generators=generators, surrogate=other).after["R@1"]
         standing[standing.clone()] = after > 0
     broken = int((~standing).sum())
@@ -128,6 +128,6 @@ def longer(
     return lost <= POINTS, f"{seen}: {lost:.1f} points of robust R@1"
 
 
-def _seen(stage: Stage, surrogate: Target | None) -> Target | None:
+def followed(stage: Stage, surrogate: Target | None) -> Target | None:
     """Whose gradients a stage follows in place of the target's; one that needs none asks the target itself."""
     return surrogate if stage.gradient == WHITE_BOX else None
