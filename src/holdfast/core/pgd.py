@@ -7,7 +7,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from holdfast.core.gradients import WHITE_BOX, Generators, Gradient, Iterate, generators_at, random_like
+from holdfast.core.gradients import (
+    WHITE_BOX,
+    Generators,
+    Gradient,
+    Iterate,
+    generators_at,
+    over_draws,
+    random_like,
+)
 from holdfast.core.objectives import Objective
 from holdfast.core.steps import AdaptiveWalk, FixedWalk, Walk
 
@@ -125,6 +133,7 @@ class PGD:
     schedule: how the steps follow on each other; by default they are of one size.
     best: return each group's iterate of the lowest objective, not its last one.
     restarts: so many further descents from random points of the ball; the best iterate of all is returned.
+    draws: over how many calls of an embedder that draws random numbers the objective and its gradient are averaged.
 
     Groups that have reached their objective's floor are left alone from then on, which changes nothing in the
     result, since their gradient is zero, and saves their passes. That is exact for embedders that treat the
@@ -139,6 +148,7 @@ class PGD:
     schedule: Schedule = CONSTANT
     best: bool = False
     restarts: int = 0
+    draws: int = 1
 
     def __call__(
         self,
@@ -164,7 +174,7 @@ class PGD:
         Returns the adversarial images, ``(G, R, C, H, W)``. Raises FloatingPointError when the objective is not
         finite: the gradient would be no direction.
         """
-        known = clean if self.start == 0 and initial is None else None
+        known = clean if self.start == 0 and initial is None and self.draws == 1 else None
         rows = torch.arange(len(images), device=images.device)
         first = self._start(images, generator, self.start, scale) if initial is None else initial.clone()
         adversarial, values = self._descend(
@@ -203,9 +213,11 @@ class PGD:
             lowest = values.detach().to(lowest)
             rows = rows[values > objective.floor]
 
-        def value(pixels: Tensor) -> Tensor:
+        def once(pixels: Tensor) -> Tensor:
             z = embed(pixels.flatten(0, 1)).view(*pixels.shape[:2], -1)
             return _finite(objective(z, rows))
+
+        value = once if self.draws == 1 else over_draws(once, self.draws)
 
         def step(at: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
             origin, length = images[rows].flatten(0, 1), self.step * size

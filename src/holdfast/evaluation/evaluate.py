@@ -106,6 +106,8 @@ def evaluate(
         examined(other_embed, pixels, where, resolved, white) as other,
         ExitStack() as held,
     ):
+        if not resolved.cascade:
+            wrapped.require_repeatable()
         target, embedded = target_of(wrapped, pixels, where, quiet)
         transfer = None if other is None else target_of(other, pixels, where, quiet)[0]
         hashes = {"hash": model_fingerprint(target), "surrogate": transfer and model_fingerprint(transfer)}
@@ -180,6 +182,7 @@ def prepared(
     where = distributed.device(device)
     white = resolved.gradient == "white-box"
     with examined(embed, pixels, where, resolved, white) as wrapped:
+        wrapped.require_repeatable()
         if white:
             wrapped.require_gradients()
         yield target_of(wrapped, pixels, where, quiet)[0]
@@ -242,7 +245,7 @@ def target_of(
     wrapped: WrappedModel, pixels: Pixels, device: torch.device, quiet: bool
 ) -> tuple[Target, EmbeddedDataset]:
     """The system that a model makes of a test set."""
-    with Progress("embedding", len(pixels), quiet=quiet) as progress:
+    with Progress("embedding", len(pixels), quiet=quiet) as progress, wrapped.seeded(0):
         embedded = embed_dataset(wrapped, pixels, device, progress)
     for side, images in {"queries": embedded.queries, "gallery": embedded.gallery}.items():
         if not len(images.ids):

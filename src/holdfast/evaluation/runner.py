@@ -3,7 +3,7 @@
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -79,7 +79,7 @@ def attack_batch(
     if not readable.all():
         raise HoldfastError(f"{target.pixels.table.name_of(int(perturbed.ids[~readable][0]))} can no longer be read")
     images = images.to(perturbed.embeddings.device)
-    with _told(attack, target, perturbed):
+    with _told(attack, target, perturbed), seeded(target, surrogate, generators):
         chosen = attack.choose(perturbed, target.system, generators)
         other = None if surrogate is None else surrogate.surrogate(attack, rows)
         return attack_images(
@@ -95,6 +95,16 @@ def attack_batch(
             initial=initial,
             scale=scale,
         )
+
+
+@contextmanager
+def seeded(target: Target, surrogate: Target | None, generators: list[Generator]) -> Iterator[None]:
+    """What models draw for a batch follows from its first generator."""
+    with ExitStack() as drawing:
+        for one in (target, surrogate):
+            if one is not None:
+                drawing.enter_context(one.model.seeded(generators[0].initial_seed()))
+        yield
 
 
 @contextmanager

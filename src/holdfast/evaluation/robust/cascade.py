@@ -11,14 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.attacks.base import recall_at_1
 from holdfast.core.gradients import WHITE_BOX
 from holdfast.core.pgd import BALLS, PGD, Adaptive
 from holdfast.evaluation.checks.arrival import LONGER
 from holdfast.evaluation.protocols import CASCADE, Stage
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import ROBUST
-from holdfast.evaluation.runner import Runner, Target, attack_batch, generators_of, narrowed
+from holdfast.evaluation.robust.draws import AVERAGED, FRESH, DrawingRunner, attack_over_draws, unattacked
+from holdfast.evaluation.runner import Target, generators_of, narrowed
 from holdfast.evaluation.scores import share_interval
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.evaluation.words import SCORE_WORDS
@@ -46,13 +46,13 @@ def robust_recall(
     ``name``, how many queries it was ``tried`` on, how many it ``broke``, and the image ``passes`` that took.
     """
     queries = target.system.queries.take(rows)
-    worst = recall_at_1(queries.embeddings, queries, target.system)
+    worst = unattacked(target, rows, resolved.seed)
     place = {identity: i for i, identity in enumerate(queries.ids.tolist())}
     stages: list[dict[str, Any]] = []
     for stage in stages_of(resolved):
         left = rows[worst > 0]
         name = PREFIX + stage.name
-        runner = Runner(name, stage.attack, descent(stage, resolved), left, resolved.seed, batch)
+        runner = DrawingRunner(name, stage.attack, descent(stage, resolved), left, resolved.seed, batch)
         progress.total += len(left)
         progress.advance(by=len(records.of(name)))
         with narrowed(target, len(left)) as few:
@@ -80,6 +80,8 @@ def robust_recall(
         "kept": int((worst > 0).sum()),
         "stages": stages,
     }
+    if target.model.random:
+        found["draws"] = {"averaged": AVERAGED, "fresh": FRESH}
     return found, rows[worst > 0]
 
 
@@ -120,8 +122,8 @@ def longer(
         generators = generators_of("longer." + stage.name, resolved.seed, target.system.queries.ids[tried].tolist())
         with narrowed(target, len(tried)) as few:
             other = followed(stage, surrogate)
-            after = attack_batch(stage.attack, few, tried, pgd, generators=generators, surrogate=other).after["R@1"]
-        standing[standing.clone()] = after > 0
+            attacked = attack_over_draws(stage.attack, few, tried, pgd, generators=generators, surrogate=other)
+        standing[standing.clone()] = attacked.after["R@1"] > 0
     broken = int((~standing).sum())
     lost = 100 * broken / max(1, len(rows)) * len(left) / total
     seen = f"{LONGER} times the steps broke {broken} of {len(rows)} queries that nothing had broken"

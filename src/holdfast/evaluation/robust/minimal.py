@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast.attacks.base import Attacked, recall_at_1
+from holdfast.attacks.base import Attacked
 from holdfast.attacks.misrank import Misrank
 from holdfast.evaluation.protocols import TRIALS, Stage
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.robust.cascade import PREFIX, descent, followed, stages_of
-from holdfast.evaluation.runner import Runner, Target, attack_batch, generators_of, narrowed
+from holdfast.evaluation.robust.draws import attack_over_draws, unattacked
+from holdfast.evaluation.runner import Runner, Target, generators_of, narrowed
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.util.progress import Progress
 
@@ -54,7 +55,7 @@ def minimal_eps(
     budget's ε that is robust R@1.
     """
     queries = target.system.queries.take(rows)
-    ids, worst = queries.ids.tolist(), recall_at_1(queries.embeddings, queries, target.system).tolist()
+    ids, worst = queries.ids.tolist(), unattacked(target, rows, resolved.seed).tolist()
     sizes, breakers = dict.fromkeys(ids, inf), dict[int, Breaker]()
     for stage in stages_of(resolved):
         tried = records.of(PREFIX + stage.name)
@@ -160,7 +161,7 @@ class Bisection(Runner):
         stage, count = breaker
         generators = generators_of(name, self.seed, target.system.queries.ids[rows].tolist())
         with narrowed(target, count) as few:
-            return attack_batch(
+            return attack_over_draws(
                 stage.attack,
                 few,
                 rows,
