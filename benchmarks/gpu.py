@@ -31,8 +31,7 @@ from benchmarks.passes import recorded, replay
 from benchmarks.side_by_side import REPEATS, Bar, interleaved, row, settle, tell
 from benchmarks.step import AFTER, DTYPES, NAIVE, SHORT, WARMUP, Work, midway
 from holdfast.attacks import System
-from holdfast.core.frozen import frozen
-from holdfast.core.fused import FusedNetwork
+from holdfast.core.fused import FusedNetwork, frozen
 from holdfast.core.gallery import Gallery, Queries
 from holdfast.data import PairBatches, Pixels, Table, load_dataset
 from holdfast.defense.base import Perturbing, Step

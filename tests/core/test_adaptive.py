@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from holdfast.core.gradients import random_like
-from holdfast.core.pgd import BALLS, PGD, Adaptive, checkpoints
+from holdfast.core.pgd import BALLS, PGD, Adaptive
+from holdfast.core.steps import checkpoints
 from tests.core.test_pgd import ConvNet, Total, linear, uniform
 
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from holdfast.core.gradients import BackPropagation, Generators, Gradient, Iterate, random_like
+from holdfast.core.gradients import WHITE_BOX, BackPropagation, Generators, Gradient, Iterate, Square, random_like
 from holdfast.core.objectives import CollapsePair, RaiseHardness, ShiftEmbedding
-from holdfast.core.pgd import BALLS, CONSTANT, DECAYING, L2, PGD, LInf
+from holdfast.core.pgd import BALLS, CONSTANT, DECAYING, L2, PGD, Adaptive, LInf
 from holdfast.core.triplets import hardness
 from tests.oracles import steps as oracles
 from tests.oracles.attacks import generators
@@ -431,3 +431,19 @@ def test_fading_steps_come_to_rest_after_the_same_way() -> None:
     )
     assert steady == pytest.approx(0.07, abs=1e-4)
     assert resting < 0.005
+
+
+@pytest.mark.parametrize("norm", list(BALLS))
+@pytest.mark.parametrize("adaptive", [True, False])
+def test_a_group_with_a_scale_of_its_own_goes_as_in_a_ball_of_that_size(norm: str, adaptive: bool) -> None:
+    net, images = ConvNet().double(), uniform(5, 2, 1, 8, 8).double()
+    scale = torch.tensor([0.1, 0.5, 0.7, 1.0, 1.3], dtype=torch.float64)
+    schedule, gradient = (Adaptive(), WHITE_BOX) if adaptive else (CONSTANT, Square())
+    pgd = PGD(BALLS[norm](0.2), 0.4, 12, 0.1, gradient, schedule, best=True, restarts=1)
+    got = pgd(net, images, Total(), generator=generators(5), scale=scale)
+    for i, factor in enumerate(scale.tolist()):
+        alone = pgd.scaled(factor)(net, images[i : i + 1], Total(), generator=generators(5)[i : i + 1])
+        torch.testing.assert_close(got[i : i + 1], alone, rtol=0, atol=1e-7)
+        assert pgd.ball.norm(got[i] - images[i]).max() <= 0.2 * factor + 1e-7
+    once = pgd(net, images, Total(), generator=generators(5), scale=torch.ones(5, dtype=torch.float64))
+    assert torch.equal(once, pgd(net, images, Total(), generator=generators(5)))

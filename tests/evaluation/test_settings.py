@@ -105,6 +105,7 @@ def test_every_field_is_in_the_hash() -> None:
         "max_queries": 10,
         "seed": 1,
         "cascade": False,
+        "minimal_eps": True,
         "sigma": 0.25,
         "draws": 100,
         "alpha": 0.01,

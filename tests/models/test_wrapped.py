@@ -213,9 +213,21 @@ def test_a_layer_in_training_mode_inside_a_function_is_named(layer: nn.Module) -
     examined(partial(convolution(nn.Dropout(0.0)).train()))
 
 
-def test_random_outputs_are_refused() -> None:
+def test_random_outputs_are_told_and_follow_from_a_seed() -> None:
+    wrapped = examined(lambda x: F.dropout(flat(x), 0.2))
+    assert wrapped.random
+    assert wrapped.differentiable
+    assert any("random numbers" in remark for remark in wrapped.remarks)
     with pytest.raises(HoldfastError, match=r"dropout.*call .eval\(\)"):
-        examined(lambda x: F.dropout(flat(x), 0.2))
+        wrapped.require_repeatable()
+    state, found = torch.get_rng_state(), []
+    for seed in (0, 0, 1):
+        with wrapped.seeded(seed):
+            found.append(wrapped(images(4)))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+    assert torch.equal(state, torch.get_rng_state())
+    assert not examined(flat).random
 
 
 @pytest.mark.parametrize("pixels", [images(2), images(WIDTH), images(80)], ids=len)

@@ -210,11 +210,14 @@ def attack_images(
     pgd: PGD,
     generators: ImageGenerators | Generator,
     surrogate: Surrogate | None = None,
+    initial: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> Attacked:
     """Attack images (B, C, H, W), embedded clean in ``perturbed``, about what was ``chosen`` (B, k).
 
-    The images need not be of the test set. With a surrogate the descent sees only that model. Raises FloatingPointError
-    where an embedding is not finite.
+    The images need not be of the test set. With a surrogate the descent sees only that model. initial, scale: as in
+    :meth:`.PGD.__call__`, of each image; there is no approach from an initial image. Raises FloatingPointError where an
+    embedding is not finite.
     """
     plan = attack.plan(perturbed, system, chosen)
     with torch.no_grad():
@@ -223,10 +226,11 @@ def attack_images(
     if surrogate is not None:
         seen, other, clean = surrogate
         aim = attack.plan(clean, other, chosen)
-    descent, initial = replace(pgd, start=max(pgd.start, attack.start * pgd.ball.eps)), None
-    if aim.approach is not None:
+    descent = replace(pgd, start=max(pgd.start, attack.start * pgd.ball.eps))
+    initial = None if initial is None else initial[:, None]
+    if aim.approach is not None and initial is None:
         first = replace(descent, steps=APPROACH, restarts=0, start=max(descent.start, NUDGE * pgd.ball.eps))
-        initial = first(seen, images[:, None], aim.approach, generator=generators)
+        initial = first(seen, images[:, None], aim.approach, generator=generators, scale=scale)
     adversarial = descent(
         seen,
         images[:, None],
@@ -234,6 +238,7 @@ def attack_images(
         clean=clean.embeddings[:, None],
         generator=generators,
         initial=initial,
+        scale=scale,
     ).squeeze(1)
     with torch.no_grad():
         z = embed(adversarial)

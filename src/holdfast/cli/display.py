@@ -80,6 +80,8 @@ def result(found: "Result") -> None:
         table(title, ["", "value", "95 % interval", "what it is", "images", "4 × the steps"], rows)
     if robust := content[ROBUST]:
         robust_recall(robust, format_radius(settings["eps"], settings["norm"]))
+    if found.minimal_eps:
+        smallest_radii(found.minimal_eps, settings)
     if found.certified:
         certificate(found.certified)
     if content["checks"]:
@@ -117,6 +119,15 @@ def certificate(found: "dict[str, Any]") -> None:
     columns = ["L2 radius", "L∞ inside", "certified R@1", "95 % interval", "images", "left by an attack"]
     table(f"the smoothed search: {noise}", columns, rows)
     print(f"so many copies certify a radius of {found['largest']:.3g} at most; abstained: {found['abstained']}")
+
+
+def smallest_radii(minimal: "dict[str, Any]", settings: "Mapping[str, Any]") -> None:
+    """Print the quartiles of the smallest ε that break a query, and how many queries nothing broke."""
+    most = f"> {format_radius(settings['eps'], settings['norm'])}"
+    quartiles = [most if one is None else format_radius(one, settings["norm"]) for one in minimal["quartiles"]]
+    beyond = f"{minimal['beyond']} of {minimal['queries']} queries"
+    columns = ["broken", "a quarter", "half (median)", "three quarters", most]
+    table("minimal ε: the smallest found that breaks a query", columns, [["ε", *quartiles, beyond]])
 
 
 def curve(results: "Sequence[Result]") -> None:

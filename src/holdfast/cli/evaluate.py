@@ -19,6 +19,9 @@ def evaluate(  # noqa: PLR0917
     published: Annotated[bool, typer.Option("--published", help="Put the result beside the published rows.")] = False,
     attack: Annotated[list[str] | None, typer.Option(help="One attack only; repeatable. qa+:5 has 5 targets.")] = None,
     eps_curve: Annotated[str | None, typer.Option(help="Several radii: 0,1,2,4,8/255.")] = None,
+    minimal_eps: Annotated[
+        bool, typer.Option("--minimal-eps", help="Per query the smallest ε that breaks it, up to --eps; R@1 by ε.")
+    ] = False,
     transfer: Annotated[str | None, typer.Option(help="The attacks see this model only.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Without robust R@1: the scores of short attacks are upper bounds.")
@@ -50,6 +53,9 @@ def evaluate(  # noqa: PLR0917
         raise HoldfastError("give --certify or --eps-curve, not both: a certificate has radii of its own")
     settings = {**asdict(how), "attacks": tuple(attack) if attack else None, "cascade": False if quick else None}
     settings |= {"sigma": (0.25 if sigma is None else sigma) if certify else None, "draws": draws}
+    if minimal_eps and eps_curve is not None:
+        raise HoldfastError("give --minimal-eps or --eps-curve, not both: either shows R@1 by ε")
+    settings["minimal_eps"] = minimal_eps
     eps = settings.pop("eps")
     values = [eps] if eps_curve is None else parse_radii(eps_curve)
     model, images = target.open()

@@ -1,15 +1,13 @@
 """The network as an attack runs it: a copy that shares the weights and leaves out what only training needs."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
-
-from holdfast.core.frozen import frozen
 
 PRECISIONS: dict[str, torch.dtype | None] = {"float32": None, "bfloat16": torch.bfloat16}
 """By name: the dtype that a network runs in under autocast."""
@@ -26,6 +24,23 @@ Fold = tuple[str, str]
 def autocast(precision: torch.dtype | None, device: torch.device) -> torch.autocast:
     """Autocast in a precision; for None, none."""
     return torch.autocast(device.type, precision, precision is not None)
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode and no parameter gradients inside, every module and parameter as it was afterwards.
+
+    Gradients still flow to the pixels.
+    """
+    before: list[tuple[Any, str, bool]] = [(part, "training", part.training) for part in module.modules()]
+    before += [(parameter, "requires_grad", parameter.requires_grad) for parameter in module.parameters()]
+    try:
+        for thing, name, _ in before:
+            setattr(thing, name, False)
+        yield module
+    finally:
+        for thing, name, value in before:
+            setattr(thing, name, value)
 
 
 class FusedNetwork:

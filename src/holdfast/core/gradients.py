@@ -105,6 +105,30 @@ class Square:
         return signs * inside[:, :, None]
 
 
+def over_draws(value: Callable[[Tensor], Tensor], draws: int) -> Callable[[Tensor], Tensor]:
+    """The mean of so many calls of a value that random numbers go into, one after the other; its gradient likewise
+    (expectation over transformation, Athalye et al., ICML 2018)."""
+
+    def mean(images: Tensor) -> Tensor:
+        found = [_with_slope(value, images) for _ in range(draws)]
+        values = torch.stack([one for one, _ in found]).mean(0)
+        if not images.requires_grad:
+            return values
+        slope = torch.stack([one for _, one in found]).mean(0)
+        return values + (slope * (images - images.detach())).flatten(1).sum(1)
+
+    return mean
+
+
+def _with_slope(value: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+    if not images.requires_grad:
+        return value(images), images
+    pixels = images.detach().requires_grad_()
+    with torch.enable_grad():
+        values = value(pixels)
+    return values.detach(), torch.autograd.grad(values.sum(), pixels)[0]
+
+
 HALVINGS = (0.001, 0.005, 0.02, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8)
 """Shares of the steps after which the squares' area halves: the authors' 10 to 8,000 of 10,000 queries."""
 

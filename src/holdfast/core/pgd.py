@@ -7,8 +7,17 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from holdfast.core.gradients import WHITE_BOX, Generators, Gradient, Iterate, generators_at, random_like
+from holdfast.core.gradients import (
+    WHITE_BOX,
+    Generators,
+    Gradient,
+    Iterate,
+    generators_at,
+    over_draws,
+    random_like,
+)
 from holdfast.core.objectives import Objective
+from holdfast.core.steps import AdaptiveWalk, FixedWalk, Walk
 
 Embed = Callable[[Tensor], Tensor]
 """A model: images (n, C, H, W) in [0, 1] to embeddings (n, D)."""
@@ -66,22 +75,6 @@ class L2:
 BALLS: dict[str, type[LInf] | type[L2]] = {"linf": LInf, "l2": L2}
 
 
-Move = Callable[[Tensor, Tensor, Tensor | float], Tensor]
-"""From images (g, R, C, H, W), a gradient like them, and the size of a step against it, to where that leads, inside all
-bounds."""
-
-
-class Walk(Protocol):
-    """The steps of one descent."""
-
-    @property
-    def size(self) -> Tensor | float:
-        """Of the next step, in units of :attr:`PGD.step`: one for all groups, or one for each, (G,)."""
-
-    def go(self, rows: Tensor, at: Tensor, values: Tensor, gradient: Tensor, move: Move) -> Tensor:
-        """Where the groups ``rows`` go from ``at`` (g, R, C, H, W), given the objective's values (g,) and gradient."""
-
-
 class Schedule(Protocol):
     """How the steps of a descent follow on each other."""
 
@@ -99,24 +92,6 @@ class Fixed:
         return FixedWalk(self.sizes, steps)
 
 
-@dataclass
-class FixedWalk:
-    """A descent by :class:`Fixed`."""
-
-    sizes: Callable[[float], float]
-    steps: int
-    taken: int = 0
-
-    @property
-    def size(self) -> float:
-        return self.sizes((self.taken + 0.5) / self.steps)
-
-    def go(self, rows: Tensor, at: Tensor, values: Tensor, gradient: Tensor, move: Move) -> Tensor:
-        reached = move(at, gradient, self.size)
-        self.taken += 1
-        return reached
-
-
 def _even(progress: float) -> float:
     return 1.0
 
@@ -131,12 +106,6 @@ CONSTANT = Fixed(_even)
 DECAYING = Fixed(_fading)
 """Steps that get smaller linearly, from nearly twice their mean to nearly nothing: the descent comes to rest."""
 
-MOMENTUM = 0.25
-"""Share of the last move in the next."""
-
-PAYING = 0.75
-"""Share of the steps since a checkpoint that must lower the objective."""
-
 
 @dataclass(frozen=True)
 class Adaptive:
@@ -149,55 +118,6 @@ class Adaptive:
 
     def begin(self, images: Tensor, steps: int) -> "AdaptiveWalk":
         return AdaptiveWalk(images, steps)
-
-
-class AdaptiveWalk:
-    """A descent by :class:`Adaptive`; each group has a state of its own, so that others do not change its course."""
-
-    def __init__(self, images: Tensor, steps: int) -> None:
-        self.taken, self.checkpoints = 0, checkpoints(steps)
-        self.size = torch.ones(len(images), device=images.device)
-        self.best, self.slope, self.previous = images.clone(), torch.zeros_like(images), images.clone()
-        self.lowest, self.before = (torch.full_like(self.size, torch.inf) for _ in range(2))
-        self.last, self.falls = torch.full_like(self.size, -torch.inf), torch.zeros_like(self.size)
-        self.halved = torch.ones_like(self.size, dtype=torch.bool)
-
-    def go(self, rows: Tensor, at: Tensor, values: Tensor, gradient: Tensor, move: Move) -> Tensor:
-        values = values.to(self.last)
-        self.falls[rows] += (values < self.last[rows]).to(self.falls)
-        self.last[rows] = values
-        better = values < self.lowest[rows]
-        kept = rows[better]
-        self.best[kept], self.slope[kept], self.lowest[kept] = at[better], gradient[better], values[better]
-        if (span := self.checkpoints.get(self.taken)) is not None:
-            at, gradient = self._look_back(rows, at, gradient, span)
-        reached = move(at, gradient, self.size[rows])
-        if self.taken:
-            past = at - self.previous[rows]
-            reached = move(at + (1 - MOMENTUM) * (reached - at) + MOMENTUM * past, gradient, 0.0)
-        self.previous[rows] = at
-        self.taken += 1
-        return reached
-
-    def _look_back(self, rows: Tensor, at: Tensor, gradient: Tensor, span: int) -> tuple[Tensor, Tensor]:
-        still = ~self.halved[rows] & (self.lowest[rows] >= self.before[rows])
-        stuck = (self.falls[rows] < PAYING * span) | still
-        back = rows[stuck]
-        at, gradient = at.clone(), gradient.clone()
-        at[stuck], gradient[stuck] = self.best[back], self.slope[back]
-        self.size[back] /= 2
-        self.previous[back] = self.best[back]
-        self.halved[rows], self.before[rows], self.falls[rows] = stuck, self.lowest[rows], 0
-        return at, gradient
-
-
-def checkpoints(steps: int) -> dict[int, int]:
-    """After how many steps to look back, and on how many: 22 % of them at first, then 3 points fewer each time to 6."""
-    found, place, span = {}, 0, max(1, int(0.22 * steps))
-    while (place := place + span) < steps:
-        found[place] = span
-        span = max(span - max(1, int(0.03 * steps)), 1, int(0.06 * steps))
-    return found
 
 
 def crossing(eps: float, steps: int) -> float:
@@ -214,6 +134,7 @@ class PGD:
     schedule: how the steps follow on each other; by default they are of one size.
     best: return each group's iterate of the lowest objective, not its last one.
     restarts: so many further descents from random points of the ball; the best iterate of all is returned.
+    draws: over how many calls of an embedder that draws random numbers the objective and its gradient are averaged.
 
     Groups that have reached their objective's floor are left alone from then on, which changes nothing in the
     result, since their gradient is zero, and saves their passes. That is exact for embedders that treat the
@@ -228,6 +149,7 @@ class PGD:
     schedule: Schedule = CONSTANT
     best: bool = False
     restarts: int = 0
+    draws: int = 1
 
     def __call__(
         self,
@@ -238,6 +160,7 @@ class PGD:
         clean: Tensor | None = None,
         generator: Generators = None,
         initial: Tensor | None = None,
+        scale: Tensor | None = None,
     ) -> Tensor:
         """Perturb groups of images toward lower values of the objective.
 
@@ -247,19 +170,22 @@ class PGD:
             are never embedded again.
         generator: of what is random; G of them where a group's draws must not depend on the others.
         initial: images in the ball that the first descent starts from, in place of ``start``.
+        scale: how many times the ball, the step and the start of each group, ``(G,)``, positive; by default once.
 
         Returns the adversarial images, ``(G, R, C, H, W)``. Raises FloatingPointError when the objective is not
         finite: the gradient would be no direction.
         """
-        known = clean if self.start == 0 and initial is None else None
+        known = clean if self.start == 0 and initial is None and self.draws == 1 else None
         rows = torch.arange(len(images), device=images.device)
-        first = self._start(images, generator, self.start) if initial is None else initial.clone()
-        adversarial, values = self._descend(embed, images, objective, rows, first, clean=known, generators=generator)
+        first = self._start(images, generator, self.start, scale) if initial is None else initial.clone()
+        adversarial, values = self._descend(
+            embed, images, objective, rows, first, clean=known, generators=generator, scale=scale
+        )
         for _ in range(self.restarts):
             unfinished = rows[values > objective.floor]
-            again = self._start(images, generator, self.ball.eps)
+            again = self._start(images, generator, self.ball.eps, scale)
             other, reached = self._descend(
-                embed, images, objective, unfinished, again, clean=None, generators=generator
+                embed, images, objective, unfinished, again, clean=None, generators=generator, scale=scale
             )
             better = reached < values
             adversarial[better], values[better] = other[better], reached[better]
@@ -275,6 +201,7 @@ class PGD:
         *,
         clean: Tensor | None,
         generators: Generators,
+        scale: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
         """One descent of the groups ``rows`` from ``current``, which it changes: the images, and the objective ``(G,)``
         where the best iterate is kept (else, and of other groups, infinite)."""
@@ -287,16 +214,22 @@ class PGD:
             lowest = values.detach().to(lowest)
             rows = rows[values > objective.floor]
 
-        def value(pixels: Tensor) -> Tensor:
+        def once(pixels: Tensor) -> Tensor:
             z = embed(pixels.flatten(0, 1)).view(*pixels.shape[:2], -1)
             return _finite(objective(z, rows))
+
+        value = once if self.draws == 1 else over_draws(once, self.draws)
 
         def step(at: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
             origin, length = images[rows].flatten(0, 1), self.step * size
             if isinstance(length, Tensor):
-                length = length.repeat_interleave(at.shape[1]).view(-1, *[1] * (origin.ndim - 1))
+                length = _of_each_image(length, at)
             r = at.flatten(0, 1) - origin
-            r = self.ball.project(r - length * self.ball.direction(gradient.flatten(0, 1)))
+            if scale is None:
+                r = self.ball.project(r - length * self.ball.direction(gradient.flatten(0, 1)))
+            else:
+                times = _of_each_image(scale[rows], at)
+                r = times * self.ball.project(r / times - length * self.ball.direction(gradient.flatten(0, 1)))
             return (origin + r).clamp(0, 1).view_as(at)
 
         def move(direction: Tensor) -> Tensor:
@@ -327,12 +260,13 @@ class PGD:
         ball = replace(self.ball, eps=self.ball.eps * factor)  # type: ignore[type-var]
         return replace(self, ball=ball, step=self.step * factor, start=self.start * factor)
 
-    def _start(self, images: Tensor, generators: Generators, radius: float) -> Tensor:
+    def _start(self, images: Tensor, generators: Generators, radius: float, scale: Tensor | None) -> Tensor:
         if radius == 0:
             return images.clone()
         near = replace(self.ball, eps=min(radius, self.ball.eps))  # type: ignore[type-var]
         noise = random_like(torch.rand, images, generators).mul_(2).sub_(1).mul_(radius)
-        r = near.project(noise.flatten(0, 1)).view_as(images)
+        r = near.project(noise.flatten(0, 1))
+        r = (r if scale is None else r * _of_each_image(scale, images)).view_as(images)
         return (images + r).clamp(0, 1)
 
 
@@ -340,6 +274,11 @@ def _finite(values: Tensor) -> Tensor:
     if not values.isfinite().all():
         raise FloatingPointError(f"{int((~values.isfinite()).sum())} of {len(values)} perturbed groups are not finite")
     return values
+
+
+def _of_each_image(values: Tensor, groups: Tensor) -> Tensor:
+    """What each of the ``groups`` (G, R, C, H, W) has one of, (G,), for each of their images, (G * R, 1, 1, 1)."""
+    return values.repeat_interleave(groups.shape[1]).view(-1, *[1] * (groups.ndim - 2))
 
 
 def _norm(x: Tensor) -> Tensor:

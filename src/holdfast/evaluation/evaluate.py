@@ -18,9 +18,10 @@ from holdfast.evaluation.checks.arrival import further
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import FORMAT, NAME, ROBUST, RRS, Result, read
-from holdfast.evaluation.robust.cascade import longer, robust_recall
+from holdfast.evaluation.robust.cascade import longer
 from holdfast.evaluation.robust.certified import certified_recall
 from holdfast.evaluation.robust.rrs import rrs
+from holdfast.evaluation.robust.worst import worst_case
 from holdfast.evaluation.runner import Runner, Target, attacked_rows, runners_of
 from holdfast.evaluation.scores import summarise
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
@@ -83,9 +84,10 @@ def evaluate(
         checks: find out whether the scores can be trusted.
         device: by default the GPU where there is one.
         settings: of :class:`.AttackSettings`: eps, step, steps, norm, gradient, precision, restarts, attacks,
-            max_queries, seed, cascade, sigma, draws, alpha. Without ``eps`` the radius is the paper's for the data set;
-            a pair of arrays has none. An attack is a name, or an object that is a :class:`.RankingAttack`: its
-            ``name``, else its class in lower case, names its records, and its repr stands for it in the result's hash.
+            max_queries, seed, cascade, minimal_eps, sigma, draws, alpha. Without ``eps`` the radius is the paper's for
+            the data set; a pair of arrays has none. An attack is a name, or an object that is a
+            :class:`.RankingAttack`: its ``name``, else its class in lower case, names its records, and its repr stands
+            for it in the result's hash.
 
     Raises HoldfastError for what cannot be evaluated, before any attack.
     """
@@ -106,6 +108,8 @@ def evaluate(
         examined(other_embed, pixels, where, resolved, white) as other,
         ExitStack() as held,
     ):
+        if not resolved.cascade:
+            wrapped.require_repeatable()
         target, embedded = target_of(wrapped, pixels, where, quiet)
         transfer = None if other is None else target_of(other, pixels, where, quiet)[0]
         hashes = {"hash": model_fingerprint(target), "surrogate": transfer and model_fingerprint(transfer)}
@@ -120,18 +124,18 @@ def evaluate(
         if white and not seen.differentiable:
             if not measured["collapsed"]:
                 seen.require_gradients()
-            resolved = replace(resolved, attacks=(), cascade=False)
+            resolved = replace(resolved, attacks=(), cascade=False, minimal_eps=False)
             remarks += [f"collapsed, and no gradient reaches the pixels ({seen.obstacle}): no attack was tried"]
         runners = runners_of(target, resolved, batch)
         rows, records = attacked_rows("query", target, resolved), Records(place)
-        robust, standing = _carry_out(
+        worst, standing = _carry_out(
             runners, rows, target, resolved, records, transfer=transfer, batch=batch, checks=checks, quiet=quiet
         )
         scores = _scores(runners, target, resolved, records)
         found, taken = [], {}
         if checks and resolved.attacking:
             found, taken = _check(target, resolved, quiet), further(target, runners, records.kept, transfer, quiet)
-        if robust and found:
+        if (robust := worst[ROBUST]) and found:
             found.append(Check(LONGER, *longer(target, resolved, standing, robust["queries"], transfer)))
             robust["converged"] = found[-1].passed
         content = {
@@ -145,7 +149,7 @@ def evaluate(
             "hash": identity,
             **measured,
             **scores,
-            ROBUST: robust,
+            **worst,
             "further": taken,
             "certified": certified_recall(target, resolved, rows, records, quiet=quiet),
             "checks": [asdict(one) for one in found],
@@ -180,6 +184,7 @@ def prepared(
     where = distributed.device(device)
     white = resolved.gradient == "white-box"
     with examined(embed, pixels, where, resolved, white) as wrapped:
+        wrapped.require_repeatable()
         if white:
             wrapped.require_gradients()
         yield target_of(wrapped, pixels, where, quiet)[0]
@@ -242,7 +247,7 @@ def target_of(
     wrapped: WrappedModel, pixels: Pixels, device: torch.device, quiet: bool
 ) -> tuple[Target, EmbeddedDataset]:
     """The system that a model makes of a test set."""
-    with Progress("embedding", len(pixels), quiet=quiet) as progress:
+    with Progress("embedding", len(pixels), quiet=quiet) as progress, wrapped.seeded(0):
         embedded = embed_dataset(wrapped, pixels, device, progress)
     for side, images in {"queries": embedded.queries, "gallery": embedded.gallery}.items():
         if not len(images.ids):
@@ -261,8 +266,8 @@ def _carry_out(
     batch: int,
     checks: bool,
     quiet: bool,
-) -> tuple[dict[str, Any] | None, Tensor]:
-    """Make all the records; robust R@1 of the queries at ``rows``, where it is asked for, and the rows still right."""
+) -> tuple[dict[str, Any], Tensor]:
+    """Make all the records; the worst case, and the rows of queries still right, as :func:`worst_case` has them."""
     total, done = sum(len(one.images) for one in runners), sum(len(records.of(one.name)) for one in runners)
     with Progress("attacking", total, done, quiet=quiet) as progress:
         if total > done and not quiet:
@@ -273,9 +278,7 @@ def _carry_out(
         for runner in runners:
             for _ in runner.run(target, records, progress, transfer):
                 pass
-        if not resolved.cascade:
-            return None, rows
-        return robust_recall(target, resolved, rows, records, progress, batch=batch, surrogate=transfer)
+        return worst_case(target, resolved, rows, records, progress, batch=batch, surrogate=transfer)
 
 
 def _scores(runners: list[Runner], target: Target, resolved: AttackSettings, records: Records) -> dict[str, Any]:

@@ -140,3 +140,10 @@ CASCADE: tuple[Stage, ...] = (
     Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
 """The stages of robust R@1, in order; see docs/robustness.md."""
+
+TRIALS: tuple[Stage, ...] = (
+    Stage("soft", Misrank(SOFT), 50),
+    Stage("margin", Misrank(), 50),
+    Stage("square", Misrank(), 250, gradient=Square()),
+)
+"""What a query meets at each radius of the search for its minimal ε, from an image that was adversarial before."""

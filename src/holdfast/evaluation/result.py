@@ -16,7 +16,7 @@ SCORES = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT"
 FORMAT = "holdfast-evaluation-1"
 NAME = "result.json"
 DEPTH = 4
-LEAST, ROBUST, RRS = "least R@1", "robust R@1", "RRS"
+LEAST, ROBUST, RRS, MINIMAL = "least R@1", "robust R@1", "RRS", "minimal eps"
 MEASURED = ("ERS", RRS, LEAST, ROBUST)
 COST = ("passes", "seconds")
 ARRIVED = 1.0
@@ -58,6 +58,14 @@ class _Certified(TypedDict):
     largest: Measured
     abstained: Whole
     radii: list[_Radius]
+
+
+class _Minimal(TypedDict):
+    queries: Whole
+    beyond: Whole
+    quartiles: list[Measured]
+    curve: list[list[Measured]]
+    each: list[list[Measured]]
 
 
 class _Data(TypedDict):
@@ -109,6 +117,7 @@ Content = TypedDict(
         "least R@1": NotRequired[_Bounds | None],
         "further": NotRequired[dict[str, Measured]],
         "certified": NotRequired[_Certified | None],
+        "minimal eps": NotRequired[_Minimal | None],
         "checks": NotRequired[list[dict[str, Any]]],
         "trusted": NotRequired[StrictBool | None],
     },
@@ -175,6 +184,12 @@ class Result:
         doubts += ["too few queries"] if attacked and attacked < ENOUGH else []
         doubts += ["not converged"] if self._measured("robust R@1").get("converged") is False else []
         return ", ".join(doubts) or "ok"
+
+    @property
+    def minimal_eps(self) -> dict[str, Any] | None:
+        """The smallest ε that was found to break each query, as :func:`.minimal_eps` describes it; None where that was
+        not searched for."""
+        return self.content.get(MINIMAL)
 
     def counts(self, column: str) -> tuple[int, int] | None:
         """Of how many queries a share is, after those that count in it; None where it does not say."""

@@ -3,7 +3,7 @@
 import time
 import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -66,8 +66,11 @@ def attack_batch(
     *,
     generators: list[Generator],
     surrogate: Target | None = None,
+    initial: Tensor | None = None,
+    scale: Tensor | None = None,
 ) -> Attacked:
-    """Attack the images at ``rows`` (B,) of the side the attack perturbs.
+    """Attack the images at ``rows`` (B,) of the side the attack perturbs, from ``initial`` ones at a ``scale`` of their
+    own where these are given; see :func:`.attack_images`.
 
     With a surrogate the descent sees only that model (a transfer attack); what is chosen and read is the target's.
     """
@@ -76,7 +79,7 @@ def attack_batch(
     if not readable.all():
         raise HoldfastError(f"{target.pixels.table.name_of(int(perturbed.ids[~readable][0]))} can no longer be read")
     images = images.to(perturbed.embeddings.device)
-    with _told(attack, target, perturbed):
+    with _told(attack, target, perturbed), seeded(target, surrogate, generators):
         chosen = attack.choose(perturbed, target.system, generators)
         other = None if surrogate is None else surrogate.surrogate(attack, rows)
         return attack_images(
@@ -89,7 +92,19 @@ def attack_batch(
             pgd=pgd,
             generators=generators,
             surrogate=other,
+            initial=initial,
+            scale=scale,
         )
+
+
+@contextmanager
+def seeded(target: Target, surrogate: Target | None, generators: list[Generator]) -> Iterator[None]:
+    """What models draw for a batch follows from its first generator."""
+    with ExitStack() as drawing:
+        for one in (target, surrogate):
+            if one is not None:
+                drawing.enter_context(one.model.seeded(generators[0].initial_seed()))
+        yield
 
 
 @contextmanager
@@ -131,14 +146,18 @@ class Runner:
         for first in range(done, len(self.images), self.batch):
             rows = self.images[first : first + self.batch]
             began, before = time.monotonic(), _passes(models)
-            attacked = attack_batch(
-                self.attack, target, rows, self.pgd, generators=self.generators(target, rows), surrogate=surrogate
-            )
+            attacked = self.carry_out(target, rows, surrogate)
             cost: dict[str, float] = {name: count - before[name] for name, count in _passes(models).items()}
             cost["seconds"] = time.monotonic() - began
             yield rows, attacked
             records.add(self.name, self.records(target, rows, attacked), cost)
             progress.advance(self.name, by=len(rows))
+
+    def carry_out(self, target: Target, rows: Tensor, surrogate: Target | None = None) -> Attacked:
+        """Attack the images at ``rows`` (B,) as one batch."""
+        return attack_batch(
+            self.attack, target, rows, self.pgd, generators=self.generators(target, rows), surrogate=surrogate
+        )
 
     def rehearse(self, target: Target) -> None:
         """Choose for the first image, and read off it as it is.

@@ -37,6 +37,7 @@ class _Given(TypedDict, total=False):
     max_queries: Count
     seed: Whole
     cascade: StrictBool
+    minimal_eps: StrictBool
     sigma: Positive
     draws: Count
     alpha: Annotated[Positive, Field(lt=1)]
@@ -50,9 +51,9 @@ class AttackSettings:
     ``float32`` or ``bfloat16``. restarts: further descents from random points of the ball. max_queries: images
     attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five targets. objects: those that are not of
     the protocol, by name. cascade: whether robust R@1 is measured; by default where the protocol has it
-    and no attack is named. sigma: of the noise, in units of the pixel range, that the search is smoothed with to be
-    certified; None: nothing is certified. draws: noisy copies of a query that its certificate is made from. alpha: the
-    probability that a certificate is wrong.
+    and no attack is named. minimal_eps: whether each query's smallest ε is searched for, up to ``eps``. sigma: of the
+    noise, in units of the pixel range, that the search is smoothed with to be certified; None: nothing is certified.
+    draws: noisy copies of a query that its certificate is made from. alpha: the probability that one is wrong.
     """
 
     protocol: str
@@ -67,6 +68,7 @@ class AttackSettings:
     max_queries: int | None = None
     seed: int = 0
     cascade: bool = False
+    minimal_eps: bool = False
     sigma: float | None = None
     draws: int = 1000
     alpha: float = 0.001
@@ -83,10 +85,10 @@ class AttackSettings:
     def plain(self) -> dict[str, Any]:
         """The settings as plain data, attacks by name."""
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "objects"}
-        if not self.cascade:
-            del given["cascade"]  # results of before there was one have the same hash
-        if self.sigma is None:
-            del given["sigma"], given["draws"], given["alpha"]  # and likewise
+        absent = [name for name in ("cascade", "minimal_eps") if not given[name]]
+        absent += ["sigma", "draws", "alpha"] if self.sigma is None else []
+        for name in absent:  # results of before there were these have the same hash
+            del given[name]
         return given | {"attacks": list(self.attacks)}
 
     def pgd(self) -> PGD:
@@ -226,6 +228,11 @@ def _check(settings: AttackSettings) -> None:
         raise HoldfastError(f"draws is at least {fewest} for alpha {settings.alpha:g}, or nothing could be certified")
     if settings.attacks and not settings.rules.attacks:
         raise HoldfastError(f"protocol {settings.protocol!r} has no attacks to name; use protocol 'strict'")
+    if settings.minimal_eps and not (settings.cascade and settings.eps):
+        raise HoldfastError(
+            "the minimal ε is searched for up to the radius of robust R@1, which has to be measured: use protocol "
+            "'strict' or 'worst', with eps above 0, all attacks, and not quick"
+        )
     if settings.attacks and settings.eps and not settings.steps:
         raise HoldfastError("steps is at least 1 where eps is not 0: no step would reach anything")
     given: dict[str, str] = {}

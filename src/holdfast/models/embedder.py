@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from typing_extensions import TypedDict
 
-from holdfast.core.frozen import frozen
+from holdfast.core.fused import frozen
 from holdfast.models import hub
 from holdfast.models.backbones import find_backbone, is_code
 from holdfast.models.backbones.custom import given
@@ -121,7 +121,7 @@ class Embedder(nn.Module):
         return any(isinstance(module, _BatchNorm) for module in self.modules())
 
     def frozen(self) -> AbstractContextManager[nn.Module]:
-        """In evaluation mode and without parameter gradients inside; see :func:`holdfast.core.frozen.frozen`."""
+        """In evaluation mode and without parameter gradients inside; see :func:`holdfast.core.fused.frozen`."""
         return frozen(self)
 
     def load_weights(self, path: str | Path, partial: bool = False) -> Mismatch:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from holdfast.core.frozen import frozen
+from holdfast.core.fused import frozen
 from holdfast.core.gallery import Gallery, Queries
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels, stream

@@ -12,8 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from holdfast.core.batching import WIDTH, checked, fixed_batch
-from holdfast.core.frozen import frozen
-from holdfast.core.fused import PRECISIONS, FusedNetwork, autocast
+from holdfast.core.fused import PRECISIONS, FusedNetwork, autocast, frozen
 from holdfast.core.pgd import Embed
 from holdfast.util.errors import HoldfastError, brief, foreign, lacks_memory
 
@@ -21,6 +20,10 @@ TOLERANCE = 1e-4
 """How far the numbers of two unit-length embeddings of one image, or the length of one, may be apart."""
 SLACK = 0.1
 """How far two gradients at one image may be apart, in units of the largest number: rounding in half precision."""
+RANDOM = (
+    "the model draws random numbers: for robust R@1 gradients are averaged over draws, and a query is broken if it "
+    "fails in most of many fresh ones; every other score is of a single draw"
+)
 CONVERT = "give it images of the size, channels and device that it takes, or wrap it in a function that converts them"
 
 
@@ -31,8 +34,8 @@ class WrappedModel:
     width: images that the model is given at once; see :func:`.fixed_batch`. Fewer than by default suit who passes few.
 
     ``forward`` and ``backward`` count the images passed through it so far, those that fill up a block included.
-    :meth:`examine` decides ``normalises`` (true until then), and writes ``remarks``, what the user should know, and
-    ``faults``, why the results of this model cannot be trusted.
+    :meth:`examine` decides ``normalises`` (true until then), and writes ``remarks``, what the user should know,
+    ``faults``, why the results of this model cannot be trusted, and ``random``, whether it draws random numbers.
     """
 
     def __init__(self, embed: Embed, precision: str = "float32", width: int = WIDTH) -> None:
@@ -44,6 +47,7 @@ class WrappedModel:
         self.remarks: list[str] = []
         self.faults: list[str] = []
         self.obstacle = ""
+        self.random = False
         self.dim: int | None = None
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -96,6 +100,24 @@ class WrappedModel:
         with nullcontext() if module is None else frozen(module):
             yield self
 
+    @contextmanager
+    def seeded(self, seed: int) -> Iterator[None]:
+        """Where the model draws random numbers, those that torch gives it follow from a seed inside."""
+        if not self.random:
+            yield
+            return
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            yield
+
+    def require_repeatable(self) -> None:
+        """Raise HoldfastError where :meth:`examine` saw other embeddings of the same images at the second time."""
+        if self.random:
+            raise HoldfastError(
+                "the same images have other embeddings when embedded again, as if dropout were active: call .eval() on "
+                "the model, and draw no random numbers in it; only robust R@1 can be measured of a model that does"
+            )
+
     @property
     def differentiable(self) -> bool:
         """Whether :meth:`examine` found that gradients reach the pixels; true before it."""
@@ -113,15 +135,17 @@ class WrappedModel:
         """Look for mistakes with a small sample of at least 2 images (n, C, H, W), before the model is evaluated.
 
         Raises HoldfastError where the pixels are not floating point in [0, 1]; where the model fails on them or
-        returns no finite vectors; and where an embedding changes from call to call, or with the other images of
-        its batch, as dropout and BatchNorm in training mode make it.
+        returns no finite vectors; and where an embedding changes with the other images of its batch, as BatchNorm in
+        training mode makes it. Of a model that draws random numbers the last is not found out.
         """
         _check_pixels(images)
         images = images.detach()[:WIDTH]
         with self.frozen():
             with torch.no_grad():
                 first = self.tried(images)
-                self._check_repeatable(images, first)
+                self.random = not _apart(first, self._raw(images)) <= TOLERANCE
+                if not self.random:
+                    self._check_independent(images, first)
                 scale = self._scale(images)
             unit = _of_unit_length(first)
             self.normalises = not unit or self.precision is not None
@@ -136,6 +160,8 @@ class WrappedModel:
             else "outputs were not of unit length: holdfast normalised them"
         )
         self.faults = _faults(*scale) if scale else []
+        if self.random:
+            self._remark(RANDOM)
 
     def tried(self, images: Tensor) -> Tensor:
         """The outputs (n, D) for images (n, C, H, W), not normalised; the first ones that are asked of the model.
@@ -145,12 +171,7 @@ class WrappedModel:
         with _watch():
             return checked(self._raw(images))
 
-    def _check_repeatable(self, images: Tensor, first: Tensor) -> None:
-        if not (apart := _apart(first, self._raw(images))) <= TOLERANCE:
-            raise HoldfastError(
-                f"the same images have other embeddings when embedded again (by up to {apart:.2g}), as if dropout were "
-                "active: call .eval() on the model, and draw no random numbers in it"
-            )
+    def _check_independent(self, images: Tensor, first: Tensor) -> None:
         alone = self._raw(images[:1].expand(self.width, *images.shape[1:]))
         if not (apart := _apart(first[:1], alone[:1])) <= TOLERANCE:
             raise HoldfastError(
@@ -181,7 +202,7 @@ class WrappedModel:
                 raise
             return f"with pixels that require a gradient the model fails ({brief(error.__cause__ or error)})"
         alone, after_others = gradients
-        if not (alone - after_others).abs().max() <= SLACK * alone.abs().max():
+        if not self.random and not (alone - after_others).abs().max() <= SLACK * alone.abs().max():
             return "it is another one once the model has embedded other images, as with captured CUDA graphs"
         return ""
 

@@ -44,6 +44,7 @@ def examined(
     wrapped = WrappedModel(embed.to(device) if isinstance(embed, nn.Module) else embed, precision, width)
     images = references(pixels.size, pixels.channels).to(device)
     wrapped.examine(images)
+    wrapped.require_repeatable()
     with wrapped.frozen():
         with torch.no_grad():
             z = wrapped(images)

@@ -34,6 +34,8 @@ DRIFT = 0.05
 CHECK_STEPS = 75
 """About how many steps of a descent all checks together take for a query."""
 
+DRAWING = "the model draws random numbers: robust R@1 takes many draws, but another draw would give other scores"
+
 Verdict = tuple[bool | None, str]
 
 
@@ -66,6 +68,8 @@ def check(target: Target, resolved: AttackSettings, rows: Tensor, progress: Prog
 
 def zero_changes_nothing(probe: Probe) -> Verdict:
     """An attack that may change nothing leaves the benign numbers exactly as they are."""
+    if probe.target.model.random:
+        return None, DRAWING
     runs = [probe.attack(name, probe.descent(0.0, 1)) for name in ("es", "ltm")]
     changed = torch.stack([_differs(run.before, run.after) for run in runs]).any(0)
     if not changed.any():
@@ -107,10 +111,10 @@ def the_limit_defeats(probe: Probe) -> Verdict:
 def weaker_is_weaker(probe: Probe) -> Verdict:
     """Neither attacks without gradients nor random noise do better than the probe."""
     eps, ball = probe.resolved.eps, BALLS[probe.resolved.norm](probe.resolved.eps)
-    rivals = {"random noise": PGD(ball, 0, 0, start=eps, best=True, restarts=3)}
+    rivals = {"random noise": PGD(ball, 0, 0, start=eps, best=True, restarts=3, draws=probe.draws)}
     if probe.differentiable:
         rivals["Square"] = probe.square(eps, probe.steps)
-        rivals["NES"] = PGD(ball, eps, 2, gradient=NES(pairs=4), best=True)
+        rivals["NES"] = PGD(ball, eps, 2, gradient=NES(pairs=4), best=True, draws=probe.draws)
     clean, left = probe.objective("ltm", probe.queries.embeddings), probe.strong.after["LTM"]
     gain = clean - probe.ltm(probe.strong.images)
     beaten = False
@@ -180,6 +184,8 @@ def gradients_are_true(probe: Probe) -> Verdict:
 
 def repeats(probe: Probe) -> Verdict:
     """A second run in batches of other sizes gives identical numbers."""
+    if probe.target.model.random:
+        return None, DRAWING
     pgd, count = probe.descent(probe.resolved.eps, 3), len(probe.rows)
     once = probe.attack("es", pgd).after
     cut = math.ceil(5 * count / 8)

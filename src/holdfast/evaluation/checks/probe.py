@@ -12,6 +12,7 @@ from holdfast.attacks.base import Attacked
 from holdfast.core.gallery import Queries
 from holdfast.core.gradients import Square
 from holdfast.core.pgd import BALLS, PGD, crossing
+from holdfast.evaluation.robust.draws import AVERAGED
 from holdfast.evaluation.runner import Runner, Target, attack_batch
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.metrics.collapse import collapsed, gauges
@@ -73,16 +74,22 @@ class Probe:
     def steps(self) -> int:
         return max(1, min(self.resolved.steps, STEPS))
 
+    @property
+    def draws(self) -> int:
+        """Over how many draws of the model its attacks average."""
+        return AVERAGED if self.target.model.random else 1
+
     def descent(self, eps: float, steps: int, restarts: int = 0) -> PGD:
         """The probe's: the best iterate, in steps that lead two and a half times across the radius."""
         if not self.differentiable:
             return self.square(eps, steps, restarts)
-        return PGD(BALLS[self.resolved.norm](eps), crossing(eps, steps), steps, best=True, restarts=restarts)
+        ball, step = BALLS[self.resolved.norm](eps), crossing(eps, steps)
+        return PGD(ball, step, steps, best=True, restarts=restarts, draws=self.draws)
 
     def square(self, eps: float, steps: int, restarts: int = 0) -> PGD:
         """Square, which needs more steps than a descent with gradients."""
         ball = BALLS[self.resolved.norm](eps)
-        return PGD(ball, 2 * eps, 3 * steps, gradient=Square(), best=True, restarts=restarts)
+        return PGD(ball, 2 * eps, 3 * steps, gradient=Square(), best=True, restarts=restarts, draws=self.draws)
 
     def attack(self, name: str, pgd: PGD, part: slice = slice(None)) -> Attacked:
         attack, rows = ATTACKS[name], self.rows[part]
@@ -106,7 +113,7 @@ class Probe:
 
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings (n, D), without gradient."""
-        with torch.no_grad():
+        with torch.no_grad(), self.target.model.seeded(0):
             return self.target.model(images)
 
     def ltm(self, images: Tensor) -> Tensor:
@@ -127,7 +134,7 @@ class Probe:
     def slopes(self) -> dict[str, Tensor]:
         """The gradients of the objectives of ES and LTM at :attr:`near`, like the images."""
         pixels = self.near.clone().requires_grad_()
-        with torch.enable_grad():
+        with torch.enable_grad(), self.target.model.seeded(0):
             z = self.target.model(pixels)
             values = {name: self.objective(name, z).sum() for name in ("es", "ltm")}
         return {name: torch.autograd.grad(value, pixels, retain_graph=True)[0] for name, value in values.items()}

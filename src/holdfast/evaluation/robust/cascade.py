@@ -4,21 +4,21 @@ A query is robust at ε if it finds its class first unattacked, and no stage fin
 an image of another class comes first. ε, the norm, and the seed are all there is to choose.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from holdfast.attacks.base import recall_at_1
 from holdfast.core.gradients import WHITE_BOX
 from holdfast.core.pgd import BALLS, PGD, Adaptive
 from holdfast.evaluation.checks.arrival import LONGER
 from holdfast.evaluation.protocols import CASCADE, Stage
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import ROBUST
-from holdfast.evaluation.runner import Runner, Target, attack_batch, generators_of, narrowed
+from holdfast.evaluation.robust.draws import AVERAGED, FRESH, DrawingRunner, attack_over_draws, unattacked
+from holdfast.evaluation.runner import Target, generators_of, narrowed
 from holdfast.evaluation.scores import share_interval
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.evaluation.words import SCORE_WORDS
@@ -46,17 +46,17 @@ def robust_recall(
     ``name``, how many queries it was ``tried`` on, how many it ``broke``, and the image ``passes`` that took.
     """
     queries = target.system.queries.take(rows)
-    worst = recall_at_1(queries.embeddings, queries, target.system)
+    worst = unattacked(target, rows, resolved.seed)
     place = {identity: i for i, identity in enumerate(queries.ids.tolist())}
     stages: list[dict[str, Any]] = []
     for stage in stages_of(resolved):
         left = rows[worst > 0]
         name = PREFIX + stage.name
-        runner = Runner(name, stage.attack, descent(stage, resolved), left, resolved.seed, batch)
+        runner = DrawingRunner(name, stage.attack, descent(stage, resolved), left, resolved.seed, batch)
         progress.total += len(left)
         progress.advance(by=len(records.of(name)))
         with narrowed(target, len(left)) as few:
-            for _ in runner.run(few, records, progress, _seen(stage, surrogate)):
+            for _ in runner.run(few, records, progress, followed(stage, surrogate)):
                 pass
         attacked = records.of(name)
         for record in attacked:
@@ -80,12 +80,14 @@ def robust_recall(
         "kept": int((worst > 0).sum()),
         "stages": stages,
     }
+    if target.model.random:
+        found["draws"] = {"averaged": AVERAGED, "fresh": FRESH}
     return found, rows[worst > 0]
 
 
-def stages_of(resolved: AttackSettings) -> Iterator[Stage]:
-    """The stages that a budget's gradients allow: a black box meets those alone that need none."""
-    for stage in CASCADE:
+def stages_of(resolved: AttackSettings, stages: Iterable[Stage] | None = None) -> Iterator[Stage]:
+    """The stages that a budget's gradients allow, by default of the cascade: a black box has those that need none."""
+    for stage in CASCADE if stages is None else stages:
         if resolved.eps and (resolved.gradient == "white-box" or stage.gradient != WHITE_BOX):
             yield stage
 
@@ -119,15 +121,15 @@ def longer(
         pgd = descent(stage, resolved, LONGER)
         generators = generators_of("longer." + stage.name, resolved.seed, target.system.queries.ids[tried].tolist())
         with narrowed(target, len(tried)) as few:
-            other = _seen(stage, surrogate)
-            after = attack_batch(stage.attack, few, tried, pgd, generators=generators, surrogate=other).after["R@1"]
-        standing[standing.clone()] = after > 0
+            other = followed(stage, surrogate)
+            attacked = attack_over_draws(stage.attack, few, tried, pgd, generators=generators, surrogate=other)
+        standing[standing.clone()] = attacked.after["R@1"] > 0
     broken = int((~standing).sum())
     lost = 100 * broken / max(1, len(rows)) * len(left) / total
     seen = f"{LONGER} times the steps broke {broken} of {len(rows)} queries that nothing had broken"
     return lost <= POINTS, f"{seen}: {lost:.1f} points of robust R@1"
 
 
-def _seen(stage: Stage, surrogate: Target | None) -> Target | None:
+def followed(stage: Stage, surrogate: Target | None) -> Target | None:
     """Whose gradients a stage follows in place of the target's; one that needs none asks the target itself."""
     return surrogate if stage.gradient == WHITE_BOX else None

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from holdfast.core.frozen import frozen
+from holdfast.core.fused import frozen
 from holdfast.models.backbones.base import Backbone
 from holdfast.util.errors import HoldfastError, brief
 from holdfast.util.imports import load_attribute

@@ -38,13 +38,18 @@ def _attack(line: Sequence[Entry]) -> tuple[str, str, str, str]:
 
 def _figure(models: Sequence[Sequence[Entry]], name: str) -> LineChart | None:
     norm = models[0][0].group.first.content["settings"].get("norm")
-    unit, label = (255, "ε, in 1/255") if norm in (None, "linf") else (1, f"ε, {norm}")
+    unit, label = unit_of(norm)
     series = [Series(line[0].name, line[0].look, _points(line, name, unit)) for line in models]
     series = [one for one in series if len(one.points) > 1]
     if not series:
         return None
     text = f"{name} by attack radius: " + "; ".join(point.text for one in series for point in one.points)
     return line_chart(name, _caption(models), text, series, x=label, y=SCORE_WORDS[name].label, low=0, high=100)
+
+
+def unit_of(norm: str | None) -> tuple[int, str]:
+    """What a radius is multiplied by in figures, and the label of its axis."""
+    return (255, "ε, in 1/255") if norm in (None, "linf") else (1, f"ε, {norm}")
 
 
 def _caption(models: Sequence[Sequence[Entry]]) -> str:

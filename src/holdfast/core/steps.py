@@ -1,0 +1,97 @@
+"""How one descent takes its steps: of sizes known before, or as they pay."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+Move = Callable[[Tensor, Tensor, Tensor | float], Tensor]
+"""From images (g, R, C, H, W), a gradient like them, and the size of a step against it, to where that leads, inside all
+bounds."""
+
+
+class Walk(Protocol):
+    """The steps of one descent."""
+
+    @property
+    def size(self) -> Tensor | float:
+        """Of the next step, in units of :attr:`PGD.step`: one for all groups, or one for each, (G,)."""
+
+    def go(self, rows: Tensor, at: Tensor, values: Tensor, gradient: Tensor, move: Move) -> Tensor:
+        """Where the groups ``rows`` go from ``at`` (g, R, C, H, W), given the objective's values (g,) and gradient."""
+
+
+@dataclass
+class FixedWalk:
+    """A descent in steps whose sizes are known before."""
+
+    sizes: Callable[[float], float]
+    steps: int
+    taken: int = 0
+
+    @property
+    def size(self) -> float:
+        return self.sizes((self.taken + 0.5) / self.steps)
+
+    def go(self, rows: Tensor, at: Tensor, values: Tensor, gradient: Tensor, move: Move) -> Tensor:
+        reached = move(at, gradient, self.size)
+        self.taken += 1
+        return reached
+
+
+MOMENTUM = 0.25
+"""Share of the last move in the next."""
+
+PAYING = 0.75
+"""Share of the steps since a checkpoint that must lower the objective."""
+
+
+class AdaptiveWalk:
+    """A descent by Auto-PGD; each group has a state of its own, so that others do not change its course."""
+
+    def __init__(self, images: Tensor, steps: int) -> None:
+        self.taken, self.checkpoints = 0, checkpoints(steps)
+        self.size = torch.ones(len(images), device=images.device)
+        self.best, self.slope, self.previous = images.clone(), torch.zeros_like(images), images.clone()
+        self.lowest, self.before = (torch.full_like(self.size, torch.inf) for _ in range(2))
+        self.last, self.falls = torch.full_like(self.size, -torch.inf), torch.zeros_like(self.size)
+        self.halved = torch.ones_like(self.size, dtype=torch.bool)
+
+    def go(self, rows: Tensor, at: Tensor, values: Tensor, gradient: Tensor, move: Move) -> Tensor:
+        values = values.to(self.last)
+        self.falls[rows] += (values < self.last[rows]).to(self.falls)
+        self.last[rows] = values
+        better = values < self.lowest[rows]
+        kept = rows[better]
+        self.best[kept], self.slope[kept], self.lowest[kept] = at[better], gradient[better], values[better]
+        if (span := self.checkpoints.get(self.taken)) is not None:
+            at, gradient = self._look_back(rows, at, gradient, span)
+        reached = move(at, gradient, self.size[rows])
+        if self.taken:
+            past = at - self.previous[rows]
+            reached = move(at + (1 - MOMENTUM) * (reached - at) + MOMENTUM * past, gradient, 0.0)
+        self.previous[rows] = at
+        self.taken += 1
+        return reached
+
+    def _look_back(self, rows: Tensor, at: Tensor, gradient: Tensor, span: int) -> tuple[Tensor, Tensor]:
+        still = ~self.halved[rows] & (self.lowest[rows] >= self.before[rows])
+        stuck = (self.falls[rows] < PAYING * span) | still
+        back = rows[stuck]
+        at, gradient = at.clone(), gradient.clone()
+        at[stuck], gradient[stuck] = self.best[back], self.slope[back]
+        self.size[back] /= 2
+        self.previous[back] = self.best[back]
+        self.halved[rows], self.before[rows], self.falls[rows] = stuck, self.lowest[rows], 0
+        return at, gradient
+
+
+def checkpoints(steps: int) -> dict[int, int]:
+    """After how many steps to look back, and on how many: 22 % of them at first, then 3 points fewer each time to 6."""
+    found, place, span = {}, 0, max(1, int(0.22 * steps))
+    while (place := place + span) < steps:
+        found[place] = span
+        span = max(span - max(1, int(0.03 * steps)), 1, int(0.06 * steps))
+    return found

@@ -1,0 +1,33 @@
+"""The worst case of an evaluation: robust R@1 and minimal ε."""
+
+from typing import Any
+
+from torch import Tensor
+
+from holdfast.evaluation.records import Records
+from holdfast.evaluation.result import MINIMAL, ROBUST
+from holdfast.evaluation.robust.cascade import robust_recall
+from holdfast.evaluation.robust.minimal import minimal_eps
+from holdfast.evaluation.runner import Target
+from holdfast.evaluation.settings import AttackSettings
+from holdfast.util.progress import Progress
+
+
+def worst_case(
+    target: Target,
+    resolved: AttackSettings,
+    rows: Tensor,
+    records: Records,
+    progress: Progress,
+    *,
+    batch: int,
+    surrogate: Target | None = None,
+) -> tuple[dict[str, Any], Tensor]:
+    """``robust R@1`` and ``minimal eps`` of a result, None where they are not asked for, and the rows of the queries,
+    of those at ``rows`` (n,), that nothing broke."""
+    robust, minimal, left = None, None, rows
+    if resolved.cascade:
+        robust, left = robust_recall(target, resolved, rows, records, progress, batch=batch, surrogate=surrogate)
+    if resolved.minimal_eps:
+        minimal = minimal_eps(target, resolved, rows, records, progress, batch=batch, surrogate=surrogate)
+    return {ROBUST: robust, MINIMAL: minimal}, left
