@@ -304,3 +304,20 @@ def test_folders_that_hold_no_embedder(tmp_path: Path) -> None:
     refused(json.dumps({**config, "backbone": "resnet18"}), "does not fit its config.json")
     (tmp_path / "model.safetensors").unlink()
     refused(json.dumps(config), "no weights at .*model.safetensors: it does not exist")
+
+
+def test_noise_is_there_in_training_mode_alone() -> None:
+    one, pixels = embedder(), images(64)
+    seen: list[torch.Tensor] = []
+    one.backbone.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    one.train()
+    one.noise = 0.25
+    for _ in range(2):
+        one(pixels)
+    one.eval()
+    one(pixels)
+    first, second, clean = ((z * one.std + one.mean) - pixels for z in seen)
+    assert first.std().item() == pytest.approx(0.25, rel=0.05)
+    assert abs(first.mean().item()) < 0.02
+    assert not torch.equal(first, second)
+    assert clean.abs().max() < 1e-6

@@ -155,6 +155,17 @@ def test_a_different_seed_gives_different_weights(tmp_path: Path) -> None:
     assert any(not torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.parametrize("recipe", ["none-r", "hm-s-lga-ics", "est-r"])
+def test_noise_changes_what_any_recipe_learns_and_is_resumed(recipe: str, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"recipe": recipe, "model__dim": 8, "validation__every": 0, "data__noise": 0.3}
+    train(settings(**changes, steps=4), tmp_path / "whole", quiet=True)
+    train(settings(**changes, steps=2), tmp_path / "again", quiet=True)
+    train(settings(**changes, steps=4), tmp_path / "again", quiet=True, resume=True)
+    assert_same(weights(tmp_path / "again"), weights(tmp_path / "whole"))
+    train(settings(**{**changes, "data__noise": 0}, steps=4), tmp_path / "plain", quiet=True)
+    assert Run(tmp_path / "plain").steps()[0]["loss"] != Run(tmp_path / "whole").steps()[0]["loss"]
+
+
 def test_lga_state_is_saved(tmp_path: Path) -> None:
     train(settings(recipe="hm-s-lga", steps=3), tmp_path, quiet=True)
     saved = weights(tmp_path)["defense/goal.destination.left.loss"]

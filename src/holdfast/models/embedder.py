@@ -56,6 +56,9 @@ class Embedder(nn.Module):
     backbone: a module of your own, normalised pixels (B, channels, H, W) -> (B, dim), in place of the one that the
     config names. Its attributes ``mean`` and ``std``, where it has them, are what its pixels are normalised by.
     Convolution weights are kept in the channels_last layout, which changes their speed and not their meaning.
+
+    ``noise``: σ of the Gaussian noise that images get in training mode, in units of [0, 1]; 0 at first (Cohen et al.,
+    ICML 2019).
     """
 
     mean: Tensor
@@ -67,7 +70,7 @@ class Embedder(nn.Module):
         kind = find_backbone(config.backbone) if backbone is None else given(backbone)
         self.backbone = kind.network(config.dim, config.channels, config.size)
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.fixed_size = kind.fixed_size
+        self.fixed_size, self.noise = kind.fixed_size, 0.0
         mean = _per_channel("mean", config.mean, getattr(self.backbone, "mean", kind.mean), config.channels)
         std = _per_channel("std", config.std, getattr(self.backbone, "std", kind.std), config.channels)
         if not (std > 0).all():
@@ -84,6 +87,8 @@ class Embedder(nn.Module):
         pixels.
         """
         self._check(images)
+        if self.training and self.noise:
+            images = images + self.noise * torch.randn_like(images)
         pixels = (images - self.mean) / self.std
         dtype = next(self.backbone.parameters()).dtype
         z = self.backbone(pixels.to(dtype, memory_format=torch.channels_last))

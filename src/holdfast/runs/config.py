@@ -24,6 +24,7 @@ from holdfast.util.validate import Amount, Count, OneOf, Positive, Text, Whole, 
 class DataConfig:
     """``size`` is the side of the square the embedder sees; ``resize`` the side before cropping (null: no crop).
 
+    ``noise`` is the σ of Gaussian noise, in units of the pixel range [0, 1], on every image that is learnt from.
     ``cache`` keeps the training images in memory once they are decoded; ``workers`` are threads that decode.
     """
 
@@ -32,6 +33,7 @@ class DataConfig:
     size: Count = 28
     resize: Count | None = None
     augment: StrictBool = False
+    noise: Amount = 0.0
     cache: StrictBool = False
     workers: Count = 2
 

@@ -57,6 +57,7 @@ def embedder_of(config: Config, backbone: nn.Module | None = None) -> tuple[Embe
     freeze = model.batchnorm == "frozen" or (model.batchnorm == "auto" and model.weights is not None)
     settings = EmbedderConfig(model.backbone, model.dim, channels, config.data.size, freeze_batchnorm=freeze)
     embedder = Embedder(settings, backbone)
+    embedder.noise = config.data.noise
     return embedder, "" if model.weights is None else embedder.load_weights(model.weights, model.partial).describe()
 
 
