@@ -80,6 +80,8 @@ def result(found: "Result") -> None:
         table(title, ["", "value", "95 % interval", "what it is", "images", "4 × the steps"], rows)
     if robust := content[ROBUST]:
         robust_recall(robust, format_radius(settings["eps"], settings["norm"]))
+    if found.certified:
+        certificate(found.certified)
     if content["checks"]:
         rows = [[PASSED[one["passed"]], one["name"], one["detail"]] for one in content["checks"]]
         table("can these scores be trusted?", ["", "check", "what was seen"], rows)
@@ -102,6 +104,19 @@ def robust_recall(robust: "dict[str, Any]", reach: str) -> None:
     table(f"the worst case at ε = {reach}", ["stage", "queries tried", "broken", "passes per query"], rows)
     print(f"wrong unattacked: {left} of {robust['queries']}")
     print(f"robust R@1: {_value(robust)} ({_images(robust)} queries; 95 %: {_interval(robust)})")
+
+
+def certificate(found: "dict[str, Any]") -> None:
+    """Print certified R@1 at each radius, beside what an attack on the smoothed search leaves."""
+    rows = []
+    for one in found["radii"]:
+        attacked = "" if one["attacked"] is None else _value(one["attacked"])
+        reach = f"{255 * one['linf']:.2f}/255"
+        rows.append([f"{one['radius']:g}", reach, _value(one), _interval(one), _images(one), attacked])
+    noise = f"σ = {found['sigma']:g}, {found['draws']} noisy copies of each query"
+    columns = ["L2 radius", "holds all of L∞", "certified R@1", "95 % interval", "images", "left by an attack"]
+    table(f"the smoothed search: {noise}", columns, rows)
+    print(f"so many copies certify a radius of {found['largest']:.3g} at most; abstained: {found['abstained']}")
 
 
 def curve(results: "Sequence[Result]") -> None:

@@ -23,6 +23,9 @@ def evaluate(  # noqa: PLR0917
     quick: Annotated[
         bool, typer.Option("--quick", help="Without robust R@1: the scores of short attacks are upper bounds.")
     ] = False,
+    certify: Annotated[bool, typer.Option("--certify", help="Certified R@1 within L2 radii, by smoothing.")] = False,
+    sigma: Annotated[float | None, typer.Option(help="Of the noise of --certify; by default 0.25.")] = None,
+    draws: Annotated[int | None, typer.Option(help="Noisy copies per query of --certify; by default 1000.")] = None,
     batch_size: BatchSize = 128,
     no_checks: Annotated[
         bool, typer.Option("--no-checks", help="Do not find out if the scores can be trusted.")
@@ -41,7 +44,12 @@ def evaluate(  # noqa: PLR0917
 
     if how.eps is not None and eps_curve is not None:
         raise HoldfastError("give --eps or --eps-curve, not both")
+    if not certify and (given := [f"--{name}" for name, one in {"sigma": sigma, "draws": draws}.items() if one]):
+        raise HoldfastError(f"{given[0]} goes with --certify")
+    if certify and eps_curve is not None:
+        raise HoldfastError("give --certify or --eps-curve, not both: a certificate has radii of its own")
     settings = {**asdict(how), "attacks": tuple(attack) if attack else None, "cascade": False if quick else None}
+    settings |= {"sigma": (0.25 if sigma is None else sigma) if certify else None, "draws": draws}
     eps = settings.pop("eps")
     values = [eps] if eps_curve is None else parse_radii(eps_curve)
     model, images = target.open()

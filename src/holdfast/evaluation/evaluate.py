@@ -19,6 +19,7 @@ from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import FORMAT, NAME, ROBUST, RRS, Result, read
 from holdfast.evaluation.robust.cascade import longer, robust_recall
+from holdfast.evaluation.robust.certified import certified_recall
 from holdfast.evaluation.robust.rrs import rrs
 from holdfast.evaluation.runner import Runner, Target, attacked_rows, runners_of
 from holdfast.evaluation.scores import summarise
@@ -82,9 +83,9 @@ def evaluate(
         checks: find out whether the scores can be trusted.
         device: by default the GPU where there is one.
         settings: of :class:`.AttackSettings`: eps, step, steps, norm, gradient, precision, restarts, attacks,
-            max_queries, seed, cascade. Without ``eps`` the radius is the paper's for the data set; a pair of arrays has
-            none. An attack is a name, or an object that is a :class:`.RankingAttack`: its ``name``, else its class in
-            lower case, names its records, and its repr stands for it in the result's hash.
+            max_queries, seed, cascade, sigma, draws, alpha. Without ``eps`` the radius is the paper's for the data set;
+            a pair of arrays has none. An attack is a name, or an object that is a :class:`.RankingAttack`: its
+            ``name``, else its class in lower case, names its records, and its repr stands for it in the result's hash.
 
     Raises HoldfastError for what cannot be evaluated, before any attack.
     """
@@ -147,6 +148,7 @@ def evaluate(
             **scores,
             ROBUST: robust,
             "further": taken,
+            "certified": certified_recall(target, resolved, records, quiet=quiet),
             "checks": [asdict(one) for one in found],
             "trusted": _trusted(wrapped, found),
             "cost": records.cost(),

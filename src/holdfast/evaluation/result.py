@@ -46,6 +46,20 @@ class _Robust(_Bounds, total=False):
     stages: list[_Stage]
 
 
+class _Radius(_Bounds):
+    radius: Measured
+    linf: Measured
+    attacked: _Bounds | None
+
+
+class _Certified(TypedDict):
+    sigma: Measured
+    draws: Whole
+    largest: Measured
+    abstained: Whole
+    radii: list[_Radius]
+
+
 class _Data(TypedDict):
     name: StrictStr
     attacked: NotRequired[Measured]
@@ -94,6 +108,7 @@ Content = TypedDict(
         "robust R@1": NotRequired[_Robust | None],
         "least R@1": NotRequired[_Bounds | None],
         "further": NotRequired[dict[str, Measured]],
+        "certified": NotRequired[_Certified | None],
         "checks": NotRequired[list[dict[str, Any]]],
         "trusted": NotRequired[StrictBool | None],
     },
@@ -138,6 +153,13 @@ class Result:
         best = self.content["model"].get("weights") == "best"
         here = settings.get("data.name", self.dataset) == self.dataset
         return best and here and bool(settings.get("validation.on_test", True))
+
+    @property
+    def certified(self) -> dict[str, Any] | None:
+        """Certified R@1 at each L2 radius, beside what an attack on the smoothed search leaves; see
+        :func:`.certified_recall`. None where nothing was certified."""
+        found: dict[str, Any] | None = self.content.get("certified")
+        return found
 
     @property
     def verdict(self) -> str:

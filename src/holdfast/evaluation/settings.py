@@ -5,11 +5,12 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from math import floor, log2
 from typing import Annotated, Any
 from uuid import uuid4
 
 import numpy as np
-from pydantic import StrictBool
+from pydantic import Field, StrictBool
 from typing_extensions import TypedDict
 
 from holdfast.attacks import CA, QA, SPQA, Order, RankingAttack
@@ -19,7 +20,7 @@ from holdfast.core.gradients import NES, WHITE_BOX, Gradient, Square
 from holdfast.core.pgd import BALLS, CONSTANT, DECAYING, PGD, Adaptive, Schedule, crossing
 from holdfast.evaluation.protocols import BUDGETS, COLUMNS, PROTOCOLS, Protocol
 from holdfast.util.errors import HoldfastError, pick
-from holdfast.util.validate import Amount, Count, OneOf, Whole, fit
+from holdfast.util.validate import Amount, Count, OneOf, Positive, Whole, fit
 
 GRADIENTS: dict[str, Gradient] = {"white-box": WHITE_BOX, "nes": NES(), "square": Square()}
 
@@ -36,6 +37,9 @@ class _Given(TypedDict, total=False):
     max_queries: Count
     seed: Whole
     cascade: StrictBool
+    sigma: Positive
+    draws: Count
+    alpha: Annotated[Positive, Field(lt=1)]
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class AttackSettings:
     ``float32`` or ``bfloat16``. restarts: further descents from random points of the ball. max_queries: images
     attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five targets. objects: those that are not of
     the protocol, by name. cascade: whether robust R@1 is measured; by default where the protocol has it
-    and no attack is named.
+    and no attack is named. sigma: of the noise, in units of the pixel range, that the search is smoothed with to be
+    certified; None: nothing is certified. draws: noisy copies of a query that its certificate is made from. alpha: the
+    probability that a certificate is wrong.
     """
 
     protocol: str
@@ -61,6 +67,9 @@ class AttackSettings:
     max_queries: int | None = None
     seed: int = 0
     cascade: bool = False
+    sigma: float | None = None
+    draws: int = 1000
+    alpha: float = 0.001
     objects: Mapping[str, RankingAttack] = field(default_factory=dict)
 
     @property
@@ -76,6 +85,8 @@ class AttackSettings:
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "objects"}
         if not self.cascade:
             del given["cascade"]  # results of before there was one have the same hash
+        if self.sigma is None:
+            del given["sigma"], given["draws"], given["alpha"]  # and likewise
         return given | {"attacks": list(self.attacks)}
 
     def pgd(self) -> PGD:
@@ -211,6 +222,8 @@ def _check(settings: AttackSettings) -> None:
             f"protocol {settings.protocol!r} has neither restarts nor black-box gradients, or its numbers would not "
             "compare; use protocol 'strict'"
         )
+    if (fewest := floor(log2(1 / settings.alpha)) + 1) > settings.draws:
+        raise HoldfastError(f"draws is at least {fewest} for alpha {settings.alpha:g}, or nothing could be certified")
     if settings.attacks and not settings.rules.attacks:
         raise HoldfastError(f"protocol {settings.protocol!r} has no attacks to name; use protocol 'strict'")
     if settings.attacks and settings.eps and not settings.steps:
