@@ -9,6 +9,7 @@ import pytest
 
 from holdfast.report import find
 from holdfast.report.html.entries import by_radius, by_setting, entries
+from holdfast.report.html.sections import certified
 from holdfast.report.published import SCORES
 from tests.conftest import Call
 from tests.helpers.html_page import page_of, sound
@@ -162,6 +163,42 @@ def test_radii_of_one_model_are_a_curve_and_one_of_them_stands_for_it(tmp_path: 
         assert f"a, ε = {eps}/255: {90 - eps:.1f} ({89 - eps:.1f} to {91 - eps:.1f})" in page.inside("title")
     assert not any(text.startswith("c, ε") for text in page.inside("title"))
     assert "4 evaluations of the same models at other radii or with fewer attacks" in page.text
+
+
+def bracket(certified: list[float], left: list[float] | None) -> dict[str, Any]:
+    """``certified`` of a result at four radii."""
+    radii = [
+        {
+            **{"radius": radius, "linf": radius / 28, "value": value, "low": max(0, value - 5), "high": value + 5},
+            "attacked": None if left is None else {"value": left[i], "low": left[i] - 5, "high": left[i] + 5},
+        }
+        for i, (radius, value) in enumerate(zip((0.0, 0.25, 0.5, 1.0), certified, strict=True))
+    ]
+    known = {"sigma": 0.25, "draws": 1000, "alpha": 0.001, "largest": 0.6158, "queries": 64, "abstained": 3}
+    return {**known, "radii": radii}
+
+
+def test_what_is_certified_and_what_an_attack_leaves_enclose_the_truth(tmp_path: Path) -> None:
+    write(
+        tmp_path / "a" / "result.json", name="a", certified=bracket([80.0, 60.0, 40.0, 0.0], [85.0, 75.0, 70.0, 30.0])
+    )
+    write(tmp_path / "b" / "result.json", name="b", certified=bracket([50.0, 20.0, 10.0, 0.0], None))
+    write(tmp_path / "c" / "result.json", name="c")
+    (both, alone) = certified.fill(find([tmp_path]))["results"]
+    low, high, truth = both["figure"].series
+    assert [(p.x, p.y) for p in low.points] == [(0, 60), (0.25, 60), (0.25, 40), (0.5, 40), (0.5, 0), (1, 0)]
+    assert [(p.x, p.y) for p in high.points] == [(0, 85), (0.25, 85), (0.25, 75), (0.5, 75), (0.5, 70), (1, 70)]
+    assert [(p.low, p.high) for p in truth.points] == [(a.y, b.y) for a, b in zip(low.points, high.points, strict=True)]
+    assert [one.name for one in alone["figure"].series] == ["certified"]
+    page = page_of(tmp_path)
+    assert "certified" in page.sections
+    assert "radius 0.5: certified 40.0, left by an attack 70.0" in " ".join(page.inside("title"))
+    assert "σ = 0.25; 64 queries, 1000 noisy copies of each, which certify up to 0.62; abstained: 3." in page.text
+    assert {"60.0 ±5.0", "75.0", "2.277/255", "–"} <= {text for tag, text in page.texts if tag == "td"}
+
+
+def test_without_certificates_there_is_no_section(tmp_path: Path) -> None:
+    assert "certified" not in page_of(write(tmp_path / "result.json")).sections
 
 
 def test_radii_with_fewer_attacks_join_the_curve_of_all_ten(tmp_path: Path) -> None:

@@ -9,7 +9,18 @@ from holdfast import __version__
 from holdfast.evaluation.result import Result
 from holdfast.report.html.checkpoints import checkpoints
 from holdfast.report.html.entries import by_setting, entries
-from holdfast.report.html.sections import checks, costs, glance, radii, rankings, repeat, scores, table, training
+from holdfast.report.html.sections import (
+    certified,
+    checks,
+    costs,
+    glance,
+    radii,
+    rankings,
+    repeat,
+    scores,
+    table,
+    training,
+)
 from holdfast.util.errors import HoldfastError
 
 
@@ -31,6 +42,7 @@ def page(results: Sequence[Result], root: str | Path | None, pictures: int) -> s
         "scores": ("The ten scores", scores.fill(settings)),
         "costs": ("Robustness against cost", costs.fill(settings)),
         "radii": ("By attack radius", radii.fill(found)),
+        "certified": ("Certified R@1", certified.fill(results)),
         "training": ("Training", training.fill(weights)),
         "rankings": ("Ranked lists, clean and under attack", rankings.fill(weights, pictures, root)),
         "checks": ("Can the scores be trusted?", checks.fill(results)),
