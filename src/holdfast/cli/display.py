@@ -114,7 +114,7 @@ def certificate(found: "dict[str, Any]") -> None:
         reach = f"{255 * one['linf']:.2f}/255"
         rows.append([f"{one['radius']:g}", reach, _value(one), _interval(one), _images(one), attacked])
     noise = f"σ = {found['sigma']:g}, {found['draws']} noisy copies of each query"
-    columns = ["L2 radius", "holds all of L∞", "certified R@1", "95 % interval", "images", "left by an attack"]
+    columns = ["L2 radius", "L∞ inside", "certified R@1", "95 % interval", "images", "left by an attack"]
     table(f"the smoothed search: {noise}", columns, rows)
     print(f"so many copies certify a radius of {found['largest']:.3g} at most; abstained: {found['abstained']}")
 
