@@ -47,6 +47,20 @@ def test_evaluate_prints_what_it_writes(call: Call, run: Path, tmp_path: Path) -
     assert re.search(r"^verdict: \w+", out, re.MULTILINE)
 
 
+def test_certify_prints_the_bracket(call: Call, run: Path, tmp_path: Path) -> None:
+    few = ("--protocol", "benign", "--max-queries", "4", "--out", tmp_path)
+    status, out, err = call("evaluate", run, "--certify", "--sigma", "0.1", "--draws", "20", *few)
+    assert (status, err) == (0, "")
+    content = result_in(tmp_path)
+    certified = content["certified"]
+    assert isinstance(certified, dict)
+    assert (certified["sigma"], certified["draws"], certified["queries"]) == (0.1, 20, 4)
+    assert "the smoothed search: σ = 0.1, 20 noisy copies of each query" in out
+    for one in certified["radii"]:
+        cells = f"{one['value']:.3f} .* {one['kept']} of 4 +{one['attacked']['value']:.3f}"
+        assert re.search(rf"^ *{one['radius']:g} +{255 * one['linf']:.2f}/255 +{cells}", out, re.MULTILINE)
+
+
 def test_a_second_call_finds_the_result(call: Call, run: Path, tmp_path: Path) -> None:
     arguments = ("evaluate", run, *FEW, "--attack", "es", "--no-checks", "--out", tmp_path)
     first, again = call(*arguments), call(*arguments)
@@ -133,6 +147,11 @@ def test_attack_writes_images_and_a_manifest(call: Call, run: Path, tmp_path: Pa
         (["--published"], "nothing was published for data set 'digits'"),
         (["--eps-curve", "0,8,300/255"], "in units of the pixel range [0, 1], as 8/255"),
         (["--transfer", "nowhere"], "nowhere"),
+        (["--certify", "--sigma", "0"], "sigma"),
+        (["--sigma", "0.25"], "--sigma goes with --certify"),
+        (["--draws", "100"], "--draws goes with --certify"),
+        (["--certify", "--draws", "5"], "draws is at least 10"),
+        (["--certify", "--eps-curve", "0,8/255"], "not both"),
     ],
 )
 def test_what_cannot_be_evaluated(arguments: list[str], told: str, refused: Refuse, run: Path) -> None:
