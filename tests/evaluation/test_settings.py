@@ -91,7 +91,7 @@ def test_attacks_with_several_targets() -> None:
 
 
 def test_every_field_is_in_the_hash() -> None:
-    base = resolve_settings("28")
+    base = resolve_settings("28", sigma=0.25)
     other: dict[str, Any] = {
         "protocol": "cvpr22",
         "attacks": ("es",),
@@ -105,11 +105,20 @@ def test_every_field_is_in_the_hash() -> None:
         "max_queries": 10,
         "seed": 1,
         "cascade": False,
+        "sigma": 0.5,
+        "draws": 100,
+        "alpha": 0.01,
     }
     assert [*other, "objects"] == [field.name for field in fields(AttackSettings)]
     hashes = {replace(base, **{name: value}).hash() for name, value in other.items()}
     hashes |= {base.hash(), base.hash({"model": "a"}), base.hash({"model": "b"}), base.hash({"model": "a"}, {"x": 1})}
     assert len(hashes) == len(other) + 4
+
+
+def test_what_belongs_to_a_certificate_changes_no_hash_without_one() -> None:
+    base = resolve_settings("28")
+    assert base.hash() == resolve_settings("28", draws=100, alpha=0.01).hash()
+    assert not {"sigma", "draws", "alpha"} & base.plain().keys()
     assert base.hash({"model": "a"}) == resolve_settings("28").hash({"model": "a"})
     assert all(len(one) == 8 for one in hashes)
 
