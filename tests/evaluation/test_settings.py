@@ -118,6 +118,12 @@ def test_every_field_is_in_the_hash() -> None:
     assert all(len(one) == 8 for one in hashes)
 
 
+def test_what_belongs_to_a_certificate_changes_no_hash_without_one() -> None:
+    base = resolve_settings("28")
+    assert base.hash() == resolve_settings("28", draws=100, alpha=0.01).hash()
+    assert not {"sigma", "draws", "alpha"} & base.plain().keys()
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -151,7 +151,7 @@ def evaluate(
             **scores,
             **worst,
             "further": taken,
-            "certified": certified_recall(target, resolved, rows, records, quiet=quiet),
+            "certified": certified_recall(target, resolved, records, quiet=quiet),
             "checks": [asdict(one) for one in found],
             "trusted": _trusted(wrapped, found),
             "cost": records.cost(),

@@ -11,7 +11,7 @@ from holdfast.core.gallery import Queries
 from holdfast.evaluation.records import Record, Records
 from holdfast.evaluation.robust.smoothed import attacked
 from holdfast.evaluation.robust.smoothing import SmoothedSearch, certified_radius, least_probability, record_of
-from holdfast.evaluation.runner import Target
+from holdfast.evaluation.runner import Target, attacked_rows
 from holdfast.evaluation.scores import share_interval
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.util.errors import HoldfastError
@@ -24,9 +24,9 @@ NAME = "certified"
 
 
 def certified_recall(
-    target: Target, resolved: AttackSettings, rows: Tensor, records: Records, *, quiet: bool
+    target: Target, resolved: AttackSettings, records: Records, *, quiet: bool
 ) -> dict[str, Any] | None:
-    """Certify the queries at ``rows`` (n,), attack them, and go on where ``records`` end; None without a sigma.
+    """Certify the queries that are attacked, attack them, and go on where ``records`` end; None without a sigma.
 
     Returns ``certified`` of a result. ``radii`` holds for each of :data:`RADII` the certified share, and in
     ``attacked`` what the attack leaves (None where no gradient reaches the pixels). ``abstained`` counts the queries
@@ -35,6 +35,7 @@ def certified_recall(
     """
     if resolved.sigma is None:
         return None
+    rows = attacked_rows("query", target, resolved)
     if not len(rows):
         raise HoldfastError("no readable image has another image of its class to be found: nothing to certify")
     search, queries = SmoothedSearch(target, resolved.sigma, resolved.seed), target.system.queries.take(rows)
