@@ -69,6 +69,18 @@ def test_a_second_call_finds_the_result(call: Call, run: Path, tmp_path: Path) -
     assert first[1].splitlines()[-3:] == again[1].splitlines()[-3:]
 
 
+def test_the_smallest_radii_are_printed(call: Call, run: Path, refused: Refuse, tmp_path: Path) -> None:
+    few = ("--protocol", "worst", "--max-queries", "12", "--no-checks", "--eps", "51/255", "--minimal-eps")
+    status, out, err = call("evaluate", run, *few, "--out", tmp_path)
+    assert (status, err) == (0, "")
+    minimal = result_in(tmp_path)["minimal eps"]
+    assert isinstance(minimal, dict)
+    assert re.search(r"broken +a quarter +half \(median\) +three quarters +> 51/255", out)
+    assert f"{minimal['beyond']} of {minimal['queries']} queries" in out
+    assert f"{255 * minimal['quartiles'][0]:.4g}/255" in out
+    assert "--minimal-eps or --eps-curve" in refused("evaluate", run, "--minimal-eps", "--eps-curve", "1,2/255")
+
+
 def test_a_curve_over_radii(call: Call, run: Path, tmp_path: Path) -> None:
     few = ("--max-queries", "12", "--steps", "2", "--no-checks", "--attack", "es", "--out", tmp_path)
     status, out, _ = call("evaluate", run, *few, "--eps-curve", "0,8,51/255")

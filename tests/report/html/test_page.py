@@ -201,6 +201,20 @@ def test_without_certificates_there_is_no_section(tmp_path: Path) -> None:
     assert "certified" not in page_of(write(tmp_path / "result.json")).sections
 
 
+def test_minimal_radii_are_curves_beside_each_other(tmp_path: Path) -> None:
+    curve = [[77 * i / 640 / 255, 90.0 - 9 * i] for i in range(11)]
+    for name, median in {"a": 4 / 255, "b": None}.items():
+        minimal = {"queries": 4, "beyond": 1, "quartiles": [0.0, median, None], "curve": curve, "each": []}
+        write(tmp_path / name / "result.json", name=name, **{"minimal eps": minimal})
+    page = page_of(tmp_path)
+    assert "minimal" in page.sections
+    assert "Half of the queries are broken at ε = a 4/255; b > 77/255." in page.text
+    assert any("R@1 by ε" in text for text in page.inside("title"))
+    write(tmp_path / "b" / "result.json")
+    write(tmp_path / "a" / "result.json")
+    assert "minimal" not in page_of(tmp_path).sections
+
+
 def test_radii_with_fewer_attacks_join_the_curve_of_all_ten(tmp_path: Path) -> None:
     for folder, eps, kept in (("a8", 8, ("ES:R",)), ("a77", 77, ("ES:R",)), ("whole", 77, ("ES:R", "LTM"))):
         file = write(
