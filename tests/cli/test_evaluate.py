@@ -70,7 +70,7 @@ def test_a_second_call_finds_the_result(call: Call, run: Path, tmp_path: Path) -
 
 
 def test_the_smallest_radii_are_printed(call: Call, run: Path, refused: Refuse, tmp_path: Path) -> None:
-    few = ("--protocol", "worst", "--max-queries", "12", "--no-checks", "--eps", "51/255", "--minimal-eps")
+    few = ("--protocol", "worst", "--max-queries", "4", "--no-checks", "--eps", "51/255", "--minimal-eps")
     status, out, err = call("evaluate", run, *few, "--out", tmp_path)
     assert (status, err) == (0, "")
     minimal = result_in(tmp_path)["minimal eps"]
