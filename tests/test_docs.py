@@ -20,6 +20,7 @@ from holdfast.evaluation.settings import attack_named, parse_radii, parse_radius
 from holdfast.models.backbones import find_backbone
 from holdfast.runs.config import resolve_config
 from holdfast.util.errors import pick
+from tests.helpers.onnx import EXPORTS, REASON
 from tests.helpers.pages import DOCS, PAGES, ROOT, TYPED, anchors, blocks, commands, lines, links, words
 
 SHOWN = [(page, command) for page, text in PAGES.items() for command in sorted(set(commands(text)))]
@@ -47,10 +48,16 @@ def run(code: str, page: Path, names: dict[str, Any]) -> None:
     exec(compile(code, str(page), "exec"), names)
 
 
+def skip_without_onnx(page: Path) -> None:
+    if "--format onnx" in PAGES[page] and not EXPORTS:
+        pytest.skip(REASON)
+
+
 @pytest.mark.parametrize("page", sorted(CODED), ids=name)
 def test_examples_run(
     page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    skip_without_onnx(page)
     monkeypatch.chdir(tmp_path)
     found = [block.code for block in blocks(PAGES[page]) if block.language == "python"]
     if any('"data/' in code for code in found):
@@ -63,6 +70,7 @@ def test_examples_run(
 def test_a_page_works_as_typed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "pytorch_metric_learning" in PAGES[page]:
         pytest.importorskip("pytorch_metric_learning")
+    skip_without_onnx(page)
     monkeypatch.chdir(tmp_path)
     session: dict[str, Any] = {"__name__": "__main__"}
     for block in blocks(PAGES[page]):

@@ -102,7 +102,7 @@ def kinds() -> dict[str, bytes]:
         "16 bits with a key": png(keyed.astype(np.uint16) * 257, 0, KEY * 257),
         "16 bits in colour with a key": png(colour(keyed).astype(np.uint16) * 257, 2, KEY * 257),
         "16 bits TIFF": saved(deep, "TIFF"),
-        "16 bits PGM": saved(deep, "PPM"),
+        "16 bits PGM": f"P5 {SIDE} {SIDE} 65535\n".encode() + deep.astype(">u2").tobytes(),
         "CMYK": saved(Image.fromarray(ink, "CMYK"), "TIFF"),
         "turned": saved(upside, exif=turned()),
         "turned TIFF": saved(upside, "TIFF", exif=turned()),

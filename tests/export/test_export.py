@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from torch import Tensor, nn
+from torch.torch_version import TorchVersion
 
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.protocols import BUDGETS
@@ -28,6 +29,7 @@ from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
 from tests.conftest import Call, Refuse
+from tests.helpers.onnx import needs_onnx
 from tests.helpers.tiny import QUICK, digits, embedder, photos, snapshot
 
 GRAY = EmbedderConfig("c2f2", 6, 1, 8)
@@ -84,7 +86,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> "Written":
 Written = Callable[[str, EmbedderConfig], tuple[Source, Path]]
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch"])
+@pytest.mark.parametrize("form", [pytest.param("onnx", marks=needs_onnx), "torch"])
 @pytest.mark.parametrize("config", [GRAY, RESNET], ids=["gray c2f2", "colour resnet"])
 def test_a_file_embeds_as_the_embedder(form: str, config: EmbedderConfig, written: Written) -> None:
     """For images one, three and seventeen at a time."""
@@ -98,6 +100,7 @@ def test_a_file_embeds_as_the_embedder(form: str, config: EmbedderConfig, writte
     assert str(Path(__file__).parents[2]).encode() not in path.read_bytes(), "it tells where the code lies"
 
 
+@needs_onnx
 def test_onnx_is_sound_and_says_what_it_is(written: Written) -> None:
     import onnx as format
 
@@ -155,7 +158,7 @@ class Fickle(nn.Module):
         return z if z.sum().item() > 0 else -z
 
 
-@pytest.mark.parametrize("form", ["onnx", "torch"])
+@pytest.mark.parametrize("form", [pytest.param("onnx", marks=needs_onnx), "torch"])
 def test_a_backbone_that_cannot_be_exported_is_named(
     form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,7 +172,10 @@ def test_a_backbone_that_cannot_be_exported_is_named(
 # --- the command
 
 
-@pytest.mark.parametrize(("form", "name"), [("onnx", "digits.onnx"), ("torch", "digits.pt2"), ("hub", "digits")])
+@pytest.mark.parametrize(
+    ("form", "name"),
+    [pytest.param("onnx", "digits.onnx", marks=needs_onnx), ("torch", "digits.pt2"), ("hub", "digits")],
+)
 def test_a_run_is_exported_and_verified(  # noqa: PLR0917
     form: str, name: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: Call
 ) -> None:
@@ -187,6 +193,7 @@ def test_a_run_is_exported_and_verified(  # noqa: PLR0917
     assert snapshot(run) == before
 
 
+@needs_onnx
 def test_nothing_is_heard_of_the_exporter(run: Path, tmp_path: Path) -> None:
     """In a process of its own, whose loggers no test has touched."""
     command = [sys.executable, "-m", "holdfast", "export", str(run)]
@@ -432,6 +439,15 @@ def test_a_missing_extra_says_what_to_install(
             without.setitem(sys.modules, module, None)
             assert "pip install 'holdfast[onnx]'" in refused("export", run)
     assert not list(tmp_path.rglob("*.onnx"))
+
+
+def test_onnx_is_refused_by_an_old_torch(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: Refuse
+) -> None:
+    monkeypatch.setattr(torch, "__version__", TorchVersion("2.6.0+cpu"))
+    said = "format onnx needs torch 2.7 or newer, not 2.6.0+cpu; formats torch and hub do not"
+    assert said in refused("export", run, "--out", tmp_path / "digits.onnx")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_is_merged_whole_or_not_at_all(tmp_path: Path) -> None:

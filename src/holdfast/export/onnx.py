@@ -13,14 +13,22 @@ from holdfast.util.extras import require
 
 INPUT, OUTPUT = "images", "embeddings"
 
+TORCH = "2.7"
+"""The first whose exporter writes BatchNorm as one node; that of 2.6 fails at it."""
+
 
 def write(source: Source, path: Path) -> None:
     """An ``.onnx`` file: ``images`` (batch, channels, size, size) float32 -> ``embeddings`` (batch, dim).
 
-    It passes ``onnx.checker``. Raises HoldfastError where the backbone uses what ONNX has no word for.
+    It passes ``onnx.checker``. Raises HoldfastError where torch is older than 2.7, and where the backbone uses what
+    ONNX has no word for.
     """
     onnx = require("onnx", "onnx")
     require("onnxscript", "onnx")
+    if torch.__version__ < TORCH:
+        raise HoldfastError(
+            f"format onnx needs torch {TORCH} or newer, not {torch.__version__}; formats torch and hub do not"
+        )
     traced = program(source.embedder)
     try:
         with quiet():
