@@ -68,7 +68,7 @@ def test_the_text_has_scores_intervals_and_checks(run: Path, folder: Path) -> No
     assert f"| verdict | {strict.verdict} | {cvpr22.verdict} |" in text
     assert cvpr22.verdict == "unchecked, too few queries"
     assert all(one["detail"] in text for one in strict.content["checks"])
-    assert "each pixel by up to 25.5/255, pixels being in [0, 1], in 2 steps from 51/255" in text
+    assert "each pixel by up to 25.5/255, pixels being in [0, 1], in 2 steps from 25.5/255" in text
     assert "knows the network and its gradients. 8 of 797 queries were attacked" in text
     assert "no certificate" in text
     assert "without a defense" not in text
@@ -175,6 +175,7 @@ def test_other_attackers_are_told_apart(run: Path) -> None:
     assert "asks for embeddings only (Square)" in threat(changed(gradient="square"))
     assert "sees another network only" in threat(changed("12345678"))
     assert "3 restarts" in threat(changed(restarts=3))
+    assert "by the cascade alone, and" in threat(changed(attacks=[], cascade=True))
     euclidean = changed(norm="l2", eps=2.0, step=0.25)
     assert "all pixels together by up to 2 (Euclidean norm)" in threat(euclidean)
     assert "steps of 0.25" in threat(euclidean)

@@ -119,17 +119,18 @@ def _figure(result: Result, name: str) -> str:
 def threat(result: Result) -> str:
     """What the attacker of an evaluation may do and knows, and on how much it was tried."""
     settings, data = result.content["settings"], result.content["data"]
-    if not settings["attacks"]:
+    if not (settings["attacks"] or settings.get("cascade")):
         return f"**{way(result)}**: no attack."
     reach, step = (format_radius(settings[key], settings["norm"]).removesuffix(" (l2)") for key in ("eps", "step"))
     knows = SIGHT[settings.get("gradient", "white-box")]
     if result.content["model"].get("surrogate"):
         knows = "sees another network only (transfer)"
-    word = "from" if settings["step"] == 2 * settings["eps"] else "of"
+    word = "from" if settings["step"] in (settings["eps"], 2 * settings["eps"]) else "of"
     restarts = f", {settings['restarts']} restarts" if settings.get("restarts") else ""
+    how = f"in {settings['steps']} steps {word} {step}{restarts}" if settings["attacks"] else "by the cascade alone"
     return (
         f"**{way(result)}**: the attacker may change {NORMS[settings['norm']].format(reach)}, pixels being in [0, 1], "
-        f"in {settings['steps']} steps {word} {step}{restarts}, and {knows}. {data['attacked']:,} of "
+        f"{how}, and {knows}. {data['attacked']:,} of "
         f"{data['queries']:,} queries were attacked, in a gallery of {data['gallery']:,} images of "
         f"{data['classes']:,} classes that the attacker knows."
     )
