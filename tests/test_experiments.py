@@ -182,5 +182,7 @@ def test_the_results_in_the_repository_are_of_runs_in_the_files(planned: dict[st
         stem, name = path.parts[-5], path.parts[-4]
         (run,) = (one for one in planned[stem] if one.name == name)
         given = {key: value for key, value in decisive(run.config).items() if key != "model.weights"}
-        trained = {"validation.share": 0, "validation.on_test": False} | read(path).training["settings"]
+        trained = {"validation.share": 0, "validation.on_test": False, "data.noise": 0.0} | read(path).training[
+            "settings"
+        ]
         assert {key: trained[key] for key in given} == given, path

@@ -144,11 +144,12 @@ def test_every_setting_of_an_evaluation_is_an_option() -> None:
     settings = {
         field.name: 1
         for field in fields(AttackSettings)
-        if field.name not in ("protocol", "attacks", "objects", "cascade")
+        if field.name not in ("protocol", "attacks", "objects", "cascade", "alpha")
     }
     words = Evaluation("strict", checks=False, **settings, attacks=["es", "qa+:5"]).options()  # type: ignore[arg-type]
     assert {word for word in words if word.startswith("--")} <= known
-    assert words[-5:] == ["--attack", "es", "--attack", "qa+:5", "--no-checks"]
+    assert words[-7:] == ["--attack", "es", "--attack", "qa+:5", "--certify", "--minimal-eps", "--no-checks"]
+    assert Evaluation("worst", minimal_eps=False).options() == ["--protocol", "worst"]
 
 
 # ---- the start ------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from holdfast.util.errors import HoldfastError, brief, foreign, lacks_memory
 
 TOLERANCE = 1e-4
 """How far the numbers of two unit-length embeddings of one image, or the length of one, may be apart."""
+AGAIN = 4
+"""How often images are embedded again to see whether random numbers are drawn: two draws may be alike."""
 SLACK = 0.1
 """How far two gradients at one image may be apart, in units of the largest number: rounding in half precision."""
 RANDOM = (
@@ -143,7 +145,7 @@ class WrappedModel:
         with self.frozen():
             with torch.no_grad():
                 first = self.tried(images)
-                self.random = not _apart(first, self._raw(images)) <= TOLERANCE
+                self.random = any(not _apart(first, self._raw(images)) <= TOLERANCE for _ in range(AGAIN))
                 if not self.random:
                     self._check_independent(images, first)
                 scale = self._scale(images)

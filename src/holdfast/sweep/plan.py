@@ -37,7 +37,7 @@ from holdfast.runs.data import family_of
 from holdfast.runs.folder import Run
 from holdfast.training.loop import finished
 from holdfast.util.errors import HoldfastError, shown, unknown, within
-from holdfast.util.validate import Amount, Count, OneOf, Whole, fit, read_yaml
+from holdfast.util.validate import Amount, Count, OneOf, Positive, Whole, fit, read_yaml
 
 START = "start"
 MAX_NAME_BYTES = 255
@@ -59,6 +59,9 @@ class Evaluation:
     restarts: Whole | None = None
     max_queries: Count | None = None
     seed: Whole | None = None
+    minimal_eps: StrictBool | None = None
+    sigma: Positive | None = None
+    draws: Count | None = None
     attacks: Annotated[Names, Field(min_length=1)] | None = None
 
     @property
@@ -70,9 +73,11 @@ class Evaluation:
     def options(self) -> list[str]:
         """As options of ``holdfast evaluate``."""
         given = {"protocol": self.protocol, **self.settings}
-        pairs = [(f"--{key.replace('_', '-')}", str(value)) for key, value in given.items() if key != "attacks"]
+        flags = {"--certify": self.sigma, "--minimal-eps": self.minimal_eps, "--no-checks": not self.checks}
+        taken = {key: value for key, value in given.items() if key not in ("attacks", "minimal_eps")}
+        pairs = [(f"--{key.replace('_', '-')}", str(value)) for key, value in taken.items()]
         pairs += [("--attack", name) for name in self.attacks or ()]
-        return [word for pair in pairs for word in pair] + ([] if self.checks else ["--no-checks"])
+        return [word for pair in pairs for word in pair] + [flag for flag, set_ in flags.items() if set_]
 
     def done(self, run: Run, config: Config) -> bool:
         """Whether the run's folder holds its result, with these settings, of a training that cost what this one did."""
