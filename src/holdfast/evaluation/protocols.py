@@ -144,6 +144,6 @@ CASCADE: tuple[Stage, ...] = (
 TRIALS: tuple[Stage, ...] = (
     Stage("soft", Misrank(SOFT), 50),
     Stage("margin", Misrank(), 50),
-    Stage("square", Misrank(), 250, gradient=Square()),
+    *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(3)),
 )
-"""What a query meets at each radius of the search for its minimal ε, from an image that was adversarial before."""
+"""What a query meets at each radius of the search for its minimal ε: the first two from its last adversarial image."""

@@ -175,6 +175,13 @@ def test_it_is_the_same_in_any_batch_and_after_a_kill(tmp_path: Path) -> None:
     assert read(again.path).minimal_eps == again.minimal_eps
 
 
+def test_a_black_box_searches_with_its_own_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cascade, "CASCADE", (replace(CASCADE[-1], steps=30),))
+    monkeypatch.setattr(minimal, "HALVINGS", 3)
+    sizes = [size for _, size in found(search(gradient="square", eps=0.3))["each"]]
+    assert any(size is not None and 0 < size < 0.2 for size in sizes)
+
+
 @pytest.mark.parametrize(
     "settings", [{"protocol": "cvpr22"}, {"eps": 0}, {"protocol": "strict", "cascade": False}, {"protocol": "benign"}]
 )

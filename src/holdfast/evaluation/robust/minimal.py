@@ -1,8 +1,9 @@
 """Minimal ε: the size of the smallest perturbation found that breaks a query, by bisection.
 
 Of a query that the cascade broke, the adversarial image is made again. Then the radius is halved, between the largest
-one at which all trials failed and the size of the smallest perturbation that broke the query. Each trial starts from
-the last adversarial image, scaled into the new ball.
+one at which all trials failed and the size of the smallest perturbation that broke the query. A trial starts from the
+last adversarial image, scaled into the new ball, unless it approaches a wrong class first. A black box has the stages
+of the cascade for trials.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -119,11 +120,12 @@ class Bisection(Runner):
             low = low.where(low < high, 0)  # what failed there was the trial
             trial, left = (low + high) / 2, torch.arange(len(rows), device=rows.device)
             start = clean + (trial / high).view(-1, 1, 1, 1) * (images - clean)
-            for stage in stages_of(self.resolved, TRIALS):
+            for stage in list(stages_of(self.resolved, TRIALS)) or stages_of(self.resolved):
                 if not len(left):
                     break
                 breaker, name = (stage, len(self.images)), f"{NAME}.{i}.{stage.name}"
-                tried = attempt(breaker, name, rows[left], initial=start[left], scale=trial[left] / eps)
+                initial = start[left] if stage.attack.toward is None else None
+                tried = attempt(breaker, name, rows[left], initial=initial, scale=trial[left] / eps)
                 broken = tried.after["R@1"] == 0
                 images[left[broken]], after[left[broken]] = tried.images[broken], tried.after["R@1"][broken]
                 left = left[~broken]
