@@ -32,6 +32,9 @@ def test_what_does_not_go_together_is_refused(refused: Refuse, tmp_path: Path, m
     assert "--columns needs --format markdown" in refused("report", path, "--format", "html", "--columns", "ERS")
     assert "at least 0, not -1" in refused("report", path, "--format", "html", "--pictures", "-1")
     assert "is a folder; try" in refused("report", path, "--format", "html", "--out", tmp_path)
+    (tmp_path / "README.md").write_text("mine")
+    assert "no file of format html by its name" in refused("report", path, "--format", "html", "--out", "README.md")
+    assert (tmp_path / "README.md").read_text() == "mine"
     assert "did you mean 'html'?" in refused("report", path, "--format", "htm")
     assert not (tmp_path / "report.html").exists()
     (tmp_path / "file").write_text("")

@@ -4,6 +4,9 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import pytest
 
 from holdfast.cli.streams import lasting
 
@@ -22,6 +25,16 @@ def test_a_reader_that_is_gone_is_not_missed() -> None:
     with io.TextIOWrapper(io.FileIO(write, "w"), encoding="utf-8") as stream:
         for _ in range(3):
             print("x" * 100_000, file=lasting(stream), flush=True)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_is_told_in_one_line() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "holdfast", "--help"], stdout=full, stderr=subprocess.PIPE, text=True, check=False
+        )
+    assert done.returncode == 2
+    assert done.stderr == "holdfast: cannot write to standard output: No space left on device\n"
 
 
 def test_the_command_line_writes_to_such_streams() -> None:

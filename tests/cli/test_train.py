@@ -183,6 +183,26 @@ def test_a_finished_run_resumes_to_itself(call: Call, copied: Path) -> None:
     assert ((copied / "model.safetensors").read_bytes(), (copied / "steps.jsonl").read_text()) == before
 
 
+def test_a_run_goes_on_by_its_own_settings(call: Call, refused: Refuse, copied: Path, tmp_path: Path) -> None:
+    status, out, _ = call("train", "--resume", "--out", copied, "--set", "steps=3")
+    assert status == 0
+    assert "resumed at step 2 of 3" in out
+    assert Run(copied).config() == resolve_config({"data.name": "digits", **SETTINGS, "steps": 3})
+    told = refused("train", "--resume", "--out", copied, "--recipe", "none-r")
+    assert told.endswith("Changed: recipe: 'hm-s-lga-ics' -> 'none-r'\n")
+
+
+def test_nothing_to_resume_and_nothing_said(refused: Refuse, copied: Path, tmp_path: Path) -> None:
+    told = refused("train", "--resume", "--out", tmp_path / "cop")
+    assert f"there is no run in {tmp_path / 'cop'} to resume; did you mean {copied}?" in told
+    assert not (tmp_path / "cop").exists()
+
+
+def test_the_same_command_begins_and_resumes(call: Call, tmp_path: Path) -> None:
+    for told in ("training: 2/2", "resumed at step 2 of 2"):
+        assert told in call("train", *QUICK, "--out", tmp_path / "run", "--resume")[1]
+
+
 def test_a_run_is_kept_from_a_second_one(refused: Refuse, copied: Path) -> None:
     assert "holds a run already; add --resume, or give another --out" in refused("train", *QUICK, "--out", copied)
 
@@ -194,8 +214,10 @@ def test_a_run_is_kept_from_a_second_one(refused: Refuse, copied: Path) -> None:
     ("arguments", "told"),
     [
         (["--config", "none.yaml"], "cannot read none.yaml: No such file or directory"),
+        (["--config", os.devnull], f"{os.devnull} has no settings in it"),
+        (["--root", "photos"], "data set 'digits' is bundled: leave out --root photos"),
         (["--data", "cub", "--root", "/no/such/folder"], "/no/such/folder does not exist"),
-        (["--weights", "none.pth"], "no weights at none.pth: it does not exist"),
+        (["--weights", "none.pth"], "no weights at none.pth: there is no such file"),
         (["--set", "batch.per_class=300"], "0 of 10 classes have 300 images or more"),
         (["--device", "banana"], "device 'banana' cannot be used"),
     ],

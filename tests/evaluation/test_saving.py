@@ -242,4 +242,6 @@ def test_a_manifest_with_lines_missing_is_refused(whole: tuple[Path, int], tmp_p
 def test_what_cannot_be_attacked_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(HoldfastError, match="needs 200 different targets"):
         saved("oa:200", tmp_path / "adv")
+    with pytest.raises(HoldfastError, match="eps is above 0"):
+        saved("es", tmp_path / "adv", eps=0)
     assert not (tmp_path / "adv").exists()

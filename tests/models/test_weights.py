@@ -214,10 +214,14 @@ def test_a_few_tensors_of_many_are_refused_unless_asked_for(tmp_path: Path) -> N
 
 
 def test_unusable_contents_are_named(tmp_path: Path) -> None:
-    with pytest.raises(HoldfastError, match="does not exist"):
+    with pytest.raises(HoldfastError, match="there is no such file"):
         read_state(tmp_path / "none.pth")
-    with pytest.raises(HoldfastError, match="is not a file"):
+    with pytest.raises(HoldfastError, match="it is a folder"):
         read_state(tmp_path)
+    whole = write(tmp_path / "whole.pth", {"w": torch.zeros(1000)}).read_bytes()
+    (tmp_path / "half.pth").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(HoldfastError, match=r"half\.pth cannot be read as weights: it is damaged or cut short$"):
+        read_state(tmp_path / "half.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(HoldfastError, match="holds a list"):
         read_state(tmp_path / "list.pth")

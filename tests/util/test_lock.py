@@ -94,6 +94,14 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="no /proc here")
+@pytest.mark.parametrize("hold", [working_in, writing])
+def test_a_folder_that_never_comes_to_be(hold: Hold) -> None:
+    """Making it fails as if another process had just removed it."""
+    with pytest.raises(HoldfastError, match=r"^cannot write /proc/x.*: No such file"), hold(Path("/proc/x/y")):
+        pass
+
+
 def test_where_nothing_can_be_written_nobody_is_at_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever lies there may still be read."""
 

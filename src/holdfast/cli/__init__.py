@@ -15,7 +15,7 @@ from holdfast.cli.export import export
 from holdfast.cli.listing import listing
 from holdfast.cli.report import report
 from holdfast.cli.search import embed, search
-from holdfast.cli.streams import protect
+from holdfast.cli.streams import lost, protect
 from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
 
@@ -70,6 +70,9 @@ def main(arguments: list[str] | None = None) -> None:
         _fail(
             f"out of memory ({reason}); try a smaller --batch-size (in training: batch.pairs, data.size or model.dim)"
         )
+    finally:
+        if full := lost(sys.stdout):
+            _fail(f"cannot write to standard output: {full.strerror}")
 
 
 def _fail(message: str) -> None:

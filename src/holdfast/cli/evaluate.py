@@ -47,6 +47,8 @@ def evaluate(  # noqa: PLR0917
 
     if how.eps is not None and eps_curve is not None:
         raise HoldfastError("give --eps or --eps-curve, not both")
+    if quick and attack:
+        raise HoldfastError("give --attack or --quick, not both: robust R@1 is not measured where attacks are named")
     if not certify and (given := [f"--{name}" for name, one in {"sigma": sigma, "draws": draws}.items() if one]):
         raise HoldfastError(f"{given[0]} goes with --certify")
     if certify and eps_curve is not None:

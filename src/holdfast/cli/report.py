@@ -9,6 +9,8 @@ from holdfast.cli.options import Root
 
 FORMAT_OF = {"columns": "markdown", "root": "html", "pictures": "html"}
 """The format that an option needs."""
+SUFFIXES = {"markdown": (".md", ".markdown", ".txt"), "csv": (".csv",), "json": (".json",), "html": (".html", ".htm")}
+"""Of each format's files; a file called otherwise is not replaced."""
 
 
 def report(  # noqa: PLR0917
@@ -51,7 +53,12 @@ def report(  # noqa: PLR0917
             print(text)
         return
     if place.is_dir():
-        raise HoldfastError(f"--out must be a file, and {place} is a folder; try {place / 'report'}.{style}")
+        inside = place / f"report{SUFFIXES[style][0]}"
+        raise HoldfastError(f"--out must be a file, and {place} is a folder; try {inside}")
+    if place.exists() and place.suffix.lower() not in SUFFIXES[style]:
+        raise HoldfastError(
+            f"{place} is there already, and no file of format {style} by its name ({' or '.join(SUFFIXES[style])})"
+        )
     results = find(paths)
     with writing(place):
         write_text(place, write(results, **chosen))

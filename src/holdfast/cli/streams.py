@@ -1,4 +1,4 @@
-"""What the command line writes to: no character and no reader that is gone ends the work."""
+"""What the command line writes to: no character, no reader that is gone and no full disk ends the work."""
 
 import io
 import sys
@@ -6,17 +6,24 @@ from typing import TextIO
 
 
 class _Pipe(io.FileIO):
-    """A file descriptor to write to, which drops what nobody reads any more, as after ``| head -1``."""
+    """A file descriptor to write to, which drops what cannot be written.
+
+    ``lost``: why something was, as on a full disk; None where nobody reads any more, as after ``| head -1``.
+    """
+
+    lost: OSError | None = None
 
     def write(self, data: object, /) -> int:
         try:
             return super().write(data)  # type: ignore[arg-type]
-        except BrokenPipeError:
+        except OSError as error:
+            if not isinstance(error, BrokenPipeError):
+                self.lost = error
             return memoryview(data).nbytes  # type: ignore[arg-type]
 
 
 def lasting(stream: TextIO) -> TextIO:
-    """The stream, with ``\\u03b5`` for an ε that its encoding lacks, and quiet once its reader is gone."""
+    """The stream, with ``\\u03b5`` for an ε that its encoding lacks; what cannot be written is dropped."""
     stream.flush()
     raw = _Pipe(stream.fileno(), "w", closefd=False)
     return io.TextIOWrapper(
@@ -33,3 +40,10 @@ def protect() -> None:
         stream = getattr(sys, name)
         if stream is not None and stream is getattr(sys, f"__{name}__"):
             setattr(sys, name, lasting(stream))
+
+
+def lost(stream: TextIO) -> OSError | None:
+    """Why a lasting stream had to drop something that was wanted; None where it did not."""
+    stream.flush()
+    raw = getattr(getattr(stream, "buffer", None), "raw", None)
+    return raw.lost if isinstance(raw, _Pipe) else None

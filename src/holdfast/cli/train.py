@@ -1,6 +1,7 @@
 """``holdfast train``."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -22,15 +23,19 @@ def train(  # noqa: PLR0917
     config: Annotated[Path | None, typer.Option(help="Settings as YAML.")] = None,
     changes: Set = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/DATA-RECIPE-SEED.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, by its own settings.")
+    ] = False,
     device: Device = None,
     verify: Annotated[bool, typer.Option("--verify", help="Decode every image before training starts.")] = False,
 ) -> None:
     """Train an embedder with any defense. Later settings win: the paper's, --config, options, --set."""
+    from holdfast.data.datasets import check_root  # noqa: PLC0415
     from holdfast.defense.recipes import parse_recipe  # noqa: PLC0415
-    from holdfast.runs.config import resolve_config  # noqa: PLC0415
+    from holdfast.runs.config import flatten, resolve_config  # noqa: PLC0415
+    from holdfast.runs.folder import Run  # noqa: PLC0415
     from holdfast.training.loop import train as run  # noqa: PLC0415
-    from holdfast.util.errors import HoldfastError  # noqa: PLC0415
+    from holdfast.util.errors import HoldfastError, nearest  # noqa: PLC0415
     from holdfast.util.validate import read_yaml  # noqa: PLC0415
 
     options = {
@@ -42,6 +47,8 @@ def train(  # noqa: PLR0917
     }
     given = {key: value for key, value in options.items() if value is not None}
     tree = read_yaml(config) if config else {}
+    if config and not tree:
+        raise HoldfastError(f"{config} has no settings in it")
     try:
         settings = resolve_config(tree, given, assignments=changes or ())
     except HoldfastError as error:
@@ -51,8 +58,14 @@ def train(  # noqa: PLR0917
             if str(own) == str(error):
                 raise HoldfastError(f"{config}: {error}") from None
         raise
+    check_root(settings.data.name, root)
     name = parse_recipe(settings.recipe).name
     folder = out or Path("runs") / f"{settings.data.name}-{name}-{settings.seed}"
+    begun = Run(folder)
+    if resume and begun.config_file.exists():
+        settings = resolve_config(flatten(asdict(begun.config())), tree, given, assignments=changes or ())
+    elif resume and not (tree or given or changes):
+        raise HoldfastError(f"there is no run in {folder} to resume{nearest(folder)}")
     run(settings, folder, resume=resume, device=device, verify=verify)
     if os.environ.get("RANK", "0") == "0":
         print(f"the run is in {folder}; now: holdfast evaluate {folder}")

@@ -42,6 +42,12 @@ DATASETS: dict[str, Dataset] = {
 """What ``holdfast datasets`` lists, by the name of ``--data``."""
 
 
+def check_root(name: str, root: Path | str | None) -> None:
+    """Refuse a folder for a data set that is bundled."""
+    if root is not None and pick("data set", name, DATASETS).bundled:
+        raise HoldfastError(f"data set {name!r} is bundled: leave out --root {root}")
+
+
 def load_dataset(name: str, root: Path | str | None = None) -> Table:
     """The table of data set ``name`` under ``root`` (not used by a bundled set)."""
     dataset = pick("data set", name, DATASETS)

@@ -61,8 +61,11 @@ def decode(source: Path | bytes, most: int = MAX_PIXELS) -> tuple[Image.Image, l
         raise HoldfastError(f"the image is damaged or cut short ({brief(error)})") from None
 
 
-def no_file(path: Path) -> str | None:
-    """Why there is no file to be read at a path; None where there is one. Opens nothing: a pipe would wait for ever."""
+def no_file(path: Path, most: int = MAX_BYTES) -> str | None:
+    """Why there is no file of at most so many bytes to be read at a path; None where there is one.
+
+    Opens nothing: a pipe would wait for ever.
+    """
     try:
         found = path.stat()
     except ValueError:  # a name with a null character
@@ -76,7 +79,7 @@ def no_file(path: Path) -> str | None:
         return "it is a folder, not a file"
     if not stat.S_ISREG(found.st_mode):
         return "it is a pipe, socket or device, not a file"
-    return f"it has more than the {MAX_BYTES // 2**20:,} MB that are read" if found.st_size > MAX_BYTES else None
+    return f"it has more than the {most // 2**20:,} MB that are read" if found.st_size > most else None
 
 
 def is_image(path: Path) -> bool:

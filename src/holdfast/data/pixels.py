@@ -214,4 +214,4 @@ class Pixels:
 
 
 def _why(error: Exception) -> str:
-    return str(error) if isinstance(error, HoldfastError) else brief(error)
+    return brief(error)

@@ -43,6 +43,8 @@ def attack(
     opened = open_model(model)
     pixels = load_test_set(opened) if data is None else as_pixels(data)
     resolved = resolve_settings(pixels.table.family, attacks=(name,), **settings)
+    if not resolved.eps:
+        raise HoldfastError("eps is above 0, or the images written would be those that were read")
     with working_in(folder), prepared(opened.embed, pixels, resolved, device, quiet) as target:
         identity = resolved.hash({"model": model_fingerprint(target)}, describe_data(pixels))
         return save(runners_of(target, resolved, batch)[0], target, Path(folder), identity, quiet)

@@ -23,6 +23,8 @@ from holdfast.util.errors import HoldfastError, pick
 from holdfast.util.validate import Amount, Count, OneOf, Positive, Whole, fit
 
 GRADIENTS: dict[str, Gradient] = {"white-box": WHITE_BOX, "nes": NES(), "square": Square()}
+OF_ATTACKS = {"eps", "step", "steps", "norm", "gradient", "restarts", "cascade"}
+"""What says nothing where nothing is attacked."""
 
 
 class _Given(TypedDict, total=False):
@@ -136,6 +138,11 @@ def resolve_settings(family: str | None, protocol: str = "strict", **given: Any)
     given = {**fit(_Given, {key: value for key, value in given.items() if value is not None})}
     if rules.cascade and not rules.attacks and (extra := {"step", "steps", "restarts"} & given.keys()):
         raise HoldfastError(f"protocol {protocol!r} has no {min(extra)} to choose; give eps or norm")
+    idle = OF_ATTACKS if "sigma" in given else OF_ATTACKS | {"max_queries"}
+    if not (rules.attacks or rules.cascade) and (extra := idle & given.keys()):
+        raise HoldfastError(f"protocol {protocol!r} attacks nothing: {min(extra)} goes with protocol 'strict'")
+    if rules.cascade and not rules.attacks and given.get("cascade") is False:
+        raise HoldfastError(f"protocol {protocol!r} is robust R@1 alone: without it (quick) nothing is measured")
     eps, step, steps = BUDGETS[family or "28"]
     norm, gradient = given.get("norm", "linf"), given.get("gradient", "white-box")
     if norm != "linf" and "eps" not in given:
@@ -233,8 +240,9 @@ def _check(settings: AttackSettings) -> None:
             "the minimal ε is searched for up to the radius of robust R@1, which has to be measured: use protocol "
             "'strict' or 'worst', with eps above 0, all attacks, and not quick"
         )
-    if settings.attacks and settings.eps and not settings.steps:
-        raise HoldfastError("steps is at least 1 where eps is not 0: no step would reach anything")
+    if settings.attacks and settings.eps and not (settings.steps and settings.step):
+        name = "step is above 0" if settings.steps else "steps is at least 1"
+        raise HoldfastError(f"{name} where eps is not 0: nothing would move")
     given: dict[str, str] = {}
     for name in settings.attacks:
         for reading in settings.attack(name).readings:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from holdfast.data import DATASETS, Pixels, held_out, query_gallery
+from holdfast.data.datasets import check_root
 from holdfast.models.adapters.base import OpenedModel
 from holdfast.models.preprocessing import Preprocessing
 from holdfast.runs.config import resolve_config
@@ -33,6 +34,7 @@ def load_test_set(
             raise HoldfastError(f"{option} does not go with --queries and --gallery, two files that name their images")
         return (model.preprocessing or Preprocessing()).pixels(query_gallery(queries, gallery))
     if data is not None:
+        check_root(data, root)
         table = held_out(data, root)
         usual = Preprocessing(resolve_config({"data.name": data}).data.size, channels=DATASETS[data].channels)
         return (model.preprocessing or usual).pixels(table)
@@ -42,5 +44,6 @@ def load_test_set(
         )
     config = Run(model.folder).config()
     if root is not None:
+        check_root(config.data.name, root)
         config = replace(config, data=replace(config.data, root=str(root)))
     return pixels_of(config, table_of(config).test())

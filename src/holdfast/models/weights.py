@@ -1,6 +1,7 @@
 """Weights in files: read without running code, matched by name, written atomically."""
 
 import re
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from holdfast.data.decode import no_file
 from holdfast.util.arrays import check_whole
 from holdfast.util.errors import HoldfastError, printable, shown
 
@@ -28,8 +30,8 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     is unpickled. Raises HoldfastError where the file is absent or broken, or holds code or no tensors.
     """
     path = Path(path)
-    if not path.is_file():
-        raise HoldfastError(f"no weights at {path}: it {'is not a file' if path.exists() else 'does not exist'}")
+    if reason := no_file(path, sys.maxsize):
+        raise HoldfastError(f"no weights at {path}: {reason}")
     content = _read(path)
     for _ in WRAPPERS:
         if wrapped := [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]:
@@ -60,6 +62,8 @@ def _read(path: Path) -> Mapping[str, Any]:
                 "could run code; if you trust the file, load it with torch yourself and save its state_dict as "
                 ".safetensors"
             ) from error
+        if "PytorchStreamReader" in str(error):
+            raise HoldfastError(f"{path} cannot be read as weights: it is damaged or cut short") from error
         reason = printable(str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0])
         raise HoldfastError(f"{path} cannot be read as weights ({type(error).__name__}: {reason})") from error
     if not isinstance(content, Mapping):

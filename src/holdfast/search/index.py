@@ -10,6 +10,7 @@
 """
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,6 +29,7 @@ from holdfast.core.batching import WIDTH, checked
 from holdfast.core.distance import pairs
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
+from holdfast.data.decode import no_file
 from holdfast.evaluation.fingerprint import network_fingerprint
 from holdfast.models.embedding import embed_rows
 from holdfast.models.preprocessing import Preprocessing
@@ -143,8 +145,8 @@ class Index:
     def load(cls, path: str | Path) -> Self:
         """The index that :meth:`save` wrote. Raises HoldfastError where the file holds none."""
         path = Path(path)
-        if not path.is_file():
-            raise HoldfastError(f"no index at {path}: it {'is not a file' if path.exists() else 'does not exist'}")
+        if reason := no_file(path, sys.maxsize):
+            raise HoldfastError(f"no index at {path}: {reason}")
         try:
             arrays = read_arrays(path, ARRAYS)
             about = parse_json(str(arrays.pop("about")), "about")
@@ -152,7 +154,7 @@ class Index:
             z, seen = (checked(torch.from_numpy(arrays[name])).float() for name in ("embeddings", "references"))
             paths, labels = (tuple(map(str, arrays[name].tolist())) for name in ("paths", "labels"))
         except (ValueError, TypeError) as error:
-            raise HoldfastError(f"{path} is no index of 'holdfast embed', or damaged ({brief(error)})") from error
+            raise HoldfastError(f"{path} is no index of 'holdfast embed', or damaged: {brief(error)}") from error
         if not len(z) == len(paths) == len(labels) or z.shape[1] != seen.shape[1]:
             raise HoldfastError(f"{path} is no index: its arrays do not fit each other")
         return cls(z, paths, labels, seen, about)

@@ -6,7 +6,7 @@ import subprocess
 from holdfast.sweep import lifeline
 from holdfast.sweep.plan import Planned
 from holdfast.sweep.slots import Slot
-from holdfast.util.errors import HoldfastError, brief
+from holdfast.util.errors import brief
 
 LOG = "log.txt"
 SAYS = "holdfast: "
@@ -30,7 +30,7 @@ def execute(run: Planned, slot: Slot, stdin: int = subprocess.PIPE) -> str | Non
             if not one.done(run.run, run.config):
                 return f"evaluate {one.protocol}: {why}"
     except Exception as error:
-        return str(error) if isinstance(error, HoldfastError) else brief(error)
+        return brief(error)
     return None
 
 

@@ -46,7 +46,9 @@ def lacks_memory(error: BaseException) -> bool:
 
 
 def brief(error: BaseException) -> str:
-    """An error of somebody else's code in one line."""
+    """An error of somebody else's code in one line; of ours, its message."""
+    if isinstance(error, HoldfastError):
+        return str(error)
     text = printable(next(iter(str(error).splitlines()), ""))
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 

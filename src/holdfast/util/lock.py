@@ -113,18 +113,20 @@ def _taken(file: Path, place: str) -> int | None:
 
 
 def _opened(file: Path) -> int | None:
-    while True:
+    for left in reversed(range(TRIES)):
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             return os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # the process before removed the folder
-            continue
+        except FileNotFoundError:  # the process before removed the folder, or it can never be made, as in /proc
+            if not left:
+                raise
         except OSError as error:
             if error.errno not in NOT_WRITABLE or not file.parent.is_dir():
                 raise
-        with suppress(FileNotFoundError):
-            return os.open(file, os.O_RDONLY)  # the lock of another user
-        return None
+            break
+    with suppress(FileNotFoundError):
+        return os.open(file, os.O_RDONLY)  # the lock of another user
+    return None
 
 
 def _lock(descriptor: int) -> bool:

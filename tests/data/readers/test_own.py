@@ -199,9 +199,13 @@ CSV_ROWS = [
         ("label,pathh,split\n1,a,train\n", "no column 'path'.*; did you mean 'pathh'"),
         ("label;path;split\n1;a;train\n", "no column 'label'.*; it is separated by semicolons, not commas"),
         ("label\tpath\tsplit\n1\ta\ttrain\n", "no column 'label'.*; it is separated by tabs, not commas"),
-        ("label,path,Path,split\n1,a,a,train\n", "twice the column 'path'"),
+        ("label,path,Path,split\n1,a,a,train\n", "two columns 'path'"),
         ("label,path,split\n1,a,b.jpg,train\n", "line 2: there are more cells than the 3 of the header"),
         ("", "no column 'label'"),
+        ('label,path,split\n1,a,train\n2,"b"c,train\n', "line 3: ',' expected after"),
+        ('label,path,split\n1,a,train\n2,"b,train\n3,c,train\n', 'a " opened in or below line 3 is never closed'),
+        ("label,path,split\n1,images/0.jpg,train\n1,images/./0.jpg,test\n", "lines 2 and 3: .* is listed twice$"),
+        ("label,path,split\n1,images/0.jpg,train\n2,images/0.jpg,train\n", "is listed twice, as '1' and as '2'"),
         ("label,path,split\n", "has no rows"),
         ("label,path,split\n,images/0.jpg,train\n", "line 2: label and path must be given"),
         ("label,path,split\n1,images/0.jpg\n", "line 2: ''"),
@@ -218,6 +222,14 @@ CSV_ROWS = [
 def test_csv_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(HoldfastError, match=message):
         load_dataset("csv", table_csv(tmp_path, text))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_a_csv_in_another_encoding_is_told_so(tmp_path: Path, encoding: str) -> None:
+    root = table_csv(tmp_path, "")
+    (root / "df.csv").write_text("label,path,split\né,a,train\n", encoding=encoding)
+    with pytest.raises(HoldfastError, match=r"df\.csv: it is not in UTF-8 .*; save it as UTF-8"):
+        load_dataset("csv", root)
 
 
 def test_csv_not_found_or_not_alone(tmp_path: Path) -> None:

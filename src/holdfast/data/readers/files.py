@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from holdfast.data.decode import no_file
-from holdfast.util.errors import HoldfastError
+from holdfast.util.errors import HoldfastError, printable
 
 
 def folder(root: Path, layout: str) -> Path:
@@ -83,7 +83,9 @@ def lines(path: Path, layout: str) -> list[str]:
         raise HoldfastError(f"cannot read {path}: {reason}")
     try:
         return path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise HoldfastError(f"cannot read {path}: it is not in UTF-8 ({error.reason}); save it as UTF-8") from None
+    except OSError as error:
         raise HoldfastError(f"cannot read {path}: {error}") from None
 
 
@@ -112,7 +114,7 @@ def check_present(paths: Sequence[Path], layout: str) -> None:
             names = {entry.name for entry in os.scandir(parent) if entry.is_file(follow_symlinks=False)}
         missing += [path for path in members if path.name not in names and no_file(path)]
     if missing:
+        first = f"{printable(str(missing[0]))}: {no_file(missing[0])}"
         raise HoldfastError(
-            f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]}: {no_file(missing[0])} "
-            f"(expected {layout})"
+            f"{len(missing)} of {len(paths)} images are missing, the first is {first} (expected {layout})"
         )

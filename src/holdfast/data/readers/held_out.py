@@ -13,6 +13,7 @@ from holdfast.data.readers.own import (
     FOLDER,
     Classes,
     check_images,
+    check_once,
     check_splits,
     class_keys,
     csv_table,
@@ -128,11 +129,8 @@ def _entries(path: Path) -> dict[Path, Entry]:
     rows = read_rows(path, ("path", "label"), LIST)
     images = tuple(path.parent / row["path"] for _, row in rows)
     check_images(path, images, [row["path"] for _, row in rows])
-    found: dict[Path, Entry] = {}
-    for (number, row), image in zip(rows, images, strict=True):
-        file, entry = image.resolve(), Entry(number, image, row["label"])
-        if twin := found.get(file):
-            labels = f", as {twin.label!r} and as {entry.label!r}" if twin.label != entry.label else ""
-            raise HoldfastError(f"{path}, lines {twin.line} and {number}: {image} is listed twice{labels}")
-        found[file] = entry
-    return found
+    files = [image.resolve() for image in images]
+    check_once(path, rows, files)
+    return {
+        file: Entry(number, image, row["label"]) for file, image, (number, row) in zip(files, images, rows, strict=True)
+    }

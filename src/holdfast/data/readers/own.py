@@ -1,6 +1,7 @@
 """A user's own images: a folder per class, or a CSV."""
 
 import csv
+import os
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -139,6 +140,7 @@ def csv_table(path: Path, rows: list[Row]) -> Table:
     split = np.asarray([row["split"].lower() for _, row in rows])
     images = tuple(path.parent / row["path"] for _, row in rows)
     check_images(path, images, [row["path"] for _, row in rows])
+    check_once(path, rows, [os.path.normpath(image) for image in images])
     return Table.build(
         "csv",
         images,
@@ -157,30 +159,36 @@ def read_rows(path: Path, needed: Sequence[str], layout: str) -> list[Row]:
     filled = [name for name in ("label", "path") if name in needed]
     if path.is_file() and is_image(path):
         raise HoldfastError(f"{path} is an image (expected {layout})")
-    reader = csv.DictReader(lines(path, layout), skipinitialspace=True)
+    reader = csv.DictReader(lines(path, layout), skipinitialspace=True, strict=True)
+    found: list[Row] = []
+    whole = 0
     try:
         columns = [name.strip().lower() for name in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        found = []
+        reader.fieldnames, whole = columns, reader.line_num
         for row in reader:
             if any(cell.strip() for cell in row.pop(None, ())):
                 raise HoldfastError(
                     f"{path}, line {reader.line_num}: there are more cells than the {len(columns)} of the header; put "
                     'a cell with a comma in "…"'
                 )
-            found.append((reader.line_num, {name: (row[name] or "").strip() for name in columns}))
+            whole = reader.line_num
+            found.append((whole, {name: (row[name] or "").strip() for name in columns}))
     except csv.Error as error:
-        raise HoldfastError(f"cannot read {path}, line {reader.line_num}: {error}") from None
+        if "unexpected end" in str(error):
+            raise HoldfastError(
+                f'cannot read {path}: a " opened in or below line {whole + 1} is never closed'
+            ) from None
+        raise HoldfastError(f"cannot read {path}, line {reader.line_num + 1}: {error}") from None
     for name in needed:
         if columns.count(name) != 1:
-            near = near_column(name, columns)
+            near, header = near_column(name, columns), ",".join(columns)
+            if name in columns:
+                raise HoldfastError(f"{path} has two columns {name!r}; its header is {header!r} (expected {layout})")
             hint = f"; did you mean {near!r}?" if near else ""
-            header = ",".join(columns)
             hint = next(
                 (f"; it is separated by {sign}, not commas" for c, sign in SEPARATORS.items() if c in header), hint
             )
-            count = "twice the column" if name in columns else "no column"
-            raise HoldfastError(f"{path} has {count} {name!r}; its header is {header!r}{hint} (expected {layout})")
+            raise HoldfastError(f"{path} has no column {name!r}; its header is {header!r}{hint} (expected {layout})")
     for number, row in found:
         if not all(row[name] for name in filled):
             raise HoldfastError(f"{path}, line {number}: {' and '.join(filled)} must be given")
@@ -225,6 +233,16 @@ def check_images(path: Path, images: tuple[Path, ...], written: list[str]) -> No
         first = next(i for i, image in enumerate(images) if no_file(image))
         above = path.resolve().parent.parent / written[first]
         raise HoldfastError(f"{error}; it lies at {above}" if not no_file(above) else str(error)) from None
+
+
+def check_once(path: Path, rows: list[Row], files: Iterable[str | Path]) -> None:
+    """Refuse two rows of a list ``path`` whose ``files``, one for each row, are the same: a query would find itself."""
+    first: dict[str | Path, Row] = {}
+    for file, (number, row) in zip(files, rows, strict=True):
+        line, twin = first.setdefault(file, (number, row))
+        if line != number:
+            other = f", as {twin['label']!r} and as {row['label']!r}" if twin["label"] != row["label"] else ""
+            raise HoldfastError(f"{path}, lines {line} and {number}: {row['path']} is listed twice{other}")
 
 
 def class_keys(labels: list[str]) -> list[int] | list[str]:
