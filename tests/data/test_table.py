@@ -177,5 +177,8 @@ def test_no_advice_is_given_that_would_not_work(images: Any) -> None:
 
 
 def test_a_gallery_of_one_class_is_refused() -> None:
-    with pytest.raises(HoldfastError, match="toy: all gallery images are of one class, '7': no answer is wrong"):
+    with pytest.raises(HoldfastError, match="toy: the test gallery is of one class, '7': no answer is wrong"):
         Table.build("toy", np.zeros((4, 2, 2), np.uint8), [7] * 4, ["test"] * 4).test()
+    splits = ["validation"] * 2 + ["test"] * 4
+    with pytest.raises(HoldfastError, match="toy: the validation gallery is of one class, '7'"):
+        Table.build("toy", np.zeros((6, 2, 2), np.uint8), [7] * 4 + [8] * 2, splits).validation()

@@ -185,8 +185,9 @@ def test_a_fault_of_the_preprocessing_makes_the_result_untrusted(embed: Any, fau
     (seen,) = (one for one in checked.content["checks"] if one["name"] == PREPROCESSING)
     assert seen["passed"] is False
     assert fault in seen["detail"]
-    for protocol in ("strict", "benign"):
-        unchecked = evaluate(embed, digits(), protocol, **{**QUICK, "steps": 1, "max_queries": 2})
+    attacked = {**QUICK, "steps": 1, "max_queries": 2}
+    for settings in (attacked, {"protocol": "benign", "quiet": True}):
+        unchecked = evaluate(embed, digits(), **settings)
         assert unchecked.content["trusted"] is False
         assert "UNTRUSTED" in unchecked.verdict
         assert any(fault in remark for remark in unchecked.content["model"]["remarks"])
@@ -272,12 +273,12 @@ REFUSED: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "floats": (plain, (IMAGES / 255, LABELS), {}, r"uint8.*not float64 of shape.*astype\('uint8'\) makes them"),
     "oblong": (plain, (IMAGES[:, :6], LABELS), {}, "square, not 6x8"),
     "no pair": (plain, IMAGES, {}, r"a pair \(images, labels\), not ndarray"),
-    "one class": (plain, (IMAGES, LABELS * 0), {}, "all gallery images are of one class"),
+    "one class": (plain, (IMAGES, LABELS * 0), {}, "the test gallery is of one class"),
     "one class, no attack": (
         plain,
         (IMAGES, LABELS * 0),
         {"protocol": "benign"},
-        "all gallery images are of one class",
+        "the test gallery is of one class",
     ),
     "NaN labels": (
         plain,

@@ -12,7 +12,7 @@ from holdfast.data import Pixels, Table
 from holdfast.metrics.retrieval import retrieval_metrics
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.runs.config import Config, resolve_config
-from holdfast.training.validation import BLOCK, SHIFTED, merit, validate
+from holdfast.training.validation import ATTACKED, BLOCK, merit, validate
 
 CPU = torch.device("cpu")
 
@@ -41,7 +41,7 @@ def two_classes() -> Pixels:
 
 def test_recall_falls_once_the_radius_reaches_the_other_class() -> None:
     found = [validate(settings(eps / 255), Mean(), two_classes(), CPU)[0] for eps in (0, 10, 30, 80)]  # type: ignore[arg-type]
-    recalls = [scores[SHIFTED] for scores in found]
+    recalls = [scores[ATTACKED] for scores in found]
     assert [scores["R@1"] for scores in found] == [100] * 4
     assert recalls == sorted(recalls, reverse=True)
     assert recalls[:3] == [100, 100, 100]
@@ -50,7 +50,7 @@ def test_recall_falls_once_the_radius_reaches_the_other_class() -> None:
 
 def test_an_image_is_not_its_own_answer() -> None:
     scores, _ = validate(settings(1 / 255), Mean(), shades([50, 150, 55, 155], [0, 0, 1, 1]), CPU)  # type: ignore[arg-type]
-    assert scores[SHIFTED] == 0
+    assert scores[ATTACKED] == 0
 
 
 def test_without_a_radius_the_clean_recall_is_found() -> None:
@@ -64,27 +64,28 @@ def test_without_a_radius_the_clean_recall_is_found() -> None:
         z = embedder(pixels.read(torch.arange(len(images)))[0])
     ids = torch.arange(len(z))
     clean = retrieval_metrics(Queries(z, torch.from_numpy(labels), ids), Gallery(z, torch.from_numpy(labels), ids))
-    assert scores[SHIFTED] == pytest.approx(clean["R@1"])
+    assert scores[ATTACKED] == pytest.approx(clean["R@1"])
     assert 0 < clean["R@1"] < 100
     assert not fallen
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_only_queries_with_an_answer_are_attacked(seed: int) -> None:
-    """Of class 0 no image is in the gallery."""
-    images = np.zeros((8, 3, 3), np.uint8)
-    asks, kept = (np.array(side, np.bool_) for side in ([1] * 5 + [0] * 3, [0] * 4 + [1] * 4))
-    table = Table.build("sided", images, [0] * 4 + [1] * 4, ["test"] * 8, is_query=asks, is_gallery=kept)
+    """Of class 0 no image is in the gallery; class 2 is far from all."""
+    images = np.zeros((9, 3, 3), np.uint8)
+    images[8] = 255
+    asks, kept = (np.array(side, np.bool_) for side in ([1] * 5 + [0] * 4, [0] * 4 + [1] * 5))
+    table = Table.build("sided", images, [0] * 4 + [1] * 4 + [2], ["test"] * 9, is_query=asks, is_gallery=kept)
     config = resolve_config({"pgd.eps": 0.1, "validation.attacked": 1, "seed": seed})
     scores, _ = validate(config, Mean(), Pixels(table, 3, channels=1), CPU)  # type: ignore[arg-type]
-    assert scores[SHIFTED] == 100
+    assert scores[ATTACKED] == 100
 
 
 def test_no_queries_no_attack() -> None:
     scores, _ = validate(settings(0.1, attacked=0), Mean(), two_classes(), CPU)  # type: ignore[arg-type]
-    assert math.isnan(scores[SHIFTED])
+    assert math.isnan(scores[ATTACKED])
     assert merit(scores) == scores["R@1"] == 100
-    assert merit({"R@1": 80.0, SHIFTED: 20.0}) == 50
+    assert merit({"R@1": 80.0, ATTACKED: 20.0}) == 50
 
 
 def test_the_same_queries_meet_the_same_attack_each_time() -> None:

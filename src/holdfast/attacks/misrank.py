@@ -11,6 +11,8 @@ from holdfast.attacks.base import ImageGenerators, Plan, System, own_entries, re
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import DistanceToTarget, Objective, ShiftEmbedding, SoftMargin
 
+SOFT = 50
+"""Over how many of the nearest items a margin is usually softened."""
 TEMPERATURE = 0.03
 """Of the soft minima, as a share of the median distance from the clean query to the gallery."""
 

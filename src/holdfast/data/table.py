@@ -208,15 +208,15 @@ class Table:
         """The test images that are query or gallery."""
         if (found := self._asked("test")) is None:
             raise self._error("nothing to evaluate: the test split has no queries or no gallery")
-        gallery = self.labels[self.is_gallery & (self.split == "test")]
-        if len(present := np.unique(gallery)) < 2:
-            raise self._error(f"all gallery images are of one class, {self.classes[present[0]]!r}: no answer is wrong")
         return found
 
     def _asked(self, split: str) -> "Table | None":
         inside = self.split == split
         if not (self.is_query & inside).any() or not (self.is_gallery & inside).any():
             return None
+        if len(present := np.unique(self.labels[inside & self.is_gallery])) < 2:
+            one = repr(self.classes[present[0]])
+            raise self._error(f"the {split} gallery is of one class, {one}: no answer is wrong")
         return self.select(inside & (self.is_query | self.is_gallery))
 
     def name_of(self, i: int) -> str:

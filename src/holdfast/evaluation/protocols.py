@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from holdfast.attacks import ATTACKS, CA, QA, TMA, RankingAttack
 from holdfast.attacks.base import nearest_percent_after_the_first, no_entries
-from holdfast.attacks.misrank import Misrank
+from holdfast.attacks.misrank import SOFT, Misrank
 from holdfast.attacks.shift import ESBeforeLastStep
 from holdfast.attacks.top1 import GTM, LTM, place_among_others
 from holdfast.core.gradients import WHITE_BOX, Gradient, Square
@@ -126,9 +126,6 @@ class Stage:
     gradient: Gradient = WHITE_BOX
     lasting: bool = False
 
-
-SOFT = 50
-"""Over how many of the nearest items a margin is softened."""
 
 CASCADE: tuple[Stage, ...] = (
     Stage("margin", Misrank()),

@@ -43,7 +43,7 @@ def test_one_class_or_one_image_per_class_is_not_enough(tmp_path: Path) -> None:
     with pytest.raises(HoldfastError, match="none of the 2 queries has another gallery image of its class"):
         held_out("folder", tmp_path)
     (tmp_path / "b" / "0.jpg").rename(tmp_path / "a" / "1.jpg")
-    with pytest.raises(HoldfastError, match="all gallery images are of one class, 'a': no answer is wrong"):
+    with pytest.raises(HoldfastError, match="the test gallery is of one class, 'a': no answer is wrong"):
         held_out("folder", tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_without_a_split_column_every_row_is_a_test_row(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("label,path,Split\n1,0.jpg,train\n2,1.jpg,train\n", "no test rows"),
-        ("label,path,split\n1,0.jpg,test\n1,1.jpg,test\n", "all gallery images are of one class, '1'"),
+        ("label,path,split\n1,0.jpg,test\n1,1.jpg,test\n", "the test gallery is of one class, '1'"),
         ("label,path,splits\n1,0.jpg,train\n", "has a column 'splits' but none called 'split'"),
         ("label,path,split\n1,0.jpg,train\n2,1.jpg,train\n", "no test rows: the split of all 2 is 'train'"),
         ("label,path,split\n1,0.jpg,train\n1,1.jpg,Validation\n", "split of all 2 is 'train' or 'validation'"),

@@ -118,7 +118,7 @@ def test_folders_that_cannot_be_meant(tmp_path: Path) -> None:
 
 def table_csv(root: Path, text: str, name: str = "df.csv") -> Path:
     root.mkdir(parents=True, exist_ok=True)
-    for i in range(6):
+    for i in range(7):
         touch(root / "images" / f"{i}.jpg")
     (root / name).write_text(text, encoding="utf-8-sig")
     return root
@@ -142,15 +142,16 @@ def test_csv_with_empty_flags(tmp_path: Path, split: str) -> None:
 
 def test_validation_rows_of_a_csv_are_no_test_rows(tmp_path: Path) -> None:
     text = "label,path,split,is_query\n"
-    lines = ["1,train,", "2,validation,true", "2,validation,false", "3,test,", "3,test,", "4,test,"]
+    lines = ["1,train,", "2,validation,true", "2,validation,false", "3,validation,false"]
+    lines += ["3,test,", "3,test,", "4,test,"]
     text += "".join(
         f"{label},images/{i}.jpg,{rest}\n" for i, (label, _, rest) in enumerate(x.partition(",") for x in lines)
     )
     table = load_dataset("csv", table_csv(tmp_path, text))
     validation = table.validation()
     assert validation is not None
-    assert validation.labels.tolist() == [1, 1]
-    assert validation.is_query.tolist() == [True, False]
+    assert validation.labels.tolist() == [1, 1, 2]
+    assert validation.is_query.tolist() == [True, False, False]
     assert table.test().labels.tolist() == [2, 2, 3]
     assert table.test().is_query.all()
 

@@ -43,7 +43,7 @@ def test_long_training_is_downsampled(runs: Path, tmp_path: Path) -> None:
     assert max(len(path) for path in paths(page)) < 5_000
     with (runs / "none-r" / "epochs.csv").open(newline="") as file:
         *_, row = csv.DictReader(file)
-    assert any(f"to {float(row['R@1']):.3g}; under shift" in title for title in page.inside("title"))
+    assert any(f"to {float(row['R@1']):.3g}; attacked" in title for title in page.inside("title"))
 
 
 def test_pictures_show_what_the_library_finds(runs: Path) -> None:
