@@ -18,7 +18,7 @@ from holdfast.evaluation.checks.arrival import further
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import FORMAT, NAME, ROBUST, RRS, Result, read
-from holdfast.evaluation.robust.cascade import longer
+from holdfast.evaluation.robust.cascade import longer, most_steps
 from holdfast.evaluation.robust.certified import certified_recall
 from holdfast.evaluation.robust.rrs import rrs
 from holdfast.evaluation.robust.worst import worst_case
@@ -274,7 +274,9 @@ def _carry_out(
             checked = CHECK_STEPS * min(CHECKED, len(runners[0].images)) if checks else 0
             unit = runners[0].seconds_per_step(target, transfer)
             left = format_duration(unit * ((total - done) * max(1, resolved.steps) + checked))
-            progress.say(f"{len(runners)} attacks{' and checks' if checks else ''}: about {left}")
+            most = unit * len(rows) * most_steps(resolved)
+            robust = f"; then robust R@1: at most {format_duration(most)}" if most else ""
+            progress.say(f"{len(runners)} attacks{' and checks' if checks else ''}: about {left}{robust}")
         for runner in runners:
             for _ in runner.run(target, records, progress, transfer):
                 pass

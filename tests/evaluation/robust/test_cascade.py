@@ -12,6 +12,7 @@ from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.protocols import CASCADE, Stage
 from holdfast.evaluation.result import Result, read
 from holdfast.evaluation.robust import cascade
+from holdfast.evaluation.settings import resolve_settings
 from tests.helpers.result_files import write
 from tests.helpers.tiny import counted, digits, embedder, lasting, records, rows
 
@@ -129,3 +130,18 @@ def test_with_another_models_gradients_square_still_asks_the_target(monkeypatch:
     monkeypatch.setattr(cascade, "CASCADE", SHORT[:1])
     worst(blind, surrogate=MODEL)
     assert both - calls[0] > steps
+
+
+def test_the_most_that_a_query_can_meet_is_told_beforehand(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = resolve_settings("28", "worst", eps=0.1)
+    assert cascade.most_steps(settings) == sum(stage.steps for stage in CASCADE for _ in range(1 + stage.restarts))
+    assert cascade.most_steps(replace(settings, gradient="square")) == 250
+    assert cascade.most_steps(replace(settings, eps=0.0)) == 0
+    evaluate(MODEL, digits(), steps=2, eps=0.0, max_queries=4, checks=False, device="cpu")
+    assert "then robust R@1" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("short")
+def test_an_evaluation_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    evaluate(MODEL, digits(), steps=1, eps=0.1, max_queries=2, checks=False, device="cpu")
+    assert "; then robust R@1: at most " in capsys.readouterr().out

@@ -92,6 +92,11 @@ def stages_of(resolved: AttackSettings, stages: Iterable[Stage] | None = None) -
             yield stage
 
 
+def most_steps(resolved: AttackSettings) -> int:
+    """How many steps a query meets that no stage breaks."""
+    return sum(stage.steps * (1 + stage.restarts) for stage in stages_of(resolved)) if resolved.cascade else 0
+
+
 def descent(stage: Stage, resolved: AttackSettings, times: int = 1) -> PGD:
     """The descent of a stage in a budget's ball; ``times`` as long."""
     ball = BALLS[resolved.norm](resolved.eps)
