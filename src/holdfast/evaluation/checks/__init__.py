@@ -81,7 +81,7 @@ def zero_changes_nothing(probe: Probe) -> Verdict:
 
 
 def stronger_is_stronger(probe: Probe) -> Verdict:
-    """R@1 does not rise with the radius, with steps, or with a restart."""
+    """R@1 does not clearly rise with the radius, with steps, or with a restart."""
     eps = probe.resolved.eps
     radii = sorted({eps / 4, eps / 2, eps, max(eps, min(2 * eps, probe.limit))})
     runs = {radius: probe.attack("ltm", probe.descent(radius, probe.steps)) for radius in radii}
@@ -91,8 +91,8 @@ def stronger_is_stronger(probe: Probe) -> Verdict:
     seen += "".join(f", {_mean(left)} at ε = {radius:.3g}" for radius, left in zip(radii, ladder[1:], strict=True))
     seen += f", {_mean(ends[1])} at ε = {eps:.3g} with twice the steps and a restart"
     if not any(rises(*pair) for pair in [*pairwise(ladder), ends]):
-        return True, f"no stronger attack left a higher R@1: {seen}"
-    return False, f"a stronger attack left a higher R@1: {seen}; {probe.meaning}"
+        return True, f"no stronger attack left a clearly higher R@1: {seen}"
+    return False, f"a stronger attack left a clearly higher R@1: {seen}; {probe.meaning}"
 
 
 def the_limit_defeats(probe: Probe) -> Verdict:
@@ -109,7 +109,7 @@ def the_limit_defeats(probe: Probe) -> Verdict:
 
 
 def weaker_is_weaker(probe: Probe) -> Verdict:
-    """Neither attacks without gradients nor random noise do better than the probe."""
+    """Neither attacks without gradients nor random noise do clearly better than the probe."""
     eps, ball = probe.resolved.eps, BALLS[probe.resolved.norm](probe.resolved.eps)
     rivals = {"random noise": PGD(ball, 0, 0, start=eps, best=True, restarts=3, draws=probe.draws)}
     if probe.differentiable:
@@ -125,12 +125,12 @@ def weaker_is_weaker(probe: Probe) -> Verdict:
         beaten |= rises(rival.after["LTM"], left) or ahead > len(gain) / 2
         seen += f", {_mean(rival.after['LTM'])} under {name} (clearly ahead on {ahead} of {len(gain)} queries)"
     if not beaten:
-        return True, f"no weaker attack did better: {seen}"
-    return False, f"a weaker attack did better: {seen}; {probe.meaning}"
+        return True, f"no weaker attack did clearly better: {seen}"
+    return False, f"a weaker attack did clearly better: {seen}; {probe.meaning}"
 
 
 def asked_is_strong(probe: Probe) -> Verdict:
-    """The attacks asked for do as much to R@1 as the probe does on the same queries."""
+    """The attacks asked for do about as much to R@1 as the probe does on the same queries."""
     resolved = probe.resolved
     if not resolved.attacks:
         return None, "no attack was asked for beside robust R@1"
@@ -183,7 +183,7 @@ def gradients_are_true(probe: Probe) -> Verdict:
 
 
 def repeats(probe: Probe) -> Verdict:
-    """A second run in batches of other sizes gives identical numbers."""
+    """A second run in batches of other sizes gives the same numbers."""
     if probe.target.model.random:
         return None, DRAWING
     pgd, count = probe.descent(probe.resolved.eps, 3), len(probe.rows)
@@ -194,8 +194,8 @@ def repeats(probe: Probe) -> Verdict:
     exact = twice.device.type == "cpu"
     differs = (once["ES:D"] - twice).abs() > (0 if exact else DRIFT)
     if not differs.any():
-        same = "identical" if exact else "the same"
-        return True, f"a second run, in other batches, gave {same} numbers for all {count} queries"
+        same = "identical numbers" if exact else f"numbers that differ by at most {DRIFT:g}"
+        return True, f"a second run, in other batches, gave {same} for all {count} queries"
     return False, (
         f"a second run, in other batches, gave other numbers for {int(differs.sum())} of {count} queries: the model "
         "draws random numbers, or an image's embedding depends on the images beside it"
