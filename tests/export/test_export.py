@@ -293,7 +293,7 @@ def test_nothing_tells_where_it_was_made(tmp_path: Path, monkeypatch: pytest.Mon
     shutil.rmtree(root)
     _, found, reason = export(run, "hub", tmp_path / "hub", verify=True, queries=2)
     assert len(found) == 1
-    assert reason.startswith("only made images were compared, and no attack was made: ")
+    assert reason.startswith("only generated images were compared, and no attack was made: ")
     with pytest.raises(HoldfastError, match="does not exist"):
         export(run, "hub", tmp_path / "hub", verify=True, root=root)
 

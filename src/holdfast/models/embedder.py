@@ -22,6 +22,7 @@ from holdfast.util.arrays import save_safetensors
 from holdfast.util.atomic import write_json
 from holdfast.util.errors import HoldfastError, within
 from holdfast.util.imports import CUSTOM
+from holdfast.util.text import counted
 from holdfast.util.validate import Count, Number, OneOf, Text, check, fit, read_json
 
 FORMAT = "holdfast-embedder-1"
@@ -133,7 +134,8 @@ class Embedder(nn.Module):
         found = load_weights(self.backbone, path)
         if not partial and 2 * len(found.loaded) < found.wanted:
             raise HoldfastError(
-                f"{path} holds only {len(found.loaded)} of the {found.wanted} tensors of {self.config.backbone}, such "
+                f"{path} holds only {len(found.loaded)} of the {counted(found.wanted, 'tensor')} of "
+                f"{self.config.backbone}, such "
                 f"as {found.loaded[0]}: give weights of this network, or ask for these few with model.partial=true"
             )
         return found
@@ -216,7 +218,7 @@ class Embedder(nn.Module):
 def _per_channel(what: str, given: tuple[float, ...] | None, own: Any, channels: int) -> Tensor:
     """One number for each channel, (channels, 1, 1); those of another number of channels are averaged."""
     if given is not None and len(given) != channels:
-        raise HoldfastError(f"{what} has {len(given)} values for images of {channels} channels")
+        raise HoldfastError(f"{what} has {counted(len(given), 'value')} for images of {counted(channels, 'channel')}")
     try:
         values = torch.as_tensor(own if given is None else given, dtype=torch.float64).flatten()
     except (TypeError, ValueError, RuntimeError) as error:

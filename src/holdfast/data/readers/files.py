@@ -10,6 +10,7 @@ from pathlib import Path
 
 from holdfast.data.decode import no_file
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 
 
 def folder(root: Path, layout: str) -> Path:
@@ -113,6 +114,8 @@ def check_present(paths: Sequence[Path], layout: str) -> None:
         missing += [path for path in members if path.name not in names and no_file(path)]
     if missing:
         raise HoldfastError(
-            f"{len(missing)} of {len(paths)} images are missing, the first is {missing[0]}: {no_file(missing[0])} "
+            f"{len(missing):,} of {counted(len(paths), 'image')} "
+            f"{'is' if len(missing) == 1 else 'are'} missing, the first is {missing[0]}: "
+            f"{no_file(missing[0])} "
             f"(expected {layout})"
         )

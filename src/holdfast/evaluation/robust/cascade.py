@@ -23,6 +23,7 @@ from holdfast.evaluation.scores import share_interval
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.util.progress import Progress
+from holdfast.util.text import counted
 
 PREFIX = "worst."
 """What the records of a stage are called begins with it."""
@@ -126,7 +127,7 @@ def longer(
         standing[standing.clone()] = attacked.after["R@1"] > 0
     broken = int((~standing).sum())
     lost = 100 * broken / max(1, len(rows)) * len(left) / total
-    seen = f"{LONGER} times the steps broke {broken} of {len(rows)} queries that nothing had broken"
+    seen = f"{LONGER} times the steps broke {broken} of {counted(len(rows), 'query')} that nothing had broken"
     return lost <= POINTS, f"{seen}: {lost:.1f} points of robust R@1"
 
 
