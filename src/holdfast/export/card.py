@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 import yaml
@@ -12,18 +13,17 @@ from holdfast import __version__
 from holdfast.data import DATASETS
 from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.protocols import PROTOCOLS
-from holdfast.evaluation.result import ROBUST, Result
+from holdfast.evaluation.result import Result
 from holdfast.evaluation.settings import attack_named, parse_radius, resolve_settings
 from holdfast.evaluation.words import PASSED, verdict_words
 from holdfast.export.source import Source
 from holdfast.models.backbones import is_code
 from holdfast.report.tables import (
-    MEASURES,
     format_bounded,
     format_count,
-    format_counts,
     format_radius,
     markdown,
+    measures_of,
     setting_of,
 )
 from holdfast.runs.config import Config
@@ -89,8 +89,8 @@ def front(source: Source) -> dict[str, Any]:
             "dataset": {"type": result.dataset, "name": result.dataset},
             "metrics": [
                 {"type": name, "value": round(value, DECIMALS), "name": f"{name} ({way(result)})"}
-                for name in MEASURES
-                if (value := result.number(name)) is not None
+                for name in measures_of([result])
+                if (value := result.number(name)) is not None and isfinite(value)
             ],
         }
         for result in source.results
@@ -100,22 +100,17 @@ def front(source: Source) -> dict[str, Any]:
 
 def way(result: Result) -> str:
     """How a result was measured, in few words: ``strict, ε = 77/255, 32 steps``."""
-    words = setting_of(result).attack.removeprefix("protocol ")
-    return words if result.content["settings"]["attacks"] else result.protocol
+    return setting_of(result).attack.removeprefix("protocol ")
 
 
 def figures(results: tuple[Result, ...]) -> str:
     """One row per measure, one column per evaluation, with 95 % intervals where there are some."""
     rows = [
         [name, *(format_bounded(result, name) for result in results)]
-        for name in MEASURES
+        for name in measures_of(results)
         if any(result.number(name) is not None for result in results)
     ]
     return markdown(["", *map(way, results)], [*rows, ["verdict", *(result.verdict for result in results)]])
-
-
-def _figure(result: Result, name: str) -> str:
-    return format_bounded(result, name) + (format_counts(result.counts(name)) if name == ROBUST else "")
 
 
 def threat(result: Result) -> str:

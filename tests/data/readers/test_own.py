@@ -57,9 +57,9 @@ def test_what_is_left_out_is_counted_and_named_once(tmp_path: Path) -> None:
     assert sorted(table.left_out) == [
         "1 class folder without an image, the first is e",
         "1 file in no class folder, the first is stray.jpg",
-        "1 link to nowhere, the first is c/gone.jpg",
         "1 file not read: it is a pipe, socket or device, not a file, the first is d/pipe.png",
         "1 file without an ending, the first is b/README",
+        "1 link to nowhere, the first is c/gone.jpg",
         "2 images in a folder inside a class folder, the first is a/deep/0.png",
         "5 files with the ending .heic, which is not read, the first is a/photo.HEIC",
     ]

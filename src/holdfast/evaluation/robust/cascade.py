@@ -19,7 +19,7 @@ from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import ROBUST
 from holdfast.evaluation.robust.draws import AVERAGED, FRESH, DrawingRunner, attack_over_draws, unattacked
 from holdfast.evaluation.runner import Target, generators_of, narrowed
-from holdfast.evaluation.scores import share_interval
+from holdfast.evaluation.scores import share
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.util.progress import Progress
@@ -72,15 +72,8 @@ def robust_recall(
                 "passes": sum(cost["forward"] + cost["backward"] for cost in costs),
             }
         )
-    value = float(worst.double().mean())
-    found = {
-        "value": value,
-        **share_interval(value, len(rows)),
-        "unit": SCORE_WORDS[ROBUST].unit,
-        "queries": len(rows),
-        "kept": int((worst > 0).sum()),
-        "stages": stages,
-    }
+    recall = share(worst.double().cpu().numpy())
+    found: dict[str, Any] = {**recall, "unit": SCORE_WORDS[ROBUST].unit, "stages": stages}
     if target.model.random:
         found["draws"] = {"averaged": AVERAGED, "fresh": FRESH}
     return found, rows[worst > 0]
