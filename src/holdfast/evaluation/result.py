@@ -90,6 +90,7 @@ class _Model(TypedDict, total=False):
     recipe: StrictStr | None
     backbone: StrictStr | None
     weights: StrictStr | None
+    chosen_on: StrictStr | None
     hash: StrictStr | None
     surrogate: StrictStr | None
     seed: Whole | None
@@ -195,6 +196,8 @@ class Result:
     @property
     def chosen_on_test(self) -> bool:
         """Whether these are a run's best weights, chosen on this test set, as in all runs that do not say it."""
+        if "chosen_on" in self.content["model"]:
+            return bool(self.content["model"]["chosen_on"] == self.dataset)
         settings = self.training.get("settings") or {}
         best = self.content["model"].get("weights") == "best"
         here = settings.get("data.name", self.dataset) == self.dataset

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NotRequired, Self
 
 import torch
-from pydantic import StrictBool
+from pydantic import StrictBool, StrictStr
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -50,6 +50,7 @@ class EmbedderConfig:
 class _Format(TypedDict):
     format: Annotated[str, OneOf([FORMAT])]
     weights: NotRequired[Annotated[str, OneOf(["last", "best"])]]
+    chosen_on: NotRequired[StrictStr]
 
 
 class Embedder(nn.Module):
@@ -141,12 +142,18 @@ class Embedder(nn.Module):
         return found
 
     def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | None = None, weights: str | None = None
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        weights: str | None = None,
+        chosen_on: str | None = None,
     ) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.
 
         dtype: what the weights are stored in, such as ``torch.bfloat16`` for half the size; None: as they are.
-        weights: ``last`` or ``best``, which of a run's these are; evaluations of an exported folder say it.
+        weights: ``last`` or ``best``, which of a run's these are; evaluations of the folder say it. chosen_on: the data
+        set on whose test set they were chosen, which makes scores there too good.
         """
         if dtype is not None and not dtype.is_floating_point:
             raise HoldfastError(f"weights are stored in a floating-point dtype, not {dtype}")
@@ -154,7 +161,8 @@ class Embedder(nn.Module):
         if dtype is not None:
             state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
         save_safetensors(folder / "model.safetensors", state, {"format": "pt"})
-        told = {} if weights is None else {"weights": weights}
+        known = {"weights": weights, "chosen_on": chosen_on}
+        told = {key: value for key, value in known.items() if value is not None}
         write_json(folder / "config.json", {"format": FORMAT, **told, **asdict(self.config)})
 
     @classmethod

@@ -291,7 +291,7 @@ class _Training:
             hardened = self.place.epoch > self.config.warmup.epochs
             if self.chooses and hardened and merit(scores) > self.place.best:
                 self.place.best = merit(scores)
-                self.trained.save_pretrained(self.run_files.best)
+                self.trained.save_pretrained(self.run_files.best, weights="best", chosen_on=self.config.chosen_on)
             verdict = " COLLAPSED" if collapsed else ""
             progress.say(f"epoch {self.place.epoch}/{self.epochs}: {describe(scores)}{verdict}")
         distributed.average([fallen])

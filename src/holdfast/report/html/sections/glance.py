@@ -17,7 +17,7 @@ ERS = (
     "A model that gives every image the same embedding scores high too: look at the verdict.",
 )
 """A title, and what the caption adds to the words for the score."""
-CLEAN = ("R@1 without attack", "How often a query's first result is of its class. Nothing was attacked.")
+CLEAN = ("R@1 without attack", "How often a query's first result is of its class. The model was not attacked.")
 """The same where no attack was made."""
 
 
