@@ -53,8 +53,7 @@ def _caption(models: Sequence[Sequence[Entry]]) -> str:
     largest = models[0][-1]
     settings = largest.group.first.content["settings"]
     step, steps, norm = settings.get("step"), largest.group.first.steps, settings.get("norm")
-    known = isinstance(step, float | int) and isinstance(steps, float | int)
-    if not known or step * steps >= (largest.eps or 0.0):
+    if steps is None or not isinstance(step, float | int) or step * steps >= (largest.eps or 0.0):
         return "Bars are 95 % intervals."
     reached = f"{counted(steps, 'step')} of {format_radius(step, norm)} can reach {format_radius(step * steps, norm)}"
     return f"Bars are 95 % intervals. {reached}: a larger radius is not fully used."
