@@ -69,7 +69,7 @@ def test_the_text_has_scores_intervals_and_checks(run: Path, folder: Path) -> No
     assert cvpr22.verdict == "unchecked, too few queries"
     assert all(one["detail"] in text for one in strict.content["checks"])
     assert "each pixel by up to 25.5/255, pixels being in [0, 1], in 2 steps from 25.5/255" in text
-    assert "knows the network and its gradients. It was tried on 8 of 797 queries" in text
+    assert "knows the network and its gradients. Attacked: 8 of 797 queries" in text
     assert "no certificate" in text
     assert "without a defense" not in text
     assert "It took 2 steps, " in text
