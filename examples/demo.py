@@ -57,7 +57,7 @@ def show(results: dict[str, Result]) -> None:
         shown = (format_number(name, value) for value in values if value is not None)
         grid.add_row(name, label, *shown, end_section=end)
 
-    row("R@1", "no attack: R@1, %", end=True)
+    row("R@1", "no attack, all queries: R@1, %", end=True)
     for name in SCORES:
         row(name, SCORE_WORDS[name].label)
     grid.add_section()

@@ -154,7 +154,7 @@ def test_embed_says_what_it_left_out(here: Path, call: Call) -> None:
         (here / "photos" / name).touch()
     status, out, _ = call("embed", "photos", "--model", "model")
     assert status == 0
-    assert "left out: 2 with the ending .heic, which is not read, the first is a/0.heic\n" in out
+    assert "left out: 2 files with the ending .heic, which is not read, the first is a/0.heic\n" in out
 
 
 def test_a_moved_model_is_named_anew(indexed: Path, call: Call, refused: Refuse) -> None:

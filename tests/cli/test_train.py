@@ -218,7 +218,7 @@ def test_a_run_is_kept_from_a_second_one(refused: Refuse, copied: Path) -> None:
         (["--root", "photos"], "data set 'digits' is bundled: leave out --root photos"),
         (["--data", "cub", "--root", "/no/such/folder"], "/no/such/folder does not exist"),
         (["--weights", "none.pth"], "no weights at none.pth: there is no such file"),
-        (["--set", "batch.per_class=300"], "0 of 10 classes have 300 images or more"),
+        (["--set", "batch.per_class=300"], "with 300 images or more: 0 of 10 classes"),
         (["--device", "banana"], "device 'banana' cannot be used"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -141,12 +141,12 @@ def test_single_images_are_left_out_and_counted() -> None:
     batches = PairBatches(labels, 4)
     assert batches.left_out == 2
     assert batches.describe() == (
-        "5 images, 1 batches of 4 pairs per epoch; 2 of 4 classes (2 images) have fewer than 2 images and are left out"
+        "5 images, 1 batch of 4 pairs per epoch; left out, for fewer than 2 images: 2 of 4 classes (2 images)"
     )
     assert not {2, 6} & set(batches.epoch(0)[0].indices.tolist())
     threes = PairBatches(np.repeat(np.arange(4), [3, 3, 2, 1]), 4, per_class=3)
     assert threes.left_out == 2
-    assert "2 of 4 classes (3 images) have fewer than 3 images" in threes.describe()
+    assert "left out, for fewer than 3 images: 2 of 4 classes (3 images)" in threes.describe()
     assert "left out" not in PairBatches(labels_of([4, 4]), 4).describe()
 
 
@@ -160,8 +160,8 @@ def test_single_images_are_left_out_and_counted() -> None:
         ([5, 5], {"pairs": 4, "per_class": 1}, "per_class is 1"),
         ([5, 5], {"pairs": 4, "seed": -1}, "seed is -1"),
         ([5, 5], {"pairs": 4, "rank": 2, "world": 2}, "rank 2 is not one of 2 processes"),
-        ([9], {"pairs": 4}, "1 of 1 classes have 2 images or more; training needs two such classes"),
-        ([9, 1], {"pairs": 4}, "1 of 2 classes have 2 images or more"),
+        ([9], {"pairs": 4}, "with 2 images or more: 1 of 1 class; training needs two such classes"),
+        ([9, 1], {"pairs": 4}, "with 2 images or more: 1 of 2 classes"),
         ([2, 2], {"pairs": 9, "world": 3}, "4 images cannot give each of 3 processes 2 pairs"),
     ],
 )

@@ -255,14 +255,14 @@ def test_what_is_no_file_is_named_and_never_opened(kind: str, tmp_path: Path) ->
     lists = tmp_path / "list.csv"
     lists.write_text("label,path,split\n1,photos/a/0.png,train\n1,x/image.png,train\n")
     for read in (lambda: load_dataset("csv", lists), lambda: listed(lists)):
-        with pytest.raises(HoldfastError, match=rf"1 of 2 images are missing, the first is .*x/image\.png: {said}"):
+        with pytest.raises(HoldfastError, match=rf"1 of 2 images is missing, the first is .*x/image\.png: {said}"):
             read()
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b.png"], ids=["long", "null"])
 def test_a_name_that_no_file_can_have_is_refused(name: str, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text(f"label,path,split\n1,{name},train\n")
-    with pytest.raises(HoldfastError, match="1 of 1 images are missing"):
+    with pytest.raises(HoldfastError, match="1 of 1 image is missing"):
         load_dataset("csv", tmp_path)
 
 
@@ -285,4 +285,4 @@ def test_copies_are_counted_by_what_is_seen(tmp_path: Path) -> None:
     pixels.read(torch.arange(4))
     (remark,) = pixels.remarks()
     assert f"3 images have a copy, the same pixel for pixel, such as {tmp_path.name}/0.png and" in remark
-    assert "1 of these 1 pictures are of several classes" in remark
+    assert "in several classes: 1 of 1 such picture" in remark

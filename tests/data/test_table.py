@@ -39,7 +39,7 @@ def test_a_sound_table_knows_its_parts() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"labels": np.zeros(7, np.int64)}, r"labels has shape \(7,\), but there are 8 images"),
+        ({"labels": np.zeros(7, np.int64)}, r"labels has shape \(7,\), for 8 images"),
         ({"labels": np.zeros(8, np.int32)}, "int64, not int32"),
         ({"labels": np.zeros(8)}, "labels must be an array of integers, not float64"),
         ({"labels": [0] * 8}, "labels must be an array of integers, not list"),
@@ -48,7 +48,7 @@ def test_a_sound_table_knows_its_parts() -> None:
         ({"classes": ("a", "b", "c", "c")}, "same name"),
         ({"split": np.array(["train"] * 4 + ["tset"] * 4)}, "'tset'; did you mean 'test'"),
         ({"is_query": np.zeros(8, np.int64)}, "is_query must be an array of booleans"),
-        ({"is_query": np.arange(8) >= 3}, r"1 training images have is_query set, the first is toy train\[3\]"),
+        ({"is_query": np.arange(8) >= 3}, r"1 training image has is_query set, the first is toy train\[3\]"),
         ({"is_gallery": np.ones(8, bool)}, "4 training images have is_gallery set"),
         ({"is_gallery": np.zeros(8, bool)}, "none of the 4 queries has another gallery image"),
         ({"images": np.zeros((0, 5, 5), np.uint8)}, "there are no images"),
@@ -67,7 +67,7 @@ def test_queries_without_an_answer_are_counted_and_refused_only_when_none_has_on
     labels = np.array([0, 0, 1, 1, 2, 2, 2, 3], np.int64)
     table = Table(**columns(labels=labels))
     assert table.unmatched_queries == 1
-    assert "1 queries have no other gallery image" in table.describe()
+    assert "1 query has no other gallery image" in table.describe()
     with pytest.raises(HoldfastError, match="none of the 4 queries"):
         Table(**columns(labels=np.array([0, 0, 0, 0, 0, 1, 2, 3], np.int64)))
 
@@ -82,7 +82,7 @@ def test_a_query_outside_the_gallery_needs_only_one_gallery_image_of_its_class()
 
 def test_zero_shot_sets_must_not_share_classes() -> None:
     table = Table(**columns(labels=np.array([0, 0, 1, 1, 1, 1, 3, 3], np.int64)))
-    with pytest.raises(HoldfastError, match=r"1 classes are in the training and in the test split \('b'\)"):
+    with pytest.raises(HoldfastError, match=r"1 class is in the training and in the test split \('b'\)"):
         table.check_disjoint()
 
 

@@ -1,6 +1,7 @@
 """Whether scores can be trusted: a healthy model passes every check, and each kind of broken one fails its own."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -308,6 +309,20 @@ def test_a_small_rise_is_none_however_clear() -> None:
     assert not rises(before, after)
     after[:31] = 100
     assert rises(before, after)
+
+
+def test_a_small_rise_is_not_denied() -> None:
+    def attack(name: str, pgd: float) -> Any:
+        right = 100.0 * (torch.arange(32) < 20 + (pgd > 0.1))
+        return SimpleNamespace(before={"LTM": torch.full((32,), 100.0)}, after={"LTM": right})
+
+    strong = attack("ltm", 0.1)
+    fake: Any = SimpleNamespace(attack=attack, descent=lambda radius, steps: radius, steps=5, limit=1.0, strong=strong)
+    fake.resolved = resolve_settings("28", eps=0.1)
+    passed, detail = checks.stronger_is_stronger(fake)
+    assert passed
+    assert "62.5 at ε = 0.1, 65.6 at ε = 0.2" in detail
+    assert detail.startswith("no stronger attack left a clearly higher R@1: ")
 
 
 def test_bends_of_the_objective_are_no_fault_of_the_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

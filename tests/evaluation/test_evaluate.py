@@ -313,10 +313,8 @@ def test_copies_and_what_was_left_out_are_remarks(tmp_path: Path) -> None:
     (root / "c/0.png").write_bytes(b"no image")
     result = evaluate(EMBEDDER, Pixels(held_out("folder", root), 8, channels=1), "benign", quiet=True, device="cpu")
     _, left, unreadable, copies = result.content["model"]["remarks"]
-    assert left == "left out of the data: 1 with the ending .heic, which is not read, the first is b/x.heic"
-    assert unreadable.startswith(
-        "left out of the data: 1 images that cannot be read, the first is c/0.png (the file is"
-    )
+    assert left == "left out of the data: 1 file with the ending .heic, which is not read, the first is b/x.heic"
+    assert unreadable.startswith("left out of the data: 1 image that cannot be read, the first is c/0.png (the file is")
     assert copies.startswith("2 images have a copy, the same pixel for pixel, such as a/0.png and b/copy.png: ")
 
 

@@ -145,6 +145,25 @@ def test_what_is_no_run_is_refused(absent: str, message: str, copied: Path) -> N
     assert snapshot(copied) == before
 
 
+@pytest.mark.parametrize(
+    ("validation", "verdict"),
+    [({"validation.on_test": True}, "unchecked, CHOSEN ON TEST"), ({"validation.share": 0.2}, "unchecked")],
+)
+def test_a_bare_copy_of_best_says_what_it_was_chosen_on(
+    validation: dict[str, Any], verdict: str, tmp_path: Path
+) -> None:
+    settings = {"data.name": "digits", "model.dim": 16, "batch.pairs": 24, "steps": 1, "recipe": "none-r"}
+    config = resolve_config({**settings, "validation.every": 1, "validation.attacked": 8, **validation})
+    train(config, tmp_path / "run", device="cpu", quiet=True)
+    copy = shutil.copytree(tmp_path / "run" / "best", tmp_path / "copy")
+    pixels = load_test_set(open_model(tmp_path / "run"))
+    for place in (tmp_path / "run" / "best", copy):
+        result = evaluate(place, pixels, "benign", device="cpu", quiet=True)
+        assert (result.verdict, result.content["model"]["weights"]) == (verdict, "best")
+    elsewhere = (pixels.table.images[:40], pixels.table.labels[:40])
+    assert evaluate(copy, elsewhere, "benign", device="cpu", quiet=True).verdict == "unchecked"
+
+
 def test_a_run_without_best_weights_says_so(copied: Path) -> None:
     shutil.rmtree(copied / "best")
     with pytest.raises(HoldfastError, match=r"has no best/.*leave out --best"):

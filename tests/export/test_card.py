@@ -16,7 +16,7 @@ from holdfast.export import export
 from holdfast.export.card import DECIMALS, card, checks, command, cost, figures, front, threat, way
 from holdfast.export.source import Source, frozen_copy, open_run
 from holdfast.report import Result, find
-from holdfast.report.tables import MEASURES
+from holdfast.report.tables import measures_of
 from holdfast.runs.config import differences, resolve_config
 from holdfast.runs.folder import Run
 from holdfast.util.validate import read_yaml
@@ -50,7 +50,7 @@ def test_the_hub_reads_every_figure(run: Path, folder: Path) -> None:
     wanted = {
         (f"{name} ({way(result)})", round(value, DECIMALS))
         for result in results
-        for name in MEASURES
+        for name in measures_of([result])
         if (value := result.number(name)) is not None
     }
     assert len(wanted) > 30
@@ -69,7 +69,7 @@ def test_the_text_has_scores_intervals_and_checks(run: Path, folder: Path) -> No
     assert cvpr22.verdict == "unchecked, too few queries"
     assert all(one["detail"] in text for one in strict.content["checks"])
     assert "each pixel by up to 25.5/255, pixels being in [0, 1], in 2 steps from 25.5/255" in text
-    assert "knows the network and its gradients. 8 of 797 queries were attacked" in text
+    assert "knows the network and its gradients. Attacked: 8 of 797 queries" in text
     assert "no certificate" in text
     assert "without a defense" not in text
     assert "It took 2 steps, " in text
@@ -140,7 +140,7 @@ def test_a_defense_or_a_network_of_one_s_own_is_said_to_be_one() -> None:
     coded = frozen_copy(embedder())
     coded.config = replace(coded.config, backbone="net.py:build")
     text = card(replace(SOURCE, embedder=coded))
-    assert "# network: what net.py:build builds, of dim 16, 1 channels, size 8" in text
+    assert "# network: what net.py:build builds, of dim 16, 1 channel, size 8" in text
     assert 'Embedder.from_pretrained(".", backbone=network)' in text
 
 

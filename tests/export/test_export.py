@@ -22,7 +22,7 @@ from holdfast.evaluation.protocols import BUDGETS
 from holdfast.export import FORMATS, Format, export, program
 from holdfast.export.folder import merging, portable
 from holdfast.export.source import Source, frozen_copy, open_run
-from holdfast.export.verify import BATCHES, attacked, compared, made, passed
+from holdfast.export.verify import BATCHES, attacked, compared, generated, passed
 from holdfast.models import backbones
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.runs.config import resolve_config
@@ -95,7 +95,7 @@ def test_a_file_embeds_as_the_embedder(form: str, config: EmbedderConfig, writte
     for count in (1, 3, 17):
         images = torch.rand(count, config.channels, config.size, config.size)
         torch.testing.assert_close(embed(images), given.embedder(images), rtol=0, atol=2e-6)
-    images = made(config.channels, config.size)
+    images = generated(config.channels, config.size)
     torch.testing.assert_close(passed(embed, images), passed(given.embedder, images, (128,)), rtol=0, atol=1e-5)
     assert str(Path(__file__).parents[2]).encode() not in path.read_bytes(), "it tells where the code lies"
 
@@ -293,7 +293,7 @@ def test_nothing_tells_where_it_was_made(tmp_path: Path, monkeypatch: pytest.Mon
     shutil.rmtree(root)
     _, found, reason = export(run, "hub", tmp_path / "hub", verify=True, queries=2)
     assert len(found) == 1
-    assert reason.startswith("only made images were compared, and no attack was made: ")
+    assert reason.startswith("only generated images were compared, and no attack was made: ")
     with pytest.raises(HoldfastError, match="does not exist"):
         export(run, "hub", tmp_path / "hub", verify=True, root=root)
 
@@ -340,7 +340,9 @@ def test_each_program_passes_every_image_once_in_several_sizes_of_batch() -> Non
         return z
 
     found = compared(model, counted, digits(), queries=6)
-    assert [one.what for one in found[:3]] == [f"embeddings, {n} images" for n in ("28 made", "6 test", "6 attacked")]
+    assert [one.what for one in found[:3]] == [
+        f"embeddings, {n} images" for n in ("28 generated", "6 test", "6 attacked")
+    ]
     assert all(one.ok for one in found)
     assert sum(sizes) == 28 + 6 + 6
     assert set(BATCHES) <= set(sizes)
@@ -359,7 +361,7 @@ def test_the_attack_moves_what_is_compared() -> None:
 def test_a_model_that_differs_under_attack_only_is_found() -> None:
     """Beyond a radius of its own, this one sees the clean image."""
     model = frozen_copy(embedder())
-    clean = torch.cat([made(1, 8), digits().read(torch.linspace(0, 99, 6).long())[0]])
+    clean = torch.cat([generated(1, 8), digits().read(torch.linspace(0, 99, 6).long())[0]])
 
     def deaf(images: Tensor) -> Tensor:
         apart = (images[:, None] - clean).flatten(2).abs().amax(2)

@@ -174,10 +174,12 @@ def test_groups_beside_published_rows(tmp_path: Path) -> None:
     ("low", "value", "high", "shown"),
     [
         (62.0, 63.0, 64.0, "-0.3 ±1.0"),
-        (61.0, 62.2, 63.2, "-1.1 ±1.1*"),
+        (61.1, 62.2, 63.2, "-1.1 ±1.1*"),
         (61.0, 62.2, 63.28, "-1.1 ±1.1"),
-        (63.32, 64.0, 65.0, "+0.7 ±0.8"),
-        (63.4, 64.0, 65.0, "+0.7 ±0.8*"),
+        (63.32, 64.0, 65.0, "+0.7 (+0.0 to +1.7)"),
+        (63.28, 64.0, 65.0, "+0.7 (+0.0 to +1.7)"),
+        (63.4, 64.0, 65.0, "+0.7 (+0.1 to +1.7)*"),
+        (63.31, 64.0, 64.7, "+0.7 ±0.7"),
         (63.31, 63.31, 63.31, "+0.0 ±0.0"),
         (60.0, 60.0, 60.0, "-3.3 ±0.0"),
     ],
@@ -354,7 +356,7 @@ def test_a_result_of_its_own_beside_published_rows(tmp_path: Path) -> None:
     ]
     ours, theirs, gap = (dict(zip(header, row, strict=True)) for row in rows[:3])
     assert (ours["ERS"], ours["source"], theirs["ERS"]) == ("63.3\n±0.8", str(path), "63.3")
-    assert (gap["R@1"], gap["mAP"], gap["TMA"], gap["ES:R"]) == ("-0.1", "+0.0", "+4.741\n±0.375*", "")
+    assert (gap["R@1"], gap["mAP"], gap["TMA"], gap["ES:R"]) == ("-0.1", "+0.0", "+4.741\n(+4.241 to +4.991)*", "")
     assert gap["ERS"] == "+0.0\n±0.8"
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from holdfast.report import COMPARED, STYLES, compare, comparison, csv_text, find, json_text, markdown, published, table
 from holdfast.report.published import PUBLISHED, SCORES
+from holdfast.report.tables import format_interval
 from holdfast.util.errors import HoldfastError
 from tests.helpers.result_files import CONTENT, write
 
@@ -172,6 +173,72 @@ def test_what_the_training_cost(tmp_path: Path, passes: float, shown: str) -> No
     assert (row["passes"], row["seconds"]) == (shown, "549")
     (read,) = csv.DictReader(io.StringIO(csv_text(find([tmp_path]))))
     assert (float(read["passes"]), read["seconds"]) == (passes, "548.6")
+
+
+@pytest.mark.parametrize(
+    ("value", "low", "high", "shown"),
+    [
+        (50.0, 40.0, 60.0, " ±10.0"),
+        (50.0, 40.0, 60.15, " ±10.1"),
+        (50.0, 40.0, 60.25, " (40.0 to 60.2)"),
+        (0.0, 0.0, 10.9, " (0.0 to 10.9)"),
+        (100.0, 89.1, 100.0, " (89.1 to 100.0)"),
+    ],
+)
+def test_an_interval_that_is_not_symmetric_has_both_its_ends(value: float, low: float, high: float, shown: str) -> None:
+    assert format_interval("LTM", value, low, high) == shown
+
+
+def certificate(*values: float) -> dict[str, Any]:
+    radii = [
+        {"radius": r, "linf": r / 28, "value": v, "low": v - 2.0, "high": v + 3.0, "attacked": None}
+        for r, v in zip((0.0, 0.25), values, strict=True)
+    ]
+    return {"sigma": 0.25, "draws": 100, "largest": 0.4, "abstained": 0, "queries": 12, "radii": radii}
+
+
+def minimal(median: float | None) -> dict[str, Any]:
+    return {"queries": 4, "beyond": 1, "quartiles": [0.0, median, None], "curve": [], "each": []}
+
+
+def test_what_only_some_results_have_has_columns_where_one_has_it(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {"certified": certificate(60.0, 20.0), "minimal eps": minimal(4 / 255)},
+        {"minimal eps": minimal(None)},
+        {
+            "data": {"attacked": 32},
+            "benign": {"queries": 800},
+            "sample R@1": {"value": 96.9, "kept": 31, "queries": 32},
+        },
+    ]
+    results = find([write(tmp_path / f"{i}.json", **one) for i, one in enumerate(changes)])
+    header, rows = table(results)
+    extra = ["sample R@1", "certified R@1 at 0", "certified R@1 at 0.25", "median minimal ε"]
+    assert [name for name in header if name in extra] == extra
+    assert [[row[header.index(name)] for name in extra] for row in rows] == [
+        ["", "60.0", "20.0", "4/255"],
+        ["", "", "", "> 77/255"],
+        ["96.9, 31 of 32", "", "", ""],
+    ]
+    lines = list(csv.DictReader(io.StringIO(csv_text(results))))
+    assert [lines[0][f"certified R@1 at 0.25{end}"] for end in ("", " low", " high")] == ["20.0", "18.0", "23.0"]
+    assert [line["median minimal ε"] for line in lines] == [f"{4 / 255}", "inf", ""]
+    header, rows = comparison(results)
+    ours = [row for row in rows if row[header.index("protocol")] == "strict"]
+    assert [row[header.index("certified R@1 at 0.25")] for row in ours] == ["20.0 (18.0 to 23.0)", "", ""]
+    assert "Infinity" not in COMPARED["json"](results)
+    assert not {*extra} & {*table(results[:0])[0]}
+
+
+def test_r_at_1_of_the_sample_is_known_from_the_cascade(tmp_path: Path) -> None:
+    stages = [{"name": "margin", "tried": 30, "broke": 30, "passes": 9}]
+    robust = {"kept": 0, "queries": 32, "stages": stages}
+    known = {"data": {"attacked": 32}, "benign": {"queries": 800}, "robust R@1": robust}
+    (older,) = find([write(tmp_path / "a.json", **known)])
+    assert (older.number("sample R@1"), older.counts("sample R@1")) == (93.75, (30, 32))
+    assert older.extras == ["sample R@1"]
+    (whole,) = find([write(tmp_path / "b.json", **{**known, "benign": {"queries": 32}})])
+    assert whole.extras == []
 
 
 def test_markdown_survives_any_name(tmp_path: Path) -> None:

@@ -92,6 +92,20 @@ def test_what_does_not_fit_is_named_with_what_is_allowed(tree: Any, message: str
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("kind", "value", "message"),
+    [
+        (Amount, -1, r"a radius: it is at least 0, not -1"),
+        (Count, 0, r"a radius: it is at least 1, not 0"),
+        (Amount, "x", r"a radius: it holds 'x', not a finite number or a fraction such as 8/255"),
+        (Annotated[str, OneOf(["linf", "l2"])], "l1", r"a radius: unknown value 'l1'; .*\(allowed: linf, l2\)"),
+    ],
+)
+def test_a_value_without_a_key_is_called_it(kind: Any, value: Any, message: str) -> None:
+    with pytest.raises(HoldfastError, match=f"^{message}"):
+        fit(kind, value, "a radius")
+
+
 def test_data_that_are_checked_may_have_further_keys() -> None:
     check(Line, {"step": 1, "other": [1]})
     with pytest.raises(HoldfastError, match="f: step is missing"):

@@ -14,6 +14,7 @@ from holdfast.core.gallery import Gallery, Items, Queries, nearest, require_fini
 from holdfast.core.objectives import Objective
 from holdfast.core.pgd import PGD, Embed
 from holdfast.util.errors import HoldfastError, unknown
+from holdfast.util.text import counted
 
 Outcome = Callable[[Tensor], dict[str, Tensor]]
 """From embeddings ``(B, D)`` of the perturbed images to readings by name, ``(B,)`` each, in the unit of the column."""
@@ -157,7 +158,9 @@ def nearest_percent_after_the_first(distances: Tensor) -> Tensor:
 def sample_pool(pool: Tensor, count: int, generators: ImageGenerators) -> Tensor:
     """``count`` different entries of each row of a pool ``(B, k)``, evenly drawn, ``(B, count)``."""
     if count > pool.shape[1]:
-        raise HoldfastError(f"the attack needs {count} different targets, but there are {pool.shape[1]} to choose from")
+        raise HoldfastError(
+            f"the attack needs {counted(count, 'different target')}, and has {pool.shape[1]} to choose from"
+        )
     order = torch.stack([torch.rand(pool.shape[1], generator=one).argsort()[:count] for one in generators])
     return pool.gather(1, order.to(pool.device))
 

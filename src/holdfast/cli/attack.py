@@ -24,6 +24,7 @@ def attack(  # noqa: PLR0917
     """Write adversarial images as lossless PNGs that still work after rounding to 8 bits, with a manifest."""
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.evaluation.saving import attack as run  # noqa: PLC0415
+    from holdfast.util.text import counted  # noqa: PLC0415
 
     settings = {**asdict(how), "max_queries": IMAGES if how.max_queries is None else how.max_queries}
     entries = run(*target.open(), attack, out, batch=batch_size, device=device, **settings)
@@ -32,4 +33,6 @@ def attack(  # noqa: PLR0917
         return f"{sum(entry[when][name] for entry in entries) / len(entries):.3f}"
 
     rows = [[name, *(mean(when, name) for when in ("before", "after", "saved"))] for name in entries[0]["saved"]]
-    display.table(f"{len(entries)} images in {out}", ["mean", "before", "attacked", "as saved, 8 bits"], rows)
+    display.table(
+        f"{counted(len(entries), 'image')} in {out}", ["mean", "before", "attacked", "as saved, 8 bits"], rows
+    )

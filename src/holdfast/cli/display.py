@@ -10,13 +10,13 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.evaluation.result import LEAST, ROBUST, RRS
+from holdfast.evaluation.result import LEAST, ROBUST, RRS, SAMPLE
 from holdfast.evaluation.words import PASSED, verdict_words
-from holdfast.report.tables import Header, Rows, format_radius
+from holdfast.report.tables import Header, Rows, format_counts, format_radius, format_value, setting_of
 from holdfast.report.widths import NARROWEST, fit
 from holdfast.util.errors import printable
 from holdfast.util.progress import format_duration
-from holdfast.util.text import console, plain
+from holdfast.util.text import console, counted, plain
 
 if TYPE_CHECKING:
     from typing import Any
@@ -69,15 +69,21 @@ def result(found: "Result") -> None:
     settings, data = content["settings"], content["data"]
     benign = {**content["benign"], **content["gauges"]}
     rows = [[name, f"{one:.3f}" if isinstance(one, float) else str(one)] for name, one in benign.items()]
-    table(f"{found.name} on {data['name']}: images as they are", ["", ""], rows)
+    every = counted(content["benign"]["queries"], "query")
+    table(f"{found.name} on {data['name']}: images as they are, {every}", ["", ""], rows)
+    if found.sampled:
+        print(f"R@1 of the queries that were attacked, without attack: {sample(found)}")
     if content["columns"]:
         means = {name: content[name] for name in MADE if content.get(name)}
         rows = []
         for name, one in {**content["columns"], **means}.items():
-            rows.append([name, _value(one), _interval(one), one.get("unit", ""), _images(one), _further(found, name)])
-        reach = format_radius(settings["eps"], settings["norm"])
-        title = f"attacked by protocol {found.protocol}: ε = {reach}, {settings['steps']} steps"
-        table(title, ["", "value", "95 % interval", "what it is", "images", "4 × the steps"], rows)
+            counts = [str(one.get(key, "")) for key in ("kept", "queries")]
+            rows.append([name, _value(one), _interval(one), one.get("unit", ""), *counts, _further(found, name)])
+        columns = ["", "value", "95 % interval", "what it is", "kept", "of images", "4 × the steps"]
+        table(f"attacked: {setting_of(found).attack}", columns, rows)
+        if content["further"]:
+            print("4 × the steps: how much worse a score gets, in points of 100, by attacks of four times the steps;")
+            print("arrived: by at most 1")
     if robust := content[ROBUST]:
         robust_recall(robust, format_radius(settings["eps"], settings["norm"]))
     if found.minimal_eps:
@@ -89,11 +95,26 @@ def result(found: "Result") -> None:
         table("can these scores be trusted?", ["", "check", "what was seen"], rows)
     for remark in content["model"].get("remarks", []):
         print(f"note: {remark}")
-    print(f"verdict: {found.verdict}")
     for words in verdict_words(found.verdict):
         print(f"note: {words}")
     if found.path is not None:
         print(f"written to {found.path}")
+
+
+def summary(found: "Result") -> None:
+    """Print what to read first, in one line."""
+    attacked = f"{format_value(found, SAMPLE)} of the attacked" if SAMPLE in found.extras else ""
+    figures = {"R@1": attacked, ROBUST: format_counts(found.counts(ROBUST)).removeprefix(", "), "ERS": ""}
+    said = [f"verdict: {found.verdict}"]
+    for name, counts in figures.items():
+        if found.number(name) is not None:
+            said.append(f"{name} {format_value(found, name)}{counts and f' ({counts})'}")
+    print("; ".join(said))
+
+
+def sample(found: "Result") -> str:
+    """R@1 of the attacked queries, without attack."""
+    return format_value(found, SAMPLE) + format_counts(found.counts(SAMPLE))
 
 
 def robust_recall(robust: "dict[str, Any]", reach: str) -> None:
@@ -105,7 +126,8 @@ def robust_recall(robust: "dict[str, Any]", reach: str) -> None:
             rows.append([stage["name"], str(stage["tried"]), str(stage["broke"]), each])
     table(f"the worst case at ε = {reach}", ["stage", "queries tried", "broken", "passes per query"], rows)
     print(f"wrong unattacked: {left} of {robust['queries']}")
-    print(f"robust R@1: {_value(robust)} ({_images(robust)} queries; 95 %: {_interval(robust)})")
+    kept = f"{robust['kept']} of {counted(robust['queries'], 'query')}"
+    print(f"robust R@1: {_value(robust)} ({kept}; 95 %: {_interval(robust)})")
 
 
 def certificate(found: "dict[str, Any]") -> None:
@@ -115,17 +137,19 @@ def certificate(found: "dict[str, Any]") -> None:
         attacked = "" if one["attacked"] is None else _value(one["attacked"])
         reach = f"{255 * one['linf']:.2f}/255"
         rows.append([f"{one['radius']:g}", reach, _value(one), _interval(one), _images(one), attacked])
-    noise = f"σ = {found['sigma']:g}, {found['draws']} noisy copies of each query"
-    columns = ["L2 radius", "L∞ inside", "certified R@1", "95 % interval", "images", "left by an attack"]
+    copies = counted(found["draws"], "noisy copy")
+    noise = f"σ = {found['sigma']:g}, {copies} of each query"
+    columns = ["L2 radius", "L∞ inside", "certified R@1", "95 % interval", "queries", "left by an attack"]
     table(f"the smoothed search: {noise}", columns, rows)
-    print(f"so many copies certify a radius of {found['largest']:.3g} at most; abstained: {found['abstained']}")
+    print(f"{copies} can certify a radius of {found['largest']:.3g} at most")
+    print(f"abstained: {found['abstained']} (most copies are right, but too few of them to be sure)")
 
 
 def smallest_radii(minimal: "dict[str, Any]", settings: "Mapping[str, Any]") -> None:
     """Print the quartiles of the smallest ε that break a query, and how many queries nothing broke."""
     most = f"> {format_radius(settings['eps'], settings['norm'])}"
     quartiles = [most if one is None else format_radius(one, settings["norm"]) for one in minimal["quartiles"]]
-    beyond = f"{minimal['beyond']} of {minimal['queries']} queries"
+    beyond = f"{minimal['beyond']} of {counted(minimal['queries'], 'query')}"
     columns = ["broken", "a quarter", "half (median)", "three quarters", most]
     table("minimal ε: the smallest found that breaks a query", columns, [["ε", *quartiles, beyond]])
 
@@ -173,7 +197,8 @@ def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> 
     for run, left in zip(runs, seconds, strict=True):
         step, total = run.run.place().step, run.steps()
         evaluations = ", ".join(one.protocol for one in run.missing())
-        training = "trained" if run.trained() else f"{step} of {total} steps" if step else f"{total} steps"
+        steps = counted(total, "step")
+        training = "trained" if run.trained() else f"{step} of {steps}" if step else steps
         rows.append([run.sweep, run.name, training, evaluations or "–", format_duration(left)])
     table("what is to be done", ["sweep", "run", "training", "evaluations to make", "time left"], rows)
     ways = f", {slots} at a time" if slots > 1 else ""
@@ -203,7 +228,7 @@ def _interval(one: dict[str, float | None]) -> str:
 def _further(found: "Result", name: str) -> str:
     """Whether a score has arrived, or how far it has not."""
     points = found.further(name)
-    return "" if points is None else "arrived" if found.arrived(name) else f"{points:.1f} points less"
+    return "" if points is None else "arrived" if found.arrived(name) else f"{points:.1f} worse"
 
 
 def _images(one: dict[str, int]) -> str:

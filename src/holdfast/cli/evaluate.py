@@ -75,3 +75,4 @@ def evaluate(  # noqa: PLR0917
         display.curve(results)
     if published:
         display.comparison(*compare(results[-1]))
+    display.summary(results[-1])

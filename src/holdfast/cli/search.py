@@ -29,6 +29,7 @@ def embed(  # noqa: PLR0917
     """Embed all images below a folder into an index to search. Killed, it goes on where it was."""
     from holdfast.search.lookup import embed_files  # noqa: PLC0415
     from holdfast.util.errors import printable  # noqa: PLC0415
+    from holdfast.util.text import counted  # noqa: PLC0415
 
     shown = {"size": size, "resize": resize, "channels": channels}
     index = embed_files(
@@ -45,7 +46,7 @@ def embed(  # noqa: PLR0917
             print(f"  {printable(path)}: {printable(reason)}")
         if len(broken) > SHOWN:
             print(f"  and {len(broken) - SHOWN:,} more, which the index names")
-    print(f"{len(index):,} images in {out}; now: holdfast search --index {out} --query IMAGE")
+    print(f"{counted(len(index), 'image')} in {out}; now: holdfast search --index {out} --query IMAGE")
 
 
 def search(  # noqa: PLR0917
@@ -70,6 +71,7 @@ def search(  # noqa: PLR0917
     from holdfast.search.montage import save_montage  # noqa: PLC0415
     from holdfast.search.nearest import search_by  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError, printable, unknown  # noqa: PLC0415
+    from holdfast.util.text import counted  # noqa: PLC0415
 
     style = style or ("table" if sys.stdout.isatty() else "lines")
     if style not in (styles := ("table", *STYLES)):
@@ -88,5 +90,5 @@ def search(  # noqa: PLR0917
         named = "; ".join(f"{printable(path)} ({printable(reason)})" for path, reason in list(broken.items())[:3])
         more_of_them = "; …" if len(broken) > 3 else ""
         raise HoldfastError(
-            f"{len(broken):,} of {len(queries) + len(absent):,} queries cannot be read: {named}{more_of_them}"
+            f"{len(broken):,} of {counted(len(queries) + len(absent), 'query')} cannot be read: {named}{more_of_them}"
         )

@@ -28,6 +28,7 @@ def sweep(  # noqa: PLR0917
     from holdfast.sweep.plan import plan  # noqa: PLC0415
     from holdfast.sweep.pool import carry_out  # noqa: PLC0415
     from holdfast.sweep.slots import slots_of  # noqa: PLC0415
+    from holdfast.util.text import counted  # noqa: PLC0415
 
     slots = slots_of(device or (), jobs)
     given = {"data.root": str(root.absolute())} if root else {}
@@ -42,7 +43,7 @@ def sweep(  # noqa: PLR0917
     failed = carry_out(runs, slots)
     display.swept(runs, failed)
     if failed:
-        print(f"not done: {len(failed)} of {len(runs)} runs; the same command goes on with them")
+        print(f"not done: {len(failed)} of {counted(len(runs), 'run')}; the same command goes on with them")
         raise typer.Exit(1)
     if any(run.evaluations for run in runs):
         print(f"now: holdfast report {out} --published")

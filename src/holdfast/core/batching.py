@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 
 WORKSPACE = 256 * 2**20
 """Bytes that one block of rows may occupy, intermediate results included."""
@@ -58,7 +59,7 @@ def checked(embeddings: Tensor) -> Tensor:
     broken = (~torch.linalg.vector_norm(exact, dim=1).isfinite()).nonzero().flatten().tolist()
     if broken:
         raise HoldfastError(
-            f"{len(broken)} of {len(exact)} embeddings have no finite norm (first at row {broken[0]}); "
+            f"{len(broken)} of {counted(len(exact), 'embedding')} have no finite norm (first at row {broken[0]}); "
             f"check the model for NaN or Inf"
         )
     return exact

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from holdfast.core.batching import WIDTH, fixed_batch, full_precision, rows_per_block
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 
 ITEM = 64
 """Bytes that an item takes for each row of distances, intermediate results included."""
@@ -34,7 +35,7 @@ class Queries:
             column: Tensor = getattr(self, name)
             if column.shape != self.embeddings.shape[:1] or column.is_floating_point():
                 raise HoldfastError(
-                    f"{name} must hold one integer for each of the {len(self.embeddings)} embeddings; "
+                    f"{name} must hold one integer for each of the {counted(len(self.embeddings), 'embedding')}; "
                     f"got {column.dtype} of shape {tuple(column.shape)}"
                 )
 
@@ -161,7 +162,9 @@ def require_finite(distances: Tensor, count: int) -> None:
     """Raise HoldfastError where a row ``(B, N)`` has fewer than ``count`` finite distances."""
     available = int(distances.isfinite().sum(1).min())
     if count > available:
-        raise HoldfastError(f"the attack needs {count} different targets, but there are {available} to choose from")
+        raise HoldfastError(
+            f"the attack needs {counted(count, 'different target')}, and has {available} to choose from"
+        )
 
 
 def count_closer(distances: Tensor, targets: Tensor) -> Tensor:

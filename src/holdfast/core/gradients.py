@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from holdfast.util.text import counted
+
 Generators = Generator | Sequence[Generator] | None
 """Where random numbers come from: one generator for all groups, or one per group, whose draws then do not depend on
 the other groups."""
@@ -139,7 +141,7 @@ def random_like(sample: Callable[..., Tensor], like: Tensor, generators: Generat
         device = like.device if generators is None else generators.device
         return sample(like.shape, generator=generators, device=device).to(like)
     if len(generators) != len(like):
-        raise ValueError(f"{len(generators)} generators for {len(like)} groups")
+        raise ValueError(f"{counted(len(generators), 'generator')} for {counted(len(like), 'group')}")
     if not len(like):
         return torch.empty_like(like)
     return torch.stack([sample(like.shape[1:], generator=one, device=one.device) for one in generators]).to(like)

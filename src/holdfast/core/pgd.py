@@ -18,6 +18,7 @@ from holdfast.core.gradients import (
 )
 from holdfast.core.objectives import Objective
 from holdfast.core.steps import AdaptiveWalk, FixedWalk, Walk
+from holdfast.util.text import counted
 
 Embed = Callable[[Tensor], Tensor]
 """A model: images (n, C, H, W) in [0, 1] to embeddings (n, D)."""
@@ -272,7 +273,9 @@ class PGD:
 
 def _finite(values: Tensor) -> Tensor:
     if not values.isfinite().all():
-        raise FloatingPointError(f"{int((~values.isfinite()).sum())} of {len(values)} perturbed groups are not finite")
+        raise FloatingPointError(
+            f"{int((~values.isfinite()).sum())} of {counted(len(values), 'perturbed group')} are not finite"
+        )
     return values
 
 

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from holdfast.core.distance import matrix
 from holdfast.core.triplets import Triplets
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 
 NEAREST_WEIGHED, FARTHEST_WEIGHED = 0.5, 1.4
 
@@ -36,18 +37,21 @@ class EmbeddedBatch:
             anchors = torch.arange(0, len(labels), 2, device=labels.device)
         batch = cls(embeddings.detach(), labels, anchors)
         if len(labels) != len(embeddings):
-            raise HoldfastError(f"{len(embeddings)} images came with {len(labels)} labels")
+            raise HoldfastError(f"{counted(len(embeddings), 'image')} came with {counted(len(labels), 'label')}")
         if not len(anchors):
             raise HoldfastError("the batch names no anchors; give it at least two images of one class")
         alone = ~batch.same.any(dim=1)
         if alone.any():
             raise HoldfastError(
-                f"{int(alone.sum())} of {len(anchors)} anchors have no second image of their class in the batch "
+                f"{int(alone.sum())} of {counted(len(anchors), 'anchor')} have no second image of "
+                "their class in the batch "
                 f"(first: position {int(anchors[alone][0])}, label {int(labels[anchors[alone][0]])}); "
                 "draw batches with PairBatches, or name anchors that have a mate"
             )
         if not batch.other.any(dim=1).all():
-            raise HoldfastError(f"all {len(labels)} images of the batch are of one class; triplets need two")
+            raise HoldfastError(
+                f"the batch is of one class, all of its {counted(len(labels), 'image')}; triplets need two"
+            )
         return batch
 
     @cached_property

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 
 Rows = npt.NDArray[np.int64]
 
@@ -49,14 +50,16 @@ class PairBatches:
         if seed < 0:
             raise HoldfastError(f"seed is {seed}; it must not be negative")
         if not 0 <= rank < world:
-            raise HoldfastError(f"rank {rank} is not one of {world} processes")
+            raise HoldfastError(f"rank {rank} is not one of {counted(world, 'process')}")
         if pairs % world:
             raise HoldfastError(
-                f"{pairs} pairs cannot be shared equally by {world} processes: use a multiple of {world}"
+                f"{counted(pairs, 'pair')} cannot be shared equally by {counted(world, 'process')}: "
+                f"use a multiple of {world}"
             )
         if pairs < 2 * world:
             raise HoldfastError(
-                f"{pairs} pairs on {world} processes: a share of fewer than 2 pairs cannot hold two classes"
+                f"{counted(pairs, 'pair')} on {counted(world, 'process')}: a share of fewer than 2 "
+                "pairs cannot hold two classes"
             )
         self.labels = np.asarray(labels).astype(np.int64)
         self.pairs, self.per_class, self.seed, self.rank, self.world = pairs, per_class, seed, rank, world
@@ -69,7 +72,8 @@ class PairBatches:
         self._by_class = kept[np.argsort(self.labels[kept], kind="stable")]
         if self._classes - self.left_out < 2:
             raise HoldfastError(
-                f"{self._classes - self.left_out} of {self._classes} classes have {per_class} images or more; "
+                f"with {per_class} images or more: {self._classes - self.left_out} of "
+                f"{counted(self._classes, 'class')}; "
                 "training needs two such classes"
             )
         sizes = counts[counts >= per_class]
@@ -77,11 +81,14 @@ class PairBatches:
         self._start = np.repeat(np.cumsum(sizes) - sizes, sizes)
         self._bounds = self._shares()
         if not len(self):
-            raise HoldfastError(f"{len(self._by_class)} images cannot give each of {world} processes 2 pairs")
+            raise HoldfastError(
+                f"{counted(len(self._by_class), 'image')} cannot give each of {counted(world, 'process')} 2 pairs"
+            )
         others = int(sizes.sum() - sizes.max())
         if others < len(self._bounds) - 1:
             raise HoldfastError(
-                f"one class has {sizes.max():,} of {sizes.sum():,} training images: shares of {pairs // world} pairs "
+                f"one class has {sizes.max():,} of {sizes.sum():,} training images: shares of "
+                f"{counted(pairs // world, 'pair')} "
                 "cannot all hold two classes; use more pairs"
             )
 
@@ -91,12 +98,15 @@ class PairBatches:
 
     def describe(self) -> str:
         """One line: the batches of an epoch, and what is left out."""
-        group = "pairs" if self.per_class == 2 else f"groups of {self.per_class}"
-        text = f"{len(self._by_class):,} images, {len(self):,} batches of {self.pairs} {group} per epoch"
+        groups = counted(self.pairs, "pair" if self.per_class == 2 else "group")
+        each = "" if self.per_class == 2 else f" of {self.per_class}"
+        images, batches = counted(len(self._by_class), "image"), counted(len(self), "batch")
+        text = f"{images}, {batches} of {groups}{each} per epoch"
         if self.left_out:
             text += (
-                f"; {self.left_out:,} of {self._classes:,} classes ({self._images_left_out:,} images) have fewer than "
-                f"{self.per_class} images and are left out"
+                f"; left out, for fewer than {self.per_class} images: {self.left_out:,} of "
+                f"{counted(self._classes, 'class')} "
+                f"({counted(self._images_left_out, 'image')})"
             )
         return text
 

@@ -15,6 +15,7 @@ from holdfast.data.batches import Indices, PairBatches
 from holdfast.data.pixels import Pixels, Progress, draw_augmentation
 from holdfast.data.table import Table
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
@@ -55,7 +56,10 @@ class Loader:
 
     def __init__(self, pixels: Pixels, batches: PairBatches, seed: int = 0, augment: bool = False) -> None:
         if len(batches.labels) != len(pixels):
-            raise HoldfastError(f"{len(batches.labels)} labels in the batches but {len(pixels)} images in the table")
+            raise HoldfastError(
+                f"{counted(len(batches.labels), 'label')} in the batches but "
+                f"{counted(len(pixels), 'image')} in the table"
+            )
         self.pixels, self.batches, self.seed, self.augment = pixels, batches, seed, augment
         self.waited, self.skipped = 0.0, 0
 
@@ -65,7 +69,7 @@ class Loader:
     def epoch(self, e: int, start_step: int = 0) -> Iterator[Batch]:
         """The batches of epoch ``e`` from step ``start_step`` on, the same as in an epoch begun at 0."""
         if not 0 <= start_step <= len(self):
-            raise HoldfastError(f"step {start_step} is not in an epoch of {len(self)} steps")
+            raise HoldfastError(f"step {start_step} is not in an epoch of {counted(len(self), 'step')}")
         steps = list(enumerate(self.batches.epoch(e)))[start_step:]
         made = _ahead(lambda step: self._make(e, *step), steps)
         for _ in steps:

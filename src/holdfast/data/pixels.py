@@ -14,6 +14,7 @@ from holdfast.data.decode import decode
 from holdfast.data.memory import available_memory
 from holdfast.data.table import Table
 from holdfast.util.errors import HoldfastError, brief
+from holdfast.util.text import counted
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and their total."""
@@ -106,7 +107,8 @@ class Pixels:
         if self.broken:
             first = min(self.broken)
             remarks.append(
-                f"left out of the data: {len(self.broken):,} images that cannot be read, the first is {name(first)} "
+                f"left out of the data: {counted(len(self.broken), 'image')} that cannot be read, the "
+                f"first is {name(first)} "
                 f"({self.broken[first]})"
             )
         rows = np.flatnonzero(self._hashes)
@@ -117,8 +119,10 @@ class Pixels:
             classes = Counter(key for key, _ in {(self._hashes[i], self.table.labels[i]) for i in copies})
             several = sum(count > 1 for count in classes.values())
             remarks.append(
-                f"{len(copies):,} images have a copy, the same pixel for pixel, such as {name(one)} and {name(other)}: "
-                f"a copy is found at distance 0; {several:,} of these {len(classes):,} pictures are of several classes"
+                f"{counted(len(copies), 'image has', 'images have')} a copy, the same pixel for "
+                f"pixel, such as {name(one)} and {name(other)}: "
+                f"a copy is found at distance 0; in several classes: {several:,} of "
+                f"{counted(len(classes), 'such picture')}"
             )
         return remarks
 
@@ -144,7 +148,7 @@ class Pixels:
         needed, available = int(np.prod(shape)), available_memory()
         if available is not None and needed > available // 2:
             raise HoldfastError(
-                f"{self.table.name}: a cache of {len(self):,} images of {self.side}x{self.side} needs "
+                f"{self.table.name}: a cache of {counted(len(self), 'image')} of {self.side}x{self.side} needs "
                 f"{needed / 1e9:.2f} GB; {available / 1e9:.2f} GB of memory are available and half of that may be "
                 "used: read without the cache, or resize to less"
             )
@@ -173,7 +177,8 @@ class Pixels:
         if len(self.broken) > self.max_broken:
             named = "; ".join(f"{self.table.name_of(i)} ({why})" for i, why in list(self.broken.items())[:3])
             raise HoldfastError(
-                f"{len(self.broken)} of {len(self):,} images cannot be read, more than the {self.max_broken} allowed: "
+                f"{len(self.broken)} of {counted(len(self), 'image')} cannot be read, more than the "
+                f"{self.max_broken} allowed: "
                 f"{named}{'; …' if len(self.broken) > 3 else ''}"
             )
 

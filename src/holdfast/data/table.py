@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from holdfast.util.errors import HoldfastError, shown, unknown
+from holdfast.util.text import counted
 
 Images = npt.NDArray[np.uint8] | tuple[Path, ...]
 SPLITS = ("train", "validation", "test")
@@ -66,7 +67,7 @@ class Table:
         if self.labels.min() < 0 or self.labels.max() >= len(self.classes):
             raise self._error(
                 f"labels run from {self.labels.min()} to {self.labels.max()}, "
-                f"but {len(self.classes)} classes allow 0 to {len(self.classes) - 1}"
+                f"but {counted(len(self.classes), 'class')} allow 0 to {len(self.classes) - 1}"
             )
         for name in np.unique(self.split):
             if name not in SPLITS:
@@ -75,7 +76,8 @@ class Table:
             wrong = np.flatnonzero(flags & (self.split == "train"))
             if len(wrong):
                 raise self._error(
-                    f"{len(wrong)} training images have {column} set, the first is {self.name_of(wrong[0])}; "
+                    f"{counted(len(wrong), 'training image has', 'training images have')} {column} set, the first is "
+                    f"{self.name_of(wrong[0])}; "
                     "queries and gallery must be in the test or the validation split"
                 )
         if not len(self.numbers):
@@ -86,7 +88,7 @@ class Table:
         self._check_column("numbers", "i")
         if self.is_query.any() and not self.matched_queries().any():
             raise self._error(
-                f"none of the {self.is_query.sum()} queries has another gallery image of its class, "
+                f"none of the {counted(self.is_query.sum(), 'query')} has another gallery image of its class, "
                 "so nothing can be retrieved"
             )
 
@@ -113,7 +115,7 @@ class Table:
             wanted = {"i": "integers", "U": "strings", "b": "booleans"}[kind]
             raise self._error(f"{column} must be an array of {wanted}, not {found}")
         if value.shape != (len(self.images),):
-            raise self._error(f"{column} has shape {value.shape}, but there are {len(self.images)} images")
+            raise self._error(f"{column} has shape {value.shape}, for {counted(len(self.images), 'image')}")
 
     @classmethod
     def build(
@@ -140,7 +142,9 @@ class Table:
             column = np.asarray(keys)
             if (asks | ~asked).any() and len(wrong := missing_labels(column)):
                 first = f"the first at row {wrong[0]}, counted from 0: {shown(column.tolist()[wrong[0]])}"
-                raise HoldfastError(f"{len(wrong):,} of {len(column):,} labels name no class, {first}; {REMEDY}")
+                raise HoldfastError(
+                    f"{len(wrong):,} of {counted(len(column), 'label')} name no class, {first}; {REMEDY}"
+                )
             present, labels = np.unique(column, return_inverse=True)
         except (TypeError, ValueError) as error:  # TypeError: they have no order; ValueError: their lengths differ
             raise HoldfastError(f"{name}: {error}") from None
@@ -176,7 +180,7 @@ class Table:
         if both:
             named = ", ".join(repr(self.classes[label]) for label in both[:3])
             raise self._error(
-                f"{len(both)} classes are in the training and in the test split ({named}"
+                f"{counted(len(both), 'class is', 'classes are')} in the training and in the test split ({named}"
                 f"{', …' if len(both) > 3 else ''}); a zero-shot set needs disjoint classes"
             )
 
@@ -234,16 +238,17 @@ class Table:
         """One line: how many images and classes train and test, and the queries that have no answer."""
 
         def part(mask: npt.NDArray[np.bool_]) -> str:
-            return f"{mask.sum():,} images of {len(np.unique(self.labels[mask])):,} classes"
+            return f"{counted(mask.sum(), 'image')} of {counted(len(np.unique(self.labels[mask])), 'class')}"
 
         test = self.split == "test"
         parts = {name: self.split == name for name in SPLITS}
         shown = (f"{name} {part(mask)}" for name, mask in parts.items() if name != "validation" or mask.any())
         text = f"{self.name}: {', '.join(shown)}"
         if (self.is_query != self.is_gallery)[test].any():
-            text += f" ({self.is_query[test].sum():,} queries, {self.is_gallery[test].sum():,} gallery)"
+            text += f" ({counted(self.is_query[test].sum(), 'query')}, {self.is_gallery[test].sum():,} gallery)"
         if self.unmatched_queries:
-            text += f"; {self.unmatched_queries:,} queries have no other gallery image of their class"
+            without = counted(self.unmatched_queries, "query has", "queries have")
+            text += f"; {without} no other gallery image of the same class"
         return "; left out: ".join([text, *self.left_out])
 
 

@@ -41,6 +41,7 @@ from holdfast.util.atomic import write_json
 from holdfast.util.errors import HoldfastError, foreign
 from holdfast.util.lock import tidy, working_in
 from holdfast.util.progress import Progress, format_duration
+from holdfast.util.text import counted
 
 SAMPLE = 32
 LONGER = CHECK_WORDS["longer"].name
@@ -228,7 +229,9 @@ def examined(
     rows = torch.linspace(0, len(pixels) - 1, min(SAMPLE, len(pixels))).long()
     images, readable = pixels.read(rows)
     if readable.sum() < 2:
-        raise HoldfastError(f"fewer than two of {len(rows)} images tried can be read; the first is {_first(pixels)}")
+        raise HoldfastError(
+            f"fewer than two of {counted(len(rows), 'image')} tried can be read; the first is {_first(pixels)}"
+        )
     sample = images[readable].to(device)
     wrapped.examine(sample)
     with wrapped.frozen():
@@ -276,7 +279,7 @@ def _carry_out(
             left = format_duration(unit * ((total - done) * max(1, resolved.steps) + checked))
             most = unit * len(rows) * most_steps(resolved)
             robust = f"; then robust R@1: at most {format_duration(most)}" if most else ""
-            progress.say(f"{len(runners)} attacks{' and checks' if checks else ''}: about {left}{robust}")
+            progress.say(f"{counted(len(runners), 'attack')}{' and checks' if checks else ''}: about {left}{robust}")
         for runner in runners:
             for _ in runner.run(target, records, progress, transfer):
                 pass

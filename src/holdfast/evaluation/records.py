@@ -18,6 +18,7 @@ from typing_extensions import TypedDict
 
 from holdfast.util.atomic import append_lines, rewrite_lines
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 from holdfast.util.validate import Whole, read_lines
 
 Record = dict[str, Any]
@@ -62,7 +63,8 @@ class Records:
             records = read_lines(RecordLine, self._file(attack))
             if len(records) < done:
                 raise HoldfastError(
-                    f"{self._file(attack)} holds {len(records)} records, but {folder / 'costs.jsonl'} counts {done}; "
+                    f"{self._file(attack)} holds {counted(len(records), 'record')}, but "
+                    f"{folder / 'costs.jsonl'} counts {done}; "
                     f"remove {folder} to start over"
                 )
             self.kept[attack] = records[:done]

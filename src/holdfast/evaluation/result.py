@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, NotRequired
 
@@ -17,6 +18,12 @@ FORMAT = "holdfast-evaluation-1"
 NAME = "result.json"
 DEPTH = 4
 LEAST, ROBUST, RRS, MINIMAL = "least R@1", "robust R@1", "RRS", "minimal eps"
+MEDIAN = "median minimal ε"
+"""The column of :data:`MINIMAL`."""
+SAMPLE = "sample R@1"
+"""R@1 without attack of the queries that were attacked."""
+CERTIFIED = "certified R@1 at "
+"""What the columns of certified R@1 begin with; then comes the L2 radius."""
 MEASURED = ("ERS", RRS, LEAST, ROBUST)
 COST = ("passes", "seconds")
 ARRIVED = 1.0
@@ -83,6 +90,7 @@ class _Model(TypedDict, total=False):
     recipe: StrictStr | None
     backbone: StrictStr | None
     weights: StrictStr | None
+    chosen_on: StrictStr | None
     hash: StrictStr | None
     surrogate: StrictStr | None
     seed: Whole | None
@@ -115,6 +123,7 @@ Content = TypedDict(
         "RRS": NotRequired[_Bounds | None],
         "robust R@1": NotRequired[_Robust | None],
         "least R@1": NotRequired[_Bounds | None],
+        "sample R@1": NotRequired[_Bounds | None],
         "further": NotRequired[dict[str, Measured]],
         "certified": NotRequired[_Certified | None],
         "minimal eps": NotRequired[_Minimal | None],
@@ -151,6 +160,35 @@ class Result:
         return ", ".join([self.content["protocol"], *(one for one in others if one not in ("white-box", "float32"))])
 
     @property
+    def steps(self) -> int | None:
+        """The steps of the ten attacks, or of those asked for; None where none of them was made, or it is not known."""
+        steps: int | None = self.content["settings"].get("steps") if self._scored else None
+        return steps
+
+    @property
+    def eps(self) -> float | None:
+        """The radius of the attacks, in units of their norm; None where nothing was attacked, or it is not known."""
+        settings = self.content["settings"]
+        return settings.get("eps") if self._scored or settings.get("cascade") else None
+
+    @property
+    def norm(self) -> str | None:
+        """The norm of the radius; None where it is not known."""
+        norm: str | None = self.content["settings"].get("norm")
+        return norm
+
+    @property
+    def _scored(self) -> bool:
+        """Whether there were attacks beside the cascade."""
+        return bool(self.content["settings"].get("attacks", self.content["columns"]))
+
+    @property
+    def sampled(self) -> bool:
+        """Whether fewer queries were attacked than R@1 is of."""
+        attacked, queries = self.content["data"].get("attacked"), self.content["benign"].get("queries")
+        return bool(attacked and queries and attacked < queries)
+
+    @property
     def training(self) -> dict[str, Any]:
         """How the model was trained: ``settings``, ``steps``, ``passes``, ``seconds``; empty where it is not known."""
         return self.content["model"].get("training") or {}
@@ -158,6 +196,8 @@ class Result:
     @property
     def chosen_on_test(self) -> bool:
         """Whether these are a run's best weights, chosen on this test set, as in all runs that do not say it."""
+        if "chosen_on" in self.content["model"]:
+            return bool(self.content["model"]["chosen_on"] == self.dataset)
         settings = self.training.get("settings") or {}
         best = self.content["model"].get("weights") == "best"
         here = settings.get("data.name", self.dataset) == self.dataset
@@ -191,6 +231,12 @@ class Result:
         not searched for."""
         return self.content.get(MINIMAL)
 
+    @property
+    def extras(self) -> list[str]:
+        """The columns that only some results have: R@1 of the sample, certified R@1 at each radius, minimal ε."""
+        sample = [SAMPLE] if self.sampled and self._measured(SAMPLE) else []
+        return [*sample, *self._certified, *([MEDIAN] if self.minimal_eps else [])]
+
     def counts(self, column: str) -> tuple[int, int] | None:
         """Of how many queries a share is, after those that count in it; None where it does not say."""
         kept, queries = (self._measured(column).get(name) for name in ("kept", "queries"))
@@ -208,7 +254,10 @@ class Result:
         return points
 
     def number(self, column: str) -> float | None:
-        """R@1, mAP, a score, ERS, ..., image ``passes`` and ``seconds`` of training; None where it is not known."""
+        """R@1, mAP, a score, ERS, ..., image ``passes`` and ``seconds`` of training, or one of :attr:`extras`.
+
+        None where it is not known.
+        """
         value: float | None
         if column in BENIGN:
             value = self.content["benign"].get(column)
@@ -224,8 +273,34 @@ class Result:
         return None if low is None or high is None else (low, high)
 
     def _measured(self, column: str) -> dict[str, float | None]:
-        home = self.content["columns"] if column in SCORES else self.content
-        return home.get(column) or {}
+        if column in SCORES:
+            return self.content["columns"].get(column) or {}
+        if column == MEDIAN:
+            return {"value": self._median} if self.minimal_eps else {}
+        if column == SAMPLE:
+            return self.content.get(SAMPLE) or self._tried
+        return self._certified.get(column) or self.content.get(column) or {}
+
+    @property
+    def _median(self) -> float:
+        """The median of minimal ε; infinite where it is beyond the radius."""
+        median = (self.minimal_eps or {})["quartiles"][1]
+        return inf if median is None else float(median)
+
+    @property
+    def _certified(self) -> dict[str, dict[str, Any]]:
+        """Certified R@1 by its columns, such as ``certified R@1 at 0.25``."""
+        return {f"{CERTIFIED}{one['radius']:g}": one for one in (self.certified or {"radii": []})["radii"]}
+
+    @property
+    def _tried(self) -> dict[str, float | None]:
+        """``sample R@1`` of a result that does not say it: what was left for the first stage of the cascade."""
+        robust = self.content.get(ROBUST) or {}
+        queries, stages = robust.get("queries"), robust.get("stages")
+        if not queries or not stages:
+            return {}
+        kept = stages[0]["tried"]
+        return {"value": 100 * kept / queries, "kept": kept, "queries": queries}
 
 
 def find(paths: Iterable[Path | str]) -> list[Result]:

@@ -22,6 +22,7 @@ from holdfast.util.atomic import append_lines, rewrite_lines, write_text
 from holdfast.util.errors import HoldfastError
 from holdfast.util.lock import working_in
 from holdfast.util.progress import Progress
+from holdfast.util.text import counted
 from holdfast.util.validate import read_lines
 
 MANIFEST = "manifest.jsonl"
@@ -80,7 +81,10 @@ def save(runner: Runner, target: Target, folder: Path, identity: str, quiet: boo
     records, manifest = Records(folder), folder / MANIFEST
     done, entries = len(records.of(runner.name)), read_lines(dict[str, Any], manifest)
     if len(entries) < done:
-        raise HoldfastError(f"{manifest} has {len(entries)} lines for {done} images; remove {folder} to start over")
+        raise HoldfastError(
+            f"{manifest} has {counted(len(entries), 'line')} for {counted(done, 'image')}; remove "
+            f"{folder} to start over"
+        )
     rewrite_lines(manifest, entries[:done])
     with Progress("attacking", len(runner.images), done, quiet=quiet) as progress:
         for rows, attacked in runner.run(target, records, progress):

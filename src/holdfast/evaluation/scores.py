@@ -41,6 +41,17 @@ def share_interval(value: float, count: float) -> dict[str, float]:
     return {"low": 100 * float(low), "high": 100 * float(high)}
 
 
+def share(recall: Values) -> dict[str, float]:
+    """The mean R@1 of queries (n,), in percent, with its interval, and how many are ``kept``, 0 being wrong."""
+    value = float(recall.mean())
+    return {
+        "value": value,
+        **share_interval(value, len(recall)),
+        "kept": int((recall > 0).sum()),
+        "queries": len(recall),
+    }
+
+
 def readings(records: Sequence[Record], name: str) -> Values:
     """One reading after the attack, of each image."""
     return np.array([record["after"][name] for record in records])

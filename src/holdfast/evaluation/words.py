@@ -209,7 +209,7 @@ CHECK_WORDS: dict[str, CheckWords] = {
     "stronger": CheckWords(
         "stronger attacks do no less",
         "The same attack with a larger radius, more steps, a restart.",
-        "More effort gains no less, as it should.",
+        "No stronger attack leaves clearly more: small differences are chance.",
         "The attack gets stuck, and the scores overstate robustness.",
     ),
     "unlimited": CheckWords(
@@ -221,13 +221,13 @@ CHECK_WORDS: dict[str, CheckWords] = {
     "weaker": CheckWords(
         "weaker attacks do no better",
         "Random noise, and two attacks that use no gradients.",
-        "Gradients help the attack, as they should.",
+        "No attack without gradients does clearly better.",
         "Gradients mislead the attack, and the scores overstate robustness.",
     ),
     "asked": CheckWords(
         "the attacks asked for do as much",
         "The attack on R@1 with the steps asked for, beside the check's own.",
-        "The scores come from attacks at least as strong as the check's.",
+        "The scores come from attacks about as strong as the check's, or stronger.",
         "The attacks asked for are too weak, and the scores overstate robustness.",
     ),
     "zero-gradients": CheckWords(
@@ -263,7 +263,7 @@ CHECK_WORDS: dict[str, CheckWords] = {
     "longer": CheckWords(
         "a longer attack does no more",
         "Four times the steps, on queries that nothing broke.",
-        "Robust R@1 stands: more work breaks no more queries.",
+        "Robust R@1 stands: more work breaks hardly any more queries.",
         "Robust R@1 has not converged: more work would lower it.",
     ),
 }

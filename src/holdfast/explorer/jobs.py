@@ -11,6 +11,7 @@ from threading import RLock
 from typing import Any
 
 from holdfast.util.errors import HoldfastError, brief
+from holdfast.util.text import counted
 
 WAITING = 32
 """Jobs that may wait."""
@@ -80,7 +81,7 @@ class Jobs:
             if any(job.client == client and not job.stopped for job in waiting):
                 raise BusyError("an attack of this page is under way: wait for it, or cancel it")
             if len(waiting) > WAITING:
-                raise BusyError(f"{len(waiting)} attacks are waiting already: try again later")
+                raise BusyError(f"{counted(len(waiting), 'attack is', 'attacks are')} waiting already: try again later")
             job = Job(client, work, self.clock())
             self._jobs[job.id] = job
             self._worker.submit(self._carry_out_next)

@@ -128,4 +128,4 @@ def _pixels(config: Config, root: str | Path | None) -> tuple[Pixels | None, str
     except HoldfastError as error:
         if root is not None:
             raise
-        return None, f"only made images were compared, and no attack was made: {error}"
+        return None, f"only generated images were compared, and no attack was made: {error}"

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict
+from math import isfinite
 from typing import Any
 
 import yaml
@@ -12,18 +13,17 @@ from holdfast import __version__
 from holdfast.data import DATASETS
 from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.protocols import PROTOCOLS
-from holdfast.evaluation.result import ROBUST, Result
+from holdfast.evaluation.result import Result
 from holdfast.evaluation.settings import attack_named, parse_radius, resolve_settings
 from holdfast.evaluation.words import PASSED, verdict_words
 from holdfast.export.source import Source
 from holdfast.models.backbones import is_code
 from holdfast.report.tables import (
-    MEASURES,
     format_bounded,
     format_count,
-    format_counts,
     format_radius,
     markdown,
+    measures_of,
     setting_of,
 )
 from holdfast.runs.config import Config
@@ -31,6 +31,7 @@ from holdfast.runs.data import family_of
 from holdfast.util.errors import HoldfastError
 from holdfast.util.imports import CUSTOM
 from holdfast.util.progress import format_duration
+from holdfast.util.text import counted
 
 TAGS = ["holdfast", "image-retrieval", "deep-metric-learning", "adversarial-robustness"]
 DECIMALS = 4
@@ -45,15 +46,16 @@ SIGHT = {
 
 def card(source: Source, precision: str = "float32") -> str:
     """The card in Markdown, with YAML front matter as the Hub reads it. precision: of the weights beside it."""
-    template = Environment(
+    templates = Environment(
         loader=PackageLoader("holdfast.export", ""),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-    ).get_template("card.md.jinja")
+    )
+    templates.globals["counted"] = counted
     model, config = source.embedder.config, source.config
-    return template.render(
+    return templates.get_template("card.md.jinja").render(
         front=yaml.safe_dump(front(source), sort_keys=False, allow_unicode=True).strip(),
         version=__version__,
         source=source,
@@ -87,8 +89,8 @@ def front(source: Source) -> dict[str, Any]:
             "dataset": {"type": result.dataset, "name": result.dataset},
             "metrics": [
                 {"type": name, "value": round(value, DECIMALS), "name": f"{name} ({way(result)})"}
-                for name in MEASURES
-                if (value := result.number(name)) is not None
+                for name in measures_of([result])
+                if (value := result.number(name)) is not None and isfinite(value)
             ],
         }
         for result in source.results
@@ -98,22 +100,17 @@ def front(source: Source) -> dict[str, Any]:
 
 def way(result: Result) -> str:
     """How a result was measured, in few words: ``strict, ε = 77/255, 32 steps``."""
-    words = setting_of(result).attack.removeprefix("protocol ")
-    return words if result.content["settings"]["attacks"] else result.protocol
+    return setting_of(result).attack.removeprefix("protocol ")
 
 
 def figures(results: tuple[Result, ...]) -> str:
     """One row per measure, one column per evaluation, with 95 % intervals where there are some."""
     rows = [
         [name, *(format_bounded(result, name) for result in results)]
-        for name in MEASURES
+        for name in measures_of(results)
         if any(result.number(name) is not None for result in results)
     ]
     return markdown(["", *map(way, results)], [*rows, ["verdict", *(result.verdict for result in results)]])
-
-
-def _figure(result: Result, name: str) -> str:
-    return format_bounded(result, name) + (format_counts(result.counts(name)) if name == ROBUST else "")
 
 
 def threat(result: Result) -> str:
@@ -126,13 +123,17 @@ def threat(result: Result) -> str:
     if result.content["model"].get("surrogate"):
         knows = "sees another network only (transfer)"
     word = "from" if settings["step"] in (settings["eps"], 2 * settings["eps"]) else "of"
-    restarts = f", {settings['restarts']} restarts" if settings.get("restarts") else ""
-    how = f"in {settings['steps']} steps {word} {step}{restarts}" if settings["attacks"] else "by the cascade alone"
+    restarts = f", {counted(settings['restarts'], 'restart')}" if settings.get("restarts") else ""
+    how = (
+        f"in {counted(settings['steps'], 'step')} {word} {step}{restarts}"
+        if settings["attacks"]
+        else "by the cascade alone"
+    )
     return (
         f"**{way(result)}**: the attacker may change {NORMS[settings['norm']].format(reach)}, pixels being in [0, 1], "
-        f"{how}, and {knows}. {data['attacked']:,} of "
-        f"{data['queries']:,} queries were attacked, in a gallery of {data['gallery']:,} images of "
-        f"{data['classes']:,} classes that the attacker knows."
+        f"{how}, and {knows}. Attacked: "
+        f"{data['attacked']:,} of {counted(data['queries'], 'query')}, in a gallery of "
+        f"{counted(data['gallery'], 'image')} of {counted(data['classes'], 'class')} that the attacker knows."
     )
 
 
@@ -148,9 +149,9 @@ def settings(config: Config) -> Iterator[list[str]]:
     yield ["begun from", "random weights" if config.model.weights is None else "pretrained weights"]
     if config.recipe != CUSTOM and parse_recipe(config.recipe).perturbs:
         eps, step = (format_radius(value, config.pgd.norm) for value in (config.pgd.eps, config.pgd.step))
-        yield ["adversary in training", f"ε = {eps}, {config.pgd.steps} steps of {step}"]
+        yield ["adversary in training", f"ε = {eps}, {counted(config.pgd.steps, 'step')} of {step}"]
     warm = f"{config.warmup.epochs} plain, then " if config.warmup.epochs else ""
-    most = "" if config.steps is None else f", at most {config.steps:,} steps"
+    most = "" if config.steps is None else f", at most {counted(config.steps, 'step')}"
     yield ["epochs", f"{warm}{config.optim.epochs}{most}"]
     yield ["batch", f"{config.batch.pairs} × {config.batch.per_class} images"]
     yield ["optimiser", f"{config.optim.name}, learning rate {config.optim.lr:g}, {config.optim.schedule}"]
@@ -161,7 +162,7 @@ def settings(config: Config) -> Iterator[list[str]]:
 def cost(known: dict[str, float]) -> str:
     """What training took, in words; empty where that is not known."""
     words: dict[str, Callable[[float], str]] = {
-        "steps": lambda value: f"{value:,.0f} steps",
+        "steps": lambda value: counted(int(value), "step"),
         "passes": lambda value: f"{format_count(value)} images passed through the network",
         "seconds": lambda value: f"{format_duration(value)} in these steps",
     }

@@ -36,7 +36,8 @@ PLACE = re.compile(r"(^|=)/(?:.*/)?")
 
 def write(source: Source, folder: Path, precision: str = "float32") -> None:
     """The files of the folder; precision: ``float32``, or ``bfloat16`` for half the size, which rounds the weights."""
-    source.embedder.save_pretrained(folder, dtype=PRECISIONS[precision], weights=source.weights)
+    chosen_on = source.config.chosen_on if source.weights == "best" else None
+    source.embedder.save_pretrained(folder, dtype=PRECISIONS[precision], weights=source.weights, chosen_on=chosen_on)
     (folder / "config.yaml").write_text(portable(source.config).to_yaml())
     (folder / "README.md").write_text(card(source, precision), encoding="utf-8")
     for result in source.results:

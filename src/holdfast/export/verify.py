@@ -12,6 +12,7 @@ from holdfast.data import Pixels
 from holdfast.evaluation.protocols import BUDGETS
 from holdfast.models.embedder import Embedder
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 
 EMBEDDINGS = {"float32": 1e-4, "bfloat16": 1e-2}
 """How far a number of an embedding may be off, by what the weights are stored in."""
@@ -45,23 +46,23 @@ class Compared:
 def compared(
     embedder: Embedder, exported: Embed, pixels: Pixels | None, *, precision: str = "float32", queries: int = 16
 ) -> list[Compared]:
-    """Embeddings of made images, and where there is a test set, of ``queries`` of its images, as they are and attacked.
+    """Embeddings of generated images, and of ``queries`` images of the test set, if any, as they are and attacked.
 
     The attack (ES) is made through the embedder, whose gradients an exported file does not have. Each of the two models
     then passes all images once.
     """
     config, allowed = embedder.config, EMBEDDINGS[precision]
-    parts = {"made images": made(config.channels, config.size)}
+    parts = {"generated image": generated(config.channels, config.size)}
     if pixels is not None:
         images, readable = pixels.read(torch.linspace(0, len(pixels) - 1, min(queries, len(pixels))).long())
         if not readable.any():
-            raise HoldfastError(f"none of {len(images)} test images tried can be read")
-        parts["test images"] = images[readable]
-        parts["attacked images"] = attacked(embedder, images[readable], BUDGETS[pixels.table.family or "224"][0])
+            raise HoldfastError(f"none of {counted(len(images), 'test image')} tried can be read")
+        parts["test image"] = images[readable]
+        parts["attacked image"] = attacked(embedder, images[readable], BUDGETS[pixels.table.family or "224"][0])
     images, counts = torch.cat([*parts.values()]), [len(part) for part in parts.values()]
     one, other = (torch.split(z, counts) for z in (passed(embedder, images, (BATCH,)), passed(exported, images)))
     found = [
-        Compared(f"embeddings, {len(before)} {what}", float((before - after).abs().max()), allowed)
+        Compared(f"embeddings, {counted(len(before), what)}", float((before - after).abs().max()), allowed)
         for what, before, after in zip(parts, one, other, strict=True)
     ]
     if pixels is not None:
@@ -79,7 +80,7 @@ def attacked(embedder: Embedder, images: Tensor, eps: float) -> Tensor:
     return pgd(embedder, images[:, None], ShiftEmbedding(clean[:, None]), generator=generator).squeeze(1)
 
 
-def made(channels: int, size: int) -> Tensor:
+def generated(channels: int, size: int) -> Tensor:
     """Random images and plain ones, (n, channels, size, size): black, gray, white, a ramp, a chessboard, one dot."""
     noise = torch.rand(sum(BATCHES), channels, size, size, generator=Generator().manual_seed(0))
     plain = torch.stack([torch.full((size, size), shade) for shade in (0.0, 0.5, 1.0)])

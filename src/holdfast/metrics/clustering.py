@@ -7,6 +7,7 @@ from torch.nn.functional import embedding_bag
 
 from holdfast.core.batching import checked, full_precision, rows_per_block
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 
 SEEDING_ROUNDS = 128
 """Most rounds in which starting centres are drawn; with as many clusters or fewer the seeding is k-means++."""
@@ -24,7 +25,9 @@ def nmi(embeddings: Tensor, labels: Tensor, clusters: int | None = None, seed: i
         clusters: how many; by default as many as there are classes.
     """
     if labels.shape != embeddings.shape[:1]:
-        raise HoldfastError(f"{len(embeddings)} embeddings need as many labels; got shape {tuple(labels.shape)}")
+        raise HoldfastError(
+            f"{counted(len(embeddings), 'embedding')} need as many labels; got shape {tuple(labels.shape)}"
+        )
     found = kmeans(embeddings, len(torch.unique(labels)) if clusters is None else clusters, seed)
     return 100 * float(normalized_mutual_info_score(labels.cpu().numpy(), found.cpu().numpy()))
 
@@ -46,7 +49,9 @@ def kmeans(points: Tensor, clusters: int, seed: int = 0, iterations: int = 20) -
     """
     points = checked(points)
     if not 1 <= clusters <= len(points):
-        raise HoldfastError(f"{len(points)} points cannot form {clusters} clusters; allowed: 1 to {len(points)}")
+        raise HoldfastError(
+            f"{counted(len(points), 'point')} cannot form {counted(clusters, 'cluster')}; allowed: 1 to {len(points)}"
+        )
     with full_precision(points.device):
         points = points - points.median(dim=0).values  # shorter vectors, smaller rounding errors
         norms = points.square().sum(1)

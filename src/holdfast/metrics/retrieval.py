@@ -14,6 +14,7 @@ from torch import Tensor
 from holdfast.core.batching import checked, full_precision, rows_per_block
 from holdfast.core.gallery import Gallery, Queries
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 
 RECALLS = (1, 2, 4, 8)
 
@@ -44,7 +45,8 @@ def retrieval_metrics(
     matched = ~scores["mAP"].isnan()
     if not matched.any():
         raise HoldfastError(
-            f"none of the {len(queries.ids)} queries has another item of its class in the gallery: nothing to retrieve"
+            f"none of the {counted(len(queries.ids), 'query')} has another item of its class in the "
+            "gallery: nothing to retrieve"
         )
     means = {name: 100 * values[matched].mean().item() for name, values in scores.items()}
     found = int(matched.sum())
@@ -61,7 +63,7 @@ def per_query(
         raise HoldfastError(f"block must be 1 or more queries; got {block}")
     points, items = checked(queries.embeddings).to(gallery.embeddings.device), checked(gallery.embeddings)
     if points.shape[1] != items.shape[1]:
-        raise HoldfastError(f"queries have {points.shape[1]} dimensions, the gallery {items.shape[1]}")
+        raise HoldfastError(f"queries have {counted(points.shape[1], 'dimension')}, the gallery {items.shape[1]}")
 
     device = items.device
     classes, item_class, sizes = torch.unique(gallery.labels.to(device), return_inverse=True, return_counts=True)

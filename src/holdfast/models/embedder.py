@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Annotated, Any, NotRequired, Self
 
 import torch
-from pydantic import StrictBool
+from pydantic import StrictBool, StrictStr
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,6 +22,7 @@ from holdfast.util.arrays import save_safetensors
 from holdfast.util.atomic import write_json
 from holdfast.util.errors import HoldfastError, within
 from holdfast.util.imports import CUSTOM
+from holdfast.util.text import counted
 from holdfast.util.validate import Count, Number, OneOf, Text, check, fit, read_json
 
 FORMAT = "holdfast-embedder-1"
@@ -49,6 +50,7 @@ class EmbedderConfig:
 class _Format(TypedDict):
     format: Annotated[str, OneOf([FORMAT])]
     weights: NotRequired[Annotated[str, OneOf(["last", "best"])]]
+    chosen_on: NotRequired[StrictStr]
 
 
 class Embedder(nn.Module):
@@ -133,18 +135,25 @@ class Embedder(nn.Module):
         found = load_weights(self.backbone, path)
         if not partial and 2 * len(found.loaded) < found.wanted:
             raise HoldfastError(
-                f"{path} holds only {len(found.loaded)} of the {found.wanted} tensors of {self.config.backbone}, such "
+                f"{path} holds only {len(found.loaded)} of the {counted(found.wanted, 'tensor')} of "
+                f"{self.config.backbone}, such "
                 f"as {found.loaded[0]}: give weights of this network, or ask for these few with model.partial=true"
             )
         return found
 
     def save_pretrained(
-        self, folder: str | Path, *, dtype: torch.dtype | None = None, weights: str | None = None
+        self,
+        folder: str | Path,
+        *,
+        dtype: torch.dtype | None = None,
+        weights: str | None = None,
+        chosen_on: str | None = None,
     ) -> None:
         """Write ``config.json`` and ``model.safetensors`` into ``folder``, each atomically.
 
         dtype: what the weights are stored in, such as ``torch.bfloat16`` for half the size; None: as they are.
-        weights: ``last`` or ``best``, which of a run's these are; evaluations of an exported folder say it.
+        weights: ``last`` or ``best``, which of a run's these are; evaluations of the folder say it. chosen_on: the data
+        set on whose test set they were chosen, which makes scores there too good.
         """
         if dtype is not None and not dtype.is_floating_point:
             raise HoldfastError(f"weights are stored in a floating-point dtype, not {dtype}")
@@ -152,7 +161,8 @@ class Embedder(nn.Module):
         if dtype is not None:
             state = {name: value.to(dtype) if value.is_floating_point() else value for name, value in state.items()}
         save_safetensors(folder / "model.safetensors", state, {"format": "pt"})
-        told = {} if weights is None else {"weights": weights}
+        known = {"weights": weights, "chosen_on": chosen_on}
+        told = {key: value for key, value in known.items() if value is not None}
         write_json(folder / "config.json", {"format": FORMAT, **told, **asdict(self.config)})
 
     @classmethod
@@ -216,7 +226,7 @@ class Embedder(nn.Module):
 def _per_channel(what: str, given: tuple[float, ...] | None, own: Any, channels: int) -> Tensor:
     """One number for each channel, (channels, 1, 1); those of another number of channels are averaged."""
     if given is not None and len(given) != channels:
-        raise HoldfastError(f"{what} has {len(given)} values for images of {channels} channels")
+        raise HoldfastError(f"{what} has {counted(len(given), 'value')} for images of {counted(channels, 'channel')}")
     try:
         values = torch.as_tensor(own if given is None else given, dtype=torch.float64).flatten()
     except (TypeError, ValueError, RuntimeError) as error:

@@ -12,6 +12,7 @@ from holdfast.core.gallery import Gallery, Queries
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels, stream
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 
 BATCH = 256
 
@@ -48,7 +49,7 @@ def embed_dataset(
     z, ids = embed_rows(embed, pixels, device, progress=progress)
     if not len(ids):
         first = pixels.table.name_of(0)
-        raise HoldfastError(f"none of the {len(pixels)} test images can be read; the first is {first}")
+        raise HoldfastError(f"none of the {counted(len(pixels), 'test image')} can be read; the first is {first}")
     table = pixels.table
     labels, is_query, is_gallery = (
         torch.from_numpy(column)[ids].to(device) for column in (table.labels, table.is_query, table.is_gallery)

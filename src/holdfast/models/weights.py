@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from holdfast.data.decode import no_file
 from holdfast.util.arrays import check_whole
 from holdfast.util.errors import HoldfastError, printable, shown
+from holdfast.util.text import counted
 
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 PREFIX = re.compile(r"(?:(?:module|backbone|model|_orig_mod)\.)*")
@@ -95,7 +96,7 @@ class Mismatch:
 
     def describe(self) -> str:
         """One line for what was loaded, and one for each kind of tensor that was not."""
-        lines = [f"loaded {len(self.loaded)} of {self.wanted} tensors"]
+        lines = [f"loaded {len(self.loaded)} of {counted(self.wanted, 'tensor')}"]
         if self.missing:
             lines.append(f"not in the file: {', '.join(self.missing)}")
         if self.unexpected:

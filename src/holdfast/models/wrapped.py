@@ -15,6 +15,7 @@ from holdfast.core.batching import WIDTH, checked, fixed_batch
 from holdfast.core.fused import PRECISIONS, FusedNetwork, autocast, frozen
 from holdfast.core.pgd import Embed
 from holdfast.util.errors import HoldfastError, brief, foreign, lacks_memory
+from holdfast.util.text import counted
 
 TOLERANCE = 1e-4
 """How far the numbers of two unit-length embeddings of one image, or the length of one, may be apart."""
@@ -80,7 +81,8 @@ class WrappedModel:
             )
         if self.dim not in (None, z.shape[1]):
             raise HoldfastError(
-                f"the model returned vectors of {self.dim} dimensions and then of {z.shape[1]}; all need the same"
+                f"the model returned vectors of {counted(self.dim, 'dimension')} and then of "
+                f"{z.shape[1]}; all need the same"
             )
         self.dim = z.shape[1]
         if z.requires_grad:

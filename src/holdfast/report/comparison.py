@@ -1,6 +1,7 @@
 """Results beside the published rows, and the differences."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -10,16 +11,16 @@ from holdfast.report.groups import Group, grouped
 from holdfast.report.published import PUBLISHED, published
 from holdfast.report.tables import (
     DECIMALS,
-    MEASURES,
     SETTING,
     Header,
     Rows,
     Setting,
-    format_half_width,
+    format_interval,
     format_number,
     format_radius,
     headings,
     markdown,
+    measures_of,
     numbers,
     select,
     setting_of,
@@ -38,8 +39,9 @@ AS_PUBLISHED = ("cvpr22", "cvpr22, bfloat16")
 """Protocols that measure what was published; half precision moves a score by less than its noise."""
 LEGEND = """
 seeds: the number of runs that a row averages.
-`±`: half of the 95 % interval. For several seeds: of their mean on the same queries (Student's t). For one seed: over
-its attacked queries (bootstrap), without the spread between seeds; benign metrics have none.
+The 95 % interval: `±` half of it where it is symmetric, else from low to high. For several seeds: of their mean on the
+same queries (Student's t). For one seed: over its attacked queries, without the spread between seeds; benign metrics
+have none. R@1, R@2, mAP and NMI are of all queries, the other scores of the attacked ones.
 `*`: the interval of the difference, as rounded, excludes zero; an interval without width never does.
 A published number is from a single run and is taken as exact: its own spread is not in the interval.
 Scores under attack are subtracted only where they were measured as published: protocol cvpr22, the same ε and steps.
@@ -53,7 +55,7 @@ def compare(result: Result) -> tuple[Header, Rows]:
     """
     header, rows = comparison([result])
     kept = [i for i, column in enumerate(header) if column not in NARROWED]
-    return [header[i] for i in kept], [[row[i].replace(" ±", "\n±") for i in kept] for row in rows]
+    return [header[i] for i in kept], [[re.sub(r" (?=±|\([-+\d.]+ to )", "\n", row[i]) for i in kept] for row in rows]
 
 
 def comparison(results: Sequence[Result]) -> tuple[Header, Rows]:
@@ -64,16 +66,17 @@ def comparison(results: Sequence[Result]) -> tuple[Header, Rows]:
     ``*`` where it excludes zero; for scores under attack only where protocol, ε and steps are as published. Published
     rows without a result are at the end.
     """
-    header = ["name", "seeds", *SETTING, *MEASURES, *COST, "verdict", "source"]
+    measures = measures_of(results)
+    header = ["name", "seeds", *SETTING, *measures, *COST, "verdict", "source"]
     pairs, _, others = _beside(results)
     rows = []
     for group, counterparts in pairs:
-        rows.append([*_setting(group), *texts(group, MEASURES), group.verdict, _source(group)])
+        rows.append([*_setting(group), *texts(group, measures, measures), group.verdict, _source(group)])
         for row in counterparts:
             gaps = _differences(group, row)
-            cells = (_gap(name, gaps[name]) if name in gaps else "" for name in (*MEASURES, *COST))
-            rows += [_published(row), [_title(group, row), *[""] * 5, *cells, "", ""]]
-    return header, [*rows, *map(_published, others)]
+            cells = (_gap(name, gaps[name]) if name in gaps else "" for name in (*measures, *COST))
+            rows += [_published(row, measures), [_title(group, row), *[""] * 5, *cells, "", ""]]
+    return header, [*rows, *(_published(row, measures) for row in others)]
 
 
 def compared_markdown(results: Sequence[Result], columns: Sequence[str] = ()) -> str:
@@ -84,11 +87,12 @@ def compared_markdown(results: Sequence[Result], columns: Sequence[str] = ()) ->
 def compared_csv(results: Sequence[Result]) -> str:
     """One line per group, unrounded with bounds, then one per published row, as CSV."""
     pairs, used, others = _beside(results)
-    columns = headings(MEASURES)
+    measures = measures_of(results)
+    columns = headings(measures, measures)
     lines: list[list[object]] = [["name", "seeds", *SETTING, *columns, "verdict", "source"]]
     for group, _ in pairs:
         sources = "; ".join(str(member.path) for member in group.members)
-        lines.append([*_setting(group), *numbers(group, MEASURES), group.verdict, sources])
+        lines.append([*_setting(group), *numbers(group, measures, measures), group.verdict, sources])
     for row in [*used, *others]:
         lines.append([*_published_setting(row), *(row.get(name) for name in columns), "", row["source"]])
     return to_csv(lines)
@@ -105,7 +109,9 @@ def compared_json(results: Sequence[Result]) -> str:
             **{"name": group.name, "seeds": len(group.members), "protocol": group.first.protocol},
             **{"dataset": group.first.dataset, "settings": group.first.content["settings"]},
             "model": {key: group.first.content["model"].get(key) for key in SHARED},
-            "measures": {name: _bounds(group, name) for name in MEASURES if group.number(name) is not None},
+            "measures": {
+                name: _bounds(group, name) for name in measures_of(group.members) if group.number(name) is not None
+            },
             **{name: group.number(name) for name in COST},
             **{"verdict": group.verdict, "files": [str(member.path) for member in group.members]},
             "published": [{**row, "ours - published": _differences(group, row)} for row in counterparts],
@@ -171,7 +177,7 @@ def _as_published(result: Result, row: Row) -> bool:
 def _bounds(group: Group, name: str, less: float = 0.0) -> dict[str, float | None]:
     value, (low, high) = group.number(name), group.interval(name) or (None, None)
     found = {"value": value, "low": low, "high": high}
-    return {key: None if number is None else number - less for key, number in found.items()}
+    return {key: None if number is None or math.isinf(number) else number - less for key, number in found.items()}
 
 
 def _differences(group: Group, row: Row) -> dict[str, dict[str, float | None]]:
@@ -187,7 +193,7 @@ def _gap(name: str, difference: Mapping[str, float | None]) -> str:
     if low is None or high is None:
         return shown
     excludes_zero = low < high and (round(low, digits) > 0 or round(high, digits) < 0)
-    return shown + format_half_width(name, low, high) + ("*" if excludes_zero else "")
+    return shown + format_interval(name, value, low, high, "+") + ("*" if excludes_zero else "")
 
 
 def _title(group: Group, row: Row) -> str:
@@ -207,8 +213,8 @@ def _source(group: Group) -> str:
     return str(group.first.path) + (f" and {more} more" if more else "")
 
 
-def _published(row: Row) -> list[str]:
-    cells = (format_number(name, row[name]) if name in row else "" for name in (*MEASURES, *COST))
+def _published(row: Row, measures: Sequence[str]) -> list[str]:
+    cells = (format_number(name, row[name]) if name in row else "" for name in (*measures, *COST))
     return [*_published_setting(row), *cells, "", row["source"]]
 
 

@@ -30,6 +30,16 @@ class Group:
         return self.first.name if len(self.members) == 1 else re.sub(r",seed=\d+", "", self.first.name)
 
     @property
+    def eps(self) -> float | None:
+        """:attr:`Result.eps` of the members."""
+        return self.first.eps
+
+    @property
+    def norm(self) -> str | None:
+        """:attr:`Result.norm` of the members."""
+        return self.first.norm
+
+    @property
     def verdict(self) -> str:
         """The verdict of all members, or the count of each: ``ok ×2, COLLAPSED ×1``."""
         counts = Counter(member.verdict for member in self.members)

@@ -1,13 +1,14 @@
 """Results as a table, in Markdown, as CSV and as JSON."""
 
 from collections.abc import Collection, Iterator, Sequence
+from math import isinf
 from typing import NamedTuple
 
-from holdfast.evaluation.result import COST, LEAST, MEASURED, ROBUST, RRS, SCORES, Result
+from holdfast.evaluation.result import BENIGN, CERTIFIED, COST, LEAST, MEDIAN, ROBUST, RRS, SAMPLE, Result
 from holdfast.report.groups import Group
 from holdfast.report.published import PUBLISHED
 from holdfast.util.errors import unknown
-from holdfast.util.text import to_csv, to_json
+from holdfast.util.text import counted, to_csv, to_json
 
 Header = list[str]
 Rows = list[list[str]]
@@ -15,9 +16,9 @@ Rows = list[list[str]]
 DECIMALS = dict.fromkeys(("TMA", "ES:D"), 3)
 """Of these measures; of others one is shown."""
 MEASURES = (*PUBLISHED, RRS, ROBUST, LEAST)
+"""The columns of every table; :func:`measures_of` adds those that only some results have."""
 SETTING = ("protocol", "data", "ε", "steps")
 """The columns of a :class:`Setting`."""
-BOUNDED = (*SCORES, *MEASURED)
 SUFFIXES = {"G": 1e9, "M": 1e6, "k": 1e3}
 
 
@@ -32,8 +33,8 @@ class Setting(NamedTuple):
     @property
     def attack(self) -> str:
         """Such as ``protocol strict, ε = 8/255, 32 steps``."""
-        words = {"protocol {}": self.protocol, "ε = {}": self.radius, "{} steps": self.steps}
-        return ", ".join(text.format(value) for text, value in words.items() if value)
+        parts = f"protocol {self.protocol}", f"ε = {self.radius}", counted(int(self.steps or 0), "step")
+        return ", ".join(part for part, known in zip(parts, self[:1] + self[2:], strict=True) if known)
 
     def __str__(self) -> str:
         return f"{self.dataset}: {self.attack}"
@@ -41,18 +42,35 @@ class Setting(NamedTuple):
 
 def setting_of(result: Result) -> Setting:
     """How a result was evaluated."""
-    norm, eps, steps = (result.content["settings"].get(name) for name in ("norm", "eps", "steps"))
-    return Setting(result.protocol, result.dataset, format_radius(eps, norm), "" if steps is None else f"{steps}")
+    radius, steps = format_radius(result.eps, result.norm), result.steps
+    return Setting(result.protocol, result.dataset, radius, "" if steps is None else f"{int(steps)}")
+
+
+def measures_of(results: Sequence[Result]) -> list[str]:
+    """:data:`MEASURES`, and those that only some results have, where one of these does."""
+    extras = sorted({name for one in results for name in one.extras}, key=_place)
+    return [
+        *MEASURES[:-2],
+        *(name for name in extras if name == SAMPLE),
+        *MEASURES[-2:],
+        *filter(SAMPLE.__ne__, extras),
+    ]
+
+
+def _place(name: str) -> tuple[bool, float]:
+    """Where an extra column stands: certified R@1 by rising radius, minimal ε last."""
+    return name == MEDIAN, float(name.removeprefix(CERTIFIED)) if name.startswith(CERTIFIED) else 0.0
 
 
 def table(results: Sequence[Result]) -> tuple[Header, Rows]:
     """One row per result.
 
-    Percentages have one decimal, TMA and ES:D three; ERS is followed by half the width of its interval; the cost of
-    training is in image passes (``1.23M``) and seconds. A cell is empty where nothing was measured.
+    Percentages have one decimal, TMA and ES:D three; ERS is followed by its interval; the cost of training is in image
+    passes (``1.23M``) and seconds; minimal ε is the median. A cell is empty where nothing was measured.
     """
-    header = ["name", *SETTING, *MEASURES, *COST, "verdict"]
-    return header, [[one.name, *setting_of(one), *texts(one, ("ERS",)), one.verdict] for one in results]
+    measures = measures_of(results)
+    header = ["name", *SETTING, *measures, *COST, "verdict"]
+    return header, [[one.name, *setting_of(one), *texts(one, measures, ("ERS",)), one.verdict] for one in results]
 
 
 def markdown_text(results: Sequence[Result], columns: Sequence[str] = ()) -> str:
@@ -83,8 +101,10 @@ def markdown(header: Header, rows: Rows) -> str:
 
 def csv_text(results: Sequence[Result]) -> str:
     """The table as CSV: unrounded numbers, the bounds of every score in columns of their own, the source file."""
-    header = ["name", *SETTING, *headings(BOUNDED), "verdict", "source"]
-    lines = ([one.name, *setting_of(one), *numbers(one, BOUNDED), one.verdict, one.path] for one in results)
+    measures = measures_of(results)
+    bounded = {*measures} - {*BENIGN, MEDIAN}
+    header = ["name", *SETTING, *headings(measures, bounded), "verdict", "source"]
+    lines = ([one.name, *setting_of(one), *numbers(one, measures, bounded), one.verdict, one.path] for one in results)
     return to_csv([header, *lines])
 
 
@@ -93,27 +113,27 @@ def json_text(results: Sequence[Result]) -> str:
     return to_json([{"file": str(result.path), **result.content} for result in results])
 
 
-def texts(one: Result | Group, bounded: Collection[str]) -> Iterator[str]:
-    """All numbers as cells; those in ``bounded`` with half the width of their interval, robust R@1 with its counts."""
-    for name in MEASURES:
+def texts(one: Result | Group, measures: Sequence[str], bounded: Collection[str]) -> Iterator[str]:
+    """Numbers as cells; those in ``bounded`` with their interval, shares of the attacked queries with their counts."""
+    for name in measures:
         value, bounds = one.number(name), one.interval(name) if name in bounded else None
-        shown = "" if value is None else format_number(name, value)
-        shown += "" if value is None or bounds is None else format_half_width(name, *bounds)
-        yield shown + (format_counts(one.counts(name)) if name in (ROBUST, LEAST) else "")
+        shown = format_value(one, name)
+        shown += "" if value is None or bounds is None else format_interval(name, value, *bounds)
+        yield shown + (format_counts(one.counts(name)) if name in (ROBUST, LEAST, SAMPLE) else "")
     for name in COST:
         value = one.number(name)
         yield "" if value is None else format_count(value) if name == "passes" else f"{value:.0f}"
 
 
-def headings(bounded: Collection[str]) -> list[str]:
+def headings(measures: Sequence[str], bounded: Collection[str]) -> list[str]:
     """The columns of :func:`numbers`."""
     ends = {True: ("", " low", " high"), False: ("",)}
-    return [f"{name}{end}" for name in (*MEASURES, *COST) for end in ends[name in bounded]]
+    return [f"{name}{end}" for name in (*measures, *COST) for end in ends[name in bounded]]
 
 
-def numbers(one: Result | Group, bounded: Collection[str]) -> Iterator[float | None]:
+def numbers(one: Result | Group, measures: Sequence[str], bounded: Collection[str]) -> Iterator[float | None]:
     """All numbers, unrounded; those named in ``bounded`` are followed by their bounds."""
-    for name in (*MEASURES, *COST):
+    for name in (*measures, *COST):
         yield one.number(name)
         if name in bounded:
             yield from one.interval(name) or (None, None)
@@ -124,15 +144,29 @@ def format_number(name: str, value: float) -> str:
     return f"{value:.{DECIMALS.get(name, 1)}f}"
 
 
-def format_half_width(name: str, low: float, high: float) -> str:
-    """Half the width of an interval, after a space: `` ±0.8``."""
-    return f" ±{format_number(name, (high - low) / 2)}"
+def format_value(one: Result | Group, name: str) -> str:
+    """A number of a result, empty where it was not measured; minimal ε as a radius, ``> 8/255`` beyond the largest."""
+    value = one.number(name)
+    if value is None or name != MEDIAN:
+        return "" if value is None else format_number(name, value)
+    return f"> {format_radius(one.eps, one.norm)}" if isinf(value) else format_radius(value, one.norm)
+
+
+def format_interval(name: str, value: float, low: float, high: float, sign: str = "") -> str:
+    """An interval after a space: `` ±0.8``, or `` (0.0 to 1.4)`` where it is lopsided by a unit of the last digit.
+
+    sign: ``"+"`` for the bounds of a difference.
+    """
+    digits = DECIMALS.get(name, 1)
+    if abs(low + high - 2 * value) < 2 * 10**-digits:
+        return f" ±{format_number(name, (high - low) / 2)}"
+    low, high = (round(bound, digits) + 0.0 for bound in (low, high))  # no -0.0
+    return f" ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
 
 
 def format_bounded(one: Result | Group, name: str) -> str:
     """A number with its interval, if it has one: ``12.0 (11.0 to 13.0)``; empty where nothing was measured."""
-    value, bounds = one.number(name), one.interval(name)
-    shown = "" if value is None else format_number(name, value)
+    shown, bounds = format_value(one, name), one.interval(name)
     return f"{shown} ({' to '.join(format_number(name, bound) for bound in bounds)})" if bounds else shown
 
 

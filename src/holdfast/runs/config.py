@@ -134,6 +134,11 @@ class Config:
     warmup: WarmupConfig = field(default_factory=WarmupConfig)
     validation: ValidationConfig = field(default_factory=ValidationConfig)
 
+    @property
+    def chosen_on(self) -> str | None:
+        """The data set whose test images choose the best weights; None where others do."""
+        return self.data.name if self.validation.on_test else None
+
     def to_yaml(self) -> str:
         """The whole tree as YAML that :func:`resolve_config` reads back to an equal one."""
         return yaml.safe_dump(asdict(self), sort_keys=False)

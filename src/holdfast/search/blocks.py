@@ -18,6 +18,7 @@ from holdfast.models.wrapped import WrappedModel
 from holdfast.util.arrays import read_arrays, write_arrays
 from holdfast.util.errors import HoldfastError, pick, printable
 from holdfast.util.progress import Progress
+from holdfast.util.text import counted
 
 BLOCK = 512
 """Images that are kept together once they are embedded."""
@@ -91,7 +92,7 @@ class Blocks:
         if not readable:
             self.remove()
             first = printable(f"{self.pixels.table.name_of(0)} ({found[0].reasons[0]})")
-            raise HoldfastError(f"none of the {len(self.pixels):,} images can be read; the first is {first}")
+            raise HoldfastError(f"none of the {counted(len(self.pixels), 'image')} can be read; the first is {first}")
         return Block(torch.cat(readable), tuple(reason for block in found for reason in block.reasons))
 
     def remove(self) -> None:

@@ -40,6 +40,7 @@ from holdfast.util import distributed
 from holdfast.util.arrays import read_arrays, write_arrays
 from holdfast.util.errors import HoldfastError, brief
 from holdfast.util.lock import writing
+from holdfast.util.text import counted
 from holdfast.util.validate import Count, OneOf, check, parse_json
 
 FORMAT = "holdfast-index-1"
@@ -183,7 +184,7 @@ class Index:
             seen = F.normalize(wrapped.tried(images), dim=1).cpu()
             if seen.shape != self.references.shape:
                 raise HoldfastError(
-                    f"the model gives {seen.shape[1]} dimensions, the index was made by one of "
+                    f"the model gives {counted(seen.shape[1], 'dimension')}, the index was made by one of "
                     f"{self.references.shape[1]}"
                 )
             if (far := pairs(seen, self.references).max().item()) > ALIKE:
@@ -201,5 +202,7 @@ class Index:
         search = search_by(backend, k)
         queries = F.normalize(checked(z), dim=1).float()
         if queries.shape[1] != self.embeddings.shape[1]:
-            raise HoldfastError(f"the queries have {queries.shape[1]} dimensions, the index {self.embeddings.shape[1]}")
+            raise HoldfastError(
+                f"the queries have {counted(queries.shape[1], 'dimension')}, the index {self.embeddings.shape[1]}"
+            )
         return search(self.embeddings.to(queries.device), queries, min(k, len(self)))

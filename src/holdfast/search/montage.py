@@ -13,6 +13,7 @@ from holdfast.search.lookup import Answer, by_query
 from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError, printable
 from holdfast.util.lock import writing
+from holdfast.util.text import counted
 
 TILE, GAP, LINE, LINES = 128, 8, 14, 2
 MOST = 1000
@@ -35,7 +36,9 @@ def save_montage(answers: Sequence[Answer], root: str | None, out: Path) -> None
         )
     ]
     if len(tiles) > MOST:
-        raise HoldfastError(f"a picture of {len(tiles):,} tiles is too large; ask fewer queries, or for a smaller -k")
+        raise HoldfastError(
+            f"a picture of {counted(len(tiles), 'tile')} is too large; ask fewer queries, or for a smaller -k"
+        )
     table = gallery_only("montage", [path for path, _, _ in tiles], [""] * len(tiles))
     images, _ = Pixels(table, TILE, max_broken=len(tiles)).read(torch.arange(len(tiles)))
     across, width, height = len(tiles) // len(rows), TILE + GAP, TILE + LINES * LINE + 2 * GAP

@@ -10,6 +10,7 @@ from holdfast.sweep.execute import execute
 from holdfast.sweep.plan import START, Planned
 from holdfast.sweep.slots import Slot
 from holdfast.util.progress import Progress
+from holdfast.util.text import counted
 
 SECONDS_BETWEEN_LOOKS = 1.0
 
@@ -46,7 +47,7 @@ def _look(runs: Sequence[Planned], futures: dict[Path, Future[str | None]]) -> t
     """Optimiser steps made, all of those of a run that is over, and the state of the whole in a line."""
     over = {folder: future.result() for folder, future in futures.items() if future.done()}
     failed = sum(why is not None for why in over.values())
-    parts = [f"{len(over) - failed} of {len(runs)} runs done" + (f", {failed} failed" if failed else "")]
+    parts = [f"{len(over) - failed} of {counted(len(runs), 'run')} done" + (f", {failed} failed" if failed else "")]
     made = 0
     for run in runs:
         log, steps = run.run.steps_file, run.steps()

@@ -30,6 +30,7 @@ from holdfast.util.errors import HoldfastError
 from holdfast.util.extras import require
 from holdfast.util.lock import working_in
 from holdfast.util.progress import Progress
+from holdfast.util.text import counted
 
 PATIENCE = 2
 """Validations in a row that find a collapse before a run stops: a fresh network can look collapsed, and recover."""
@@ -127,7 +128,7 @@ class _Training:
             broken += [f"{pixels.table.name_of(i)}: {reason}" for i, reason in found.items()]
         if broken:
             total = len(self.train_pixels) + len(self.judged_pixels)
-            raise HoldfastError(f"{len(broken)} of {total} images cannot be read:\n" + "\n".join(broken))
+            raise HoldfastError(f"{len(broken):,} of {counted(total, 'image')} cannot be read:\n" + "\n".join(broken))
 
     def run(self, resume: bool, quiet: bool) -> Embedder:
         state = self.run_files.begin(self.config, resume) if distributed.rank() == 0 else None
@@ -150,7 +151,8 @@ class _Training:
                 raise
             if self.loader.skipped or self.train_pixels.broken:
                 progress.say(
-                    f"{len(self.train_pixels.broken)} unreadable images left out, {self.loader.skipped} batches skipped"
+                    f"left out: {counted(len(self.train_pixels.broken), 'unreadable image')}; "
+                    f"skipped: {counted(self.loader.skipped, 'batch')}"
                 )
         return self.trained
 
@@ -168,7 +170,7 @@ class _Training:
         for line in filter(None, self.opening):
             progress.say(line)
         if self.config.warmup.epochs:
-            progress.say(f"warm-up: {self.config.warmup.epochs} of {self.epochs} epochs train plainly")
+            progress.say(f"warm-up: plain training for {self.config.warmup.epochs} of {counted(self.epochs, 'epoch')}")
         if state:
             progress.say(f"resumed at step {self.place.step} of {self.total}")
 
@@ -191,7 +193,8 @@ class _Training:
                 self._save()
         if self.loader.skipped - skipped == len(self.loader):
             raise HoldfastError(
-                f"epoch {epoch + 1}: no batch could be used, for {len(self.train_pixels.broken)} training images "
+                f"epoch {epoch + 1}: no batch could be used, for "
+                f"{counted(len(self.train_pixels.broken), 'training image')} "
                 "cannot be read; --verify lists them"
             )
         within = self.place.batch
@@ -250,7 +253,7 @@ class _Training:
             saved = f"the state saved last is in {state}" if state.exists() else "no state had been saved"
             raise HoldfastError(
                 f"step {self.place.step + 1}: {error}. The weights before it are good; {saved}. "
-                f"The batch's {len(names)} images are listed in {listing}: {', '.join(names[:4])}, ..."
+                f"{listing} lists the {counted(len(names), 'image')} of the batch: {', '.join(names[:4])}, ..."
             ) from error
 
     def _rate(self, step: int) -> None:
@@ -288,7 +291,7 @@ class _Training:
             hardened = self.place.epoch > self.config.warmup.epochs
             if self.chooses and hardened and merit(scores) > self.place.best:
                 self.place.best = merit(scores)
-                self.trained.save_pretrained(self.run_files.best)
+                self.trained.save_pretrained(self.run_files.best, weights="best", chosen_on=self.config.chosen_on)
             verdict = " COLLAPSED" if collapsed else ""
             progress.say(f"epoch {self.place.epoch}/{self.epochs}: {describe(scores)}{verdict}")
         distributed.average([fallen])

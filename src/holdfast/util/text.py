@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import sys
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, TextIO
@@ -24,6 +25,13 @@ def to_csv(lines: Iterable[Iterable[object]]) -> str:
 def to_json(value: object) -> str:
     """A value as indented JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def counted(number: int, noun: str, several: str | None = None) -> str:
+    """A number and what it counts: ``1 query``, ``1,280 queries``. several: the plural, by default the regular one."""
+    if several is None:
+        several = re.sub("(?<![aeiou])y$", "ie", noun) + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
+    return f"{number:,} {noun if number == 1 else several}"
 
 
 def shorten(text: str, most: int) -> str:

@@ -220,7 +220,7 @@ def _fault(kind: Any, error: ErrorDetails) -> str:
     key, value, context = f"{prefix}{printable(str(name))}", error["input"], error.get("ctx", {})
     for sign, words in LIMITS.items():
         if sign in context:
-            return f"{key} is {words} {str(context[sign]).removesuffix('.0')}, not {shown(value)}"
+            return f"{key or 'it'} is {words} {str(context[sign]).removesuffix('.0')}, not {shown(value)}"
     match error["type"]:
         case "missing":
             return f"{key} is missing"
@@ -228,7 +228,7 @@ def _fault(kind: Any, error: ErrorDetails) -> str:
             return str(unknown("setting", key, [f"{prefix}{one}" for one in get_type_hints(_at(kind, *parents))]))
         case "literal_error":
             allowed = [one.strip("'") for one in re.split(", | or ", context["expected"])]
-            return str(unknown(f"value of {key}", value, allowed))
+            return str(unknown(f"value of {key}" if key else "value", value, allowed))
         case "dataclass_type":
             wanted = f"a mapping of {', '.join(get_type_hints(_at(kind, *error['loc'])))}"
         case "string_pattern_mismatch":

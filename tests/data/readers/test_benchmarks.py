@@ -48,7 +48,7 @@ def test_cub_says_what_is_missing_or_malformed(tmp_path: Path) -> None:
     with pytest.raises(HoldfastError, match=r"it lies in .*cub: give that folder"):
         load_dataset("cub", root / "images")
     (root / "images" / "007.Bird" / "bird 7_1.jpg").unlink()
-    with pytest.raises(HoldfastError, match=r"1 of 8 images are missing, the first is .*bird 7_1\.jpg"):
+    with pytest.raises(HoldfastError, match=r"1 of 8 images is missing, the first is .*bird 7_1\.jpg"):
         load_dataset("cub", root)
     cub(root, (1, 2, 7, 10))
     (root / "image_class_labels.txt").write_text("1 1\n2 one\n" + "".join(f"{i} 2\n" for i in range(3, 9)))

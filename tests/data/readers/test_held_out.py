@@ -89,8 +89,8 @@ def test_without_a_split_column_every_row_is_a_test_row(tmp_path: Path) -> None:
         ("label,path,Split\n1,0.jpg,train\n2,1.jpg,train\n", "no test rows"),
         ("label,path,split\n1,0.jpg,test\n1,1.jpg,test\n", "the test gallery is of one class, '1'"),
         ("label,path,splits\n1,0.jpg,train\n", "has a column 'splits' but none called 'split'"),
-        ("label,path,split\n1,0.jpg,train\n2,1.jpg,train\n", "no test rows: the split of all 2 is 'train'"),
-        ("label,path,split\n1,0.jpg,train\n1,1.jpg,Validation\n", "split of all 2 is 'train' or 'validation'"),
+        ("label,path,split\n1,0.jpg,train\n2,1.jpg,train\n", "no test rows: the split of all 2 rows is 'train'"),
+        ("label,path,split\n1,0.jpg,train\n1,1.jpg,Validation\n", "split of all 2 rows is 'train' or 'validation'"),
         ("label,path\n1,0.jpg\n2,1.jpg\n", "none of the 2 queries has another gallery image"),
         ("label,path,is_query\n1,0.jpg,0\n1,1.jpg,0\n", "nothing to evaluate"),
     ],
@@ -164,7 +164,7 @@ GOOD = "path,label\n0.jpg,cat\n1.jpg,cat\n"
             r"1\.jpg is 'dog' in .*q\.csv, line 2, but 'cat' in .*g\.csv, line 3$",
         ),
         ("path,label\n0.jpg,Cat\n", GOOD, r"no class of the queries in .*q\.csv \('Cat', …\) .*g\.csv \('cat', …\)"),
-        ("path,label\nkept/0.jpg,cat\n", "path,label\n0.jpg,cat\n1.jpg,dog\n", "none of the 1 queries has another"),
+        ("path,label\nkept/0.jpg,cat\n", "path,label\n0.jpg,cat\n1.jpg,dog\n", "none of the 1 query has another"),
     ],
 )
 def test_mistakes_in_two_lists_are_named(tmp_path: Path, queries: str, gallery: str, message: str) -> None:

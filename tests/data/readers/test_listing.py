@@ -60,7 +60,7 @@ def test_links_are_followed_once_and_in_no_circle(tmp_path: Path) -> None:
     found = images_below(root, left_out := LeftOut(root))
     names = [path.relative_to(root).as_posix() for path in found]
     assert found == sorted(found)
-    assert left_out.lines() == ("2 links that lead nowhere, the first is gone.png",)
+    assert left_out.lines() == ("2 links to nowhere, the first is gone.png",)
     assert {"a/0.png", "b/0.png", "link.png"} < set(names)
     assert set(names) - {"a/0.png", "b/0.png", "link.png"} == {"again/c/0.png"}
     assert len(names) == 4
@@ -84,7 +84,7 @@ def test_a_csv_names_images_and_labels(tmp_path: Path) -> None:
     [
         ("file\na/0.png\n", "has no column 'path'"),
         ("path,label\n,mug\n", "line 2: path must be given"),
-        ("path\na/7.png\n", r"1 of 1 images are missing, the first is .*7\.png"),
+        ("path\na/7.png\n", r"1 of 1 image is missing, the first is .*7\.png"),
     ],
 )
 def test_a_csv_that_cannot_be_used_is_refused(tmp_path: Path, content: str, message: str) -> None:

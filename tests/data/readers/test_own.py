@@ -55,13 +55,13 @@ def test_what_is_left_out_is_counted_and_named_once(tmp_path: Path) -> None:
     table = load_dataset("folder", tmp_path)
     assert len(table) == 4 * 6
     assert sorted(table.left_out) == [
-        "1 class folders without an image, the first is e",
-        "1 files in no class folder, the first is stray.jpg",
-        "1 links that lead nowhere, the first is c/gone.jpg",
-        "1 not read: it is a pipe, socket or device, not a file, the first is d/pipe.png",
-        "1 without an ending, the first is b/README",
+        "1 class folder without an image, the first is e",
+        "1 file in no class folder, the first is stray.jpg",
+        "1 file not read: it is a pipe, socket or device, not a file, the first is d/pipe.png",
+        "1 file without an ending, the first is b/README",
+        "1 link to nowhere, the first is c/gone.jpg",
         "2 images in a folder inside a class folder, the first is a/deep/0.png",
-        "5 with the ending .heic, which is not read, the first is a/photo.HEIC",
+        "5 files with the ending .heic, which is not read, the first is a/photo.HEIC",
     ]
     assert all(table.describe().count(line) == 1 for line in table.left_out)
     assert table.test().left_out == held_out("folder", tmp_path).left_out == table.left_out
@@ -69,7 +69,7 @@ def test_what_is_left_out_is_counted_and_named_once(tmp_path: Path) -> None:
 
 def test_what_lies_beside_the_splits_is_left_out(tmp_path: Path) -> None:
     touch(*(tmp_path / split / name / f"{i}.jpg" for split in ("train", "test", "val") for name in "ab" for i in "01"))
-    expected = ("1 folders beside train/ and test/, the first is val",)
+    expected = ("1 folder beside train/ and test/, the first is val",)
     assert load_dataset("folder", tmp_path).left_out == held_out("folder", tmp_path).left_out == expected
 
 
@@ -80,7 +80,7 @@ def test_nested_folders_are_classes_by_path_and_the_error_offers_it(tmp_path: Pa
     table = load_dataset("nested", tmp_path)
     assert shown(table, "train") == {"greek": ["top.png"], **{name: ["0.png", "1.png"] for name in names[:3]}}
     assert list(shown(table)) == names[3:]
-    assert table.left_out == ("1 class folders without an image, the first is latin/d",)
+    assert table.left_out == ("1 class folder without an image, the first is latin/d",)
     assert list(shown(held_out("nested", tmp_path))) == ["greek", *names]
     (tmp_path / "greek/top.png").unlink()
     with pytest.raises(HoldfastError, match=r"greek holds folders of images.* take data set 'nested'"):
@@ -101,7 +101,7 @@ def test_train_and_test_folders_may_share_classes(tmp_path: Path) -> None:
 def test_folders_that_cannot_be_meant(tmp_path: Path) -> None:
     for name in "abc":
         touch(tmp_path / "few" / name / "1.jpg")
-    with pytest.raises(HoldfastError, match=r"the train split has 1 classes and needs 2; .* at least 4 are needed"):
+    with pytest.raises(HoldfastError, match=r"the train split has 1 class and needs 2; .* at least 4 are needed"):
         load_dataset("folder", tmp_path / "few")
     with pytest.raises(HoldfastError, match=r"few holds folders of images, not images; give .*few"):
         load_dataset("folder", tmp_path)
@@ -112,7 +112,7 @@ def test_folders_that_cannot_be_meant(tmp_path: Path) -> None:
     with pytest.raises(HoldfastError, match=r"half/test is missing"):
         load_dataset("folder", tmp_path / "half")
     touch(tmp_path / "half" / "test" / "a" / "1.jpg")
-    with pytest.raises(HoldfastError, match=r"the test split has 1 classes and needs 2$"):
+    with pytest.raises(HoldfastError, match=r"the test split has 1 class and needs 2$"):
         load_dataset("folder", tmp_path / "half")
 
 
@@ -211,13 +211,13 @@ CSV_ROWS = [
         ("label,path,split\n,images/0.jpg,train\n", "line 2: label and path must be given"),
         ("label,path,split\n1,images/0.jpg\n", "line 2: ''"),
         ("label,path,split\n1,images/0.jpg,valdation\n", "line 2: 'valdation'; did you mean 'validation'"),
-        ("label,path,split\n1,images/9.jpg,train\n", r"1 of 1 images are missing, the first is .*9\.jpg"),
+        ("label,path,split\n1,images/9.jpg,train\n", r"1 of 1 image is missing, the first is .*9\.jpg"),
         (
             rows(("true,true", ",true", "true,true", "true,true")),
             "line 5: is_query is empty, but other validation rows",
         ),
         (rows(("maybe,true",) * 4), "line 4: is_query is 'maybe', not true or false"),
-        ("label,path,split,is_query\n1,images/0.jpg,train,true\n", "1 training images have is_query set"),
+        ("label,path,split,is_query\n1,images/0.jpg,train,true\n", "1 training image has is_query set"),
     ],
 )
 def test_csv_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:

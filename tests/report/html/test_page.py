@@ -2,15 +2,18 @@
 
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from holdfast.report import find
+from holdfast.report.html.charts import Series
 from holdfast.report.html.entries import by_radius, by_setting, entries
 from holdfast.report.html.sections import certified
 from holdfast.report.published import SCORES
+from holdfast.report.tables import setting_of
 from tests.conftest import Call
 from tests.helpers.html_page import page_of, sound
 from tests.helpers.result_files import write
@@ -55,7 +58,10 @@ def test_sections_that_are_missing_are_missing(tmp_path: Path) -> None:
     content.update(columns={}, settings={}, model={})
     bare.write_text(json.dumps(content))
     page = page_of(bare)
-    assert "No attack was tried." in page.text
+    assert page.sections == ["glance", "table", "checks", "repeat"]
+    assert page.inside("h1") == ["Retrieval: mine"]
+    assert "R@1 without attack" in page.inside("h4")
+    assert "attack" not in page.inside("p")[1].replace("nothing was attacked", "")
     assert "unchecked" in page.text
     assert "50.0" in page.inside("text")
 
@@ -186,15 +192,49 @@ def test_what_is_certified_and_what_an_attack_leaves_enclose_the_truth(tmp_path:
     write(tmp_path / "c" / "result.json", name="c")
     (both, alone) = certified.fill(find([tmp_path]))["results"]
     low, high, truth = both["figure"].series
-    assert [(p.x, p.y) for p in low.points] == [(0, 60), (0.25, 60), (0.25, 40), (0.5, 40), (0.5, 0), (1, 0)]
-    assert [(p.x, p.y) for p in high.points] == [(0, 85), (0.25, 85), (0.25, 75), (0.5, 75), (0.5, 70), (1, 70)]
-    assert [(p.low, p.high) for p in truth.points] == [(a.y, b.y) for a, b in zip(low.points, high.points, strict=True)]
+    assert corners(low) == [(0, 80), (0, 60), (0.25, 60), (0.25, 40), (0.5, 40), (0.5, 0), (1, 0)]
+    assert corners(high) == [(0, 85), (0.25, 85), (0.25, 75), (0.5, 75), (0.5, 70), (1, 70), (1, 30)]
+    assert [(p.low, p.high) for p in truth.points] == [(60, 85), (60, 85), (40, 75), (40, 75), (0, 70), (0, 70)]
     assert [one.name for one in alone["figure"].series] == ["certified"]
     page = page_of(tmp_path)
     assert "certified" in page.sections
     assert "radius 0.5: certified 40.0, left by an attack 70.0" in " ".join(page.inside("title"))
-    assert "σ = 0.25; 64 queries, 1000 noisy copies of each, which certify up to 0.62; abstained: 3." in page.text
-    assert {"60.0 ±5.0", "75.0", "2.277/255", "–"} <= {text for tag, text in page.texts if tag == "td"}
+    assert "σ = 0.25; 64 queries, 1,000 noisy copies of each, which can certify up to 0.62; abstained: 3." in page.text
+    assert {"60.0 ±5.0", "0.0 (0.0 to 5.0)", "75.0 ±5.0", "2.277/255", "–"} <= {
+        text for tag, text in page.texts if tag == "td"
+    }
+
+
+def corners(series: Series) -> list[tuple[float, float]]:
+    return [(point.x, point.y) for point in series.points]
+
+
+def test_the_certified_curve_is_exact_where_the_radii_are_known(tmp_path: Path) -> None:
+    radii = [0.0, 0.1, 0.1, 0.25, 0.3, 0.3, 0.7, 1.4]
+    table = [100 * sum(radius > end for radius in radii) / 8 for end in (0, 0.25, 0.5, 1)]
+    write(tmp_path / "a" / "result.json", certified=bracket(table, [90.0, 80.0, 70.0, 60.0]))
+    lines = [
+        {"id": i, "chosen": [], "before": {"hits": 60.0}, "after": {"radius": radius}, "moved": 0.0}
+        for i, radius in enumerate(radii)
+    ]
+    (tmp_path / "a" / "records").mkdir()
+    (tmp_path / "a" / "records" / "certified.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
+    (one,) = certified.fill(find([tmp_path]))["results"]
+    low, _, truth = one["figure"].series
+    drawn = corners(low)
+    assert (drawn[0], drawn[-1]) == ((0, table[0]), (1, table[-1]))
+    for at in (0.05, 0.15, 0.2, 0.27, 0.4, 0.6, 0.9):
+        (height,) = {y for (x, y), (after, _) in pairwise(drawn) if x < at < after}
+        assert height == 100 * sum(radius > at for radius in radii) / 8
+    assert all((point.low or 0) <= (point.high or 0) for point in truth.points)
+    assert {0.1, 0.3, 0.7} <= {point.x for point in truth.points}
+
+
+def test_a_band_has_a_band_for_a_key(tmp_path: Path) -> None:
+    write(tmp_path / "result.json", certified=bracket([80.0, 60.0, 40.0, 0.0], [85.0, 75.0, 70.0, 30.0]))
+    page = page_of(tmp_path)
+    in_keys = [one for tag, one, around in page.elements if tag == "path" and "span" in around]
+    assert [one["class"] for one in in_keys] == ["line", "line", "band"]
 
 
 def test_without_certificates_there_is_no_section(tmp_path: Path) -> None:
@@ -208,11 +248,38 @@ def test_minimal_radii_are_curves_beside_each_other(tmp_path: Path) -> None:
         write(tmp_path / name / "result.json", name=name, **{"minimal eps": minimal})
     page = page_of(tmp_path)
     assert "minimal" in page.sections
-    assert "Half of the queries are broken at ε = a 4/255; b > 77/255." in page.text
+    assert "Median minimal ε, which breaks half of the queries: a 4/255; b > 77/255." in page.text
     assert any("R@1 by ε" in text for text in page.inside("title"))
     write(tmp_path / "b" / "result.json")
     write(tmp_path / "a" / "result.json")
     assert "minimal" not in page_of(tmp_path).sections
+
+
+def test_what_was_not_attacked_is_not_said_to_be(tmp_path: Path) -> None:
+    settings = {"eps": 0.2, "steps": 32, "norm": "linf", "attacks": []}
+    bare: dict[str, Any] = {**dict.fromkeys(("checks", "trusted", "ERS", "robust R@1")), "data": {"name": "mine"}}
+    robust: dict[str, Any] = {"value": 0.0, "low": 0.0, "high": 10.9, "kept": 0, "queries": 32}
+    robust["stages"] = [{"name": "margin", "tried": 31, "broke": 31, "passes": 9}]
+    kinds = {"benign": {**bare, "settings": settings}, "worst": {**bare, "settings": settings | {"cascade": True}}}
+    kinds["worst"]["robust R@1"] = robust
+    for kind, changes in kinds.items():
+        file = write(tmp_path / kind / "result.json", name=kind, protocol=kind, **changes)
+        file.write_text(json.dumps({**json.loads(file.read_text()), "columns": {}, "settings": changes["settings"]}))
+    benign, worst = (find([tmp_path / kind]) for kind in kinds)
+    assert [str(setting_of(one)) for one in (*benign, *worst)] == [
+        "mine: protocol benign",
+        "mine: protocol worst, ε = 51/255",
+    ]
+    page = page_of(tmp_path / "benign")
+    assert page.sections == ["glance", "table", "checks", "repeat"]
+    assert "under attack" not in page.text
+    page = page_of(tmp_path / "worst")
+    shown = page.text.partition("The commands as given")[0]
+    assert "32 steps" not in shown
+    assert "mine: protocol worst, ε = 51/255" in shown
+    assert "R@1, clean and under attack" in page.inside("h4")
+    assert "96.9 → 0.0 (0.0 to 10.9)" in page.inside("text")
+    assert "0.0 (0.0 to 10.9), 0 of 32" in page.inside("td")
 
 
 def test_radii_with_fewer_attacks_join_the_curve_of_all_ten(tmp_path: Path) -> None:
@@ -231,7 +298,7 @@ def test_what_an_attack_can_reach_is_said_where_it_is_less_than_the_radius(tmp_p
     for eps in (0, 77):
         settings = {"eps": eps / 255, "step": 3 / 255, "steps": 8}
         write(tmp_path / f"{eps}" / "result.json", settings=settings)
-    assert "8 steps of 3/255 reach 24/255: a larger radius is not fully used." in page_of(tmp_path).text
+    assert "8 steps of 3/255 can reach 24/255: a larger radius is not fully used." in page_of(tmp_path).text
 
 
 def means(result: Path, when: str) -> dict[str, float]:

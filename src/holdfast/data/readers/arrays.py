@@ -12,6 +12,7 @@ from holdfast.data.decode import MAX_BYTES, no_file
 from holdfast.data.readers.files import locate
 from holdfast.data.table import Table
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 
 LAYOUT = (
     "train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, "
@@ -99,16 +100,16 @@ def _idx(place: Path, name: str, dimensions: int) -> npt.NDArray[np.uint8]:
     except (OSError, zlib.error) as error:
         raise HoldfastError(f"cannot read {path}: {error}") from None
     if len(data) < size:
-        raise HoldfastError(f"{path} is truncated: its header says {size:,} bytes, {len(data):,} follow it")
+        raise HoldfastError(f"{path} is truncated: its header says {counted(size, 'byte')}, {len(data):,} follow it")
     if len(data) > size:
-        raise HoldfastError(f"{path} is too long: its header says {size:,} bytes, more follow it")
+        raise HoldfastError(f"{path} is too long: its header says {counted(size, 'byte')}, more follow it")
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
 def _shape(header: bytes, dimensions: int, path: Path) -> list[int]:
     """What the header of an IDX file says that follows it."""
     if len(header) < (size := 4 * (1 + dimensions)):
-        raise HoldfastError(f"{path} is truncated: {len(header)} bytes, the header alone has {size}")
+        raise HoldfastError(f"{path} is truncated: {counted(len(header), 'byte')}, the header alone has {size}")
     magic, *shape = (int(value) for value in np.frombuffer(header, ">u4"))
     if magic != 0x0800 + dimensions:
         raise HoldfastError(

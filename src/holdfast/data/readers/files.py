@@ -10,6 +10,7 @@ from pathlib import Path
 
 from holdfast.data.decode import no_file
 from holdfast.util.errors import HoldfastError, printable
+from holdfast.util.text import counted
 
 
 def folder(root: Path, layout: str) -> Path:
@@ -116,5 +117,6 @@ def check_present(paths: Sequence[Path], layout: str) -> None:
     if missing:
         first = f"{printable(str(missing[0]))}: {no_file(missing[0])}"
         raise HoldfastError(
-            f"{len(missing)} of {len(paths)} images are missing, the first is {first} (expected {layout})"
+            f"{len(missing):,} of {counted(len(paths), 'image')} {'is' if len(missing) == 1 else 'are'} missing, "
+            f"the first is {first} (expected {layout})"
         )

@@ -27,6 +27,7 @@ from holdfast.data.readers.own import (
 from holdfast.data.readers.walk import LeftOut, image_files
 from holdfast.data.table import Table
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 
 PHOTOS = "224"
 """The family of the user's own images, as of the data sets ``folder`` and ``csv``."""
@@ -73,7 +74,7 @@ def _csv(root: Path) -> Table:
     test = [(number, row) for number, row in rows if row["split"].lower() == "test"]
     if not test:
         found = " or ".join(sorted({repr(row["split"].lower()) for _, row in rows}))
-        raise HoldfastError(f"{path} has no test rows: the split of all {len(rows)} is {found}")
+        raise HoldfastError(f"{path} has no test rows: the split of all {counted(len(rows), 'row')} is {found}")
     return csv_table(path, test)
 
 

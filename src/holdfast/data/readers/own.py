@@ -14,6 +14,7 @@ from holdfast.data.readers.files import check_present, folder, lines, subfolders
 from holdfast.data.readers.walk import LeftOut, files, image_files, images_below, walk
 from holdfast.data.table import REMEDY, SPLITS, Table, missing_labels
 from holdfast.util.errors import HoldfastError, unknown
+from holdfast.util.text import counted
 
 Row = tuple[int, dict[str, str]]
 Classes = Callable[[Path, LeftOut], dict[str, list[Path]]]
@@ -70,7 +71,7 @@ def _split(name: str, root: Path, read: Classes) -> Table:
         if len(present) < 2:
             advice = "" if named else "; half of the classes train and half test, so at least 4 are needed"
             raise HoldfastError(
-                f"{root}: the {split} split has {len(present)} classes and needs 2{advice}{left_out.hint()}"
+                f"{root}: the {split} split has {counted(len(present), 'class')} and needs 2{advice}{left_out.hint()}"
             )
     table = Table.build(name, tuple(paths), keys, splits, left_out=left_out.lines())
     if not named:
@@ -80,8 +81,9 @@ def _split(name: str, root: Path, read: Classes) -> Table:
 
 def outside(root: Path, left_out: LeftOut) -> None:
     """Count what lies beside ``train/`` and ``test/``."""
-    left_out.add("files beside train/ and test/", *files(root, left_out))
-    left_out.add("folders beside train/ and test/", *(one for one in subfolders(root) if one.name not in SPLITS))
+    left_out.add("file", "beside train/ and test/", *files(root, left_out))
+    others = (one for one in subfolders(root) if one.name not in SPLITS)
+    left_out.add("folder", "beside train/ and test/", *others)
 
 
 def read_classes(root: Path, left_out: LeftOut) -> dict[str, list[Path]]:
@@ -91,7 +93,7 @@ def read_classes(root: Path, left_out: LeftOut) -> dict[str, list[Path]]:
         members = classes[place.name] = image_files(place, left_out)
         below = [image for inner in subfolders(place) for image in images_below(inner, left_out)]
         if members:
-            left_out.add("images in a folder inside a class folder", *below)
+            left_out.add("image", "in a folder inside a class folder", *below)
         elif below:
             partner = {"train": "test", "test": "train"}.get(place.name)
             advice = f"{root / partner} is missing" if partner else f"give {place} if the classes are in there"
@@ -112,13 +114,14 @@ def read_nested(root: Path, left_out: LeftOut) -> dict[str, list[Path]]:
 
 
 def _some(root: Path, classes: dict[str, list[Path]], left_out: LeftOut) -> dict[str, list[Path]]:
-    left_out.add("class folders without an image", *(root / name for name, members in classes.items() if not members))
+    empty = (root / name for name, members in classes.items() if not members)
+    left_out.add("class folder", "without an image", *empty)
     stray = files(root, left_out)
     if not any(classes.values()):
         inside = any(image_files(root, LeftOut(root)))
         hint = f"; images lie directly in it: give {root.resolve().parent} if it is one class" if inside else ""
         raise HoldfastError(f"no class folder with images in {root}{hint}{left_out.hint()} (expected {FOLDER})")
-    left_out.add("files in no class folder", *stray)
+    left_out.add("file", "in no class folder", *stray)
     return classes
 
 

@@ -7,25 +7,26 @@ from pathlib import Path
 from holdfast.data.decode import SUFFIXES, no_file
 from holdfast.data.readers.files import contents, subfolders
 from holdfast.util.errors import printable
+from holdfast.util.text import counted
 
 
 class LeftOut:
-    """What lies below ``root`` and is not read: for each reason how many, and the first."""
+    """What lies below ``root`` and is not read: for each kind how many, and the first."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._found: defaultdict[str, list[Path]] = defaultdict(list)
+        self._found: defaultdict[tuple[str, str], list[Path]] = defaultdict(list)
 
-    def add(self, reason: str, *paths: Path) -> None:
-        """Count some more."""
+    def add(self, noun: str, which: str, *paths: Path) -> None:
+        """Count some more, such as a ``file`` ``without an ending``."""
         if paths:
-            self._found[reason] += paths
+            self._found[noun, which] += paths
 
     def lines(self) -> tuple[str, ...]:
-        """A line for each reason."""
+        """A line for each kind."""
         return tuple(
-            f"{len(paths):,} {reason}, the first is {printable(str(min(paths).relative_to(self.root)))}"
-            for reason, paths in self._found.items()
+            f"{counted(len(paths), noun)} {which}, the first is {printable(str(min(paths).relative_to(self.root)))}"
+            for (noun, which), paths in self._found.items()
         )
 
     def hint(self) -> str:
@@ -38,7 +39,7 @@ def files(place: Path, left_out: LeftOut) -> list[Path]:
     try:
         return contents(place)[1]
     except OSError:
-        left_out.add("folders that cannot be read", place)
+        left_out.add("folder", "that cannot be read", place)
         return []
 
 
@@ -47,13 +48,14 @@ def image_files(place: Path, left_out: LeftOut) -> list[Path]:
     found = []
     for path in files(place, left_out):
         if why := no_file(path):
-            reason = "links that lead nowhere" if why.startswith("it is a link") else f"not read: {why}"
+            noun, which = ("link", "to nowhere") if why.startswith("it is a link") else ("file", f"not read: {why}")
         elif path.suffix.lower() in SUFFIXES:
             found.append(path)
             continue
         else:
-            reason = f"with the ending {path.suffix.lower()}, which is not read" if path.suffix else "without an ending"
-        left_out.add(reason, path)
+            ending = f"with the ending {path.suffix.lower()}, which is not read"
+            noun, which = "file", ending if path.suffix else "without an ending"
+        left_out.add(noun, which, path)
     return found
 
 

@@ -15,6 +15,7 @@ from holdfast.evaluation.runner import Target
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.evaluation.words import CHECK_WORDS
 from holdfast.util.progress import Progress
+from holdfast.util.text import counted
 
 RISE, CHANCE = 0.3, 0.01
 """R@1 rises if by more points than this, and so clearly as chance alone brings about less often than this."""
@@ -73,15 +74,19 @@ def zero_changes_nothing(probe: Probe) -> Verdict:
     runs = [probe.attack(name, probe.descent(0.0, 1)) for name in ("es", "ltm")]
     changed = torch.stack([_differs(run.before, run.after) for run in runs]).any(0)
     if not changed.any():
-        return True, f"attacked with ε = 0, all {len(changed)} queries score exactly as without attack"
+        return (
+            True,
+            f"attacked with ε = 0, the scores of {counted(len(changed), 'query')} are exactly those without attack",
+        )
     return False, (
-        f"attacked with ε = 0, {int(changed.sum())} of {len(changed)} queries do not score as without attack: the "
+        f"attacked with ε = 0, {int(changed.sum())} of {counted(len(changed), 'query')} do not score "
+        "as without attack: the "
         "model does not embed an image twice in the same way, and no score can be repeated exactly"
     )
 
 
 def stronger_is_stronger(probe: Probe) -> Verdict:
-    """R@1 does not rise with the radius, with steps, or with a restart."""
+    """R@1 does not clearly rise with the radius, with steps, or with a restart."""
     eps = probe.resolved.eps
     radii = sorted({eps / 4, eps / 2, eps, max(eps, min(2 * eps, probe.limit))})
     runs = {radius: probe.attack("ltm", probe.descent(radius, probe.steps)) for radius in radii}
@@ -91,8 +96,8 @@ def stronger_is_stronger(probe: Probe) -> Verdict:
     seen += "".join(f", {_mean(left)} at ε = {radius:.3g}" for radius, left in zip(radii, ladder[1:], strict=True))
     seen += f", {_mean(ends[1])} at ε = {eps:.3g} with twice the steps and a restart"
     if not any(rises(*pair) for pair in [*pairwise(ladder), ends]):
-        return True, f"no stronger attack left a higher R@1: {seen}"
-    return False, f"a stronger attack left a higher R@1: {seen}; {probe.meaning}"
+        return True, f"no stronger attack left a clearly higher R@1: {seen}"
+    return False, f"a stronger attack left a clearly higher R@1: {seen}; {probe.meaning}"
 
 
 def the_limit_defeats(probe: Probe) -> Verdict:
@@ -109,7 +114,7 @@ def the_limit_defeats(probe: Probe) -> Verdict:
 
 
 def weaker_is_weaker(probe: Probe) -> Verdict:
-    """Neither attacks without gradients nor random noise do better than the probe."""
+    """Neither attacks without gradients nor random noise do clearly better than the probe."""
     eps, ball = probe.resolved.eps, BALLS[probe.resolved.norm](probe.resolved.eps)
     rivals = {"random noise": PGD(ball, 0, 0, start=eps, best=True, restarts=3, draws=probe.draws)}
     if probe.differentiable:
@@ -123,21 +128,27 @@ def weaker_is_weaker(probe: Probe) -> Verdict:
         rival = probe.attack("ltm", pgd)
         ahead = int((clean - probe.ltm(rival.images) > 1.1 * gain + 1e-4).sum())
         beaten |= rises(rival.after["LTM"], left) or ahead > len(gain) / 2
-        seen += f", {_mean(rival.after['LTM'])} under {name} (clearly ahead on {ahead} of {len(gain)} queries)"
+        seen += (
+            f", {_mean(rival.after['LTM'])} under {name} (clearly ahead on {ahead} of {counted(len(gain), 'query')})"
+        )
     if not beaten:
-        return True, f"no weaker attack did better: {seen}"
-    return False, f"a weaker attack did better: {seen}; {probe.meaning}"
+        return True, f"no weaker attack did clearly better: {seen}"
+    return False, f"a weaker attack did clearly better: {seen}; {probe.meaning}"
 
 
 def asked_is_strong(probe: Probe) -> Verdict:
-    """The attacks asked for do as much to R@1 as the probe does on the same queries."""
+    """The attacks asked for do about as much to R@1 as the probe does on the same queries."""
     resolved = probe.resolved
     if not resolved.attacks:
         return None, "no attack was asked for beside robust R@1"
     if resolved.gradient == "white-box" and not probe.differentiable:
         return None, probe.obstacle
     if resolved.eps and resolved.step * resolved.steps < resolved.eps:
-        return False, f"{resolved.steps} steps of {resolved.step:.3g} do not lead across the radius {resolved.eps:.3g}"
+        return (
+            False,
+            f"{counted(resolved.steps, 'step')} of {resolved.step:.3g} cannot lead across the radius "
+            f"{resolved.eps:.3g}",
+        )
     asked, left = probe.attack("ltm", resolved.pgd()).after["LTM"], probe.strong.after["LTM"]
     seen = f"R@1 was {_mean(asked)} under the attack asked for, and {_mean(left)} under the check's"
     if asked.mean() - left.mean() <= BEHIND:
@@ -156,9 +167,12 @@ def gradients_exist(probe: Probe) -> Verdict:
         return None, probe.obstacle
     zero = {name: int((~(slope.flatten(1).abs().amax(1) > 0)).sum()) for name, slope in probe.slopes.items()}
     if not any(zero.values()):
-        return True, f"the gradient for the pixels is zero for none of {len(probe.rows)} queries"
-    seen = f"the gradient for the pixels is zero for {zero['es']} (ES) and {zero['ltm']} (LTM) of {len(probe.rows)}"
-    return False, f"{seen} queries, as where pixels are rounded, so that no attack can start; {probe.meaning}"
+        return True, f"the gradient for the pixels is zero for none of {counted(len(probe.rows), 'query')}"
+    seen = (
+        f"the gradient for the pixels is zero for {zero['es']} (ES) and {zero['ltm']} (LTM) of "
+        f"{counted(len(probe.rows), 'query')}"
+    )
+    return False, f"{seen}, as where pixels are rounded, so that no attack can start; {probe.meaning}"
 
 
 def gradients_are_true(probe: Probe) -> Verdict:
@@ -176,14 +190,17 @@ def gradients_are_true(probe: Probe) -> Verdict:
     moved = ((probe.embed(up) - probe.embed(down)) * probe.pull).sum(1)
     ratio = moved / ((up - down) * slope).flatten(1).sum(1)
     true = int(((ratio >= 0.5) & (ratio <= 2)).sum())
-    seen = f"small steps moved the embedding as its gradient says, within a factor of 2, for {true} of {len(ratio)}"
+    seen = (
+        f"small steps moved the embedding as its gradient says, within a factor of 2, for {true} of "
+        f"{counted(len(ratio), 'query')}"
+    )
     if true >= 0.9 * len(ratio):
-        return True, f"{seen} queries"
-    return False, f"{seen} queries only, so that following it leads astray; {probe.meaning}"
+        return True, seen
+    return False, f"{seen} only, so that following it leads astray; {probe.meaning}"
 
 
 def repeats(probe: Probe) -> Verdict:
-    """A second run in batches of other sizes gives identical numbers."""
+    """A second run in batches of other sizes gives the same numbers."""
     if probe.target.model.random:
         return None, DRAWING
     pgd, count = probe.descent(probe.resolved.eps, 3), len(probe.rows)
@@ -194,17 +211,18 @@ def repeats(probe: Probe) -> Verdict:
     exact = twice.device.type == "cpu"
     differs = (once["ES:D"] - twice).abs() > (0 if exact else DRIFT)
     if not differs.any():
-        same = "identical" if exact else "the same"
-        return True, f"a second run, in other batches, gave {same} numbers for all {count} queries"
+        same = "identical numbers" if exact else f"numbers that differ by at most {DRIFT:g}"
+        return True, f"a second run, in other batches, gave {same} for {counted(count, 'query')}"
     return False, (
-        f"a second run, in other batches, gave other numbers for {int(differs.sum())} of {count} queries: the model "
+        f"a second run, in other batches, gave other numbers for {int(differs.sum())} of "
+        f"{counted(count, 'query')}: the model "
         "draws random numbers, or an image's embedding depends on the images beside it"
     )
 
 
 def within_bounds(probe: Probe) -> Verdict:
     """Perturbed pixels stay within ε and [0, 1], in all attacks so far."""
-    worst, tried = max(probe.outside), f"in {len(probe.outside)} attacks, perturbed pixels"
+    worst, tried = max(probe.outside), f"in {counted(len(probe.outside), 'attack')}, perturbed pixels"
     if worst <= OUTSIDE:
         return True, f"{tried} stayed within ε and [0, 1]"
     return False, f"{tried} went beyond ε or [0, 1] by up to {worst:.1g}: the attacks took more than they may"

@@ -19,10 +19,11 @@ from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import ROBUST
 from holdfast.evaluation.robust.draws import AVERAGED, FRESH, DrawingRunner, attack_over_draws, unattacked
 from holdfast.evaluation.runner import Target, generators_of, narrowed
-from holdfast.evaluation.scores import share_interval
+from holdfast.evaluation.scores import share
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.util.progress import Progress
+from holdfast.util.text import counted
 
 PREFIX = "worst."
 """What the records of a stage are called begins with it."""
@@ -71,15 +72,8 @@ def robust_recall(
                 "passes": sum(cost["forward"] + cost["backward"] for cost in costs),
             }
         )
-    value = float(worst.double().mean())
-    found = {
-        "value": value,
-        **share_interval(value, len(rows)),
-        "unit": SCORE_WORDS[ROBUST].unit,
-        "queries": len(rows),
-        "kept": int((worst > 0).sum()),
-        "stages": stages,
-    }
+    recall = share(worst.double().cpu().numpy())
+    found: dict[str, Any] = {**recall, "unit": SCORE_WORDS[ROBUST].unit, "stages": stages}
     if target.model.random:
         found["draws"] = {"averaged": AVERAGED, "fresh": FRESH}
     return found, rows[worst > 0]
@@ -131,7 +125,7 @@ def longer(
         standing[standing.clone()] = attacked.after["R@1"] > 0
     broken = int((~standing).sum())
     lost = 100 * broken / max(1, len(rows)) * len(left) / total
-    seen = f"{LONGER} times the steps broke {broken} of {len(rows)} queries that nothing had broken"
+    seen = f"{LONGER} times the steps broke {broken} of {counted(len(rows), 'query')} that nothing had broken"
     return lost <= POINTS, f"{seen}: {lost:.1f} points of robust R@1"
 
 

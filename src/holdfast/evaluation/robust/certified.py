@@ -12,7 +12,7 @@ from holdfast.evaluation.records import Record, Records
 from holdfast.evaluation.robust.smoothed import attacked
 from holdfast.evaluation.robust.smoothing import SmoothedSearch, certified_radius, least_probability, record_of
 from holdfast.evaluation.runner import Target, attacked_rows
-from holdfast.evaluation.scores import share_interval
+from holdfast.evaluation.scores import share
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
@@ -55,8 +55,8 @@ def certified_recall(
             {
                 "radius": radius,
                 "linf": radius / side,
-                **_share(radii > radius),
-                "attacked": _share(left[radius]) if radius in left else None,
+                **share(100.0 * (radii > radius).numpy()),
+                "attacked": share(100.0 * left[radius].numpy()) if radius in left else None,
             }
             for radius in RADII
         ],
@@ -82,9 +82,3 @@ def certify(
         found = search.record(NAME, queries, make, records, progress)
     radii = torch.tensor([one["after"]["radius"] for one in found], dtype=torch.float64)
     return radii, torch.tensor([one["before"]["hits"] > 50 for one in found])
-
-
-def _share(kept: Tensor) -> dict[str, Any]:
-    """A share of queries (n,), in percent, with its interval and counts."""
-    value = 100 * float(kept.double().mean())
-    return {"value": value, **share_interval(value, len(kept)), "kept": int(kept.sum()), "queries": len(kept)}

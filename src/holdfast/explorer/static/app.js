@@ -1,7 +1,7 @@
 // The page: what is chosen, what is under way, and what came of it.
 
 import * as api from "./api.js";
-import { board, count, el, hits, model } from "./view.js";
+import { board, count, counted, el, hits, model } from "./view.js";
 
 const EVERY = 200; // milliseconds between two questions about an attack
 
@@ -27,7 +27,7 @@ async function gallery(search, page) {
   $("gallery").replaceChildren(...found.images.map((image) =>
     el("li", {}, el("button", { type: "button", "data-id": image.id, "aria-pressed": "false", title: `${image.class}, ${image.name}`, onclick: () => choose({ ...image, key: String(image.id) }) },
       el("img", { class: "image", src: address(image.id), alt: `${image.class}, ${image.name}`, loading: "lazy" })))));
-  $("page").textContent = found.total ? `${page + 1} of ${count(found.pages)}, ${count(found.total)} ${found.total === 1 ? "image" : "images"}` : "nothing is found";
+  $("page").textContent = found.total ? `${page + 1} of ${count(found.pages)}, ${counted(found.total, "image")}` : "nothing is found";
   $("previous").disabled = page <= 0;
   $("next").disabled = page >= found.pages - 1;
   $("any").disabled = !found.total;
@@ -216,8 +216,8 @@ function show(job = null, traces = [], steps = 1) {
 function fill(scene) {
   state.scene = scene;
   const { data, size, queries, gallery: items, models, defaults } = scene;
-  const many = queries === items ? `${count(items)} images` : `${count(queries)} queries, ${count(items)} gallery images`;
-  $("subject").textContent = `${data}, ${many} of ${size} pixels. ${models.length === 1 ? "One model" : `${models.length} models`}.`;
+  const many = queries === items ? counted(items, "image") : `${counted(queries, "query", "queries")}, ${counted(items, "gallery image")}`;
+  $("subject").textContent = `${data}, ${many} of ${size} pixels. ${counted(models.length, "model")}.`;
   $("classes").replaceChildren(...scene.classes.slice(0, 300).map(([, name]) => el("option", { value: name })));
   $("label").replaceChildren(...scene.classes.map(([label, name]) => el("option", { value: label }, name)));
   $("attack").replaceChildren(...scene.attacks.map(({ name, title }) => el("option", { value: name }, title)));

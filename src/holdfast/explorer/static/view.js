@@ -1,6 +1,7 @@
 // From plain data to elements; nothing here asks the server or keeps a state.
 
 export const count = (n) => n.toLocaleString("en");
+export const counted = (n, noun, several = `${noun}s`) => `${count(n)} ${n === 1 ? noun : several}`;
 const trim = (value, digits) => String(Number(value.toFixed(digits)));
 
 export function el(name, attributes = {}, ...children) {

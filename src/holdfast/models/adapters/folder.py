@@ -1,5 +1,6 @@
 """What holdfast wrote: a run folder, ``zoo:NAME``, an embedder's folder, or an embedder on the Hub."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from holdfast.data import DATASETS
@@ -17,6 +18,8 @@ from holdfast.util.validate import read_json
 def open_folder(word: str | Path, weights: Path | None = None, best: bool = False) -> OpenedModel:
     """A run folder is opened with its settings and its cost, ``RUN/best`` with the weights of its best validation.
 
+    An embedder alone, such as a copy of ``best/``, still says which weights these are, and what they were chosen on.
+
     Raises HoldfastError where there is nothing to open, or it is damaged.
     """
     if weights is not None:
@@ -29,7 +32,10 @@ def open_folder(word: str | Path, weights: Path | None = None, best: bool = Fals
         return _run(run, best or inside, str(word))
     embedder = Embedder.from_pretrained(word)
     own = Preprocessing(embedder.config.size, channels=embedder.config.channels)
-    return named(str(word), embedder, None, own)
+    opened, told = named(str(word), embedder, None, own), read_json(folder / "config.json")
+    if "weights" not in told:
+        return opened
+    return replace(opened, about={**opened.about, "weights": told["weights"], "chosen_on": told.get("chosen_on")})
 
 
 def _run(run: Run, best: bool, word: str) -> OpenedModel:

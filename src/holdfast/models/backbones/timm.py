@@ -7,6 +7,7 @@ from torch import nn
 from holdfast.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone
 from holdfast.util.errors import HoldfastError
 from holdfast.util.extras import require
+from holdfast.util.text import counted
 
 
 def named(name: str) -> Backbone:
@@ -28,7 +29,7 @@ def named(name: str) -> Backbone:
         try:
             network: nn.Module = timm.create_model(name, num_classes=dim, in_chans=channels, **options)
         except Exception as error:
-            wanted = f"dim {dim}, {channels} channels, size {size}"
+            wanted = f"dim {dim}, {counted(channels, 'channel')}, size {size}"
             raise HoldfastError(f"timm cannot build {name} for {wanted}: {error}") from error
         return network
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from holdfast.evaluation.result import LEAST, ROBUST, Result
+from holdfast.evaluation.result import LEAST, ROBUST, SAMPLE, Result
 from holdfast.report.groups import Group, grouped
 from holdfast.report.html.charts import Look, Row, look
 from holdfast.report.tables import Setting, format_bounded, format_number, setting_of
@@ -32,8 +32,7 @@ class Entry:
     @property
     def eps(self) -> float | None:
         """The radius of the attack, in units of its norm."""
-        eps: float | None = self.group.first.content["settings"].get("eps")
-        return eps
+        return self.group.eps
 
     @property
     def setting(self) -> Setting:
@@ -122,6 +121,12 @@ def by_setting(found: Sequence[Entry]) -> dict[Setting, list[Entry]]:
         chosen = max(line, key=lambda entry: (popular[entry.setting], entry.eps or 0.0))
         settings.setdefault(chosen.setting, []).append(chosen)
     return settings
+
+
+def clean_recall(entry: Entry) -> float | None:
+    """R@1 without attack of the queries that were attacked; of all queries where that is not known."""
+    sample = entry.group.number(SAMPLE)
+    return entry.group.number("R@1") if sample is None else sample
 
 
 def recall_measure(found: Iterable[Entry]) -> str:

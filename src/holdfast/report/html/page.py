@@ -23,6 +23,14 @@ from holdfast.report.html.sections import (
     training,
 )
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
+
+ATTACKED = (
+    "how well they retrieve clean images, how much of that is left when an attacker changes the images a little, and "
+    "whether the numbers can be trusted"
+)
+CLEAN = "how well they retrieve images; nothing was attacked"
+"""What a page is about, with attacks and without."""
 
 
 def page(results: Sequence[Result], root: str | Path | None, pictures: int) -> str:
@@ -57,22 +65,19 @@ def page(results: Sequence[Result], root: str | Path | None, pictures: int) -> s
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.globals["counted"] = counted
     shown = [
         {"id": name, "title": title, "body": templates.get_template(f"{name}.html.j2").render(filled)}
         for name, (title, filled) in sections.items()
         if filled
     ]
     datasets = list(dict.fromkeys(result.dataset for result in results))
+    attacked = any(result.eps is not None or result.certified for result in results)
     models = {entry.group.name for entry in found}
+    count = f"{counted(len(results), 'evaluation')} of {counted(len(models), 'model')}"
     return templates.get_template("page.html.j2").render(
-        title=f"Retrieval under attack: {', '.join(datasets)}",
-        lead=f"{_count(len(results), 'evaluation')} of {_count(len(models), 'model')}: how well they retrieve clean "
-        "images, how much of that is left when an attacker changes the images a little, and whether the numbers can be "
-        "trusted.",
+        title=f"{'Retrieval under attack' if attacked else 'Retrieval'}: {', '.join(datasets)}",
+        lead=f"{count}: {ATTACKED if attacked else CLEAN}.",
         sections=shown,
         version=__version__,
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")

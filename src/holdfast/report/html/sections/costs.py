@@ -11,12 +11,13 @@ from holdfast.report.html.charts import GREY, LineChart, Point, Series, line_cha
 from holdfast.report.html.entries import Entry, recall_measure
 from holdfast.report.published import published
 from holdfast.report.tables import Setting, format_bounded, format_radius
+from holdfast.util.text import counted
 
 STEPS, PASSES, RECALL = "passes per training step, η + 1", "image passes done in training", "R@1 without attack, %"
 CAPTIONS = {
     STEPS: "The paper's cost of a training step: η + 1 passes with η steps of attack, 1 without attack.",
     PASSES: "Images passed forward in training, as counted: adversarial examples that finish early cost less.",
-    RECALL: "What robustness costs when nobody attacks.",
+    RECALL: "What robustness costs when nobody attacks: R@1 of all queries.",
 }
 
 Place = Callable[[Entry], float | None]
@@ -28,9 +29,9 @@ def fill(settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
     shown = []
     for setting, alike in settings.items():
         rows = counterparts(alike)
-        attack = f"{format_radius(rows[0]['eps'], 'linf')}, {rows[0]['steps']} steps" if rows else ""
+        attack = f"{format_radius(rows[0]['eps'], 'linf')}, {counted(rows[0]['steps'], 'step')}" if rows else ""
         shown.append({"title": str(setting), "entries": alike, "figures": figures(alike), "published": attack})
-    return {"settings": shown, "grey": GREY}
+    return {"settings": shown, "grey": GREY} if any(one["figures"] for one in shown) else {}
 
 
 def figures(found: Sequence[Entry]) -> list[LineChart]:

@@ -7,15 +7,18 @@ from typing import Any
 from holdfast.evaluation.result import Result
 from holdfast.evaluation.words import SCORE_WORDS, verdict_words
 from holdfast.report.html.charts import DumbbellChart, dumbbell_chart
-from holdfast.report.html.entries import Entry, recall_measure, rows
+from holdfast.report.html.entries import Entry, clean_recall, recall_measure, rows
 from holdfast.report.tables import Setting
 
-RECALL = ("R@1, clean and under attack", "Hollow: R@1 on clean images.")
+HOLLOW = "Hollow: R@1 without attack, of the attacked queries where that is known, else of all."
+RECALL = ("R@1, clean and under attack", HOLLOW)
 ERS = (
     "Empirical Robustness Score (ERS)",
     "A model that gives every image the same embedding scores high too: look at the verdict.",
 )
 """A title, and what the caption adds to the words for the score."""
+CLEAN = ("R@1 without attack", "How often a query's first result is of its class. The model was not attacked.")
+"""The same where no attack was made."""
 
 
 def fill(results: Sequence[Result], settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
@@ -40,8 +43,10 @@ def figures(found: Sequence[Entry]) -> list[DumbbellChart]:
     drawn = []
     for name, (title, remark) in {recall_measure(found): RECALL, "ERS": ERS}.items():
         words = SCORE_WORDS[name]
-        before = [None if name == "ERS" else entry.group.number("R@1") for entry in found]
+        before = [None if name == "ERS" else clean_recall(entry) for entry in found]
         if known := rows(found, name, before):
-            caption = f"{words.sentence} The bar is the 95 % interval. {remark}"
-            drawn.append(dumbbell_chart(title, caption, known, words))
+            made = title, f"{words.sentence} The bar is the 95 % interval. {remark}"
+            if all(row.after is None for row in known):
+                made = CLEAN
+            drawn.append(dumbbell_chart(*made, known, words))
     return drawn

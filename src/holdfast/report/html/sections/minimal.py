@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
-from holdfast.evaluation.result import ROBUST
+from holdfast.evaluation.result import MEDIAN, ROBUST
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.report.html.charts import LineChart, Point, Series, line_chart
 from holdfast.report.html.entries import Entry
 from holdfast.report.html.sections.radii import unit_of
-from holdfast.report.tables import format_radius
+from holdfast.report.tables import format_value
+
+FLAT = "Flat at the right: nothing that was tried breaks these."
 
 
 def fill(found: Sequence[Entry]) -> dict[str, Any]:
@@ -37,21 +39,8 @@ def _figure(models: Sequence[Entry]) -> LineChart:
         minimal = entry.group.first.minimal_eps or {}
         points = tuple(Point(unit * radius, recall) for radius, recall in minimal["curve"])
         series.append(Series(entry.name, entry.look, points, marked=False))
-    medians = "; ".join(f"{entry.name} {_median(entry)}" for entry in models)
-    caption = (
-        f"Half of the queries are broken at ε = {medians}. Flat at the right: nothing that was tried breaks these."
-    )
+    medians = "; ".join(f"{entry.name} {format_value(entry.group, MEDIAN)}" for entry in models)
+    caption = f"Median minimal ε, which breaks half of the queries: {medians}. {FLAT}"
     text = f"R@1 by ε, from the smallest that breaks each query; median: {medians}"
     words = SCORE_WORDS[ROBUST]
     return line_chart("R@1 by ε", caption, text, series, x=label, y=words.short, left=0, low=0, high=100)
-
-
-def _median(entry: Entry) -> str:
-    """The median of an entry, as a radius."""
-    settings, minimal = entry.group.first.content["settings"], entry.group.first.minimal_eps or {}
-    median = minimal["quartiles"][1]
-    return (
-        format_radius(median, _norm(entry))
-        if median is not None
-        else f"> {format_radius(settings['eps'], _norm(entry))}"
-    )

@@ -8,6 +8,7 @@ from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.report.html.charts import LineChart, Point, Series, line_chart
 from holdfast.report.html.entries import Entry, by_radius, recall_measure
 from holdfast.report.tables import format_bounded, format_radius
+from holdfast.util.text import counted
 
 MEASURES = ("ERS", "ES:R", "LTM", "GTM")
 
@@ -21,19 +22,14 @@ def fill(found: Sequence[Entry]) -> dict[str, Any]:
         if figures := [
             one for name in (recall_measure(found), *MEASURES) if (one := _figure(models, name)) is not None
         ]:
-            title = f"{dataset}: protocol {protocol}, {steps} steps"
+            title = f"{dataset}: protocol {protocol}" + (f", {counted(int(steps), 'step')}" if steps else "")
             groups.append({"title": title, "entries": [line[0] for line in models], "figures": figures})
     return {"groups": groups} if groups else {}
 
 
 def _attack(line: Sequence[Entry]) -> tuple[str, str, str, str]:
-    settings = line[0].group.first.content["settings"]
-    return (
-        line[0].group.first.dataset,
-        line[0].group.first.protocol,
-        str(settings.get("norm")),
-        str(settings.get("steps")),
-    )
+    first = line[0].group.first
+    return first.dataset, first.protocol, str(first.norm), line[0].setting.steps
 
 
 def _figure(models: Sequence[Sequence[Entry]], name: str) -> LineChart | None:
@@ -56,11 +52,10 @@ def _caption(models: Sequence[Sequence[Entry]]) -> str:
     """What bars are, and how far the steps of the attack reach where that is less than the radius."""
     largest = models[0][-1]
     settings = largest.group.first.content["settings"]
-    step, steps, norm = settings.get("step"), settings.get("steps"), settings.get("norm")
-    known = isinstance(step, float | int) and isinstance(steps, float | int)
-    if not known or step * steps >= (largest.eps or 0.0):
+    step, steps, norm = settings.get("step"), largest.group.first.steps, settings.get("norm")
+    if steps is None or not isinstance(step, float | int) or step * steps >= (largest.eps or 0.0):
         return "Bars are 95 % intervals."
-    reached = f"{steps} steps of {format_radius(step, norm)} reach {format_radius(step * steps, norm)}"
+    reached = f"{counted(steps, 'step')} of {format_radius(step, norm)} can reach {format_radius(step * steps, norm)}"
     return f"Bars are 95 % intervals. {reached}: a larger radius is not fully used."
 
 

@@ -18,8 +18,8 @@ from holdfast.util.validate import read_lines
 
 def fill(settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
     """What ``scores.html.j2`` shows."""
-    drawn = {str(setting): figures(alike) for setting, alike in settings.items()}
-    return {
+    drawn = {str(setting): known for setting, alike in settings.items() if (known := figures(alike))}
+    return drawn and {
         "settings": [
             {
                 "title": title,

@@ -10,6 +10,7 @@ import numpy as np
 
 from holdfast.report.html.charts import LineChart, Point, Series, line_chart, look
 from holdfast.report.html.checkpoints import Checkpoint
+from holdfast.util.text import counted
 
 MAX_POINTS = 100
 """Of a curve; longer ones are averaged over consecutive steps."""
@@ -76,7 +77,8 @@ def _described(checkpoint: Checkpoint) -> dict[str, Any]:
         found = [*((panel, steps) for panel in STEPS), *((panel, epochs) for panel in VALIDATIONS)]
         drawn = [one for panel, lines in found if (one := _figure(panel, lines)) is not None]
         if cost.get("steps"):
-            text = "{steps:,.0f} steps, {passes:,.0f} image passes, {seconds:,.0f} seconds.".format(**cost)
+            parts = {"step": cost["steps"], "image pass": cost["passes"], "second": cost["seconds"]}
+            text = ", ".join(counted(round(number), noun) for noun, number in parts.items()) + "."
     except (ValueError, OSError, TypeError) as error:
         text = f"The logs cannot be read: {error}"
     return {"name": checkpoint.name, "figures": drawn, "cost": text}
