@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from holdfast.cli import display
+from holdfast.evaluation.result import read
 from holdfast.report import compare, find
 from tests.conftest import Call, Refuse
 from tests.helpers import tiny
@@ -91,6 +93,17 @@ def test_a_curve_over_radii(call: Call, run: Path, tmp_path: Path) -> None:
     assert moved[0] == 0
     assert moved == sorted(moved)
     assert len(list(tmp_path.glob("*/result.json"))) == 3
+
+
+def test_robust_recall_never_rises_along_a_curve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    display.curve(
+        [
+            read(write(tmp_path / f"{eps}.json", settings={"eps": eps / 255}, **{"robust R@1": {"value": value}}))
+            for eps, value in ((1, 50.0), (2, 20.0), (4, 30.0), (8, 10.0))
+        ]
+    )
+    out = capsys.readouterr().out
+    assert [float(line.split()[-3]) for line in out.splitlines() if "/255" in line] == [50, 20, 20, 10]
 
 
 def test_published_rows_are_put_beside(call: Call, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

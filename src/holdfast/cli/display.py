@@ -1,7 +1,10 @@
 """What the command line prints: tables and results, as text that also reads well in a file."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import accumulate
 from math import isnan
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -155,8 +158,14 @@ def smallest_radii(minimal: "dict[str, Any]", settings: "Mapping[str, Any]") -> 
 
 
 def curve(results: "Sequence[Result]") -> None:
-    """Print the scores of evaluations at several radii, one row each."""
+    """Print the scores of evaluations at rising radii, one row each.
+
+    What breaks a query breaks it in every larger ball: robust R@1 is never above that at a smaller one.
+    """
     shown = [{**one.content["columns"], **{name: one.content.get(name) for name in (ROBUST, *MADE)}} for one in results]
+    if all(columns[ROBUST] for columns in shown):
+        lowest = accumulate((columns[ROBUST] for columns in shown), partial(min, key=itemgetter("value")))
+        shown = [{**columns, ROBUST: robust} for columns, robust in zip(shown, lowest, strict=True)]
     names, rows = [name for name, value in shown[0].items() if value], []
     for one, columns in zip(results, shown, strict=True):
         settings = one.content["settings"]

@@ -59,7 +59,7 @@ def evaluate(  # noqa: PLR0917
         raise HoldfastError("give --minimal-eps or --eps-curve, not both: either shows R@1 by ε")
     settings["minimal_eps"] = minimal_eps
     eps = settings.pop("eps")
-    values = [eps] if eps_curve is None else parse_radii(eps_curve)
+    values = [eps] if eps_curve is None else sorted({*parse_radii(eps_curve)})
     model, images = target.open()
     if published and not published_rows(images.table.name):
         raise HoldfastError(f"--published: nothing was published for data set {images.table.name!r}")

@@ -171,6 +171,18 @@ def test_radii_of_one_model_are_a_curve_and_one_of_them_stands_for_it(tmp_path: 
     assert "4 evaluations of the same models at other radii or with fewer attacks" in page.text
 
 
+def test_robust_recall_never_rises_with_the_radius(tmp_path: Path) -> None:
+    for eps, robust, score in ((0, 80, 50), (8, 20, 40), (16, 30, 60), (32, 10, 30)):
+        measured = {"value": float(robust), "low": robust - 5.0, "high": robust + 5.0}
+        ers = {"value": float(score), "low": score - 5.0, "high": score + 5.0}
+        changes = {"robust R@1": measured, "ERS": ers, "settings": {"eps": eps / 255}}
+        write(tmp_path / str(eps) / "result.json", **changes)
+    titles = [title.partition("ε = ")[2] for title in page_of(tmp_path).inside("title")]
+    for eps, robust in ((0, 80), (8, 20), (16, 20), (32, 10)):
+        assert f"{eps}/255: {robust}.0 ({robust - 5}.0 to {robust + 5}.0)" in titles
+    assert "16/255: 60.0 (55.0 to 65.0)" in titles
+
+
 def bracket(certified: list[float], left: list[float] | None) -> dict[str, Any]:
     """``certified`` of a result at four radii."""
     radii = [

@@ -1,9 +1,11 @@
 """Scores against the radius of the attack, for models that were attacked at several radii."""
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
 
+from holdfast.evaluation.result import LEAST, ROBUST
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.report.html.charts import LineChart, Point, Series, line_chart
 from holdfast.report.html.entries import Entry, by_radius, recall_measure
@@ -60,10 +62,14 @@ def _caption(models: Sequence[Sequence[Entry]]) -> str:
 
 
 def _points(line: Sequence[Entry], name: str, unit: int) -> tuple[Point, ...]:
-    points = []
+    """By rising radius. What breaks a query breaks it in every larger ball: R@1 never rises."""
+    points, lowest = list[Point](), math.inf
     for entry in line:
-        y, bounds = entry.group.number(name), entry.group.interval(name)
-        if y is not None and entry.eps is not None:
-            text = f"{entry.title}, ε = {entry.setting.radius}: {format_bounded(entry.group, name)}"
-            points.append(Point(unit * entry.eps, y, text, *(bounds or ())))
+        y = entry.group.number(name)
+        if y is None or entry.eps is None:
+            continue
+        if name not in (ROBUST, LEAST) or y <= lowest:
+            lowest, group = y, entry.group
+        text = f"{entry.title}, ε = {entry.setting.radius}: {format_bounded(group, name)}"
+        points.append(Point(unit * entry.eps, lowest, text, *(group.interval(name) or ())))
     return tuple(points)
