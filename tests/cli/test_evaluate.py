@@ -46,7 +46,23 @@ def test_evaluate_prints_what_it_writes(call: Call, run: Path, tmp_path: Path) -
     assert len(content["checks"]) >= 8
     for check in content["checks"]:
         assert check["name"] in out
-    assert re.search(r"^verdict: \w+", out, re.MULTILINE)
+    sample = content["sample R@1"]
+    assert isinstance(sample, dict)
+    assert f"without attack: {sample['value']:.1f}, {sample['kept']} of 12\n" in out
+    benign = content["benign"]
+    assert isinstance(benign, dict)
+    last = f"R@1 {benign['R@1']:.1f} ({sample['value']:.1f} of the attacked); ERS {content['ERS']['value']:.1f}"
+    assert re.fullmatch(rf"verdict: .+; {re.escape(last)}", out.splitlines()[-1])
+
+
+def test_the_last_line_is_the_summary_whatever_is_asked_for(call: Call, run: Path, tmp_path: Path) -> None:
+    _, out, _ = call("evaluate", run, "--protocol", "benign", "--out", tmp_path)
+    assert re.fullmatch(r"verdict: unchecked; R@1 \d+\.\d", out.splitlines()[-1])
+    few = ("--max-queries", "12", "--eps-curve", "0,0.3", "--no-checks", "--protocol", "worst")
+    _, out, _ = call("evaluate", run, *few, "--out", tmp_path)
+    assert re.fullmatch(
+        r"verdict: .+; R@1 \S+ \(\S+ of the attacked\); robust R@1 \S+ \(\d+ of 12\)", out.splitlines()[-1]
+    )
 
 
 def test_certify_prints_the_bracket(call: Call, run: Path, tmp_path: Path) -> None:

@@ -1,11 +1,13 @@
 """What there is, in tables: recipes, data sets, backbones."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from holdfast.data import DATASETS
 from holdfast.defense.recipes import RECIPES
+from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.models.backbones import BACKBONES
 from tests.conftest import Call
 
@@ -22,6 +24,17 @@ def test_all_there_is_is_listed(what: str, call: Call) -> None:
     assert (status, err) == (0, "")
     for name, rest in TABLES[what].items():
         assert re.search(rf"^ *{re.escape(name)} +{rest}", out, re.MULTILINE)
+
+
+def test_a_score_by_weaker_attacks_is_marked(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, out, _ = call("list", "zoo")
+    rows = [line for line in out.splitlines() if "zoo:" in line]
+    assert rows
+    assert all(re.search(r" \d+\.\d\* ", row) for row in rows)
+    assert "whose attacks were weaker" in out
+    monkeypatch.setitem(PROTOCOLS, "strict", replace(PROTOCOLS["strict"], version=1))
+    _, out, _ = call("list", "zoo")
+    assert "*" not in out
 
 
 def test_a_narrow_screen_cuts_no_name_short(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

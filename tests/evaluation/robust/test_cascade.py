@@ -38,6 +38,10 @@ def test_each_stage_meets_the_queries_that_all_before_have_left(tmp_path: Path) 
     robust, place = result.content["robust R@1"], result.path.parent / "records"
     assert [stage["name"] for stage in robust["stages"]] == [stage.name for stage in CASCADE]
     left = {record["id"] for record in rows(place / "worst.margin.jsonl") if record["before"]["R@1"] > 0}
+    assert result.counts("sample R@1") == (len(left), 40)
+    assert result.sampled == (result.content["benign"]["queries"] > 40)
+    derived = Result(None, {key: value for key, value in result.content.items() if key != "sample R@1"})
+    assert derived.number("sample R@1") == result.number("sample R@1")
     for stage in robust["stages"]:
         found = rows(place / f"worst.{stage['name']}.jsonl")
         assert {record["id"] for record in found} == left
