@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from holdfast.core.pgd import Embed
 from holdfast.models import hub, zoo
@@ -47,7 +48,7 @@ def open_model(
 
     Raises HoldfastError where there is no such model, or what is given does not go with it.
     """
-    given = {"size": size, "resize": resize, "channels": channels}
+    given: dict[str, Any] = {"size": size, "resize": resize, "channels": channels}
     said = {name: value for name, value in given.items() if value is not None}
     if not isinstance(model, str | Path):
         if not callable(model) and not isinstance(model, OpenedModel):
