@@ -61,6 +61,8 @@ class About(TypedDict):
     left_out: NotRequired[list[StrictStr]]
     spec: NotRequired[StrictStr | None]
     weights: NotRequired[StrictStr | None]
+    pooling: NotRequired[StrictStr | None]
+    remarks: NotRequired[list[StrictStr]]
 
 
 @dataclass(frozen=True, eq=False)
