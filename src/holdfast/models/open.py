@@ -13,6 +13,7 @@ from holdfast.models.adapters.base import OpenedModel
 from holdfast.models.adapters.code import normalised, open_code, said_by
 from holdfast.models.adapters.folder import open_folder
 from holdfast.models.adapters.hf import open_hf
+from holdfast.models.adapters.open_clip import open_open_clip
 from holdfast.models.adapters.st import open_st
 from holdfast.models.adapters.timm import open_timm
 from holdfast.models.preprocessing import Preprocessing
@@ -33,6 +34,7 @@ ADAPTERS: dict[str, Adapter] = {
     "timm": open_timm,
     "hf": open_hf,
     "st": open_st,
+    "open_clip": open_open_clip,
 }
 """By what stands before the colon of a word."""
 
