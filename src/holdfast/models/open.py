@@ -14,6 +14,7 @@ from holdfast.models.adapters.code import normalised, open_code, said_by
 from holdfast.models.adapters.folder import open_folder
 from holdfast.models.adapters.hf import open_hf
 from holdfast.models.adapters.open_clip import open_open_clip
+from holdfast.models.adapters.program import open_program
 from holdfast.models.adapters.st import open_st
 from holdfast.models.adapters.timm import open_timm
 from holdfast.models.preprocessing import Preprocessing
@@ -35,6 +36,7 @@ ADAPTERS: dict[str, Adapter] = {
     "hf": open_hf,
     "st": open_st,
     "open_clip": open_open_clip,
+    "program": open_program,
 }
 """By what stands before the colon of a word."""
 
