@@ -12,7 +12,7 @@ TORCH := torch==2.13.0
 APT := DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends -o=Dpkg::Use-Pty=0
 WHEEL := build/package
 
-.PHONY: demo explore test test-timm test-matrix e2e package bench check docs format clean $(PAPER)
+.PHONY: demo explore test test-encoders test-matrix e2e package bench check docs format clean $(PAPER)
 
 demo: $(READY)
 	$(BIN)/python examples/demo.py
@@ -24,9 +24,9 @@ explore: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n $(JOBS)
 
-# timm needs torchvision, which the main environment must not have.
-test-timm: .venv-timm/ready
-	PYTHONPATH=src .venv-timm/bin/python -m pytest tests/models/*timm*.py
+# timm and open_clip need torchvision, which the main environment must not have; 6 GB of disk.
+test-encoders: .venv-encoders/ready
+	PYTHONPATH=src .venv-encoders/bin/python -m pytest tests/models/adapters tests/models/test_timm.py
 
 # Every Python at hand, with the oldest and the newest versions that pyproject.toml admits; hours, and 7 GB of disk.
 # MATRIX: a part of it, such as "3.11:oldest 3.13:newest".
@@ -81,7 +81,7 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf .venv .venv-timm build dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-encoders build dist site .cache .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'holdfast needs Python 3.11 or newer; name it: make PYTHON=python3.11')"
@@ -90,8 +90,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python $(INSTALL) -e ".[dev,docs]"
 	touch $(READY)
 
-.venv-timm/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv-timm
-	.venv-timm/bin/python $(INSTALL) $(TORCH)
-	.venv-timm/bin/python $(INSTALL) torchvision==0.28.0 pytest -e ".[timm]"
-	touch .venv-timm/ready
+.venv-encoders/ready: pyproject.toml constraints-encoders.txt
+	$(PYTHON) -m venv .venv-encoders
+	.venv-encoders/bin/python $(subst constraints.txt,constraints-encoders.txt,$(INSTALL)) \
+		torchvision pytest hypothesis -e ".[timm,open_clip,hf,st]"
+	touch .venv-encoders/ready

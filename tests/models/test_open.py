@@ -116,6 +116,14 @@ def test_a_file_is_read_anew(project: Path) -> None:
         ("nets.subb:net", r"no module 'nets.subb'.*did you mean nets/sub.py\?"),
         ("netso.sub:net", r"no module 'netso.sub'.*did you mean nets\?"),
         ("loan:net", r"no module 'loan'.*did you mean lone.py\?"),
+        ("clip:ViT-B-32", r"names no model, and no folder has this name; did you mean open_clip:ViT-B-32\?; allowed: "),
+        ("open-clip:ViT-B-32:x", r"did you mean open_clip:ViT-B-32:x\?"),
+        ("tim:resnet18", r"did you mean timm:resnet18\?"),
+        ("programme:x.pt2", r"did you mean program:x.pt2\?"),
+        ("hf:typo", "'typo' names no model: there is no such folder; on the Hub a model is called OWNER/NAME"),
+        ("hf:nest", r"there is no such folder; did you mean nets\?"),
+        ("hf:lone.py", "it is a file, not a folder"),
+        ("hf:", "names no model"),
         ("quite_another:net", "no module 'quite_another' here or installed; allowed: package.module"),
         ("files/mien.py:net", r"no file files/mien.py; did you mean files/mine.py\?"),
         ("flies/mine.py:net", r"no file flies/mine.py; did you mean files\?"),
@@ -222,14 +230,56 @@ def test_a_model_says_how_it_is_shown_images(tmp_path: Path) -> None:
     assert open_model("sized.py:embed").preprocessing == Preprocessing(24, None, 3)
 
 
+def test_a_model_says_what_its_pixels_are_normalised_by(tmp_path: Path) -> None:
+    (tmp_path / "said.py").write_text(f"{SOURCE}\nnet.mean, net.std = [0.1, 0.2, 0.3], (0.5, 1, 2)\n")
+    opened = open_model("said.py:net")
+    (remark,) = opened.remarks
+    assert remark == "pixels are normalised by the model's mean [0.1, 0.2, 0.3] and std (0.5, 1, 2)"
+    mean, std = (torch.tensor(x).view(-1, 1, 1) for x in ([0.1, 0.2, 0.3], [0.5, 1.0, 2.0]))
+    inner = opened.embed.network  # type: ignore[attr-defined]
+    torch.testing.assert_close(opened.embed(IMAGES), inner((IMAGES - mean) / std))
+    assert open_model(inner).embed is not inner  # an object is treated as what a word names
+
+
+@pytest.mark.parametrize("held", ["a tensor", "a buffer"])
+def test_tensors_are_a_module_s_own(held: str) -> None:
+    module = nn.Linear(4, 2)
+    for name in ("mean", "std"):
+        value = torch.ones(3)
+        setattr(module, name, value) if held == "a tensor" else module.register_buffer(name, value)
+    opened = open_model(module)
+    assert opened.embed is module
+    assert opened.remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        ({"mean": [0.5] * 3}, "a torch module has both, or none"),
+        ({"std": [0.5] * 3}, "a torch module has both, or none"),
+        ({"mean": [0.5] * 3, "std": [0.5]}, "a number for each of its 3 channels"),
+        ({"mean": [0.5] * 3, "std": ["wide"] * 3}, "a number for each of its 3 channels"),
+        ({"mean": [0.5] * 3, "std": [0.5] * 3, "channels": 1}, "a number for each of its 1 channels"),
+        ({"mean": [0.5] * 3, "std": [0.5, 0.0, 0.5]}, "std is above 0"),
+        ({"mean": [0.5, float("nan"), 0.5], "std": [0.5] * 3}, "they are finite"),
+    ],
+)
+def test_a_mean_and_std_that_cannot_be(said: dict[str, object], message: str) -> None:
+    module = nn.Linear(4, 2)
+    for name, value in said.items():
+        setattr(module, name, value)
+    with pytest.raises(HoldfastError, match=message):
+        open_model(module)
+
+
 def test_what_does_not_go_with_a_model_is_refused() -> None:
     def embed(images: Tensor) -> Tensor:
         return images.flatten(1)
 
     with pytest.raises(HoldfastError, match="--resize needs --size as well"):
         open_model(embed, resize=40)
-    for given in ({"weights": "w.pth"}, {"best": True}):
-        with pytest.raises(HoldfastError, match="takes neither weights nor best"):
+    for given in ({"weights": "w.pth"}, {"best": True}, {"pooling": "cls"}):
+        with pytest.raises(HoldfastError, match="takes neither weights, best nor pooling"):
             open_model(embed, **given)  # type: ignore[arg-type]
     with pytest.raises(HoldfastError, match="a word, a path, or a callable"):
         open_model(3)  # type: ignore[arg-type]
@@ -242,3 +292,6 @@ def test_a_word_that_lasts(tmp_path: Path) -> None:
     assert lasting("pkg.module:name") == "pkg.module:name"
     assert lasting(f"{tmp_path}/x/../net.py:net") == f"{tmp_path.resolve()}/net.py:net"
     assert lasting("run") == str(tmp_path.resolve() / "run")
+    for prefix in ("hf", "st", "program", "open_clip:ViT-B-32"):
+        assert lasting(f"{prefix}:run") == f"{prefix}:{tmp_path.resolve() / 'run'}"
+        assert lasting(f"{prefix}:owner/absent") == f"{prefix}:owner/absent"

@@ -1,9 +1,6 @@
-"""Networks and models from timm by name: ``make test-timm``, in an environment of their own.
+"""Networks and models from timm by name, in the environment of ``make test-encoders``: timm imports torchvision."""
 
-timm imports torchvision, and torchvision's wheel registers its operators with a CUDA build of torch only. Defining the
-two operator schemas it asks for makes its import succeed on a CPU build; no test uses the operators.
-"""
-
+import dataclasses
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,14 +16,10 @@ from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.models.open import open_model
 from holdfast.models.wrapped import WrappedModel
 from holdfast.util.errors import HoldfastError
+from tests.helpers.encoders import pictures, shown
 
 if find_spec("timm") is None:
-    pytest.skip("timm is not installed here; make test-timm runs these", allow_module_level=True)
-
-OPERATORS: Any = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
-for operator in ("nms", "qnms"):
-    if not hasattr(torch.ops.torchvision, operator):
-        OPERATORS.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    pytest.skip("timm is not installed here; make test-encoders runs these", allow_module_level=True)
 
 timm: Any = import_module("timm")
 
@@ -111,3 +104,31 @@ def test_an_unknown_network_names_the_nearest() -> None:
         Embedder(EmbedderConfig("timm:resnet1888", dim=8))
     with pytest.raises(HoldfastError, match="did you mean timm:resnet18"):
         open_model("timm:resnet1888")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"crop_pct": 0.95, "interpolation": "bicubic"},
+        {"crop_pct": 0.9, "crop_mode": "squash", "interpolation": "bicubic"},
+        {"input_size": (3, 31, 31), "crop_pct": 0.8},
+        {"crop_pct": 1.0, "interpolation": "lanczos"},
+    ],
+    ids=str,
+)
+def test_the_images_are_those_of_timm(tmp_path: Path, change: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    facts = dataclasses.replace(timm.get_pretrained_cfg("resnet18"), input_size=(3, 48, 48), test_input_size=None)
+    facts = dataclasses.replace(facts, **change)
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: facts)
+    state = {name: value for name, value in network().state_dict().items() if not name.startswith("fc.")}
+    opened = open_model("timm:resnet18", weights=saved(tmp_path / "w.pth", state))
+    settings = timm.data.resolve_data_config({}, pretrained_cfg=facts.to_dict())
+    pipeline = timm.data.create_transform(**settings, is_training=False)
+    assert opened.preprocessing is not None
+    mean, std = (torch.tensor(settings[name]).view(-1, 1, 1) for name in ("mean", "std"))
+    levels = (torch.stack([pipeline(picture) for picture in pictures()]) * std + mean) * 255
+    mine = shown(opened.preprocessing, tmp_path) * 255
+    assert torch.equal(levels.round(), mine.round())
+    assert (levels - mine).abs().max() < 1e-3
+    assert opened.about["library"] == f"timm {timm.__version__}"

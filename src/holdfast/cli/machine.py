@@ -20,7 +20,8 @@ CORE = (
     *("pyyaml", "pydantic", "typer", "rich", "jinja2"),
 )
 EXTRAS = {
-    **{name: (name,) for name in ("timm", "tensorboard", "wandb")},
+    **{name: (name,) for name in ("timm", "open_clip", "tensorboard", "wandb")},
+    **{"hf": ("transformers",), "st": ("sentence_transformers",)},
     **{"hub": ("huggingface_hub",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "faiss": ("faiss",)},
     **{"serve": ("starlette", "uvicorn"), "pml": ("pytorch_metric_learning",)},
     **{"e2e": ("playwright",), "docs": ("zensical",), "dev": ("pytest", "mypy", "hypothesis")},

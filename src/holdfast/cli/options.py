@@ -21,11 +21,15 @@ Weights = Annotated[Path | None, typer.Option(help="Weights for the model, .safe
 Size = Annotated[int | None, typer.Option(help="Side of the images the model takes; by default its own.")]
 Resize = Annotated[int | None, typer.Option(help="Side before the centre crop; by default the model's own.")]
 Channels = Annotated[int | None, typer.Option(help="1 (grey) or 3 (colour); by default the model's own.")]
+Pooling = Annotated[str | None, typer.Option(help="Of hf: models: pooler, cls or mean; by default the model's own.")]
 Best = Annotated[bool, typer.Option("--best", help="The weights of a run's best validation, not the last.")]
 Precision = Annotated[str, typer.Option(help="float32, or bfloat16: the network in half precision, faster.")]
 BatchSize = Annotated[int, typer.Option(help="Images passed at once.")]
 
-MODEL = "A run folder, zoo:NAME, a saved embedder, OWNER/NAME (Hub), timm:NAME, package.module:name or file.py:name."
+MODEL = (
+    "A run folder, zoo:NAME, a saved embedder, OWNER/NAME (Hub), hf:ID, st:ID, timm:NAME, open_clip:ARCH:PRETRAINED, "
+    "program:FILE.pt2, package.module:name or file.py:name."
+)
 
 
 @dataclass
@@ -41,6 +45,7 @@ class ModelOptions:
     size: Size = None
     resize: Resize = None
     channels: Channels = None
+    pooling: Pooling = None
     best: Best = False
 
     def open(self) -> "tuple[OpenedModel, Pixels]":
@@ -48,7 +53,7 @@ class ModelOptions:
         from holdfast.models.test_set import load_test_set  # noqa: PLC0415
 
         shown = {"size": self.size, "resize": self.resize, "channels": self.channels}
-        model = open_model(self.model, weights=self.weights, best=self.best, **shown)
+        model = open_model(self.model, weights=self.weights, best=self.best, pooling=self.pooling, **shown)
         images = load_test_set(model, data=self.data, root=self.root, queries=self.queries, gallery=self.gallery)
         return model, images
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.options import MODEL, BatchSize, Channels, Device, Precision, Resize, Size, Weights
+from holdfast.cli.options import MODEL, BatchSize, Channels, Device, Pooling, Precision, Resize, Size, Weights
 
 SHOWN = 20
 
@@ -22,6 +22,7 @@ def embed(  # noqa: PLR0917
     size: Size = None,
     resize: Resize = None,
     channels: Channels = None,
+    pooling: Pooling = None,
     batch_size: BatchSize = 64,
     precision: Precision = "float32",
     device: Device = None,
@@ -33,9 +34,17 @@ def embed(  # noqa: PLR0917
 
     shown = {"size": size, "resize": resize, "channels": channels}
     index = embed_files(
-        source, model, out, weights=weights, batch=batch_size, precision=precision, device=device, **shown
+        source,
+        model,
+        out,
+        weights=weights,
+        pooling=pooling,
+        batch=batch_size,
+        precision=precision,
+        device=device,
+        **shown,
     )
-    for fault in index.about["faults"]:
+    for fault in [*index.about.get("remarks", []), *index.about["faults"]]:
         print(f"note: {fault}")
     for line in index.about.get("left_out", []):
         print(f"left out: {line}")

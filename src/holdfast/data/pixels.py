@@ -12,6 +12,7 @@ from torch import Tensor
 
 from holdfast.data.decode import decode
 from holdfast.data.memory import available_memory
+from holdfast.data.resizing import SQUASHED, Resizing
 from holdfast.data.table import Table
 from holdfast.util.errors import HoldfastError, brief
 from holdfast.util.text import counted
@@ -40,8 +41,9 @@ class Pixels:
     """The images of a table as float32 tensors (C, size, size) in [0, 1].
 
     size: of the images that are read, in pixels.
-    resize: side of the square every image is brought to before cropping (bilinear, antialiased); None: ``size``.
+    resize: side of the square every image is brought to before cropping; None: ``size``.
     channels: 1 (grey) or 3 (colour).
+    resizing: how it is brought there; by default squashed, bilinear.
     cache: keep the decoded images in memory, as uint8 at the ``resize`` side.
     workers: threads that decode.
     max_broken: how many images may turn out unreadable before :meth:`read` raises; None: 1 % of them, at least 10.
@@ -56,12 +58,14 @@ class Pixels:
         resize: int | None = None,
         *,
         channels: int = 3,
+        resizing: Resizing = SQUASHED,
         cache: bool = False,
         workers: int = 2,
         max_broken: int | None = None,
     ) -> None:
         self.table = table
         self.size = size
+        self.resizing = resizing
         self.side = size if resize is None else resize
         self.channels = channels
         self.max_broken = max(10, len(table) // 100) if max_broken is None else max_broken
@@ -80,6 +84,10 @@ class Pixels:
     def __len__(self) -> int:
         return len(self.table)
 
+    def alike(self, table: Table, workers: int = 2) -> "Pixels":
+        """Another table's images, brought to the same size in the same way."""
+        return Pixels(table, self.size, self.side, channels=self.channels, resizing=self.resizing, workers=workers)
+
     def read(self, indices: Tensor, augment: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The images at ``indices`` ((B,) int64), and which of them could be read.
 
@@ -92,7 +100,7 @@ class Pixels:
         stored = self._stored(rows)
         ok = torch.tensor([i not in self.broken for i in rows], dtype=torch.bool)
         if augment is None:
-            margin = (self.side - self.size) // 2
+            margin = self.resizing.margin(self.side - self.size)
             stored = stored[..., margin : margin + self.size, margin : margin + self.size]
             self._hashes[rows] = [hash(image.tobytes()) for image in stored.numpy()]
             self._hashes[indices[~ok]] = 0
@@ -201,8 +209,8 @@ class Pixels:
         """Image ``i`` as (side, side, C) uint8."""
         images = self.table.images
         image = Image.fromarray(images[i]) if isinstance(images, np.ndarray) else decode(images[i])[0]
-        resized = image.convert(_MODES[self.channels]).resize((self.side, self.side), Image.Resampling.BILINEAR)
-        return np.array(resized, np.uint8).reshape(self.side, self.side, self.channels)
+        square = self.resizing.square(image.convert(_MODES[self.channels]), self.side, self.size)
+        return np.array(square, np.uint8).reshape(self.side, self.side, self.channels)
 
     def _crop(self, stored: Tensor, augment: Tensor | None) -> Tensor:
         """From (B, C, side, side) uint8, or without ``augment`` (B, C, size, size), to float32, still in [0, 255]."""

@@ -121,7 +121,7 @@ def evaluate(
             return known
         held.enter_context(working_in(place))
         measured = _benign(embedded, resolved.seed, pixels)
-        remarks, seen = wrapped.remarks + wrapped.faults + pixels.remarks(), other or wrapped
+        remarks, seen = [*opened.remarks, *wrapped.remarks, *wrapped.faults, *pixels.remarks()], other or wrapped
         if white and not seen.differentiable:
             if not measured["collapsed"]:
                 seen.require_gradients()

@@ -1,6 +1,7 @@
 """What a result's identity hangs on: the data and the model, as plain facts and as short hashes."""
 
 import hashlib
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
+from holdfast.data.resizing import SQUASHED
 from holdfast.evaluation.runner import Target
 
 DIRECTIONS = 4
@@ -30,6 +32,7 @@ def describe_data(pixels: Pixels) -> dict[str, Any]:
         "size": pixels.size,
         "resize": pixels.side,
         "channels": pixels.channels,
+        **({} if pixels.resizing == SQUASHED else asdict(pixels.resizing)),
         "hash": digest.hexdigest()[:8],
     }
 

@@ -189,7 +189,7 @@ def _fewer(pixels: Pixels, images: int | None) -> Pixels:
         return pixels
     mask = np.zeros(count, np.bool_)
     mask[np.linspace(0, count - 1, images).round().astype(int)] = True
-    return Pixels(pixels.table.select(mask), pixels.size, pixels.side, channels=pixels.channels)
+    return pixels.alike(pixels.table.select(mask))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:

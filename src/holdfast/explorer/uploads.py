@@ -57,7 +57,7 @@ def as_the_models_see(image: Image.Image, pixels: Pixels) -> Tensor:
     """An RGB image brought to the size and channels of a test set, as its own images are: (1, C, size, size)."""
     alone = np.zeros(1, np.bool_)
     table = Table.build("upload", np.asarray(image)[None], [0], ["test"], is_query=alone, is_gallery=alone)
-    images, readable = Pixels(table, pixels.size, pixels.side, channels=pixels.channels, workers=1).read(arange(1))
+    images, readable = pixels.alike(table, workers=1).read(arange(1))
     if not readable.all():
         raise HoldfastError("the image cannot be brought to the size of the gallery's")
     return images

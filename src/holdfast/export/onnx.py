@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from holdfast.core.pgd import Embed
-from holdfast.export.program import DYNAMIC, program, quiet
+from holdfast.export.program import DYNAMIC, program
 from holdfast.export.source import Source
 from holdfast.util.errors import HoldfastError, brief
-from holdfast.util.extras import require
+from holdfast.util.extras import quiet, require
 
 INPUT, OUTPUT = "images", "embeddings"
 

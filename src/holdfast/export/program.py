@@ -2,10 +2,6 @@
 
 import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import torch
@@ -15,6 +11,7 @@ from holdfast.core.pgd import Embed
 from holdfast.export.source import Source
 from holdfast.models.embedder import Embedder
 from holdfast.util.errors import HoldfastError, brief
+from holdfast.util.extras import quiet
 
 DYNAMIC = {"images": {0: Dim("batch", min=1)}}
 """What is free in the shape of the input."""
@@ -52,16 +49,3 @@ def load(path: Path) -> Embed:
     """What :func:`write` wrote, as a function from images to embeddings."""
     with quiet():
         return torch.export.load(io.BytesIO(path.read_bytes())).module()
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Nothing is printed, warned of or logged inside: exporters tell much that the user can do nothing about."""
-    before, nowhere = logging.root.manager.disable, io.StringIO()
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

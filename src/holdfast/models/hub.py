@@ -1,10 +1,11 @@
 """Embedders on the Hugging Face Hub, fetched and uploaded by huggingface_hub (extra ``hub``)."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from holdfast.models import zoo
-from holdfast.util.errors import HoldfastError, brief
+from holdfast.util.errors import HoldfastError, brief, nearest
 from holdfast.util.extras import require
 
 FILES = ("config.json", "model.safetensors")
@@ -49,19 +50,40 @@ def fetch(repository: str, revision: str | None = None) -> Path:
     What is in the cache is not fetched again, and serves without a network too (``HF_HUB_OFFLINE=1``). Raises
     HoldfastError for a repository that is absent, closed or not reachable, or that holds no embedder.
     """
-    where = repository if revision is None else f"{repository}@{revision}"
-    try:
-        api = require("huggingface_hub", "hub")
-        folder = Path(api.snapshot_download(repository, revision=revision, allow_patterns=FILES))
-    except HoldfastError as error:
-        raise HoldfastError(f"there is no folder {repository}, and to look for it on the Hub: {error}") from error
-    except Exception as error:
-        reason = f"{where} cannot be fetched: {_reason(error)}"
-        raise HoldfastError(f"there is no folder {repository}, and {reason}") from error
+    folder, where = _snapshot(repository, revision, FILES), _at(repository, revision)
     if absent := [name for name in FILES if not (folder / name).is_file()]:
         cut = f"or its download was cut short: {folder} lacks {' and '.join(absent)}"
         raise HoldfastError(f"{where} holds no embedder that holdfast wrote, {cut}")
     return folder
+
+
+def opened(source: str, patterns: Sequence[str]) -> Path:
+    """A local folder, or that with the matching files of ``owner/name[@revision]``, in the Hub's cache.
+
+    Raises HoldfastError where there is neither.
+    """
+    if source and Path(source).is_dir():
+        return Path(source)
+    if not (parts := ID.fullmatch(source)):
+        is_file = Path(source).is_file()
+        found = "it is a file, not a folder" if is_file else f"there is no such folder{nearest(Path(source))}"
+        raise HoldfastError(f"{source!r} names no model: {found}; on the Hub a model is called OWNER/NAME")
+    return _snapshot(parts[1], parts[2], patterns)
+
+
+def _snapshot(repository: str, revision: str | None, patterns: Sequence[str]) -> Path:
+    try:
+        api = require("huggingface_hub", "hub")
+        return Path(api.snapshot_download(repository, revision=revision, allow_patterns=patterns))
+    except HoldfastError as error:
+        raise HoldfastError(f"there is no folder {repository}, and to look for it on the Hub: {error}") from error
+    except Exception as error:
+        reason = f"{_at(repository, revision)} cannot be fetched: {_reason(error)}"
+        raise HoldfastError(f"there is no folder {repository}, and {reason}") from error
+
+
+def _at(repository: str, revision: str | None) -> str:
+    return repository if revision is None else f"{repository}@{revision}"
 
 
 def push(folder: Path, repository: str, *, private: bool | None, token: str | None) -> str:

@@ -2,25 +2,42 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from holdfast.core.pgd import Embed
 from holdfast.models import hub, zoo
 from holdfast.models.adapters.base import OpenedModel
-from holdfast.models.adapters.code import open_code, said_by
+from holdfast.models.adapters.code import normalised, open_code, said_by
 from holdfast.models.adapters.folder import open_folder
+from holdfast.models.adapters.hf import open_hf
+from holdfast.models.adapters.open_clip import open_open_clip
+from holdfast.models.adapters.program import open_program
+from holdfast.models.adapters.st import open_st
 from holdfast.models.adapters.timm import open_timm
 from holdfast.models.preprocessing import Preprocessing
 from holdfast.util.errors import HoldfastError
-from holdfast.util.imports import FORMS, is_spec
+from holdfast.util.imports import FORMS, is_absent, is_spec
 
-ALLOWED = f"a run folder, zoo:NAME, the folder of a saved embedder, OWNER/NAME on the Hub, timm:NAME, {FORMS}"
+ALLOWED = (
+    "a run folder, zoo:NAME, the folder of a saved embedder, OWNER/NAME on the Hub, timm:NAME, hf:ID-or-folder, "
+    f"st:ID-or-folder, open_clip:ARCH:PRETRAINED, program:FILE.pt2, {FORMS}"
+)
 
 
 Adapter = Callable[[str, Path | None, bool], OpenedModel]
 """From a word, a file of weights and the wish for a run's best weights to an opened model."""
 
-ADAPTERS: dict[str, Adapter] = {"zoo": open_folder, "timm": open_timm}
+ADAPTERS: dict[str, Adapter] = {
+    "zoo": open_folder,
+    "timm": open_timm,
+    "hf": open_hf,
+    "st": open_st,
+    "open_clip": open_open_clip,
+    "program": open_program,
+}
 """By what stands before the colon of a word."""
 
 
@@ -32,11 +49,13 @@ def open_model(
     resize: int | None = None,
     channels: int | None = None,
     best: bool = False,
+    pooling: str | None = None,
 ) -> OpenedModel:
     """The model that a word names, or an object of one's own, ready to embed.
 
     Args:
         model: a run folder, ``zoo:NAME``, the folder of a saved embedder, ``OWNER/NAME`` on the Hub, ``timm:NAME``,
+            ``hf:ID-or-folder``, ``st:ID-or-folder``, ``open_clip:ARCH:PRETRAINED-or-file``, ``program:FILE.pt2``,
             ``package.module:attribute`` or ``path/to/file.py:attribute`` (whose code is run), or any callable from
             images (n, C, H, W) in [0, 1] to vectors (n, D).
         weights: a ``.safetensors`` or ``.pth`` file for a network that a word names.
@@ -44,19 +63,20 @@ def open_model(
         resize: side before the centre crop, likewise.
         channels: 1 or 3, likewise.
         best: the weights of a run's best validation.
+        pooling: of ``hf:``, what becomes the embedding: ``pooler``, ``cls`` or ``mean``; by default the model's own.
 
     Raises HoldfastError where there is no such model, or what is given does not go with it.
     """
-    given = {"size": size, "resize": resize, "channels": channels}
+    given: dict[str, Any] = {"size": size, "resize": resize, "channels": channels}
     said = {name: value for name, value in given.items() if value is not None}
     if not isinstance(model, str | Path):
         if not callable(model) and not isinstance(model, OpenedModel):
             raise HoldfastError(f"a model is a word, a path, or a callable from images to vectors, not {model!r}")
-        opened = OpenedModel(model, "model", preprocessing=said_by(model)) if callable(model) else model
-        if weights is not None or best:
-            raise HoldfastError(f"{opened.name} is a model already: it takes neither weights nor best")
+        opened = model if isinstance(model, OpenedModel) else _object(model)
+        if weights is not None or best or pooling is not None:
+            raise HoldfastError(f"{opened.name} is a model already: it takes neither weights, best nor pooling")
     else:
-        opened = _adapter(str(model))(str(model), None if weights is None else Path(weights), best)
+        opened = _adapter(str(model), pooling)(str(model), None if weights is None else Path(weights), best)
     if best and opened.folder is None:
         raise HoldfastError(f"{model} is no run folder, and only a run has best weights: leave out --best")
     if opened.folder is not None and said:
@@ -66,16 +86,27 @@ def open_model(
     return replace(opened, preprocessing=replace(opened.preprocessing or Preprocessing(), **said)) if said else opened
 
 
-def _adapter(text: str) -> Adapter:
+def _object(model: Embed) -> OpenedModel:
+    embed, remarks = normalised(model)
+    return OpenedModel(embed, "model", preprocessing=said_by(model), remarks=remarks)
+
+
+def _adapter(text: str, pooling: str | None) -> Adapter:
     prefix, colon, _ = text.partition(":")
+    if pooling is not None:
+        if not colon or prefix != "hf":
+            raise HoldfastError(f"--pooling goes with hf: models; {text} has its own")
+        return partial(open_hf, pooling=pooling)
     if colon and prefix in ADAPTERS:
         return ADAPTERS[prefix]
     if (text and Path(text).is_dir()) or (not is_spec(text) and hub.ID.fullmatch(text)):
         return open_folder
-    if is_spec(text):
+    near = get_close_matches(prefix, ADAPTERS, n=1) if colon else []
+    if is_spec(text) and not (near and is_absent(prefix)):
         return open_code
     found = "it is a file, not a folder" if Path(text).is_file() else "no folder has this name"
-    raise HoldfastError(f"{text!r} names no model, and {found}; allowed: {ALLOWED}")
+    hint = f"; did you mean {near[0]}:{text.partition(':')[2]}?" if near else ""
+    raise HoldfastError(f"{text!r} names no model, and {found}{hint}; allowed: {ALLOWED}")
 
 
 def lasting(word: str) -> str:
@@ -83,4 +114,6 @@ def lasting(word: str) -> str:
     where, _, name = word.rpartition(":")
     if where.endswith(".py"):
         return f"{Path(where).resolve()}:{name}"
+    if where.partition(":")[0] in ADAPTERS.keys() - {"zoo"} and Path(name).exists():
+        return f"{where}:{Path(name).resolve()}"
     return str(Path(word).resolve()) if Path(word).is_dir() and not zoo.is_entry(word) else word

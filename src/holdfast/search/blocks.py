@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
+from holdfast.data.resizing import SQUASHED
 from holdfast.models.wrapped import WrappedModel
 from holdfast.util.arrays import read_arrays, write_arrays
 from holdfast.util.errors import HoldfastError, pick, printable
@@ -71,6 +72,8 @@ class Blocks:
         self.pixels, self.folder = pixels, folder
         self.parts = torch.split(torch.arange(len(pixels)), BLOCK)
         told = f"{identity} {pixels.size} {pixels.side} {pixels.channels}"
+        if pixels.resizing != SQUASHED:
+            told += f" {pixels.resizing}"
         self.names = [hashed(told, *(_stamp(pixels, i) for i in part.tolist())) for part in self.parts]
 
     def embed(self, make: Make, quiet: bool = False) -> Block:

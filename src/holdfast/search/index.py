@@ -30,6 +30,7 @@ from holdfast.core.distance import pairs
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
 from holdfast.data.decode import no_file
+from holdfast.data.resizing import Resizing
 from holdfast.evaluation.fingerprint import network_fingerprint
 from holdfast.models.embedding import embed_rows
 from holdfast.models.preprocessing import Preprocessing
@@ -41,7 +42,7 @@ from holdfast.util.arrays import read_arrays, write_arrays
 from holdfast.util.errors import HoldfastError, brief
 from holdfast.util.lock import writing
 from holdfast.util.text import counted
-from holdfast.util.validate import Count, OneOf, check, parse_json
+from holdfast.util.validate import Count, OneOf, check, fit, parse_json
 
 FORMAT = "holdfast-index-1"
 ARRAYS = ("embeddings", "paths", "labels", "references", "about")
@@ -63,6 +64,8 @@ class About(TypedDict):
     left_out: NotRequired[list[StrictStr]]
     spec: NotRequired[StrictStr | None]
     weights: NotRequired[StrictStr | None]
+    pooling: NotRequired[StrictStr | None]
+    remarks: NotRequired[list[StrictStr]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,7 @@ class Index:
                 facts = {
                     **{"format": FORMAT, "holdfast": __version__, "hash": identity, "model": model},
                     **{"dim": found.z.shape[1], "precision": precision, "faults": wrapped.faults},
-                    **asdict(Preprocessing(pixels.size, pixels.side, pixels.channels)),
+                    **asdict(Preprocessing(pixels.size, pixels.side, pixels.channels, pixels.resizing)),
                     "root": None if root is None else str(Path(root).resolve()),
                     "broken": [[path, why] for path, why in zip(paths, found.reasons, strict=True) if why],
                 }
@@ -152,6 +155,7 @@ class Index:
             arrays = read_arrays(path, ARRAYS)
             about = parse_json(str(arrays.pop("about")), "about")
             check(About, about, "about")
+            fit(Resizing, about.get("resizing", {}), "resizing")
             z, seen = (checked(torch.from_numpy(arrays[name])).float() for name in ("embeddings", "references"))
             paths, labels = (tuple(map(str, arrays[name].tolist())) for name in ("paths", "labels"))
         except (ValueError, TypeError) as error:
@@ -169,7 +173,8 @@ class Index:
     @property
     def preprocessing(self) -> Preprocessing:
         """How the model was shown the images."""
-        return Preprocessing(self.about["size"], self.about["resize"], self.about["channels"])
+        resizing = fit(Resizing, self.about.get("resizing", {}), "resizing")
+        return Preprocessing(self.about["size"], self.about["resize"], self.about["channels"], resizing)
 
     def queries(self, embed: Embed, pixels: Pixels, device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
         """Embeddings (Q, D) of images to :meth:`search` with, and their rows (Q,); the unreadable are left out.

@@ -25,16 +25,18 @@ def embed_files(
     size: int | None = None,
     resize: int | None = None,
     channels: int | None = None,
+    pooling: str | None = None,
     **options: Any,
 ) -> Index:
     """Embed the images of a folder or CSV, as :func:`.listed` finds them, by the model ``spec`` into the index ``out``.
 
-    size, resize, channels: of :func:`.open_model`. options: of :meth:`.Index.build`.
+    size, resize, channels, pooling: of :func:`.open_model`. options: of :meth:`.Index.build`.
     """
     table, root = listed(source)
-    model = open_model(spec, weights=weights, size=size, resize=resize, channels=channels)
+    model = open_model(spec, weights=weights, size=size, resize=resize, channels=channels, pooling=pooling)
     pixels = (model.preprocessing or Preprocessing()).pixels(table, max_broken=len(table))
     about = {"spec": lasting(spec), "weights": weights and str(weights.resolve()), "left_out": list(table.left_out)}
+    about |= {"pooling": pooling, "remarks": list(model.remarks)}
     return Index.build(model.embed, pixels, out, root=root, about=about, **options)
 
 
@@ -53,11 +55,11 @@ def model_of(index: Index, spec: str | None = None, weights: Path | None = None)
     """The model that an index says it was made by, or ``spec``, where that lies now. Code that it names is run."""
     if spec is not None:
         return open_model(spec, weights=weights).embed
-    named, stored = index.about.get("spec"), index.about.get("weights")
+    named, stored, pooling = (index.about.get(key) for key in ("spec", "weights", "pooling"))
     if not named:
         raise HoldfastError("the index does not say which model made it; name it with --model")
     try:
-        return open_model(named, weights=weights or stored or None).embed
+        return open_model(named, weights=weights or stored or None, pooling=pooling).embed
     except HoldfastError as error:
         raise HoldfastError(f"the model of the index: {error}; say with --model where it is now") from error
 

@@ -1,5 +1,10 @@
-"""Optional packages, imported when first needed."""
+"""Optional packages, imported when first needed, and kept quiet."""
 
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from importlib import import_module
 from types import ModuleType
 
@@ -21,3 +26,16 @@ def require(module: str, extra: str) -> ModuleType:
             state = f"{module} is installed but cannot be imported ({brief(error)})"
             advice = "install versions that fit each other"
         raise HoldfastError(f"{state}; {advice}: pip install 'holdfast[{extra}]' -c constraints.txt") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing is printed, warned of or logged inside: they tell much that the user can do nothing about."""
+    before, nowhere = logging.root.manager.disable, io.StringIO()
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(nowhere), redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

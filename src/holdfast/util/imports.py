@@ -2,7 +2,7 @@
 
 import sys
 from importlib import import_module, invalidate_caches
-from importlib.util import module_from_spec, spec_from_file_location
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,6 +19,12 @@ def is_spec(spec: str) -> bool:
     where, _, name = spec.rpartition(":")
     parts = [name] if where.endswith(".py") else [name, *where.split(".")]
     return all(part.isidentifier() for part in parts)
+
+
+def is_absent(name: str) -> bool:
+    """Whether there is no top-level module of this name, here or installed. Nothing is imported."""
+    here = [Path(name), Path(f"{name}.py")]
+    return name.isidentifier() and not any(path.exists() for path in here) and find_spec(name) is None
 
 
 def load_module(where: str) -> ModuleType:

@@ -1,34 +1,19 @@
 """``timm:NAME``: a network of timm without its classifier, as its own weights were trained (extra ``timm``)."""
 
+from math import floor
 from pathlib import Path
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
-from holdfast.models.adapters.base import OpenedModel, named
+from holdfast.data.resizing import Resizing
+from holdfast.models.adapters.base import Normalised, OpenedModel, named
 from holdfast.models.backbones import find_backbone
 from holdfast.models.preprocessing import Preprocessing
 from holdfast.models.weights import load_exactly
 from holdfast.util.errors import HoldfastError, brief
 from holdfast.util.extras import require
 
-
-class Normalised(nn.Module):
-    """``network`` on pixels (n, C, H, W) in [0, 1], of which it takes away ``mean`` and divides by ``std``."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, C, H, W) -> (n, D); gray images are repeated for every channel of the network."""
-        z: Tensor = self.network((images - self.mean) / self.std)
-        return z
+CROPS: dict[str, Literal["shortest", "squash"]] = {"center": "shortest", "squash": "squash"}
+"""By timm's name: how images become squares."""
 
 
 def open_timm(word: str, weights: Path | None = None, best: bool = False) -> OpenedModel:
@@ -48,6 +33,16 @@ def open_timm(word: str, weights: Path | None = None, best: bool = False) -> Ope
     if weights is not None:
         heads = facts.classifier if facts else None
         load_exactly(network, weights, (heads,) if isinstance(heads, str) else tuple(heads or ()))
-    channels, size, _ = facts.input_size if facts else (0, 0, 0)
-    shown = Preprocessing(size, round(size / facts.crop_pct), channels) if facts else None
-    return named(word, Normalised(network, kind.mean, kind.std).eval(), weights, shown)
+    embed = Normalised(network, kind.mean, kind.std).eval()
+    return named(word, embed, weights, _shown(facts, name), library=f"timm {timm.__version__}")
+
+
+def _shown(facts: Any, name: str) -> Preprocessing | None:
+    """How timm itself shows a network images when it evaluates it."""
+    if not facts:
+        return None
+    channels, size, width = facts.input_size
+    if size != width or facts.crop_mode not in CROPS:
+        raise HoldfastError(f"timm:{name} takes images that are padded, or not square: holdfast takes square ones only")
+    resizing = Resizing(facts.interpolation, CROPS[facts.crop_mode], "even")
+    return Preprocessing(size, floor(size / facts.crop_pct), channels, resizing)
