@@ -79,7 +79,7 @@ def result(found: "Result") -> None:
         title = f"attacked by protocol {found.protocol}: ε = {reach}, {settings['steps']} steps"
         table(title, ["", "value", "95 % interval", "what it is", "images", "4 × the steps"], rows)
     if robust := content[ROBUST]:
-        robust_recall(robust, format_radius(settings["eps"], settings["norm"]))
+        robust_recall(robust, format_radius(settings["eps"], settings["norm"]), found.black_box)
     if found.minimal_eps:
         smallest_radii(found.minimal_eps, settings)
     if found.certified:
@@ -87,6 +87,8 @@ def result(found: "Result") -> None:
     if content["checks"]:
         rows = [[PASSED[one["passed"]], one["name"], one["detail"]] for one in content["checks"]]
         table("can these scores be trusted?", ["", "check", "what was seen"], rows)
+    if found.black_box and found.asked:
+        print(f"model queries: {content['cost']['asked']:,}, which is {found.asked:,.0f} per attacked image")
     for remark in content["model"].get("remarks", []):
         print(f"note: {remark}")
     print(f"verdict: {found.verdict}")
@@ -96,14 +98,15 @@ def result(found: "Result") -> None:
         print(f"written to {found.path}")
 
 
-def robust_recall(robust: "dict[str, Any]", reach: str) -> None:
+def robust_recall(robust: "dict[str, Any]", reach: str, black_box: bool) -> None:
     """Print robust R@1 and what each stage of the cascade did to it."""
     left, rows = robust["queries"] - robust["stages"][0]["tried"] if robust["stages"] else 0, []
+    cost, unit = ("asked", "model queries each") if black_box else ("passes", "passes per query")
     for stage in robust["stages"]:
         if stage["tried"]:
-            each = f"{stage['passes'] / stage['tried']:.0f}"
+            each = f"{stage[cost] / stage['tried']:.0f}"
             rows.append([stage["name"], str(stage["tried"]), str(stage["broke"]), each])
-    table(f"the worst case at ε = {reach}", ["stage", "queries tried", "broken", "passes per query"], rows)
+    table(f"the worst case at ε = {reach}", ["stage", "queries tried", "broken", unit], rows)
     print(f"wrong unattacked: {left} of {robust['queries']}")
     print(f"robust R@1: {_value(robust)} ({_images(robust)} queries; 95 %: {_interval(robust)})")
 

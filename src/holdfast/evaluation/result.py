@@ -173,9 +173,10 @@ class Result:
     @property
     def verdict(self) -> str:
         """``ok``, or what speaks against the numbers: COLLAPSED, UNTRUSTED, CHOSEN ON TEST, unchecked, too few
-        queries, not converged.
+        queries, not converged, upper bound.
 
-        Queries are too few where fewer than :data:`ENOUGH` were attacked.
+        Queries are too few where fewer than :data:`ENOUGH` were attacked. Scores are marked as upper bounds where the
+        attacks had no gradients.
         """
         trusted, attacked = self.content.get("trusted"), self.content["data"].get("attacked")
         doubts = ["COLLAPSED"] if self.content["collapsed"] else []
@@ -183,7 +184,19 @@ class Result:
         doubts += ["CHOSEN ON TEST"] if self.chosen_on_test else []
         doubts += ["too few queries"] if attacked and attacked < ENOUGH else []
         doubts += ["not converged"] if self._measured("robust R@1").get("converged") is False else []
+        doubts += ["upper bound"] if attacked and self.black_box else []
         return ", ".join(doubts) or "ok"
+
+    @property
+    def black_box(self) -> bool:
+        """Whether the attacks queried the model without gradients."""
+        return bool(self.content["settings"].get("gradient", "white-box") != "white-box")
+
+    @property
+    def asked(self) -> float | None:
+        """How many model queries the attacks took per attacked image; None where that was not counted."""
+        asked, attacked = self.content.get("cost", {}).get("asked"), self.content["data"].get("attacked")
+        return asked / attacked if asked and attacked else None
 
     @property
     def minimal_eps(self) -> dict[str, Any] | None:

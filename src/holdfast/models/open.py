@@ -1,6 +1,6 @@
 """Any model by one word."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,18 +9,29 @@ from holdfast.models import hub, zoo
 from holdfast.models.adapters.base import OpenedModel
 from holdfast.models.adapters.code import open_code, said_by
 from holdfast.models.adapters.folder import open_folder
+from holdfast.models.adapters.http import open_http
+from holdfast.models.adapters.onnx import normalised, open_onnx
 from holdfast.models.adapters.timm import open_timm
 from holdfast.models.preprocessing import Preprocessing
 from holdfast.util.errors import HoldfastError
 from holdfast.util.imports import FORMS, is_spec
 
-ALLOWED = f"a run folder, zoo:NAME, the folder of a saved embedder, OWNER/NAME on the Hub, timm:NAME, {FORMS}"
+ALLOWED = (
+    "a run folder, zoo:NAME, the folder of a saved embedder, OWNER/NAME on the Hub, timm:NAME, onnx:FILE, "
+    f"http://host/path, {FORMS}"
+)
 
 
 Adapter = Callable[[str, Path | None, bool], OpenedModel]
 """From a word, a file of weights and the wish for a run's best weights to an opened model."""
 
-ADAPTERS: dict[str, Adapter] = {"zoo": open_folder, "timm": open_timm}
+ADAPTERS: dict[str, Adapter] = {
+    "zoo": open_folder,
+    "timm": open_timm,
+    "onnx": open_onnx,
+    "http": open_http,
+    "https": open_http,
+}
 """By what stands before the colon of a word."""
 
 
@@ -31,18 +42,22 @@ def open_model(
     size: int | None = None,
     resize: int | None = None,
     channels: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     best: bool = False,
 ) -> OpenedModel:
     """The model that a word names, or an object of one's own, ready to embed.
 
     Args:
         model: a run folder, ``zoo:NAME``, the folder of a saved embedder, ``OWNER/NAME`` on the Hub, ``timm:NAME``,
-            ``package.module:attribute`` or ``path/to/file.py:attribute`` (whose code is run), or any callable from
-            images (n, C, H, W) in [0, 1] to vectors (n, D).
+            ``onnx:FILE``, ``http://host/path``, ``package.module:attribute`` or ``path/to/file.py:attribute`` (whose
+            code is run), or any callable from images (n, C, H, W) in [0, 1] to vectors (n, D).
         weights: a ``.safetensors`` or ``.pth`` file for a network that a word names.
         size: side of the images in pixels, where the model does not say it or another is wanted; a run has its own.
         resize: side before the centre crop, likewise.
         channels: 1 or 3, likewise.
+        mean, std: that an ONNX file from elsewhere wants pixels normalised by, in units of [0, 1], one value for all
+            channels or one for each.
         best: the weights of a run's best validation.
 
     Raises HoldfastError where there is no such model, or what is given does not go with it.
@@ -57,6 +72,8 @@ def open_model(
             raise HoldfastError(f"{opened.name} is a model already: it takes neither weights nor best")
     else:
         opened = _adapter(str(model))(str(model), None if weights is None else Path(weights), best)
+    if mean is not None or std is not None:
+        opened = normalised(opened, mean, std)
     if best and opened.folder is None:
         raise HoldfastError(f"{model} is no run folder, and only a run has best weights: leave out --best")
     if opened.folder is not None and said:
@@ -81,6 +98,8 @@ def _adapter(text: str) -> Adapter:
 def lasting(word: str) -> str:
     """``word`` as it names the same model from any working directory, where it names a folder or file."""
     where, _, name = word.rpartition(":")
+    if where == "onnx":
+        return f"onnx:{Path(name).resolve()}"
     if where.endswith(".py"):
         return f"{Path(where).resolve()}:{name}"
     return str(Path(word).resolve()) if Path(word).is_dir() and not zoo.is_entry(word) else word

@@ -19,6 +19,8 @@ class OpenedModel:
     preprocessing: how it is shown images; None where it does not say, so that the data set decides.
     folder: the run folder it was read from, whose test set is its own; None for any other model.
     word: what it was opened by; None for an object.
+    black_box: it gives vectors only, and no gradients.
+    remarks: what a reader of its results should know of how it was opened.
     """
 
     embed: Embed
@@ -27,6 +29,8 @@ class OpenedModel:
     preprocessing: Preprocessing | None = None
     folder: Path | None = None
     word: str | None = None
+    black_box: bool = False
+    remarks: tuple[str, ...] = ()
 
 
 def named(word: str, embed: Embed, weights: Path | None, preprocessing: Preprocessing | None) -> OpenedModel:
