@@ -232,7 +232,7 @@ class PGD:
         known = torch.full((len(images),), torch.nan, dtype=torch.float64, device=images.device)
         if clean is not None:
             values = _finite(objective(clean, rows))
-            lowest, known = values.detach().to(lowest), values.detach().to(known)
+            lowest, known = (values.detach().to(one, copy=True) for one in (lowest, known))
             rows = rows[values > objective.floor]
 
         def once(pixels: Tensor) -> Tensor:

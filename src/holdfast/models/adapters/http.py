@@ -6,7 +6,6 @@ is JSON as well, ``{"embeddings": [[0.1, …], …]}``: one vector for each imag
 
 import json
 import os
-import time
 from base64 import b64encode
 from dataclasses import replace
 from email.message import Message
@@ -14,6 +13,7 @@ from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnec
 from io import BytesIO
 from pathlib import Path
 from ssl import SSLCertVerificationError
+from time import monotonic, sleep
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -120,7 +120,7 @@ class Endpoint:
                 fault = self._refusal(status, headers, answer)
                 wait = max(wait, min(PATIENCE, _seconds(headers)))
             if i < len(WAITS):
-                time.sleep(wait)
+                sleep(wait)
         raise HoldfastError(f"{self.name} gives no answer in {len(WAITS) + 1} tries ({fault}): is it running?")
 
     def _refusal(self, status: int, headers: Message, answer: bytes) -> str:
@@ -138,12 +138,11 @@ class Endpoint:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if token := os.environ.get(TOKEN):
             headers["Authorization"] = f"Bearer {token}"
-        until = time.monotonic() + SECONDS
+        until = monotonic() + SECONDS
         self.connection.request("POST", self.path, body, headers)
         response = self.connection.getresponse()
         answer = self._read(response, most, until)
-        if response.will_close:
-            self.connection.close()
+        response.close()  # so that the connection can be used again
         return response.status, response.headers, answer
 
     def _read(self, response: HTTPResponse, most: int, until: float) -> bytes:
@@ -154,7 +153,7 @@ class Endpoint:
             if size > most:
                 self.connection.close()
                 raise HoldfastError(f"{self.name} answers with more than {most:,} bytes")
-            if time.monotonic() > until:
+            if monotonic() > until:
                 raise TimeoutError(f"an answer takes more than {SECONDS:g} s")
         return b"".join(parts)
 
@@ -185,4 +184,4 @@ def _refused(name: str) -> Any:
 def _seconds(headers: Message) -> float:
     """How long an endpoint asks to be left alone."""
     text = headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() and len(text) < 6 else 0.0
+    return float(text) if text.isdecimal() and len(text) < 10 else 0.0
