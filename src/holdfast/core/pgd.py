@@ -129,17 +129,15 @@ def rounded(images: Tensor, clean: Tensor, ball: Ball, times: Tensor | float | N
     """Perturbed images (B, C, H, W) on the grid of 1/255, still in the ball around images that lie on it.
 
     Each pixel goes to the nearest value that the ball allows; under L2, where all of them together would leave it,
-    each is cut off toward the clean one instead. Of images outside the ball, such as NES asks about, all pixels go to
-    the nearest value. times: how many times the ball, of each image (B, 1, 1, 1).
+    each is cut off toward the clean one instead. times: how many times the ball, of each image (B, 1, 1, 1).
     """
     eps = ball.eps * torch.as_tensor(1.0 if times is None else times, device=images.device)
     r = (images - clean) * 255
-    outside = (ball.norm(images - clean) > eps.flatten() + 1e-6).view(-1, 1, 1, 1)
     near, short = r.round(), r.trunc()
     if isinstance(ball, LInf):
         most = (255 * eps + 1e-4).floor()
-        near = near.where(outside, near.clamp(-most, most))
-    inside = (ball.norm(near / 255) <= eps.flatten() + 1e-6).view(-1, 1, 1, 1) | outside
+        near = near.clamp(-most, most)
+    inside = (ball.norm(near / 255) <= eps.flatten() + 1e-6).view(-1, 1, 1, 1)
     return (clean * 255 + torch.where(inside, near, short)).round().clamp(0, 255) / 255
 
 
@@ -238,10 +236,8 @@ class PGD:
         def once(pixels: Tensor) -> Tensor:
             shown = pixels.flatten(0, 1)
             if self.eight_bits:
-                origin = images[rows].flatten(0, 1)
-                shown = rounded(
-                    shown, origin, self.ball, None if scale is None else _of_each_image(scale[rows], pixels)
-                )
+                times = None if scale is None else _of_each_image(scale[rows], pixels)
+                shown = _as_files(shown, images[rows].flatten(0, 1), self.ball, times)
             return _finite(objective(embed(shown).view(*pixels.shape[:2], -1), rows))
 
         value = once if self.draws == 1 else over_draws(once, self.draws)
@@ -306,6 +302,14 @@ def _finite(values: Tensor) -> Tensor:
     if not values.isfinite().all():
         raise FloatingPointError(f"{int((~values.isfinite()).sum())} of {len(values)} perturbed groups are not finite")
     return values
+
+
+def _as_files(images: Tensor, clean: Tensor, ball: Ball, times: Tensor | None) -> Tensor:
+    """Images (B, C, H, W) as files of 8 bits hold them: :func:`rounded` inside the ball; of others, which NES asks
+    about, every pixel goes to the nearest value."""
+    radius = ball.eps if times is None else ball.eps * times.flatten()
+    outside = ball.norm(images - clean) > radius + 1e-6
+    return torch.where(outside.view(-1, 1, 1, 1), (images * 255).round() / 255, rounded(images, clean, ball, times))
 
 
 def _of_each_image(values: Tensor, groups: Tensor) -> Tensor:

@@ -273,7 +273,7 @@ def _carry_out(
     """Make all the records; the worst case, and the rows of queries still right, as :func:`worst_case` has them."""
     total, done = sum(len(one.images) for one in runners), sum(len(records.of(one.name)) for one in runners)
     with Progress("attacking", total, done, quiet=quiet) as progress:
-        if total > done and not quiet:
+        if total > done and not quiet and not resolved.query_budget:
             checked = CHECK_STEPS * min(CHECKED, len(runners[0].images)) if checks else 0
             unit = runners[0].seconds_per_step(target, transfer)
             left = format_duration(unit * ((total - done) * max(1, resolved.steps) + checked))
