@@ -166,6 +166,7 @@ def test_what_is_no_answer(server: Server, reply: Reply, message: str | None) ->
         "http://a:99999/",
         "http://a:b/",
         "http://a b/",
+        "http://[a/",
         "http://a/ü",
         "http://a/\n",
     ],

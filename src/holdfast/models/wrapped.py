@@ -137,7 +137,8 @@ class WrappedModel:
         if self.obstacle:
             raise HoldfastError(
                 f"the gradient of the embeddings does not reach the pixels: {self.obstacle}; compute them by torch "
-                "operations alone, without torch.no_grad(), .detach() or numpy, or use a black-box attack"
+                "operations alone, without torch.no_grad(), .detach() or numpy, or use a black-box attack, gradient "
+                "'square'"
             )
 
     def examine(self, images: Tensor) -> None:

@@ -6,6 +6,7 @@ is JSON as well, ``{"embeddings": [[0.1, …], …]}``: one vector for each imag
 
 import json
 import os
+import re
 from base64 import b64encode
 from dataclasses import replace
 from email.message import Message
@@ -57,13 +58,14 @@ class Endpoint:
     exact = False
 
     def __init__(self, address: str) -> None:
-        parts = urlsplit(address)
+        wrong = HoldfastError(f"{shown(address)} is no address: give http://host:port/path or https://host/path")
         try:
+            parts = urlsplit(address)
             port = parts.port
         except ValueError:
-            port = 0
-        if not parts.hostname or port == 0 or not address.isascii() or not address.isprintable() or " " in address:
-            raise HoldfastError(f"{shown(address)} is no address: give http://host:port/path or https://host/path")
+            raise wrong from None
+        if not parts.hostname or port == 0 or not re.fullmatch(r"[!-~]+", address):
+            raise wrong
         if parts.username is not None:
             raise HoldfastError(f"an address has no user and password in it: give a token as {TOKEN}")
         kind = HTTPSConnection if parts.scheme == "https" else HTTPConnection
@@ -102,9 +104,8 @@ class Endpoint:
     def _ask(self, files: list[bytes]) -> bytes | None:
         """The answer, after as many tries as it takes; None where there are too many images in the request."""
         body = json.dumps({"images": [b64encode(file).decode() for file in files]}).encode()
-        fault = ""
-        for i in range(len(WAITS) + 1):
-            wait = WAITS[i] if i < len(WAITS) else 0.0
+        for wait in (*WAITS, None):
+            asked = 0.0
             try:
                 status, headers, answer = self._post(body, BYTES_PER_IMAGE * len(files))
             except (OSError, HTTPException) as error:
@@ -118,9 +119,9 @@ class Endpoint:
                 if status == 413 and len(files) > 1:
                     return None
                 fault = self._refusal(status, headers, answer)
-                wait = max(wait, min(PATIENCE, _seconds(headers)))
-            if i < len(WAITS):
-                sleep(wait)
+                asked = min(PATIENCE, _seconds(headers))
+            if wait is not None:
+                sleep(max(wait, asked))
         raise HoldfastError(f"{self.name} gives no answer in {len(WAITS) + 1} tries ({fault}): is it running?")
 
     def _refusal(self, status: int, headers: Message, answer: bytes) -> str:
