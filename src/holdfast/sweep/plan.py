@@ -55,6 +55,7 @@ class Evaluation:
     steps: Whole | None = None
     norm: Annotated[str, OneOf(BALLS)] | None = None
     gradient: Annotated[str, OneOf(GRADIENTS)] | None = None
+    query_budget: Count | None = None
     precision: Annotated[str, OneOf(PRECISIONS)] | None = None
     restarts: Whole | None = None
     max_queries: Count | None = None
