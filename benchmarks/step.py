@@ -29,9 +29,9 @@ from holdfast.training.build import embedder_of, optimizer_of, pgd_of
 from holdfast.util import distributed
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-WARMUP = {"c2f2": 0, "resnet18": 20}
-AFTER = {"c2f2": 100, "resnet18": 20}
-LEARNED_FROM = {"c2f2": 32, "resnet18": 8}
+WARMUP = {"c2f2": 0, "resnet18": 20, "efficientnet_lite0": 20}
+AFTER = {"c2f2": 100, "resnet18": 20, "efficientnet_lite0": 20}
+LEARNED_FROM = {"c2f2": 32, "resnet18": 8, "efficientnet_lite0": 8}
 NAIVE = "hm-s-lga-ics"
 """The recipe that there is a naive step of."""
 SHORT = 0.5

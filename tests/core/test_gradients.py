@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from holdfast.core.gradients import HALVINGS, NES, BackPropagation, Generators, Gradient, Iterate, Square
-from holdfast.core.pgd import BALLS, L2, PGD, LInf
+from holdfast.core.pgd import BALLS, L2, PGD, Ball, LInf, rounded
 from tests.oracles.attacks import generators
 
 EPS = 0.05
@@ -200,3 +200,67 @@ def test_a_black_box_needs_no_gradient_and_lowers_the_objective(
     assert (fall <= deepest + 1e-4).all()
     assert (got - images).flatten(1).norm(dim=1, p=torch.inf if isinstance(ball, LInf) else 2).max() <= ball.eps + 1e-6
     assert not got.requires_grad
+
+
+# ---- model queries, and images of eight bits ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Forgetful:
+    """Square that is told nothing, and notes nothing."""
+
+    def __call__(self, at: Iterate, generators: Generators) -> tuple[Tensor, Tensor]:
+        return Square()(replace(at, known=None, ahead=None), generators)
+
+
+@pytest.mark.parametrize("start", [0.0, EPS])
+def test_square_asks_once_a_step_and_goes_where_it_went(start: float) -> None:
+    """Once more where the objective of the first images is not known; the way is that of who asks twice a step."""
+    images, asked = grey(6), [0]
+
+    def embed(x: Tensor) -> Tensor:
+        asked[0] += len(x)
+        return unseen(x)
+
+    clean = NET(images[:, 0])[:, None]
+    pgd = PGD(LInf(EPS), 2 * EPS, 20, start=start, gradient=Square(), best=True)
+    got = pgd(embed, images, First(), clean=clean, generator=generators(6))
+    assert asked[0] == 6 * (20 + (start > 0))
+    twice = replace(pgd, gradient=Forgetful())(unseen, images, First(), clean=clean, generator=generators(6))
+    torch.testing.assert_close(got, twice)
+
+
+@pytest.mark.parametrize("draws", [1, 3])
+def test_nes_asks_twice_a_pair_and_once_for_where_it_stands(draws: int) -> None:
+    images, asked = grey(6), [0]
+
+    def embed(x: Tensor) -> Tensor:
+        asked[0] += len(x)
+        return unseen(x)
+
+    PGD(LInf(EPS), EPS / 2, 4, gradient=NES(5), best=True, draws=draws)(embed, images, First())
+    assert asked[0] == 6 * draws * (4 * NES(5).queries + 1)
+
+
+@pytest.mark.parametrize("gradient", [Square(), NES(4)])
+@pytest.mark.parametrize("ball", [LInf(0.03), LInf(2 / 255), LInf(0.003), L2(0.3)])
+@pytest.mark.parametrize("scale", [None, torch.tensor([0.3, 1.0, 1.7, 0.01])])
+def test_images_of_eight_bits_are_in_the_ball(gradient: Gradient, ball: Ball, scale: Tensor | None) -> None:
+    """All that is asked for has pixels of n / 255. What Square asks for, and what is found, is in the ball."""
+    images = (grey(4) * 255).round() / 255
+    times = torch.ones(4) if scale is None else scale
+    seen = []
+
+    def embed(x: Tensor) -> Tensor:
+        seen.append(x)
+        return unseen(x)
+
+    pgd = PGD(ball, 2 * ball.eps, 12, gradient=gradient, best=True, eight_bits=True)
+    got = pgd(embed, images, First(), generator=generators(4), scale=scale)[:, 0]
+    sent = [*seen, rounded(got, images[:, 0], ball, times.view(-1, 1, 1, 1))]
+    for one in sent:
+        torch.testing.assert_close(one * 255, (one * 255).round(), atol=1e-3, rtol=0)
+        assert (one.min() >= 0) & (one.max() <= 1)
+        if isinstance(gradient, Square):
+            assert (ball.norm(one - images[:, 0]) <= ball.eps * times + 2e-6).all()
+    assert (ball.norm(sent[-1] - images[:, 0]) <= ball.eps * times + 2e-6).all()

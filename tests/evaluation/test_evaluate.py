@@ -90,7 +90,7 @@ def test_benign_metrics_are_over_the_whole_set(checked: Result) -> None:
     benign = evaluate(EMBEDDER, digits(), "benign", quiet=True, device="cpu")
     assert benign.content["benign"] == checked.content["benign"]
     assert (benign.content["columns"], benign.content["ERS"], benign.content["data"]["attacked"]) == ({}, None, 0)
-    assert benign.content["cost"] == {"forward": 0, "backward": 0, "seconds": 0}
+    assert benign.content["cost"] == {"forward": 0, "backward": 0, "asked": 0, "seconds": 0}
 
 
 def test_a_benign_evaluation_is_not_repeated(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ def batch(first: int, count: int = 2) -> list[Record]:
 
 
 def cost(forward: int = 64) -> dict[str, float]:
-    return {"forward": forward, "backward": 32, "seconds": 0.5}
+    return {"forward": forward, "backward": 32, "asked": 7, "seconds": 0.5}
 
 
 def filled(folder: Path | None) -> Records:
@@ -33,8 +33,8 @@ def test_what_is_added_is_there(on_disk: bool, tmp_path: Path) -> None:
     assert found.of("es") == batch(0, 4)
     assert found.of("qa+:5") == batch(7, 1)
     assert found.of("tma") == []
-    assert found.cost() == {"forward": 160, "backward": 96, "seconds": 1.5}
-    assert Records(None).cost() == {"forward": 0, "backward": 0, "seconds": 0}
+    assert found.cost() == {"forward": 160, "backward": 96, "asked": 21, "seconds": 1.5}
+    assert Records(None).cost() == {"forward": 0, "backward": 0, "asked": 0, "seconds": 0}
 
 
 def test_files_are_lines_of_json(tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from holdfast.core.batching import WIDTH
-from holdfast.core.pgd import L2, LInf
+from holdfast.core.pgd import L2, LInf, rounded
 from holdfast.data import Pixels, held_out
-from holdfast.evaluation.saving import attack, rounded
+from holdfast.evaluation.saving import attack
 from holdfast.util.errors import HoldfastError
 from tests.helpers.tiny import counted, digits, embedder, pair, photos, rows, snapshot
 

@@ -10,7 +10,14 @@ import pytest
 from holdfast.attacks import CA, QA, SPQA, Order
 from holdfast.core.pgd import CONSTANT, DECAYING, L2, Adaptive, LInf
 from holdfast.evaluation.protocols import CVPR22, STRICT
-from holdfast.evaluation.settings import GRADIENTS, AttackSettings, parse_radii, parse_radius, resolve_settings
+from holdfast.evaluation.settings import (
+    GRADIENTS,
+    QUERY_BUDGET,
+    AttackSettings,
+    parse_radii,
+    parse_radius,
+    resolve_settings,
+)
 from holdfast.util.errors import HoldfastError
 from tests.helpers.tiny import NINE
 
@@ -53,9 +60,39 @@ def test_descents() -> None:
     assert (strict.best, strict.schedule, faithful.best, faithful.schedule) == (True, Adaptive(), False, CONSTANT)
     assert resolve_settings("28", restarts=3).pgd().restarts == 3
     nes, square = (resolve_settings("28", eps=0.1, gradient=name).pgd() for name in ("nes", "square"))
-    assert (nes.gradient, nes.step, nes.schedule) == (GRADIENTS["nes"], 0.25 / 32, DECAYING)
+    assert (nes.gradient, nes.step, nes.schedule) == (GRADIENTS["nes"], 0.25 / 5, DECAYING)
     assert (square.gradient, square.step, square.schedule) == (GRADIENTS["square"], 0.2, CONSTANT)
     assert resolve_settings("28", gradient="square", step=0.01).pgd().step == 0.01
+
+
+@pytest.mark.parametrize(
+    ("given", "steps", "budget"),
+    [
+        ({}, 298, QUERY_BUDGET),
+        ({"gradient": "nes"}, 5, QUERY_BUDGET),
+        ({"query_budget": 3}, 1, 3),
+        ({"query_budget": 53, "gradient": "nes"}, 1, 53),
+        ({"query_budget": 1000, "gradient": "nes"}, 19, 1000),
+        ({"steps": 7}, 7, None),
+    ],
+)
+def test_a_query_budget_sets_the_steps_of_a_black_box(given: dict[str, Any], steps: int, budget: int | None) -> None:
+    found = resolve_settings("28", black_box=True, **given)
+    assert (found.steps, found.query_budget, found.black_box) == (steps, budget, True)
+    assert found.pgd().gradient == GRADIENTS[given.get("gradient", "square")]
+
+
+@pytest.mark.parametrize(
+    ("protocol", "given", "gradient"),
+    [
+        ("benign", {}, "white-box"),
+        ("worst", {}, "square"),
+        ("strict", {"attacks": ("es",)}, "square"),
+        ("strict", {"gradient": "white-box"}, "white-box"),
+    ],
+)
+def test_a_black_box_is_attacked_by_square(protocol: str, given: dict[str, Any], gradient: str) -> None:
+    assert resolve_settings("28", protocol, black_box=True, **given).gradient == gradient
 
 
 def test_euclidean_steps_lead_across_the_ball() -> None:
@@ -100,6 +137,7 @@ def test_every_field_is_in_the_hash() -> None:
         "steps": 31,
         "norm": "l2",
         "gradient": "nes",
+        "query_budget": 50,
         "precision": "bfloat16",
         "restarts": 1,
         "max_queries": 10,

@@ -112,7 +112,7 @@ def test_a_file_is_read_anew(project: Path) -> None:
         (":net", "names no model"),
         ("files", "files holds no saved embedder: cannot read"),
         ("", "names no model"),
-        ("https://example.org/net", "names no model"),
+        ("ftp://example.org/net", "names no model"),
         ("nets.subb:net", r"no module 'nets.subb'.*did you mean nets/sub.py\?"),
         ("netso.sub:net", r"no module 'netso.sub'.*did you mean nets\?"),
         ("loan:net", r"no module 'loan'.*did you mean lone.py\?"),

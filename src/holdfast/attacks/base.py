@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from holdfast.core.batching import WIDTH
 from holdfast.core.gallery import Gallery, Items, Queries, nearest, require_finite
 from holdfast.core.objectives import Objective
-from holdfast.core.pgd import PGD, Embed
+from holdfast.core.pgd import PGD, Embed, rounded
 from holdfast.util.errors import HoldfastError, unknown
 from holdfast.util.text import counted
 
@@ -226,10 +226,11 @@ def attack_images(
     with torch.no_grad():
         before = plan.outcome(perturbed.embeddings)
     seen, clean, aim = embed, perturbed, plan
+    descent = replace(pgd, start=max(pgd.start, attack.start * pgd.ball.eps))
     if surrogate is not None:
         seen, other, clean = surrogate
         aim = attack.plan(clean, other, chosen)
-    descent = replace(pgd, start=max(pgd.start, attack.start * pgd.ball.eps))
+        descent = replace(descent, eight_bits=False)
     initial = None if initial is None else initial[:, None]
     if aim.approach is not None and initial is None:
         first = replace(descent, steps=APPROACH, restarts=0, start=max(descent.start, NUDGE * pgd.ball.eps))
@@ -243,6 +244,8 @@ def attack_images(
         initial=initial,
         scale=scale,
     ).squeeze(1)
+    if pgd.eight_bits:
+        adversarial = rounded(adversarial, images, pgd.ball, None if scale is None else scale.view(-1, 1, 1, 1))
     with torch.no_grad():
         z = embed(adversarial)
         if not z.isfinite().all():

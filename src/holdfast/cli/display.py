@@ -88,7 +88,7 @@ def result(found: "Result") -> None:
             print("4 × the steps: how much worse a score gets, in points of 100, by attacks of four times the steps;")
             print("arrived: by at most 1")
     if robust := content[ROBUST]:
-        robust_recall(robust, format_radius(settings["eps"], settings["norm"]))
+        robust_recall(robust, format_radius(settings["eps"], settings["norm"]), found.black_box)
     if found.minimal_eps:
         smallest_radii(found.minimal_eps, settings)
     if found.certified:
@@ -96,6 +96,8 @@ def result(found: "Result") -> None:
     if content["checks"]:
         rows = [[PASSED[one["passed"]], one["name"], one["detail"]] for one in content["checks"]]
         table("can these scores be trusted?", ["", "check", "what was seen"], rows)
+    if found.black_box and found.asked:
+        print(f"model queries: {content['cost']['asked']:,}, which is {found.asked:,.0f} per attacked image")
     for remark in content["model"].get("remarks", []):
         print(f"note: {remark}")
     for words in verdict_words(found.verdict):
@@ -120,14 +122,15 @@ def sample(found: "Result") -> str:
     return format_value(found, SAMPLE) + format_counts(found.counts(SAMPLE))
 
 
-def robust_recall(robust: "dict[str, Any]", reach: str) -> None:
+def robust_recall(robust: "dict[str, Any]", reach: str, black_box: bool) -> None:
     """Print robust R@1 and what each stage of the cascade did to it."""
     left, rows = robust["queries"] - robust["stages"][0]["tried"] if robust["stages"] else 0, []
+    cost, unit = ("asked", "model queries each") if black_box else ("passes", "passes per query")
     for stage in robust["stages"]:
         if stage["tried"]:
-            each = f"{stage['passes'] / stage['tried']:.0f}"
+            each = f"{stage[cost] / stage['tried']:.0f}"
             rows.append([stage["name"], str(stage["tried"]), str(stage["broke"]), each])
-    table(f"the worst case at ε = {reach}", ["stage", "queries tried", "broken", "passes per query"], rows)
+    table(f"the worst case at ε = {reach}", ["stage", "queries tried", "broken", unit], rows)
     print(f"wrong unattacked: {left} of {robust['queries']}")
     kept = f"{robust['kept']} of {counted(robust['queries'], 'query')}"
     print(f"robust R@1: {_value(robust)} ({kept}; 95 %: {_interval(robust)})")

@@ -64,7 +64,7 @@ def evaluate(  # noqa: PLR0917
     if published and not published_rows(images.table.name):
         raise HoldfastError(f"--published: nothing was published for data set {images.table.name!r}")
     for value in values:
-        resolve_settings(images.table.family, protocol, eps=value, **settings)
+        resolve_settings(images.table.family, protocol, model.black_box and transfer is None, eps=value, **settings)
     own = target.data is None and target.queries is None
     folder = results_folder(model) if own else Path("evaluations") / model.name
     settings |= {"folder": out or folder, "surrogate": transfer, "batch": batch_size, "device": device}

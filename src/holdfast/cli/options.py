@@ -28,7 +28,7 @@ BatchSize = Annotated[int, typer.Option(help="Images passed at once.")]
 
 MODEL = (
     "A run folder, zoo:NAME, a saved embedder, OWNER/NAME (Hub), hf:ID, st:ID, timm:NAME, open_clip:ARCH:PRETRAINED, "
-    "program:FILE.pt2, package.module:name or file.py:name."
+    "program:FILE.pt2, onnx:FILE, http://host/path, package.module:name or file.py:name."
 )
 
 
@@ -46,14 +46,27 @@ class ModelOptions:
     resize: Resize = None
     channels: Channels = None
     pooling: Pooling = None
+    mean: Annotated[str | None, typer.Option(help="That onnx:FILE wants pixels normalised by: 0.485,0.456,0.406.")] = (
+        None
+    )
+    std: Annotated[str | None, typer.Option(help="Likewise: 0.229,0.224,0.225.")] = None
     best: Best = False
 
     def open(self) -> "tuple[OpenedModel, Pixels]":
         from holdfast.models.open import open_model  # noqa: PLC0415
         from holdfast.models.test_set import load_test_set  # noqa: PLC0415
+        from holdfast.util.validate import parse_numbers  # noqa: PLC0415
 
         shown = {"size": self.size, "resize": self.resize, "channels": self.channels}
-        model = open_model(self.model, weights=self.weights, best=self.best, pooling=self.pooling, **shown)
+        model = open_model(
+            self.model,
+            weights=self.weights,
+            best=self.best,
+            pooling=self.pooling,
+            mean=parse_numbers(self.mean, "--mean"),
+            std=parse_numbers(self.std, "--std"),
+            **shown,
+        )
         images = load_test_set(model, data=self.data, root=self.root, queries=self.queries, gallery=self.gallery)
         return model, images
 
@@ -66,7 +79,12 @@ class AttackOptions:
     step: Annotated[str | None, typer.Option(help="Step size, like --eps.")] = None
     steps: Annotated[int | None, typer.Option(help="Steps of the attack.")] = None
     norm: Annotated[str | None, typer.Option(help="linf or l2.")] = None
-    gradient: Annotated[str | None, typer.Option(help="white-box, nes or square (the last two: black box).")] = None
+    gradient: Annotated[
+        str | None, typer.Option(help="white-box, nes or square (the last two: black box); by default the model's.")
+    ] = None
+    query_budget: Annotated[
+        int | None, typer.Option(help="Of a black box: model queries that each attack may make per image.")
+    ] = None
     precision: Precision = "float32"
     restarts: Annotated[int | None, typer.Option(help="Further descents from random points; the best counts.")] = None
     max_queries: Annotated[int | None, typer.Option(help="Attack so many images only, drawn by --seed.")] = None

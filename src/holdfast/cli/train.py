@@ -19,7 +19,7 @@ def train(  # noqa: PLR0917
     backbone: Annotated[
         str | None, typer.Option(help="Network, or file.py:build; see 'holdfast list backbones'.")
     ] = None,
-    weights: Annotated[Path | None, typer.Option(help="Pretrained weights, .safetensors or .pth.")] = None,
+    weights: Annotated[Path | None, typer.Option(help="Pretrained weights, .safetensors or .pth, or imagenet.")] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as YAML.")] = None,
     changes: Set = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/DATA-RECIPE-SEED.")] = None,

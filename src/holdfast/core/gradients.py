@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -23,6 +24,8 @@ class Iterate:
     move: from a direction ``(g, R, C, H, W)`` to the images that a step against it leads to.
     floor: groups with a value down to it are finished.
     progress: share of the steps already taken, in [0, 1).
+    known: the objective of the images where it is known already, ``(g,)``, else NaN; None: nowhere.
+    ahead: where a gradient may note the objective of the images that its step leads to, ``(g,)``; None: nowhere.
     """
 
     images: Tensor
@@ -30,6 +33,14 @@ class Iterate:
     move: Callable[[Tensor], Tensor]
     floor: float
     progress: float
+    known: Tensor | None = None
+    ahead: Tensor | None = None
+
+    def values(self) -> Tensor:
+        """The objective of the images, ``(g,)``, asked for only where it is not known for all of them."""
+        if self.known is None or self.known.isnan().any():
+            return self.value(self.images)
+        return self.known
 
 
 Gradient = Callable[[Iterate, Generators], tuple[Tensor, Tensor]]
@@ -65,9 +76,14 @@ class NES:
     pairs: int = 25
     sigma: float = 0.01
 
+    @property
+    def queries(self) -> int:
+        """Of the model, per step and image."""
+        return 1 + 2 * self.pairs
+
     def __call__(self, at: Iterate, generators: Generators) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            values, gradient = at.value(at.images), torch.zeros_like(at.images)
+            values, gradient = at.values(), torch.zeros_like(at.images)
             for _ in range(self.pairs):
                 direction = random_like(torch.randn, at.images, generators)
                 above, below = ((at.images + s * self.sigma * direction).clamp(0, 1) for s in (1, -1))
@@ -85,11 +101,16 @@ class Square:
     """
 
     share: float = 0.3
+    queries: ClassVar[int] = 1
+    """Of the model, per step and image."""
 
     def __call__(self, at: Iterate, generators: Generators) -> tuple[Tensor, Tensor]:
         with torch.no_grad():
-            values, direction = at.value(at.images), self._square(at, generators)
-            falls = at.value(at.move(direction)) < values
+            values, direction = at.values(), self._square(at, generators)
+            moved = at.value(at.move(direction))
+            falls = moved < values
+            if at.ahead is not None:
+                at.ahead.copy_(moved.where(falls, values))
             return values, direction * falls.view(-1, *[1] * (direction.ndim - 1))
 
     def _square(self, at: Iterate, generators: Generators) -> Tensor:

@@ -126,6 +126,22 @@ def crossing(eps: float, steps: int) -> float:
     return 2.5 * eps / max(1, steps)
 
 
+def rounded(images: Tensor, clean: Tensor, ball: Ball, times: Tensor | float | None = None) -> Tensor:
+    """Perturbed images (B, C, H, W) on the grid of 1/255, still in the ball around images that lie on it.
+
+    Each pixel goes to the nearest value that the ball allows; under L2, where all of them together would leave it,
+    each is cut off toward the clean one instead. times: how many times the ball, of each image (B, 1, 1, 1).
+    """
+    eps = ball.eps * torch.as_tensor(1.0 if times is None else times, device=images.device)
+    r = (images - clean) * 255
+    near, short = r.round(), r.trunc()
+    if isinstance(ball, LInf):
+        most = (255 * eps + 1e-4).floor()
+        near = near.clamp(-most, most)
+    inside = (ball.norm(near / 255) <= eps.flatten() + 1e-6).view(-1, 1, 1, 1)
+    return (clean * 255 + torch.where(inside, near, short)).round().clamp(0, 255) / 255
+
+
 @dataclass(frozen=True)
 class PGD:
     """``steps`` steps of size ``step`` inside the ``ball`` and inside the pixel range [0, 1] (Madry et al. 2018).
@@ -136,6 +152,7 @@ class PGD:
     best: return each group's iterate of the lowest objective, not its last one.
     restarts: so many further descents from random points of the ball; the best iterate of all is returned.
     draws: over how many calls of an embedder that draws random numbers the objective and its gradient are averaged.
+    eight_bits: the embedder is shown :func:`rounded` images, as one that takes files is; no gradient passes through.
 
     Groups that have reached their objective's floor are left alone from then on, which changes nothing in the
     result, since their gradient is zero, and saves their passes. That is exact for embedders that treat the
@@ -151,6 +168,7 @@ class PGD:
     best: bool = False
     restarts: int = 0
     draws: int = 1
+    eight_bits: bool = False
 
     def __call__(
         self,
@@ -210,14 +228,18 @@ class PGD:
         walk = self.schedule.begin(current, self.steps)
         result = current.clone() if keep else current
         lowest = torch.full((len(images),), torch.inf, device=images.device)
+        known = torch.full((len(images),), torch.nan, dtype=torch.float64, device=images.device)
         if clean is not None:
             values = _finite(objective(clean, rows))
-            lowest = values.detach().to(lowest)
+            lowest, known = (values.detach().to(one, copy=True) for one in (lowest, known))
             rows = rows[values > objective.floor]
 
         def once(pixels: Tensor) -> Tensor:
-            z = embed(pixels.flatten(0, 1)).view(*pixels.shape[:2], -1)
-            return _finite(objective(z, rows))
+            shown = pixels.flatten(0, 1)
+            if self.eight_bits:
+                times = None if scale is None else _of_each_image(scale[rows], pixels)
+                shown = _as_files(shown, images[rows].flatten(0, 1), self.ball, times)
+            return _finite(objective(embed(shown).view(*pixels.shape[:2], -1), rows))
 
         value = once if self.draws == 1 else over_draws(once, self.draws)
 
@@ -241,11 +263,17 @@ class PGD:
             better = rows[values < lowest[rows]]
             result[better], lowest[better] = current[better], values.to(lowest)[values < lowest[rows]]
 
+        def remembered() -> tuple[Tensor, Tensor] | tuple[None, None]:
+            """What is known of the groups in play, and room for what a step finds out; draws are never alike."""
+            return (known[rows], torch.full_like(known[rows], torch.nan)) if self.draws == 1 else (None, None)
+
         for i in range(self.steps):
             if not len(rows):
                 break
-            at = Iterate(current[rows], value, move, objective.floor, i / self.steps)
+            at = Iterate(current[rows], value, move, objective.floor, i / self.steps, *remembered())
             values, gradient = self.gradient(at, generators_at(generators, rows))
+            if at.ahead is not None:
+                known[rows] = at.ahead
             if keep:
                 note(values)
             unfinished = values > objective.floor
@@ -253,7 +281,7 @@ class PGD:
             current[rows] = walk.go(rows, current[rows], values, gradient, step)
         if keep and len(rows):
             with torch.no_grad():
-                note(value(current[rows]))
+                note(Iterate(current[rows], value, move, objective.floor, 1.0, *remembered()).values())
         return result, lowest
 
     def scaled(self, factor: float) -> "PGD":
@@ -277,6 +305,14 @@ def _finite(values: Tensor) -> Tensor:
             f"{int((~values.isfinite()).sum())} of {counted(len(values), 'perturbed group')} are not finite"
         )
     return values
+
+
+def _as_files(images: Tensor, clean: Tensor, ball: Ball, times: Tensor | None) -> Tensor:
+    """Images (B, C, H, W) as files of 8 bits hold them: :func:`rounded` inside the ball; of others, which NES asks
+    about, every pixel goes to the nearest value."""
+    radius = ball.eps if times is None else ball.eps * times.flatten()
+    outside = ball.norm(images - clean) > radius + 1e-6
+    return torch.where(outside.view(-1, 1, 1, 1), (images * 255).round() / 255, rounded(images, clean, ball, times))
 
 
 def _of_each_image(values: Tensor, groups: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from holdfast.evaluation.checks.arrival import further
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import FORMAT, NAME, ROBUST, RRS, Result, read
-from holdfast.evaluation.robust.cascade import longer, most_steps
+from holdfast.evaluation.robust.cascade import longer, most_steps, stages_of
 from holdfast.evaluation.robust.certified import certified_recall
 from holdfast.evaluation.robust.rrs import rrs
 from holdfast.evaluation.robust.worst import worst_case
@@ -84,11 +84,11 @@ def evaluate(
         batch: images attacked at once; strict results do not depend on it.
         checks: find out whether the scores can be trusted.
         device: by default the GPU where there is one.
-        settings: of :class:`.AttackSettings`: eps, step, steps, norm, gradient, precision, restarts, attacks,
-            max_queries, seed, cascade, minimal_eps, sigma, draws, alpha. Without ``eps`` the radius is the paper's for
-            the data set; a pair of arrays has none. An attack is a name, or an object that is a
-            :class:`.RankingAttack`: its ``name``, else its class in lower case, names its records, and its repr stands
-            for it in the result's hash.
+        settings: of :class:`.AttackSettings`: eps, step, steps, norm, gradient, query_budget, precision, restarts,
+            attacks, max_queries, seed, cascade, minimal_eps, sigma, draws, alpha. Without ``eps`` the radius is the
+            paper's for the data set; a pair of arrays has none. A model that an adapter knows to have no gradients is
+            attacked by Square. An attack is a name, or an object that is a :class:`.RankingAttack`: its ``name``, else
+            its class in lower case, names its records, and its repr stands for it in the result's hash.
 
     Raises HoldfastError for what cannot be evaluated, before any attack.
     """
@@ -96,7 +96,9 @@ def evaluate(
     if folder is None and data is None:
         folder = results_folder(opened)
     pixels = load_test_set(opened) if data is None else as_pixels(data)
-    resolved = resolve_settings(pixels.table.family, protocol, **settings)
+    resolved = resolve_settings(
+        pixels.table.family, protocol, black_box=opened.black_box and surrogate is None, **settings
+    )
     embed, other_embed = opened.embed, None if surrogate is None else open_model(surrogate).embed
     if surrogate is not None and not resolved.rules.best:
         raise HoldfastError(f"protocol {protocol!r} has no transfer attacks; use protocol 'strict'")
@@ -135,7 +137,8 @@ def evaluate(
         scores = _scores(runners, target, resolved, records)
         found, taken = [], {}
         if checks and resolved.attacking:
-            found, taken = _check(target, resolved, quiet), further(target, runners, records.kept, transfer, quiet)
+            found = _check(target, resolved, quiet)
+            taken = {} if resolved.black_box else further(target, runners, records.kept, transfer, quiet)
         if (robust := worst[ROBUST]) and found:
             found.append(Check(LONGER, *longer(target, resolved, standing, robust["queries"], transfer)))
             robust["converged"] = found[-1].passed
@@ -273,13 +276,17 @@ def _carry_out(
     """Make all the records; the worst case, and the rows of queries still right, as :func:`worst_case` has them."""
     total, done = sum(len(one.images) for one in runners), sum(len(records.of(one.name)) for one in runners)
     with Progress("attacking", total, done, quiet=quiet) as progress:
-        if total > done and not quiet:
+        if total > done and not quiet and not resolved.query_budget:
             checked = CHECK_STEPS * min(CHECKED, len(runners[0].images)) if checks else 0
             unit = runners[0].seconds_per_step(target, transfer)
             left = format_duration(unit * ((total - done) * max(1, resolved.steps) + checked))
             most = unit * len(rows) * most_steps(resolved)
             robust = f"; then robust R@1: at most {format_duration(most)}" if most else ""
             progress.say(f"{counted(len(runners), 'attack')}{' and checks' if checks else ''}: about {left}{robust}")
+        if resolved.query_budget and not quiet:
+            stages = len([*stages_of(resolved)]) if resolved.cascade else 0
+            asked = resolved.query_budget * (total + stages * len(rows))
+            progress.say(f"at most {asked:,} model queries{', and those of the checks' if checks else ''}")
         for runner in runners:
             for _ in runner.run(target, records, progress, transfer):
                 pass

@@ -8,7 +8,7 @@ from holdfast.attacks.base import nearest_percent_after_the_first, no_entries
 from holdfast.attacks.misrank import SOFT, Misrank
 from holdfast.attacks.shift import ESBeforeLastStep
 from holdfast.attacks.top1 import GTM, LTM, place_among_others
-from holdfast.core.gradients import WHITE_BOX, Gradient, Square
+from holdfast.core.gradients import NES, WHITE_BOX, Gradient, Square
 from holdfast.core.objectives import farthest_other_within_nearest_match
 from holdfast.core.pgd import CONSTANT, Adaptive, Schedule
 from holdfast.util.errors import HoldfastError
@@ -115,8 +115,8 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (STRIC
 class Stage:
     """One attack of the cascade on robust R@1, tried on the queries that all stages before have left.
 
-    steps, restarts: of Auto-PGD, which starts with steps of 2 ε, or of Square. lasting: whether a longer attack, which
-    tells if the cascade has converged, is made of it.
+    steps, restarts: of Auto-PGD, which starts with steps of 2 ε, or of Square or NES, where no query budget sets them.
+    lasting: whether a longer attack, which tells if the cascade has converged, is made of it.
     """
 
     name: str
@@ -137,6 +137,12 @@ CASCADE: tuple[Stage, ...] = (
     Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
 """The stages of robust R@1, in order; see docs/robustness.md."""
+
+BLACK_BOX: tuple[Stage, ...] = (
+    Stage("square", Misrank(), 250, gradient=Square()),
+    Stage("nes", Misrank(SOFT), 5, gradient=NES()),
+)
+"""The stages of robust R@1 where there are no gradients."""
 
 TRIALS: tuple[Stage, ...] = (
     Stage("soft", Misrank(SOFT), 50),

@@ -3,7 +3,7 @@
 ::
 
     records/es.jsonl    one line per attacked image: {"id", "chosen", "before", "after", "moved"}
-    costs.jsonl         one line per finished batch: {"attack", "images", "forward", "backward", "seconds"}
+    costs.jsonl         one line per finished batch: {"attack", "images", "forward", "backward", "asked", "seconds"}
 
 ``id`` is the image's row in the test table, ``chosen`` are the rows the attack is about, ``before`` and ``after`` hold
 its readings, ``moved`` the size of the perturbation in the ball's norm. A batch counts once its costs are written.
@@ -11,7 +11,7 @@ its readings, ``moved`` the size of the perturbation in the ball's norm. A batch
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Field, StrictFloat, StrictStr
 from typing_extensions import TypedDict
@@ -24,6 +24,9 @@ from holdfast.util.validate import Whole, read_lines
 Record = dict[str, Any]
 DIGITS = 6
 """Decimals of the numbers in a record."""
+
+
+COST = ("forward", "backward", "asked", "seconds")
 
 
 class RecordLine(TypedDict):
@@ -43,6 +46,7 @@ class CostLine(TypedDict):
     images: Whole
     forward: Whole
     backward: Whole
+    asked: NotRequired[Whole]
     seconds: StrictFloat
 
 
@@ -93,8 +97,8 @@ class Records:
             append_lines(self.folder / "costs.jsonl", self.costs[-1:])
 
     def cost(self) -> dict[str, float]:
-        """Images passed forward and backward, and seconds, over all batches."""
-        return {name: sum(cost[name] for cost in self.costs) for name in ("forward", "backward", "seconds")}
+        """Images passed forward and backward and asked for, and seconds, over all batches."""
+        return {name: sum(cost.get(name, 0) for cost in self.costs) for name in COST}
 
     def _file(self, attack: str) -> Path:
         assert self.folder is not None

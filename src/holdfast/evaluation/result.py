@@ -162,8 +162,7 @@ class Result:
     @property
     def steps(self) -> int | None:
         """The steps of the ten attacks, or of those asked for; None where none of them was made, or it is not known."""
-        steps: int | None = self.content["settings"].get("steps") if self._scored else None
-        return steps
+        return self.content["settings"].get("steps") if self._scored else None
 
     @property
     def eps(self) -> float | None:
@@ -207,15 +206,15 @@ class Result:
     def certified(self) -> dict[str, Any] | None:
         """Certified R@1 at each L2 radius, beside what an attack on the smoothed search leaves; see
         :func:`.certified_recall`. None where nothing was certified."""
-        found: dict[str, Any] | None = self.content.get("certified")
-        return found
+        return self.content.get("certified")
 
     @property
     def verdict(self) -> str:
         """``ok``, or what speaks against the numbers: COLLAPSED, UNTRUSTED, CHOSEN ON TEST, unchecked, too few
-        queries, not converged.
+        queries, not converged, upper bound.
 
-        Queries are too few where fewer than :data:`ENOUGH` were attacked.
+        Queries are too few where fewer than :data:`ENOUGH` were attacked. Scores are marked as upper bounds where the
+        attacks had no gradients.
         """
         trusted, attacked = self.content.get("trusted"), self.content["data"].get("attacked")
         doubts = ["COLLAPSED"] if self.content["collapsed"] else []
@@ -223,7 +222,19 @@ class Result:
         doubts += ["CHOSEN ON TEST"] if self.chosen_on_test else []
         doubts += ["too few queries"] if attacked and attacked < ENOUGH else []
         doubts += ["not converged"] if self._measured("robust R@1").get("converged") is False else []
+        doubts += ["upper bound"] if attacked and self.black_box else []
         return ", ".join(doubts) or "ok"
+
+    @property
+    def black_box(self) -> bool:
+        """Whether the attacks queried the model without gradients."""
+        return bool(self.content["settings"].get("gradient", "white-box") != "white-box")
+
+    @property
+    def asked(self) -> float | None:
+        """How many model queries the attacks took per attacked image; None where that was not counted."""
+        asked, attacked = self.content.get("cost", {}).get("asked"), self.content["data"].get("attacked")
+        return asked / attacked if asked and attacked else None
 
     @property
     def minimal_eps(self) -> dict[str, Any] | None:
@@ -250,8 +261,8 @@ class Result:
 
     def further(self, column: str) -> float | None:
         """How many points of 100 four times the steps take away from a score of the ten, on some images."""
-        points: float | None = self.content.get("further", {}).get(column)
-        return points
+        further: dict[str, float] = self.content.get("further", {})
+        return further.get(column)
 
     def number(self, column: str) -> float | None:
         """R@1, mAP, a score, ERS, ..., image ``passes`` and ``seconds`` of training, or one of :attr:`extras`.

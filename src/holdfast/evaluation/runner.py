@@ -79,6 +79,7 @@ def attack_batch(
     if not readable.all():
         raise HoldfastError(f"{target.pixels.table.name_of(int(perturbed.ids[~readable][0]))} can no longer be read")
     images = images.to(perturbed.embeddings.device)
+    pgd = replace(pgd, eight_bits=target.model.eight_bits)
     with _told(attack, target, perturbed), seeded(target, surrogate, generators):
         chosen = attack.choose(perturbed, target.system, generators)
         other = None if surrogate is None else surrogate.surrogate(attack, rows)
@@ -243,5 +244,5 @@ def generators_of(name: str, seed: int, ids: list[int]) -> list[Generator]:
 
 
 def _passes(models: list[WrappedModel]) -> dict[str, int]:
-    """Images passed so far."""
-    return {name: sum(getattr(wrapped, name) for wrapped in models) for name in ("forward", "backward")}
+    """Images passed and asked for so far."""
+    return {name: sum(getattr(wrapped, name) for wrapped in models) for name in ("forward", "backward", "asked")}

@@ -1,6 +1,5 @@
 """Adversarial images as files: lossless, and still adversarial after the rounding to 8 bits."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +7,7 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks.base import Attacked, RankingAttack
-from holdfast.core.pgd import Ball, Embed, LInf
+from holdfast.core.pgd import Embed, rounded
 from holdfast.data.pixels import to_image
 from holdfast.evaluation.evaluate import Data, as_pixels, prepared
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
@@ -43,27 +42,12 @@ def attack(
     :func:`.evaluate`."""
     opened = open_model(model)
     pixels = load_test_set(opened) if data is None else as_pixels(data)
-    resolved = resolve_settings(pixels.table.family, attacks=(name,), **settings)
+    resolved = resolve_settings(pixels.table.family, black_box=opened.black_box, attacks=(name,), **settings)
     if not resolved.eps:
         raise HoldfastError("eps is above 0, or the images written would be those that were read")
     with working_in(folder), prepared(opened.embed, pixels, resolved, device, quiet) as target:
         identity = resolved.hash({"model": model_fingerprint(target)}, describe_data(pixels))
         return save(runners_of(target, resolved, batch)[0], target, Path(folder), identity, quiet)
-
-
-def rounded(images: Tensor, clean: Tensor, ball: Ball) -> Tensor:
-    """Perturbed images (B, C, H, W) on the grid of 1/255, still in the ball around images that lie on it.
-
-    Each pixel goes to the nearest value that the ball allows; under L2, where all of them together would leave it,
-    each is cut off toward the clean one instead.
-    """
-    r = (images - clean) * 255
-    near, short = r.round(), r.trunc()
-    if isinstance(ball, LInf):
-        most = math.floor(255 * ball.eps + 1e-4)
-        near = near.clamp(-most, most)
-    inside = (ball.norm(near / 255) <= ball.eps + 1e-6).view(-1, 1, 1, 1)
-    return (clean * 255 + torch.where(inside, near, short)).round().clamp(0, 255) / 255
 
 
 def save(runner: Runner, target: Target, folder: Path, identity: str, quiet: bool = False) -> list[dict[str, Any]]:

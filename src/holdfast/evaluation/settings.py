@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from itertools import count
 from math import floor, log2
 from typing import Annotated, Any
 from uuid import uuid4
@@ -26,6 +27,11 @@ GRADIENTS: dict[str, Gradient] = {"white-box": WHITE_BOX, "nes": NES(), "square"
 OF_ATTACKS = {"eps", "step", "steps", "norm", "gradient", "restarts", "cascade"}
 """What says nothing where nothing is attacked."""
 
+QUERY_BUDGET = 300
+"""Model queries that each attack on a black box may make per image, where nothing else is asked for."""
+AROUND = 2
+"""Queries beside those of the steps: where the descent starts, and what is read in the end."""
+
 
 class _Given(TypedDict, total=False):
     attacks: Any
@@ -34,6 +40,7 @@ class _Given(TypedDict, total=False):
     steps: Whole
     norm: Annotated[str, OneOf(BALLS)]
     gradient: Annotated[str, OneOf(GRADIENTS)]
+    query_budget: Count
     precision: Annotated[str, OneOf(PRECISIONS)]
     restarts: Whole
     max_queries: Count
@@ -49,13 +56,15 @@ class _Given(TypedDict, total=False):
 class AttackSettings:
     """All that the records of an evaluation depend on, beside the model and the data.
 
-    eps, step: in units of the pixel range [0, 1] (of the Euclidean norm, for ``norm="l2"``). precision: of the network,
-    ``float32`` or ``bfloat16``. restarts: further descents from random points of the ball. max_queries: images
-    attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five targets. objects: those that are not of
-    the protocol, by name. cascade: whether robust R@1 is measured; by default where the protocol has it
-    and no attack is named. minimal_eps: whether each query's smallest ε is searched for, up to ``eps``. sigma: of the
-    noise, in units of the pixel range, that the search is smoothed with to be certified; None: nothing is certified.
-    draws: noisy copies of a query that its certificate is made from. alpha: the probability that one is wrong.
+    eps, step: in units of the pixel range [0, 1] (of the Euclidean norm, for ``norm="l2"``). query_budget: model
+    queries that each attack on a black box may make per image, which decides its steps; None: the steps were given, or
+    it is no black box. precision: of the network, ``float32`` or ``bfloat16``. restarts: further descents from random
+    points of the ball. max_queries: images attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five
+    targets. objects: those that are not of the protocol, by name. cascade: whether robust R@1 is measured; by default
+    where the protocol has it and no attack is named. minimal_eps: whether each query's smallest ε is searched for, up
+    to ``eps``. sigma: of the noise, in units of the pixel range, that the search is smoothed with to be certified;
+    None: nothing is certified. draws: noisy copies of a query that its certificate is made from. alpha: the probability
+    that one is wrong.
     """
 
     protocol: str
@@ -65,6 +74,7 @@ class AttackSettings:
     steps: int
     norm: str = "linf"
     gradient: str = "white-box"
+    query_budget: int | None = None
     precision: str = "float32"
     restarts: int = 0
     max_queries: int | None = None
@@ -89,6 +99,7 @@ class AttackSettings:
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "objects"}
         absent = [name for name in ("cascade", "minimal_eps") if not given[name]]
         absent += ["sigma", "draws", "alpha"] if self.sigma is None else []
+        absent += ["query_budget"] if self.query_budget is None else []
         for name in absent:  # results of before there were these have the same hash
             del given[name]
         return given | {"attacks": list(self.attacks)}
@@ -115,6 +126,11 @@ class AttackSettings:
         return not self.rules.best and (self.step, self.steps) in {(step, steps) for _, step, steps in BUDGETS.values()}
 
     @property
+    def black_box(self) -> bool:
+        """Whether the attacks only query the model, without gradients."""
+        return self.gradient != "white-box"
+
+    @property
     def attacking(self) -> bool:
         """Whether anything is attacked at all."""
         return bool(self.attacks) or self.cascade
@@ -126,10 +142,13 @@ class AttackSettings:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def resolve_settings(family: str | None, protocol: str = "strict", **given: Any) -> AttackSettings:
+def resolve_settings(
+    family: str | None, protocol: str = "strict", black_box: bool = False, **given: Any
+) -> AttackSettings:
     """The budget for a data set of a ``family``, ``"28"`` or ``"224"``: the paper's where nothing else is given.
 
-    Where no family is known (None), attacks need ``eps``. ``eps`` and ``step`` may be text: ``8/255``.
+    Where no family is known (None), attacks need ``eps``. ``eps`` and ``step`` may be text: ``8/255``. black_box: the
+    model has no gradients, so that attacks are by Square unless ``gradient`` says otherwise.
 
     Raises HoldfastError for what is not allowed, naming what is.
     """
@@ -143,8 +162,11 @@ def resolve_settings(family: str | None, protocol: str = "strict", **given: Any)
         raise HoldfastError(f"protocol {protocol!r} attacks nothing: {min(extra)} goes with protocol 'strict'")
     if rules.cascade and not rules.attacks and given.get("cascade") is False:
         raise HoldfastError(f"protocol {protocol!r} is robust R@1 alone: without it (quick) nothing is measured")
+    if black_box and given.get("attacks", rules.attacks or rules.cascade):
+        given.setdefault("gradient", "square")
     eps, step, steps = BUDGETS[family or "28"]
     norm, gradient = given.get("norm", "linf"), given.get("gradient", "white-box")
+    steps = _within_budget(given, gradient) or steps
     if norm != "linf" and "eps" not in given:
         raise HoldfastError(f"the paper has no radius for norm {norm!r}: give eps, in units of the Euclidean norm")
     if family is None and "eps" not in given and given.get("attacks", rules.attacks or rules.cascade):
@@ -163,6 +185,29 @@ def resolve_settings(family: str | None, protocol: str = "strict", **given: Any)
     settings = AttackSettings(protocol=protocol, attacks=attacks, objects=objects, **given)
     _check(settings)
     return settings
+
+
+def steps_within(gradient: Gradient, budget: int) -> int:
+    """How many steps a black-box gradient can take with so many model queries per image; 0 where it can take none."""
+    each: int = getattr(gradient, "queries", 1)
+    return max(0, budget - AROUND) // each
+
+
+def _within_budget(given: dict[str, Any], gradient: str) -> int | None:
+    """The steps that the query budget allows, given or not; None where there is none."""
+    if gradient == "white-box":
+        if "query_budget" in given:
+            raise HoldfastError("a query budget goes with a black box: give gradient 'square' or 'nes' as well")
+        return None
+    if "steps" in given:
+        if "query_budget" in given:
+            raise HoldfastError("give steps or query_budget, not both: one decides the other")
+        return None
+    budget = given.setdefault("query_budget", QUERY_BUDGET)
+    if not (steps := steps_within(GRADIENTS[gradient], budget)):
+        least = next(n for n in count(budget) if steps_within(GRADIENTS[gradient], n))
+        raise HoldfastError(f"query_budget is at least {least} for gradient {gradient!r}, not {budget}")
+    return steps
 
 
 def _identity(attack: RankingAttack) -> str:

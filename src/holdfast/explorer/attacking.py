@@ -13,9 +13,9 @@ from holdfast.attacks import RankingAttack, System
 from holdfast.attacks.base import Attacked, Plan, attack_images
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import Objective
+from holdfast.core.pgd import rounded
 from holdfast.data.pixels import to_image
 from holdfast.evaluation.runner import Target, generators_of, reading
-from holdfast.evaluation.saving import rounded
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.explorer.jobs import Tell
 from holdfast.explorer.ranking import FIRST, Ranking, ranked

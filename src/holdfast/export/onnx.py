@@ -3,15 +3,15 @@
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from holdfast.core.pgd import Embed
 from holdfast.export.program import DYNAMIC, program
 from holdfast.export.source import Source
+from holdfast.models.adapters.onnx import OUTPUT, OnnxNetwork
 from holdfast.util.errors import HoldfastError, brief
 from holdfast.util.extras import quiet, require
 
-INPUT, OUTPUT = "images", "embeddings"
+INPUT = "images"
 
 TORCH = "2.7"
 """The first whose exporter writes BatchNorm as one node; that of 2.6 fails at it."""
@@ -51,13 +51,4 @@ def write(source: Source, path: Path) -> None:
 
 def load(path: Path) -> Embed:
     """What :func:`write` wrote, in onnxruntime on the CPU, as a function from images to embeddings."""
-    runtime = require("onnxruntime", "onnx")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = runtime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-
-    def embed(images: Tensor) -> Tensor:
-        (z,) = session.run([OUTPUT], {INPUT: images.detach().numpy()})
-        return torch.from_numpy(z)
-
-    return embed
+    return OnnxNetwork(path)

@@ -1,6 +1,6 @@
 """Any model by one word."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
@@ -13,6 +13,9 @@ from holdfast.models.adapters.base import OpenedModel
 from holdfast.models.adapters.code import normalised, open_code, said_by
 from holdfast.models.adapters.folder import open_folder
 from holdfast.models.adapters.hf import open_hf
+from holdfast.models.adapters.http import open_http
+from holdfast.models.adapters.onnx import normalised as onnx_normalised
+from holdfast.models.adapters.onnx import open_onnx
 from holdfast.models.adapters.open_clip import open_open_clip
 from holdfast.models.adapters.program import open_program
 from holdfast.models.adapters.st import open_st
@@ -23,7 +26,7 @@ from holdfast.util.imports import FORMS, is_absent, is_spec
 
 ALLOWED = (
     "a run folder, zoo:NAME, the folder of a saved embedder, OWNER/NAME on the Hub, timm:NAME, hf:ID-or-folder, "
-    f"st:ID-or-folder, open_clip:ARCH:PRETRAINED, program:FILE.pt2, {FORMS}"
+    f"st:ID-or-folder, open_clip:ARCH:PRETRAINED, program:FILE.pt2, onnx:FILE, http://host/path, {FORMS}"
 )
 
 
@@ -37,6 +40,9 @@ ADAPTERS: dict[str, Adapter] = {
     "st": open_st,
     "open_clip": open_open_clip,
     "program": open_program,
+    "onnx": open_onnx,
+    "http": open_http,
+    "https": open_http,
 }
 """By what stands before the colon of a word."""
 
@@ -48,6 +54,8 @@ def open_model(
     size: int | None = None,
     resize: int | None = None,
     channels: int | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     best: bool = False,
     pooling: str | None = None,
 ) -> OpenedModel:
@@ -56,12 +64,14 @@ def open_model(
     Args:
         model: a run folder, ``zoo:NAME``, the folder of a saved embedder, ``OWNER/NAME`` on the Hub, ``timm:NAME``,
             ``hf:ID-or-folder``, ``st:ID-or-folder``, ``open_clip:ARCH:PRETRAINED-or-file``, ``program:FILE.pt2``,
-            ``package.module:attribute`` or ``path/to/file.py:attribute`` (whose code is run), or any callable from
-            images (n, C, H, W) in [0, 1] to vectors (n, D).
+            ``onnx:FILE``, ``http://host/path``, ``package.module:attribute`` or ``path/to/file.py:attribute`` (whose
+            code is run), or any callable from images (n, C, H, W) in [0, 1] to vectors (n, D).
         weights: a ``.safetensors`` or ``.pth`` file for a network that a word names.
         size: side of the images in pixels, where the model does not say it or another is wanted; a run has its own.
         resize: side before the centre crop, likewise.
         channels: 1 or 3, likewise.
+        mean, std: that an ONNX file from elsewhere wants pixels normalised by, in units of [0, 1], one value for all
+            channels or one for each.
         best: the weights of a run's best validation.
         pooling: of ``hf:``, what becomes the embedding: ``pooler``, ``cls`` or ``mean``; by default the model's own.
 
@@ -77,6 +87,8 @@ def open_model(
             raise HoldfastError(f"{opened.name} is a model already: it takes neither weights, best nor pooling")
     else:
         opened = _adapter(str(model), pooling)(str(model), None if weights is None else Path(weights), best)
+    if mean is not None or std is not None:
+        opened = onnx_normalised(opened, mean, std)
     if best and opened.folder is None:
         raise HoldfastError(f"{model} is no run folder, and only a run has best weights: leave out --best")
     if opened.folder is not None and said:

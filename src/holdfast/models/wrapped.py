@@ -36,9 +36,12 @@ class WrappedModel:
     precision: ``float32``, or ``bfloat16`` for networks run under autocast. Vectors are float32 or wider either way.
     width: images that the model is given at once; see :func:`.fixed_batch`. Fewer than by default suit who passes few.
 
-    ``forward`` and ``backward`` count the images passed through it so far, those that fill up a block included.
+    ``forward`` and ``backward`` count the images passed through it so far, those that fill up a block included;
+    ``asked`` counts without these. Attributes of ``embed`` may say that it takes images of ``eight_bits``, and that
+    embeddings of one image are not the same to the last digit in every batch (``exact``).
     :meth:`examine` decides ``normalises`` (true until then), and writes ``remarks``, what the user should know,
-    ``faults``, why the results of this model cannot be trusted, and ``random``, whether it draws random numbers.
+    ``faults``, why the results of this model cannot be trusted, ``visible``, whether its first layer was seen, and
+    ``random``, whether it draws random numbers.
     """
 
     def __init__(self, embed: Embed, precision: str = "float32", width: int = WIDTH) -> None:
@@ -46,7 +49,10 @@ class WrappedModel:
         self.width = width
         self.precision = PRECISIONS[precision]
         self.normalises = True
-        self.forward = self.backward = 0
+        self.forward = self.backward = self.asked = 0
+        self.eight_bits: bool = getattr(embed, "eight_bits", False)
+        self.exact: bool = getattr(embed, "exact", True)
+        self.visible = False
         self.remarks: list[str] = []
         self.faults: list[str] = []
         self.obstacle = ""
@@ -66,6 +72,7 @@ class WrappedModel:
         return F.normalize(z, dim=1) if self.normalises else z
 
     def _raw(self, images: Tensor) -> Tensor:
+        self.asked += len(images)
         return fixed_batch(self._block, images, width=self.width)
 
     def _block(self, images: Tensor) -> Tensor:
@@ -132,7 +139,8 @@ class WrappedModel:
         if self.obstacle:
             raise HoldfastError(
                 f"the gradient of the embeddings does not reach the pixels: {self.obstacle}; compute them by torch "
-                "operations alone, without torch.no_grad(), .detach() or numpy, or use a black-box attack"
+                "operations alone, without torch.no_grad(), .detach() or numpy, or use a black-box attack, gradient "
+                "'square'"
             )
 
     def examine(self, images: Tensor) -> None:
@@ -163,7 +171,7 @@ class WrappedModel:
             if unit
             else "outputs were not of unit length: holdfast normalised them"
         )
-        self.faults = _faults(*scale) if scale else []
+        self.faults, self.visible = _faults(*scale) if scale else [], scale is not None
         if self.random:
             self._remark(RANDOM)
 

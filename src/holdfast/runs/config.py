@@ -49,8 +49,9 @@ class BatchConfig:
 @dataclass(frozen=True)
 class ModelConfig:
     """``batchnorm``: frozen, train, or auto (frozen with ``weights``, else trained). ``backbone``: see
-    :func:`.find_backbone`; ``custom`` for a module given to :func:`holdfast.train`. ``partial``: ``weights`` may hold
-    fewer than half of the network's tensors."""
+    :func:`.find_backbone`; ``custom`` for a module given to :func:`holdfast.train`. ``weights``: a file, or
+    ``imagenet`` for those of an installed package. ``partial``: ``weights`` may hold fewer than half of the network's
+    tensors."""
 
     backbone: Text = "c2f2"
     dim: Annotated[Whole, Field(ge=2)] = 512
@@ -162,15 +163,19 @@ HARMLESS = frozenset(
     {"data.root", "data.cache", "data.workers", "model.partial", "tracker", "save_minutes", "stop_on_collapse"}
 )
 LENGTHS = ("optim.epochs", "steps")
+IMAGENET = "imagenet"
+PRETRAINED = ("efficientnet_lite0",)
+"""Backbones that start from ImageNet weights by default, which a package has."""
 CROP_MARGIN = Fraction(256, 224)
 
 
 def resolve_config(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -> Config:
     """The settings of a run: the paper's for the kind of data, then each of ``given``, then the ``key=value`` ones.
 
-    ``given`` are trees or have dotted keys. Networks that start from random weights, other than C2F2 on 28-pixel sets,
-    get a larger learning rate and, before a defense, a plain warm-up: hardened from scratch they collapse. Raises
-    HoldfastError for a key or value that does not fit, naming the nearest.
+    ``given`` are trees or have dotted keys. Backbones of :data:`PRETRAINED` start from ImageNet weights unless
+    ``model.weights`` is given, null for random ones. Networks that start from random weights, other than C2F2 on
+    28-pixel sets, get a larger learning rate and, before a defense, a plain warm-up: hardened from scratch they
+    collapse. Raises HoldfastError for a key or value that does not fit, naming the nearest.
     """
     chosen: Tree = {}
     for tree in (*given, assigned(assignments)):
@@ -178,6 +183,8 @@ def resolve_config(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -
     name = str(chosen.get("data.name", DataConfig.name))
     family = pick("data set", name, DATASETS).family
     usual = FAMILIES[family] | OWN.get(name, {})
+    if chosen.get("model.backbone") in PRETRAINED:
+        chosen.setdefault("model.weights", IMAGENET)
     if chosen.get("model.weights") is None and (family == "224" or chosen.get("model.backbone", "c2f2") != "c2f2"):
         usual |= RANDOM_WEIGHTS
         if (recipe := str(chosen.get("recipe", Config.recipe))) == CUSTOM or parse_recipe(recipe).perturbs:

@@ -91,6 +91,7 @@ class Estimator:
             resolved = resolve_settings(family_of(config), evaluation.protocol, **evaluation.settings)
             pixels = pixels_of(config, table_of(config).test())
             few = {**evaluation.settings, "steps": min(ATTACK_STEPS, resolved.steps), "max_queries": QUERIES}
+            few.pop("query_budget", None)  # the steps are given
             embedder, _ = embedder_of(replace(config, model=replace(config.model, weights=None)))
             began = perf_counter()
             result = evaluate(

@@ -32,7 +32,7 @@ from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.result import NAME, read
 from holdfast.evaluation.settings import GRADIENTS, resolve_settings
-from holdfast.runs.config import Config, Tree, flatten, resolve_config
+from holdfast.runs.config import IMAGENET, Config, Tree, flatten, resolve_config
 from holdfast.runs.data import family_of
 from holdfast.runs.folder import Run
 from holdfast.training.loop import finished
@@ -55,6 +55,7 @@ class Evaluation:
     steps: Whole | None = None
     norm: Annotated[str, OneOf(BALLS)] | None = None
     gradient: Annotated[str, OneOf(GRADIENTS)] | None = None
+    query_budget: Count | None = None
     precision: Annotated[str, OneOf(PRECISIONS)] | None = None
     restarts: Whole | None = None
     max_queries: Count | None = None
@@ -177,8 +178,9 @@ def plan(files: Sequence[Path], out: Path, only: Sequence[str] = (), given: Mapp
     for run in chosen:
         weights = run.config.model.weights
         begun = run.start is not None and weights == _weights(run.start)
-        if weights is not None and not begun and not os.path.exists(weights):  # noqa: PTH110 (no error for long names)
-            raise HoldfastError(f"{run.sweep}, {run.name}: there is no file of weights {weights}")
+        file = None if begun or weights == IMAGENET else weights
+        if file is not None and not os.path.exists(file):  # noqa: PTH110 (no error for long names)
+            raise HoldfastError(f"{run.sweep}, {run.name}: there is no file of weights {file}")
         run.run.check(run.config, resume=True)
     return chosen
 

@@ -13,8 +13,9 @@ from holdfast.core.pgd import BALLS, PGD
 from holdfast.data import DATASETS
 from holdfast.defense.base import Defense
 from holdfast.defense.recipes import parse_recipe
+from holdfast.models.backbones import imagenet_weights
 from holdfast.models.embedder import Embedder, EmbedderConfig
-from holdfast.runs.config import Config
+from holdfast.runs.config import IMAGENET, Config
 from holdfast.util.errors import HoldfastError, brief, pick
 from holdfast.util.imports import CUSTOM
 
@@ -58,7 +59,12 @@ def embedder_of(config: Config, backbone: nn.Module | None = None) -> tuple[Embe
     settings = EmbedderConfig(model.backbone, model.dim, channels, config.data.size, freeze_batchnorm=freeze)
     embedder = Embedder(settings, backbone)
     embedder.noise = config.data.noise
-    return embedder, "" if model.weights is None else embedder.load_weights(model.weights, model.partial).describe()
+    if model.weights is None:
+        return embedder, ""
+    imagenet = model.weights == IMAGENET
+    file = imagenet_weights(model.backbone) if imagenet else model.weights
+    found = embedder.load_weights(file, model.partial).describe()
+    return embedder, f"ImageNet weights of {model.backbone}: {found}" if imagenet else found
 
 
 def pgd_of(config: Config) -> PGD:

@@ -90,6 +90,11 @@ def check(kind: Any, data: Any, where: str = "") -> None:
     _validated(kind, data, where, "ignore")
 
 
+def parse_numbers(text: str | None, where: str) -> tuple[float, ...] | None:
+    """Numbers with commas between them; None for None."""
+    return None if text is None else tuple(fit(list[Number], text.split(","), where))
+
+
 def read_json(path: Path) -> Any:
     """What a JSON file holds; NaN and infinities are None."""
     return parse_json(_content(path, MAX_JSON_BYTES), str(path), lambda name: None)

@@ -105,10 +105,23 @@ def test_more_steps_show_that_it_has_not_converged(monkeypatch: pytest.MonkeyPat
     assert strong.number("robust R@1") < weak.number("robust R@1")  # type: ignore[operator]
 
 
-def test_a_black_box_meets_square_alone() -> None:
-    (stage,) = worst(gradient="square", eps=0.3).content["robust R@1"]["stages"]
+def test_a_black_box_meets_square_and_nes_within_its_budget() -> None:
+    """Counted by the model as well: every image that an attack asks about, and none to fill up a pass."""
+    result = worst(gradient="square", eps=0.1, query_budget=60)
+    square, nes = result.content["robust R@1"]["stages"]
+    assert (square["name"], nes["name"]) == ("square", "nes")
+    assert square["broke"] > 0
+    assert nes["tried"] == square["tried"] - square["broke"] > 0
+    assert all(one["tried"] < one["asked"] <= 60 * one["tried"] for one in (square, nes))
+    assert result.asked == (square["asked"] + nes["asked"]) / 40
+    assert result.verdict == "unchecked, upper bound"
+    longer = worst(gradient="square", eps=0.1, query_budget=400)
+    assert longer.number("robust R@1") < result.number("robust R@1")  # type: ignore[operator]
+
+
+def test_a_small_budget_leaves_nes_out() -> None:
+    (stage,) = worst(gradient="square", eps=0.1, query_budget=40).content["robust R@1"]["stages"]
     assert stage["name"] == "square"
-    assert stage["broke"] > 0
 
 
 def test_older_files_have_the_least_of_three_instead(tmp_path: Path) -> None:

@@ -11,16 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.core.gradients import WHITE_BOX
-from holdfast.core.pgd import BALLS, PGD, Adaptive
+from holdfast.core.gradients import NES, WHITE_BOX
+from holdfast.core.pgd import BALLS, DECAYING, PGD, Adaptive, crossing
 from holdfast.evaluation.checks.arrival import LONGER
-from holdfast.evaluation.protocols import CASCADE, Stage
+from holdfast.evaluation.protocols import BLACK_BOX, CASCADE, Stage
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import ROBUST
 from holdfast.evaluation.robust.draws import AVERAGED, FRESH, DrawingRunner, attack_over_draws, unattacked
 from holdfast.evaluation.runner import Target, generators_of, narrowed
 from holdfast.evaluation.scores import share
-from holdfast.evaluation.settings import AttackSettings
+from holdfast.evaluation.settings import AttackSettings, steps_within
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.util.progress import Progress
 from holdfast.util.text import counted
@@ -44,7 +44,8 @@ def robust_recall(
     surrogate: what stages with gradients attack in place of the target, to see what of it transfers.
 
     Returns ``robust R@1`` of a result, and the rows of the queries that nothing broke. ``stages`` says of each its
-    ``name``, how many queries it was ``tried`` on, how many it ``broke``, and the image ``passes`` that took.
+    ``name``, how many queries it was ``tried`` on, how many it ``broke``, and the image ``passes`` and ``asked`` images
+    (those of passes that fill up a block left out) that took.
     """
     queries = target.system.queries.take(rows)
     worst = unattacked(target, rows, resolved.seed)
@@ -70,6 +71,7 @@ def robust_recall(
                 "tried": len(left),
                 "broke": sum(record["after"]["R@1"] == 0 for record in attacked),
                 "passes": sum(cost["forward"] + cost["backward"] for cost in costs),
+                "asked": sum(cost.get("asked", 0) for cost in costs),
             }
         )
     recall = share(worst.double().cpu().numpy())
@@ -80,10 +82,12 @@ def robust_recall(
 
 
 def stages_of(resolved: AttackSettings, stages: Iterable[Stage] | None = None) -> Iterator[Stage]:
-    """The stages that a budget's gradients allow, by default of the cascade: a black box has those that need none."""
-    for stage in CASCADE if stages is None else stages:
-        if resolved.eps and (resolved.gradient == "white-box" or stage.gradient != WHITE_BOX):
-            yield stage
+    """The stages that a budget's gradients and queries allow, by default of the cascade, or of that of a black box."""
+    for stage in (BLACK_BOX if resolved.black_box else CASCADE) if stages is None else stages:
+        budget, free = resolved.query_budget, stage.gradient != WHITE_BOX
+        steps = stage.steps if budget is None or not free else steps_within(stage.gradient, budget)
+        if resolved.eps and steps and (free or not resolved.black_box):
+            yield replace(stage, steps=steps)
 
 
 def most_steps(resolved: AttackSettings) -> int:
@@ -95,6 +99,8 @@ def descent(stage: Stage, resolved: AttackSettings, times: int = 1) -> PGD:
     """The descent of a stage in a budget's ball; ``times`` as long."""
     ball = BALLS[resolved.norm](resolved.eps)
     pgd = PGD(ball, 2 * resolved.eps, stage.steps * times, gradient=stage.gradient, best=True, restarts=stage.restarts)
+    if isinstance(stage.gradient, NES):
+        return replace(pgd, step=crossing(resolved.eps, pgd.steps), schedule=DECAYING)
     return replace(pgd, schedule=Adaptive()) if stage.gradient == WHITE_BOX else pgd
 
 
@@ -105,11 +111,14 @@ where the cascade has converged."""
 
 def longer(
     target: Target, resolved: AttackSettings, left: Tensor, total: int, surrogate: Target | None = None
-) -> tuple[bool, str]:
+) -> tuple[bool | None, str]:
     """Whether four times the steps leave robust R@1 where it is, and what was seen.
 
-    left: rows of the queries that withstood the cascade, of ``total`` attacked.
+    left: rows of the queries that withstood the cascade, of ``total`` attacked. A black box is not tried: what counts
+    there is its query budget.
     """
+    if resolved.black_box:
+        return None, "a black box is attacked within a query budget: more queries may break more"
     rows = left[torch.linspace(0, len(left) - 1, min(SAMPLE, len(left))).long()]
     standing = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     stages = [stage for stage in stages_of(resolved) if stage.lasting]

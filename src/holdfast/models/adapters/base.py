@@ -22,7 +22,8 @@ class OpenedModel:
     preprocessing: how it is shown images; None where it does not say, so that the data set decides.
     folder: the run folder it was read from, whose test set is its own; None for any other model.
     word: what it was opened by; None for an object.
-    remarks: what the user should know of how it was opened.
+    black_box: it gives vectors only, and no gradients.
+    remarks: what a reader of its results should know of how it was opened.
     """
 
     embed: Embed
@@ -31,6 +32,7 @@ class OpenedModel:
     preprocessing: Preprocessing | None = None
     folder: Path | None = None
     word: str | None = None
+    black_box: bool = False
     remarks: tuple[str, ...] = ()
 
 

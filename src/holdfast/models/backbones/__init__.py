@@ -1,6 +1,8 @@
 """Networks by name: one file each, and one line in :data:`BACKBONES`."""
 
-from holdfast.models.backbones import c2f2, custom, resnet, timm
+from pathlib import Path
+
+from holdfast.models.backbones import c2f2, custom, efficientnet_lite0, resnet, timm
 from holdfast.models.backbones.base import Backbone
 from holdfast.util.errors import HoldfastError, unknown
 from holdfast.util.imports import CUSTOM, FORMS, is_spec
@@ -10,7 +12,20 @@ BACKBONES: dict[str, Backbone] = {
     "resnet18": resnet.RESNET18,
     "resnet34": resnet.RESNET34,
     "resnet50": resnet.RESNET50,
+    "efficientnet_lite0": efficientnet_lite0.BACKBONE,
 }
+
+
+def imagenet_weights(name: str) -> Path:
+    """The file of a backbone's ImageNet weights. Raises HoldfastError where there is none."""
+    find = find_backbone(name).weights
+    if find is None:
+        known = ", ".join(name for name, one in BACKBONES.items() if one.weights is not None)
+        raise HoldfastError(f"no package has ImageNet weights of {name}: give a file of them; those with one: {known}")
+    try:
+        return find()
+    except HoldfastError as error:
+        raise HoldfastError(f"{error}; for random weights: --set model.weights=null") from None
 
 
 def is_code(name: str) -> bool:

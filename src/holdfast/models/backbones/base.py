@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from torch import nn
 
@@ -17,7 +18,8 @@ class Backbone:
 
     ``build(dim, channels, size)`` makes one. ``mean`` and ``std`` of its input pixels are in the units of [0, 1], one
     per channel it was meant for; attributes ``mean`` and ``std`` of the network itself take their place. With
-    ``fixed_size`` it takes size x size pixels only.
+    ``fixed_size`` it takes size x size pixels only. ``weights`` finds the file of its ImageNet weights, where a package
+    has them.
     """
 
     build: Callable[[int, int, int], nn.Module]
@@ -25,6 +27,7 @@ class Backbone:
     std: tuple[float, ...] = (1.0,)
     summary: str = ""
     fixed_size: bool = False
+    weights: Callable[[], Path] | None = None
 
     def network(self, dim: int, channels: int, size: int) -> nn.Module:
         """One for (B, channels, size, size) pixels, giving (B, dim). Raises HoldfastError where there can be none."""
