@@ -120,7 +120,7 @@ def test_readable_queries_are_answered_and_the_others_named(indexed: Path, call:
     assert [line.split("\t")[0] for line in out.splitlines()] == [f"photos/a/{i}.png" for i in range(4)]
     assert err.startswith("holdfast: 1 of 5 queries cannot be read: photos/a/9.png (the file is empty)")
     assert err.count("\n") == 1
-    assert "1 of 1 queries" in refused("search", "--index", "embeddings.npz", "--query", "photos/a/9.png")
+    assert "1 of 1 query" in refused("search", "--index", "embeddings.npz", "--query", "photos/a/9.png")
 
 
 def test_bad_queries_of_any_kind_do_not_stop_the_others(indexed: Path, call: Call, refused: Refuse) -> None:

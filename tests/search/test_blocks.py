@@ -94,7 +94,7 @@ def test_nothing_but_broken_images_is_an_error_that_leaves_nothing(tmp_path: Pat
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/a.png").touch()
     with pytest.raises(
-        HoldfastError, match=r"none of the 1 images can be read; the first is .*a\.png \(the file is empty\)"
+        HoldfastError, match=r"none of the 1 image can be read; the first is .*a\.png \(the file is empty\)"
     ):
         index_of(tmp_path / "photos", tmp_path / "x.npz")
     assert [file.name for file in tmp_path.iterdir()] == ["photos"]
