@@ -12,12 +12,14 @@ import yaml
 from huggingface_hub import ModelCard
 
 from holdfast.evaluation.evaluate import evaluate
+from holdfast.evaluation.settings import resolve_settings
 from holdfast.export import export
 from holdfast.export.card import DECIMALS, card, checks, command, cost, figures, front, threat, way
 from holdfast.export.source import Source, frozen_copy, open_run
 from holdfast.report import Result, find
 from holdfast.report.tables import measures_of
 from holdfast.runs.config import differences, resolve_config
+from holdfast.runs.data import family_of
 from holdfast.runs.folder import Run
 from holdfast.util.validate import read_yaml
 from tests.conftest import Call
@@ -186,6 +188,39 @@ def test_other_attackers_are_told_apart(run: Path) -> None:
     assert told.startswith("# strict, ε = ")
     assert told.endswith("holdfast.evaluate(…, attacks=[…]) takes the author's own attack my-attack.2")
     assert changed("12345678").protocol == "strict, transfer"
+
+
+@pytest.mark.parametrize(
+    ("protocol", "given"),
+    [
+        ("strict", {}),
+        ("strict", {"eps": 8 / 255, "steps": 5, "minimal_eps": True}),
+        ("strict", {"cascade": False, "max_queries": 7, "norm": "l2", "eps": 2.0}),
+        ("strict", {"gradient": "square", "query_budget": 100}),
+        ("worst", {"eps": 0.03, "seed": 3}),
+        ("worst", {"sigma": 0.5, "draws": 200}),
+        ("benign", {}),
+        ("benign", {"sigma": 0.25, "max_queries": 9}),
+        ("cvpr22", {"precision": "bfloat16"}),
+    ],
+)
+def test_a_command_has_the_settings_of_its_result(run: Path, protocol: str, given: dict[str, Any]) -> None:
+    (first, *_) = find([run])
+    config = Run(run).config()
+    settings = resolve_settings(family_of(config), protocol, **given)
+    content = {**first.content, "protocol": protocol, "settings": settings.plain(), "checks": [{"passed": True}]}
+    words = command(replace(first, content=content), "x", config).split()
+    assert words[:5] == ["holdfast", "evaluate", "runs/x", "--protocol", protocol]
+    asked: dict[str, Any] = {}
+    for word in words[5:]:
+        if word.startswith("--"):
+            name = word[2:].replace("-", "_")
+            asked[name] = True
+        else:
+            asked[name] = int(word) if word.isdecimal() else word
+    asked |= {"cascade": False} if asked.pop("quick", False) else {}
+    assert asked.pop("certify", False) == ("sigma" in asked)
+    assert resolve_settings(family_of(config), protocol, **asked).plain() == settings.plain()
 
 
 def test_cost_is_said_as_far_as_it_is_known() -> None:

@@ -14,7 +14,7 @@ from holdfast.data import DATASETS
 from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.result import Result
-from holdfast.evaluation.settings import attack_named, parse_radius, resolve_settings
+from holdfast.evaluation.settings import OF_ATTACKS, attack_named, parse_radius, resolve_settings
 from holdfast.evaluation.words import PASSED, verdict_words
 from holdfast.export.source import Source
 from holdfast.models.backbones import is_code
@@ -175,18 +175,26 @@ def _of_protocol(attack: str, protocol: str) -> bool:
     return False
 
 
+def _fixed(protocol: str) -> set[str]:
+    """The settings that are no option of their own, or none that the protocol takes."""
+    rules = PROTOCOLS[protocol]
+    idle = set() if rules.attacks else {"step", "steps", "restarts"} if rules.cascade else OF_ATTACKS
+    return {"protocol", "attacks", "cascade", "minimal_eps", "alpha"} | idle
+
+
 def command(result: Result, name: str, config: Config) -> str:
     """The command that repeats an evaluation of a run ``runs/NAME``; what it needs, where no command does."""
     settings, protocol = result.content["settings"], result.content["protocol"]
     if own := [name for name in settings["attacks"] if not _of_protocol(name, protocol)]:
         return f"# {way(result)}: holdfast.evaluate(…, attacks=[…]) takes the author's own attack {', '.join(own)}"
     in_pixels = settings.get("norm", "linf") == "linf"
-    given = {key: settings[key] for key in ("eps", "norm", "gradient", "steps") if key in settings}
+    fixed = _fixed(protocol) | ({"steps"} if settings.get("query_budget") else set())
+    given = {key: settings[key] for key in {"eps", "norm", "gradient", "steps"} - fixed if key in settings}
     step = resolve_settings(family_of(config), protocol, **given).step
     usual = {**asdict(resolve_settings(family_of(config), protocol)), "step": step}
     words = [f"holdfast evaluate runs/{name}", f"--protocol {protocol}"]
     for key, value in settings.items():
-        if key in ("protocol", "attacks", "cascade") or value in (None, usual.get(key)):
+        if key in fixed or value in (None, usual.get(key)):
             continue
         shown = f"{value}"
         if key in ("eps", "step") and in_pixels and parse_radius(fraction := format_radius(value, "linf")) == value:
@@ -196,6 +204,8 @@ def command(result: Result, name: str, config: Config) -> str:
         words += [f"--attack {attack}" for attack in settings["attacks"]]
     elif usual["cascade"] and not settings.get("cascade"):
         words += ["--quick"]
+    words += ["--minimal-eps"] if settings.get("minimal_eps") else []
+    words += ["--certify"] if settings.get("sigma") else []
     words += ["--transfer MODEL"] if result.content["model"].get("surrogate") else []
     words += ["--no-checks"] if settings["attacks"] and not result.content.get("checks") else []
     words += ["--best"] if result.content["model"].get("weights") == "best" else []
