@@ -70,6 +70,8 @@ def test_examples_run(
 def test_a_page_works_as_typed(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if "pytorch_metric_learning" in PAGES[page]:
         pytest.importorskip("pytorch_metric_learning")
+    if "from transformers" in PAGES[page]:
+        pytest.importorskip("transformers")
     skip_without_onnx(page)
     monkeypatch.chdir(tmp_path)
     session: dict[str, Any] = {"__name__": "__main__"}

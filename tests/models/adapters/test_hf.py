@@ -319,6 +319,48 @@ def test_the_library_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> No
         open_model("hf:x")
 
 
+# --- on the Hub
+
+
+def test_what_is_fetched_is_neither_code_nor_a_pickle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub, asked = pytest.importorskip("huggingface_hub"), list[Any]()
+    save(tmp_path / "m", "vit")
+
+    def snapshot(repository: str, *, revision: str | None, allow_patterns: list[str]) -> str:
+        asked.extend([repository, revision])
+        files = ["config.json", "model.safetensors", "model-00001-of-00002.safetensors", "code.py", "pytorch_model.bin"]
+        assert list(hub.utils.filter_repo_objects(files, allow_patterns=allow_patterns)) == files[:3]
+        return str(tmp_path / "m")
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    open_model("hf:owner/name@v2")
+    assert asked == ["owner/name", "v2"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("GatedRepoError", "owner/name cannot be fetched: it is gated: ask for access"),
+        ("RepositoryNotFoundError", "there is no such repository, or it is private"),
+        ("LocalEntryNotFoundError", "the Hub cannot be reached"),
+        ("OfflineModeIsEnabled", "the Hub cannot be reached"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["hf", "st"])
+def test_a_model_that_cannot_be_fetched(prefix: str, kind: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+    if prefix == "st":
+        pytest.importorskip("sentence_transformers")
+
+    def snapshot(*_: object, **__: object) -> None:
+        raise type(kind, (OSError,), {})("some\nlines")
+
+    monkeypatch.setattr(hub, "snapshot_download", snapshot)
+    with pytest.raises(HoldfastError, match=message) as caught:
+        open_model(f"{prefix}:owner/name")
+    assert "\n" not in str(caught.value)
+
+
 # --- from end to end
 
 
