@@ -56,8 +56,9 @@ def open_model(
         size: side of the images in pixels, where the model does not say it or another is wanted; a run has its own.
         resize: side before the centre crop, likewise.
         channels: 1 or 3, likewise.
-        mean, std: that an ONNX file from elsewhere wants pixels normalised by, in units of [0, 1], one value for all
+        mean: that an ONNX file from elsewhere wants taken away from pixels, in units of [0, 1], one value for all
             channels or one for each.
+        std: that it wants them divided by then, likewise.
         best: the weights of a run's best validation.
 
     Raises HoldfastError where there is no such model, or what is given does not go with it.
