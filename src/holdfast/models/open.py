@@ -10,7 +10,7 @@ from holdfast.models.adapters.base import OpenedModel
 from holdfast.models.adapters.code import open_code, said_by
 from holdfast.models.adapters.folder import open_folder
 from holdfast.models.adapters.http import open_http
-from holdfast.models.adapters.onnx import normalised, open_onnx
+from holdfast.models.adapters.onnx import normalised_by, open_onnx
 from holdfast.models.adapters.timm import open_timm
 from holdfast.models.preprocessing import Preprocessing
 from holdfast.util.errors import HoldfastError
@@ -74,7 +74,7 @@ def open_model(
     else:
         opened = _adapter(str(model))(str(model), None if weights is None else Path(weights), best)
     if mean is not None or std is not None:
-        opened = normalised(opened, mean, std)
+        opened = normalised_by(opened, mean, std)
     if best and opened.folder is None:
         raise HoldfastError(f"{model} is no run folder, and only a run has best weights: leave out --best")
     if opened.folder is not None and said:

@@ -93,7 +93,7 @@ def open_onnx(word: str, weights: Path | None = None, best: bool = False) -> Ope
     return replace(opened, name=path.stem, about={**opened.about, **said}, black_box=True, remarks=remarks)
 
 
-def normalised(opened: OpenedModel, mean: Sequence[float] | None, std: Sequence[float] | None) -> OpenedModel:
+def normalised_by(opened: OpenedModel, mean: Sequence[float] | None, std: Sequence[float] | None) -> OpenedModel:
     """The same, given ``(pixels - mean) / std``, one value for all channels or one for each.
 
     Raises HoldfastError for any model but an ONNX file that leaves it open.
