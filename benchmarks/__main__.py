@@ -30,7 +30,7 @@ def commands(data: Path | None) -> list[list[str]]:
         ["step", "--steps", "32", *clothes],
         ["step", "--backbone", "resnet18", "--pairs", "28", "--size", "112"],
         ["step", "--backbone", "resnet18", "--pairs", "28", "--size", "64"],
-        ["step", "--backbone", "efficientnet_lite0", "--pairs", "28", "--size", "112"],
+        ["step", "--backbone", "efficientnet_lite0", "--pairs", "8", "--size", "64", "--precision", "float32"],
         ["step", "--steps", "8", *clothes],
         ["step", "--steps", "8", "--recipe", "act-r", *clothes],
         ["step", "--steps", "8", "--recipe", "est-r", *clothes],

@@ -265,6 +265,30 @@ def test_a_model_without_gradients_that_withstands_square_is_left_open(monkeypat
     assert not failed(results)
 
 
+class Elsewhere:
+    """A model that rounds differently in other batches, and may say so."""
+
+    def __init__(self, exact: bool) -> None:
+        self.exact = exact
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return (MODEL(images) + 1e-6 * images.mean()).detach()
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_rounding_in_other_batches_is_allowed_where_a_model_says_so(exact: bool) -> None:
+    results = found(target_of(Elsewhere(exact)))
+    assert failed(results) == ({NOTHING, AGAIN} if exact else set())
+
+
+def test_what_a_black_box_is_given_is_not_visible() -> None:
+    weight = torch.randn(64, 8, generator=torch.Generator().manual_seed(0)).numpy()
+    blind = found(target_of(lambda x: torch.from_numpy(x.detach().flatten(1).numpy() @ weight)))
+    assert blind[PREPROCESSING].passed is None
+    seen = found(target_of(lambda x: MODEL(x).detach()))
+    assert seen[PREPROCESSING].passed is True
+
+
 def test_faults_found_before_are_passed_on() -> None:
     target = target_of(MODEL)
     target.model.faults = ["normalised twice", "divided twice"]

@@ -14,8 +14,7 @@ from holdfast.models.adapters.code import normalised, open_code, said_by
 from holdfast.models.adapters.folder import open_folder
 from holdfast.models.adapters.hf import open_hf
 from holdfast.models.adapters.http import open_http
-from holdfast.models.adapters.onnx import normalised as onnx_normalised
-from holdfast.models.adapters.onnx import open_onnx
+from holdfast.models.adapters.onnx import normalised_by, open_onnx
 from holdfast.models.adapters.open_clip import open_open_clip
 from holdfast.models.adapters.program import open_program
 from holdfast.models.adapters.st import open_st
@@ -70,8 +69,9 @@ def open_model(
         size: side of the images in pixels, where the model does not say it or another is wanted; a run has its own.
         resize: side before the centre crop, likewise.
         channels: 1 or 3, likewise.
-        mean, std: that an ONNX file from elsewhere wants pixels normalised by, in units of [0, 1], one value for all
+        mean: that an ONNX file from elsewhere wants taken away from pixels, in units of [0, 1], one value for all
             channels or one for each.
+        std: that it wants them divided by then, likewise.
         best: the weights of a run's best validation.
         pooling: of ``hf:``, what becomes the embedding: ``pooler``, ``cls`` or ``mean``; by default the model's own.
 
@@ -88,7 +88,7 @@ def open_model(
     else:
         opened = _adapter(str(model), pooling)(str(model), None if weights is None else Path(weights), best)
     if mean is not None or std is not None:
-        opened = onnx_normalised(opened, mean, std)
+        opened = normalised_by(opened, mean, std)
     if best and opened.folder is None:
         raise HoldfastError(f"{model} is no run folder, and only a run has best weights: leave out --best")
     if opened.folder is not None and said:

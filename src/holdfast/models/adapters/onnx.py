@@ -27,10 +27,13 @@ ASSUMED = (
 class OnnxNetwork:
     """What an ``.onnx`` file computes: images (n, C, H, W) in [0, 1] to vectors (n, D), on the CPU.
 
-    mean, std: of pixels in units of [0, 1], for each channel, where the network takes them normalised.
+    ``mean`` and ``std``: of pixels in units of [0, 1], (1 or C, 1, 1), where the network takes them normalised.
     """
 
-    def __init__(self, path: Path, mean: Tensor | None = None, std: Tensor | None = None) -> None:
+    mean: Tensor | None = None
+    std: Tensor | None = None
+
+    def __init__(self, path: Path) -> None:
         runtime = require("onnxruntime", "onnx")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
@@ -39,7 +42,6 @@ class OnnxNetwork:
             self.session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:
             raise HoldfastError(f"onnxruntime cannot open {path} ({brief(error)})") from error
-        self.mean, self.std = mean, std
         self.input, self.shape = _input(path, self.session.get_inputs())
         self.output = _output(path, self.session.get_outputs())
         meta = self.session.get_modelmeta().custom_metadata_map
@@ -91,7 +93,7 @@ def open_onnx(word: str, weights: Path | None = None, best: bool = False) -> Ope
     return replace(opened, name=path.stem, about={**opened.about, **said}, black_box=True, remarks=remarks)
 
 
-def normalised(opened: OpenedModel, mean: Sequence[float] | None, std: Sequence[float] | None) -> OpenedModel:
+def normalised_by(opened: OpenedModel, mean: Sequence[float] | None, std: Sequence[float] | None) -> OpenedModel:
     """The same, given ``(pixels - mean) / std``, one value for all channels or one for each.
 
     Raises HoldfastError for any model but an ONNX file that leaves it open.
