@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from holdfast.evaluation.protocols import PROTOCOLS as PROTOCOLS
     from holdfast.evaluation.protocols import ers as ers
     from holdfast.evaluation.result import Result as Result
+    from holdfast.evaluation.robust.compare import Comparison as Comparison
+    from holdfast.evaluation.robust.compare import compare as compare
     from holdfast.evaluation.saving import attack as attack
     from holdfast.models.adapters.base import OpenedModel as OpenedModel
     from holdfast.models.embedder import Embedder as Embedder
@@ -66,6 +68,7 @@ HOMES = {
         "evaluation.evaluate": "evaluate",
         "evaluation.protocols": "PROTOCOLS ers",
         "evaluation.result": "Result",
+        "evaluation.robust.compare": "Comparison compare",
         "evaluation.saving": "attack",
         "models.adapters.base": "OpenedModel",
         "models.embedder": "Embedder EmbedderConfig",

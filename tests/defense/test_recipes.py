@@ -13,6 +13,7 @@ from holdfast.core.pgd import PGD, LInf
 from holdfast.core.samplers import EmbeddedBatch
 from holdfast.defense.base import AdversarialTriplets, Plain, ReachHardness, ShiftedBatch
 from holdfast.defense.destinations import Boosted, Constant, Gradual, Sampled
+from holdfast.defense.fare import Fare
 from holdfast.defense.recipes import (
     DESTINATIONS,
     METHODS,
@@ -28,10 +29,13 @@ from holdfast.util.errors import HoldfastError
 PUBLISHED = Path(report.__file__).with_name("published.csv")
 PLAIN_PGD = PGD(LInf(8 / 255), 1 / 255, 8)
 EVERY = [
-    *(Recipe(method, source) for method in METHODS if method != "hm" for source in SOURCES),
+    *(Recipe(method, source) for method in METHODS if method not in ("hm", "fare") for source in SOURCES),
     *(Recipe("hm", source, destination) for source in SOURCES for destination in (*DESTINATIONS, "-0.1", "2")),
     *(Recipe("hm", "S", destination, structure=True) for destination in DESTINATIONS),
     *(Recipe(method, "R", structure=True) for method in ("est", "minmax")),
+    *(Recipe(method, "R", constrained=True) for method in METHODS if method not in ("hm", "fare")),
+    *(Recipe("hm", "S", destination, structure, True) for destination in DESTINATIONS for structure in (True, False)),
+    *(Recipe("fare", None, constrained=constrained) for constrained in (True, False)),
 ]
 
 
@@ -63,6 +67,12 @@ def test_names_are_unique_and_described() -> None:
         ("N/A[R]", "none-r"),
         ("none[r]", "none-r"),
         ("MinMax[R]", "minmax-r"),
+        ("FARE", "fare"),
+        ("Lore", "lore"),
+        ("HM[S,g_LGA]&LORE", "hm-lore"),
+        ("hm-s-lga-lore", "hm-lore"),
+        ("HM[S, g_LGA] & ICS & lore", "hm-s-lga-ics-lore"),
+        ("hm-r--0.05-lore", "hm-r--0.05-lore"),
     ],
 )
 def test_spellings(spelling: str, name: str) -> None:
@@ -84,6 +94,12 @@ def test_spellings(spelling: str, name: str) -> None:
         ("hm-s-3", r"destination 3.*\[-2, 2\]"),
         ("hm-s-nan", r"destination nan.*\[-2, 2\]"),
         ("", r"write it like"),
+        ("faer", r"did you mean fare"),
+        ("lor", r"did you mean lore"),
+        ("hm-lor", r"did you mean hm-lore"),
+        ("fare-r", r"FARE draws no triplets; write fare, or lore"),
+        ("hm-s-lore", r"needs a destination"),
+        ("act-r-ics-lore", r"needs a perturbed anchor"),
     ],
 )
 def test_errors_name_the_nearest(spelling: str, message: str) -> None:
@@ -106,11 +122,24 @@ def destination_of(defense: nn.Module) -> nn.Module:
 def test_recipes_build_what_they_say() -> None:
     assert isinstance(parse_recipe("none-s").build(PLAIN_PGD), Plain)
     assert isinstance(parse_recipe("est-r").build(PLAIN_PGD), ShiftedBatch)
-    assert parse_recipe("hm-s-m").build(PLAIN_PGD).learning.structure == 0
-    strength = LossConfig(margin=0.4, structure=0.05, boost=0.3)
-    built = parse_recipe("hm-s-lga-ics").build(PLAIN_PGD, strength)
+    plain, built = (
+        parse_recipe(name).build(PLAIN_PGD, LossConfig(margin=0.4, structure=0.05, boost=0.3))
+        for name in ("hm-s-m", "hm-s-lga-ics")
+    )
+    assert isinstance(plain, AdversarialTriplets)
+    assert plain.learning.structure == 0
+    assert isinstance(built, AdversarialTriplets)
     assert built.learning.margin == 0.4
     assert built.learning.structure == 0.05
+
+
+@pytest.mark.parametrize("recipe", EVERY, ids=lambda recipe: recipe.name)
+def test_what_a_recipe_needs(recipe: Recipe) -> None:
+    defense = recipe.build(PLAIN_PGD, LossConfig(rho=0.07))
+    assert isinstance(defense, Fare) is not recipe.labels
+    assert (defense.constraint is not None) is recipe.constrained
+    assert defense.constraint is None or defense.constraint.rho == 0.07
+    assert (defense.keeps_original or defense.constraint is not None) is recipe.keeps_original
 
 
 @pytest.mark.parametrize(
@@ -147,6 +176,7 @@ def test_semihard_triplets_take_the_margin_of_the_recipe(margin: float, negative
     defense = parse_recipe("hm-m-m").build(PLAIN_PGD, LossConfig(margin=margin))
     destination = destination_of(defense)
     assert isinstance(destination, Sampled)
+    assert isinstance(defense, AdversarialTriplets)
     for sampler in (defense.source, destination.sampler):
         assert set(sampler(batch, torch.Generator().manual_seed(0)).negative.tolist()) == negatives
 

@@ -106,6 +106,30 @@ def pgd(
     return trajectory
 
 
+def fare(
+    net: nn.Module, original: nn.Module, images: Tensor, starts: Tensor, *, eps: float, step: float, steps: int
+) -> Tensor:
+    """The loss of FARE, one image after the other, each descent from its own start. The networks are in eval mode."""
+    losses = []
+    for image, start in zip(images, starts, strict=True):
+        origin, x = original(image[None])[0].detach(), start.clone()
+        for _ in range(steps):
+            x.requires_grad_()
+            (gradient,) = torch.autograd.grad(((net(x[None])[0] - origin) ** 2).sum(), x)
+            x = torch.maximum(torch.minimum(x.detach() + step * gradient.sign(), image + eps), image - eps).clamp(0, 1)
+        losses.append(((net(x[None])[0] - origin) ** 2).sum())
+    return torch.stack(losses).mean()
+
+
+def lagrangian(net: nn.Module, original: nn.Module, images: Tensor, weights: Sequence[float], rho: float) -> Tensor:
+    """What LORE adds to a loss, one clean image after the other."""
+    terms = []
+    for image, weight in zip(images, weights, strict=True):
+        moved = ((net(image[None])[0] - original(image[None])[0].detach()) ** 2).sum()
+        terms.append(weight * (moved - rho))
+    return torch.stack(terms).mean()
+
+
 def hardness_manipulation(
     net: nn.Module,
     images: Tensor,

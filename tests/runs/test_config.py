@@ -27,6 +27,7 @@ CHOICES = {
     "optim.schedule": ("constant", "cosine", "linear"),
     "warmup.sampler": tuple(SAMPLERS),
 }
+ABOVE_ZERO = {"optim.clip", "optim.head_lr", "optim.layer_decay", "loss.ceiling", "loss.rho"}
 ONE = ("steps", "data.size", "data.workers")
 TEXTS = ("data.root", "model.backbone", "model.weights")
 TWO = ("batch.pairs", "batch.per_class", "model.dim")
@@ -81,6 +82,20 @@ def test_a_224_pixel_network_from_random_weights_gets_a_warm_up_and_a_larger_lea
     assert settings(data__name="cub", model__weights=None) == random
     chosen = settings(data__name="cub", warmup__epochs=0, optim__lr=1e-4)
     assert (chosen.warmup.epochs, chosen.optim.lr) == (0, 1e-4)
+
+
+@pytest.mark.parametrize("recipe", ["fare", "LORE", "hm-lore", "act-r-lore"])
+@pytest.mark.parametrize(("data", "eps"), [("folder", 8 / 255), ("digits", 77 / 255)])
+def test_recipes_that_keep_the_original_have_the_settings_of_fare(recipe: str, data: str, eps: float) -> None:
+    config = settings(recipe=recipe, data__name=data, model__weights="w.safetensors")
+    optim = config.optim
+    assert (optim.name, optim.lr, optim.weight_decay, optim.schedule) == ("adamw", 1e-5, 1e-4, "cosine")
+    assert (optim.warmup_ratio, config.warmup.epochs, config.pgd.steps) == (0.07, 0, 10)
+    assert (config.pgd.eps, config.pgd.step) == (eps, pytest.approx(eps / 4))
+    own = settings(recipe=recipe, data__name=data, optim__lr=1e-3, pgd__eps="4/255", pgd__steps=5)
+    assert (own.optim.lr, own.pgd.step) == (1e-3, pytest.approx(2 / 255))
+    assert settings(recipe=recipe, data__name=data, pgd__step="3/255").pgd.step == 3 / 255
+    assert resolve_config(yaml.safe_load(own.to_yaml())) == own
 
 
 @pytest.mark.parametrize(("size", "resize"), [(224, 256), (64, 73), (112, 128), (7, 8), (1, 1)])
@@ -255,10 +270,17 @@ def numbers() -> dict[str, bool]:
     """The settings that are numbers, and which of them are whole."""
     flat = flatten(asdict(Config()))
     known = {key: isinstance(value, int) for key, value in flat.items() if type(value) in (int, float)}
-    return known | {"steps": True, "data.resize": True, "optim.clip": False, "optim.ema": False, "loss.ceiling": False}
+    return known | {
+        "steps": True,
+        "data.resize": True,
+        "optim.clip": False,
+        "optim.head_lr": False,
+        "optim.ema": False,
+        "loss.ceiling": False,
+    }
 
 
-@pytest.mark.parametrize("key", sorted(numbers().keys() - {"data.resize", "optim.clip", "loss.ceiling"}))
+@pytest.mark.parametrize("key", sorted(numbers().keys() - {"data.resize"} - ABOVE_ZERO))
 def test_every_minimum_is_held_to(key: str) -> None:
     least = 1 if key in ONE else 2 if key in TWO else 0
     others = {"optim.epochs": 1, "warmup.epochs": 1}
@@ -268,7 +290,14 @@ def test_every_minimum_is_held_to(key: str) -> None:
         resolve_config({key: below})
 
 
-@pytest.mark.parametrize("key", sorted(flatten(asdict(Config())).keys() - {"data.name"}))
+@pytest.mark.parametrize("key", sorted(ABOVE_ZERO))
+def test_what_is_above_zero(key: str) -> None:
+    assert flatten(asdict(resolve_config({key: 0.5})))[key] == 0.5
+    with pytest.raises(HoldfastError, match=rf"{re.escape(key)} is above 0, not 0"):
+        resolve_config({key: 0})
+
+
+@pytest.mark.parametrize("key", sorted(flatten(asdict(Config())).keys() - {"data.name", "model.trainable"}))
 @pytest.mark.parametrize("value", [-1, True, float("nan"), "many", [0], b"1", {"a": {"b": 0}}], ids=repr)
 def test_every_setting_refuses_what_it_is_not(key: str, value: Any) -> None:
     right = isinstance(value, bool) and isinstance(flatten(asdict(Config()))[key], bool)
@@ -279,6 +308,17 @@ def test_every_setting_refuses_what_it_is_not(key: str, value: Any) -> None:
         with pytest.raises(HoldfastError, match=re.escape(key)) as caught:
             resolve_config({"data.name": "digits"} | {key: value})
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("given", "kept"), [("fc", ("fc",)), (["fc", "layer4"], ("fc", "layer4")), ([], ())])
+def test_parts_that_train_are_one_name_or_several(given: Any, kept: tuple[str, ...]) -> None:
+    assert settings(model__trainable=given).model.trainable == kept
+
+
+@pytest.mark.parametrize("value", [-1, True, [None], {"a": 0}, b"1"], ids=repr)
+def test_parts_that_train_are_names(value: Any) -> None:
+    with pytest.raises(HoldfastError, match=r"model\.trainable"):
+        settings(model__trainable=value)
 
 
 @pytest.mark.parametrize("assignment", ["optim.lr", "=3", " =3", "", "optim.lr 3"])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from holdfast.data import Pixels
 from holdfast.defense.recipes import RECIPES
-from holdfast.models.embedder import Embedder
+from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.runs.config import Config, resolve_config
 from holdfast.runs.data import table_of
 from holdfast.runs.folder import Place, Run, State
@@ -81,8 +81,12 @@ def test_best_weights_are_chosen_on_the_validation_split_and_on_the_test_set_if_
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_trains(recipe: str, tmp_path: Path) -> None:
-    train(settings(recipe=recipe, steps=2, model__dim=8, validation__attacked=0), tmp_path, quiet=True)
-    lines = Run(tmp_path).steps()
+    changes: dict[str, Any] = {"recipe": recipe, "steps": 2, "model__dim": 8, "validation__attacked": 0}
+    if RECIPES[recipe].keeps_original:
+        Embedder(EmbedderConfig("c2f2", 8, 1, 8)).save_pretrained(tmp_path)
+        changes["model__weights"] = str(tmp_path / "model.safetensors")
+    train(settings(**changes), tmp_path / "run", quiet=True)
+    lines = Run(tmp_path / "run").steps()
     assert len(lines) == 2
     assert all(torch.isfinite(torch.tensor(line["loss"])) for line in lines)
 
@@ -293,6 +297,7 @@ from holdfast.util import distributed
 from holdfast.core.pgd import PGD, LInf
 from holdfast.defense.recipes import parse_recipe
 from holdfast.core.triplets import Triplets
+from holdfast.defense.original import Constraint
 torch.set_num_threads(1)
 
 def nearby(batch, generator=None):
@@ -308,7 +313,7 @@ class Unit(torch.nn.Module):
     def forward(self, x):
         return F.normalize(x, dim=-1)
 
-def main(out):
+def main(out, held):
     with distributed.process_group(torch.device("cpu")):
         rank, world = distributed.rank(), distributed.world()
         generator = torch.Generator().manual_seed(1)
@@ -316,37 +321,46 @@ def main(out):
         share = slice(rank * 32 // world, (rank + 1) * 32 // world)
         net, defense = network(), parse_recipe("hm-s-lga-ics").build(PGD(LInf(0.1), 0.03, 4))
         defense.source = nearby
+        if held:
+            defense.constraint = Constraint(0.01)
+            defense.begin(net, images[:2])
+            distributed.share(defense.state_dict().values())
         result = {}
-        for step in range(2):
+        for step in range(7 if held else 2):
             net.zero_grad()
             defense(net, images[share], labels[share]).loss.backward()
             gradients = [p.grad for p in net.parameters()]
             distributed.average(gradients)
             result |= {f"{step}/{i}": g.clone() for i, g in enumerate(gradients)}
             result[f"{step}/last"] = defense.goal.destination.left.loss.clone()
+            if held:
+                result |= {f"{step}/λ{i}": p.detach().clone() for i, p in enumerate(defense.constraint.parameters())}
             with torch.no_grad():
                 for p in net.parameters():
                     p -= p.grad
         torch.save(result, f"{out}/{world}-{rank}.pt")
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2] == "held")
 """
 
 
-def test_two_processes_find_the_gradients_of_one_on_the_whole_batch(tmp_path: Path) -> None:
-    """Perturbation, intra-class structure and LGA's averaged loss included, over two steps."""
+@pytest.mark.parametrize("kind", ["free", "held"])
+def test_two_processes_find_the_gradients_of_one_on_the_whole_batch(kind: str, tmp_path: Path) -> None:
+    """Perturbation, intra-class structure and LGA's averaged loss included, over two steps; and, over seven, the
+    multipliers that hold the embeddings near the original's."""
     script = tmp_path / "worker.py"
     script.write_text(WORKER)
-    done = torchrun(str(script), str(tmp_path))
+    done = torchrun(str(script), str(tmp_path), kind)
     assert done.returncode == 0, done.stderr
-    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
+    subprocess.run([sys.executable, str(script), str(tmp_path), kind], check=True)
     whole = torch.load(tmp_path / "1-0.pt")
     shares = [torch.load(tmp_path / f"2-{rank}.pt") for rank in range(2)]
     for name, expected in whole.items():
         for share in shares:
             torch.testing.assert_close(share[name], expected, rtol=1e-4, atol=1e-6)
     assert whole["1/0"].abs().max() > 1e-4
+    assert kind == "free" or not torch.equal(whole["4/λ3"], whole["5/λ3"])
 
 
 def test_torchrun_trains_like_one_process(tmp_path: Path) -> None:

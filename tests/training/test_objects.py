@@ -12,7 +12,16 @@ from holdfast.core.objectives import Objective
 from holdfast.core.pgd import PGD, LInf
 from holdfast.core.samplers import SAMPLERS, EmbeddedBatch
 from holdfast.core.triplets import ANCHOR, NEGATIVE, Triplets
-from holdfast.defense.base import AdversarialTriplets, Defense, Goal, Learning, ReachHardness, ShiftedBatch, Step
+from holdfast.defense.base import (
+    AdversarialTriplets,
+    Defense,
+    Goal,
+    Learning,
+    ReachHardness,
+    ShiftedBatch,
+    Step,
+    TripletDefense,
+)
 from holdfast.defense.destinations import Destination
 from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.evaluate import evaluate
@@ -130,18 +139,19 @@ def test_own_sampler_goal_and_destination_are_put_to_work(tmp_path: Path) -> Non
     )
 
 
-class Uncounted(Defense):
+class Uncounted(TripletDefense):
     """A defense from scratch, which logs the least there is."""
 
     def forward(
         self,
         embedder: nn.Module,
         images: Tensor,
-        labels: Tensor,
+        labels: Tensor | None = None,
         anchors: Tensor | None = None,
         generator: Generator | None = None,
     ) -> Step:
         z = embedder(images)
+        assert labels is not None
         loss = self.learn(self.source(EmbeddedBatch.of(z, labels, anchors), generator).take(z))[0]
         return Step(loss, {"loss": loss.detach()})
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from holdfast.evaluation.result import Result
+    from holdfast.evaluation.robust.compare import Comparison
     from holdfast.export.verify import Compared
     from holdfast.search.lookup import Answer
     from holdfast.sweep.plan import Planned
@@ -184,6 +185,19 @@ def comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table("beside the published rows", shorter[0], shorter[1:], narrow=True)
     for source in dict.fromkeys(row[place] for row in rows if "published" in row):
         print(f"published in: {source}")
+
+
+def hardened(found: "Comparison") -> None:
+    """Print a hardened model beside its original."""
+    radii = [f"robust R@1, ε = {format_radius(one.eps, found.norm)}" for one in found.searches[0].robust]
+    rows = []
+    for one in found.searches:
+        cells = (f"{robust.value:.2f} ({robust.low:.1f} to {robust.high:.1f})" for robust in one.robust)
+        rows.append([one.queries, one.gallery, f"{one.recall:.2f}", *cells])
+    title = f"{found.hardened} beside its original {found.original}, on {found.data}"
+    table(title, ["queries by", "gallery by", "R@1", *radii], rows)
+    print(f"mean cosine to the original: {found.cosine:.4f}, of {found.images:,} images")
+    print(f"robust R@1: of {found.searches[0].robust[0].queries:,} attacked queries; in brackets: 95 % interval")
 
 
 def answers(found: "Sequence[Sequence[Answer]]") -> None:

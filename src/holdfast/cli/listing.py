@@ -9,11 +9,14 @@ listing = typer.Typer(help="What there is to choose from.", no_args_is_help=True
 def recipes() -> None:
     """The training methods, by both their names."""
     from holdfast.cli import display  # noqa: PLC0415
-    from holdfast.defense.recipes import RECIPES, REFERENCES  # noqa: PLC0415
+    from holdfast.defense.recipes import RECIPES  # noqa: PLC0415
 
-    rows = [[name, recipe.notation, recipe.summary, REFERENCES[recipe.method]] for name, recipe in RECIPES.items()]
+    rows = [[name, recipe.notation, recipe.summary, recipe.reference] for name, recipe in RECIPES.items()]
     display.table("recipes", ["name", "in the paper", "what it does", "reference"], rows)
     print("Any source R M S D H goes with any destination; a number in [-2, 2] is a destination too: HM[S,-0.15]&ICS.")
+    print(
+        "-lore after any with triplets (&LORE) holds clean embeddings near those of the original network: act-r-lore."
+    )
 
 
 @listing.command()

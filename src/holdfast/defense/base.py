@@ -7,6 +7,7 @@ house's training loop or anyone else's. The embedder is any module from pixels i
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,11 +17,13 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from holdfast.core.fused import FusedNetwork
 from holdfast.core.objectives import CollapsePair, Objective, RaiseHardness, ShiftEmbedding
-from holdfast.core.pgd import PGD, Embed
+from holdfast.core.pgd import PGD
 from holdfast.core.samplers import EmbeddedBatch, Sampler
 from holdfast.core.triplets import ANCHOR, NEGATIVE, POSITIVE, Triplets, hardness
 from holdfast.defense.destinations import Destination
 from holdfast.defense.losses import intra_class_structure, triplet_loss
+from holdfast.defense.original import Constraint, Original
+from holdfast.defense.passes import Counted, count
 from holdfast.util.errors import HoldfastError
 
 
@@ -55,26 +58,67 @@ class Defense(nn.Module):
     """The base of all: ``forward(embedder, images (B, C, H, W), labels (B,), anchors (T,)) -> Step``.
 
     One of your own overrides that, or :meth:`step`.
+
+    constraint: what holds the clean embeddings near those of the ``original``; by default nothing. keeps_original:
+    whether the defense needs the embedder as it was at the begin, be it constrained or not.
     """
 
-    def __init__(self, source: Sampler, learning: Learning) -> None:
+    keeps_original = False
+
+    def __init__(self) -> None:
         super().__init__()
-        self.source, self.learning = source, learning
+        self.original: Original | None = None
+        self.constraint: Constraint | None = None
+
+    def begin(self, embedder: nn.Module, images: Tensor) -> None:
+        """Take note of the embedder as it is: called once, before the first step, with images like those to come."""
+        if self.keeps_original or self.constraint is not None:
+            self.original = Original(embedder)
+            if self.constraint is not None:
+                self.constraint.begin(self.original(images))
 
     def forward(
         self,
         embedder: nn.Module,
         images: Tensor,
-        labels: Tensor,
+        labels: Tensor | None = None,
         anchors: Tensor | None = None,
         generator: Generator | None = None,
     ) -> Step:
         """One step on a batch; ``anchors`` are positions in it, by default every second image."""
-        return self.step(embedder, images, lambda z: EmbeddedBatch.of(z, labels, anchors), generator)
+
+        def batch_of(z: Tensor) -> EmbeddedBatch:
+            if labels is None:
+                raise HoldfastError(f"{type(self).__name__} draws triplets, which needs the labels of the images")
+            return EmbeddedBatch.of(z, labels, anchors)
+
+        step = self.step(embedder, images, batch_of, generator)
+        if self.constraint is None:
+            return step
+        term, logs = self.constraint(embedder(images), self.origins(images))
+        loss = step.loss + term
+        if "passes" in step.logs:
+            logs["passes"] = step.logs["passes"] + 2 * len(images)
+        return Step(loss, {**step.logs, **logs, "loss": loss.detach()})
 
     @abstractmethod
     def step(self, embedder: nn.Module, images: Tensor, batch_of: BatchOf, generator: Generator | None) -> Step:
         """As :meth:`forward`; ``batch_of`` knows labels and anchors."""
+
+    def origins(self, images: Tensor) -> Tensor:
+        """Images as the original embeds them, ``(B, C, H, W) -> (B, D)``."""
+        if self.original is None:
+            raise HoldfastError("this defense compares with the original: call begin(embedder, images) before training")
+        z: Tensor = self.original(images)
+        return z
+
+
+class TripletDefense(Defense):
+    """A defense that learns from triplets, which the sampler ``source`` draws."""
+
+    def __init__(self, source: Sampler, learning: Learning) -> None:
+        super().__init__()
+        self.source, self.learning = source, learning
 
     def learn(self, z: Tensor, benign: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of embedded triplets ``(T, 3, D)``, with the intra-class term where benign ones are given."""
@@ -92,7 +136,7 @@ class Defense(nn.Module):
         """Take note of the triplet loss of this iteration."""
 
 
-class Plain(Defense):
+class Plain(TripletDefense):
     """No defense: triplets drawn on, and loss of, the clean images."""
 
     def __init__(self, source: Sampler, learning: Learning) -> None:
@@ -102,16 +146,18 @@ class Plain(Defense):
     def step(self, embedder: nn.Module, images: Tensor, batch_of: BatchOf, generator: Generator | None) -> Step:
         z = embedder(images)
         loss, logs = self.learn(self.source(batch_of(z), generator).take(z))
-        return Step(loss, {**logs, "passes": _count(len(images), images)})
+        return Step(loss, {**logs, "passes": count(len(images), images)})
 
 
 class Perturbing(Defense):
     """A defense that perturbs images, with ``pgd``."""
 
-    def __init__(self, source: Sampler, learning: Learning, pgd: PGD) -> None:
-        super().__init__(source, learning)
-        self.pgd = pgd
-        self.fused_networks: dict[torch.dtype | None, FusedNetwork] = {}
+    pgd: PGD
+
+    @cached_property
+    def fused_networks(self) -> dict[torch.dtype | None, FusedNetwork]:
+        """By precision; left behind where the defense is copied or pickled."""
+        return {}
 
     def fused(self, embedder: nn.Module, images: Tensor) -> FusedNetwork:
         """The embedder as it is now, the way the adversary runs it: in the precision of the autocast around it."""
@@ -125,15 +171,15 @@ class Perturbing(Defense):
         return fused
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copied or pickled it leaves the network behind."""
-        return {**self.__dict__, "fused_networks": {}}
+        return {name: value for name, value in self.__dict__.items() if name != "fused_networks"}
 
 
-class ShiftedBatch(Perturbing):
+class ShiftedBatch(Perturbing, TripletDefense):
     """Every image of the batch is shifted by itself, and triplets are drawn on what comes out (EST, Zhou 2020)."""
 
     def __init__(self, source: Sampler, learning: Learning, pgd: PGD) -> None:
-        super().__init__(source, learning, _off_origin(pgd))
+        super().__init__(source, learning)
+        self.pgd = _off_origin(pgd)
 
     def objective(self, clean: Tensor) -> Objective:
         """What the descent minimises, of images with clean embeddings ``(B, 1, D)``."""
@@ -152,15 +198,15 @@ class ShiftedBatch(Perturbing):
         benign = _embed_groups(embed, triplets.take(images)[:, :NEGATIVE]) if self.learning.structure else None
         loss, logs = self.learn(triplets.take(z), benign)
         logs["source_hardness"] = hardness(triplets.take(clean)).mean()
-        return Step(loss, {**logs, "passes": _count(embed.images + attacked.images, images)})
+        return Step(loss, {**logs, "passes": count(embed.images + attacked.images, images)})
 
 
-class AdversarialTriplets(Perturbing):
+class AdversarialTriplets(Perturbing, TripletDefense):
     """Triplets are drawn on the clean images and some of their roles are perturbed together, toward the goal."""
 
     def __init__(self, source: Sampler, learning: Learning, pgd: PGD, goal: "Goal") -> None:
-        super().__init__(source, learning, goal.prepare(pgd))
-        self.goal = goal
+        super().__init__(source, learning)
+        self.pgd, self.goal = goal.prepare(pgd), goal
         _check_structure(learning, goal.roles)
 
     def step(self, embedder: nn.Module, images: Tensor, batch_of: BatchOf, generator: Generator | None) -> Step:
@@ -191,7 +237,7 @@ class AdversarialTriplets(Perturbing):
         logs["moved"] = moved.float().mean()
         if isinstance(objective, RaiseHardness):
             logs["destination_hardness"] = objective.destination.mean()
-        return Step(loss, {**logs, "passes": _count(embed.images + attacked.images, images)})
+        return Step(loss, {**logs, "passes": count(embed.images + attacked.images, images)})
 
     def _embed(self, embed: "Counted", originals: Tensor, perturbed: Tensor) -> tuple[Tensor, Tensor | None]:
         """Embeddings ``(T, 3, D)`` to learn from, and what is benign of them.
@@ -267,17 +313,6 @@ class Shift(Goal):
         return ShiftEmbedding(triplets.take(batch.embeddings)[:, self.roles])
 
 
-class Counted:
-    """An embedder that counts the images passed through it, forward."""
-
-    def __init__(self, embed: Embed) -> None:
-        self.embed, self.images = embed, 0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        self.images += len(images)
-        return self.embed(images)
-
-
 def _check_structure(learning: Learning, roles: list[int]) -> None:
     if learning.structure and ANCHOR not in roles:
         raise HoldfastError(
@@ -304,7 +339,3 @@ def independent(module: nn.Module) -> bool:
     batch = (m.training or m.running_mean is None for m in module.modules() if isinstance(m, _BatchNorm))
     noise = (m.training and m.p > 0 for m in module.modules() if isinstance(m, _DropoutNd))
     return not any(batch) and not any(noise)
-
-
-def _count(images: int, like: Tensor) -> Tensor:
-    return torch.tensor(float(images), device=like.device)

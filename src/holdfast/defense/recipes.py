@@ -11,11 +11,13 @@ from holdfast.core.samplers import SAMPLERS, Sampler, semihard
 from holdfast.defense import base
 from holdfast.defense.base import Defense
 from holdfast.defense.destinations import Boosted, Constant, Destination, Gradual, Sampled
+from holdfast.defense.fare import Fare
+from holdfast.defense.original import Constraint
 from holdfast.util.errors import HoldfastError, unknown
 from holdfast.util.imports import CUSTOM
 from holdfast.util.validate import Amount, Positive
 
-METHODS = {"none": "N/A", "est": "EST", "act": "ACT", "rest": "REST", "minmax": "MinMax", "hm": "HM"}
+METHODS = {"none": "N/A", "est": "EST", "act": "ACT", "rest": "REST", "minmax": "MinMax", "hm": "HM", "fare": "FARE"}
 SOURCES = {"R": "random", "M": "semihard", "S": "softhard", "D": "distance-weighted", "H": "hardest"}
 GRADUAL = {"g_LGA": 1.0, "g_2": 2.0, "g_1/2": 0.5}
 CONSTANTS = {"0": 0.0, "-gamma/2": -0.5, "-gamma": -1.0}
@@ -31,7 +33,9 @@ REFERENCES = {
     "rest": "Zhou et al., arXiv 2106.03614",
     "minmax": "Madry et al., ICLR 2018",
     "hm": "Zhou & Patel, CVPR 2022",
+    "fare": "Schlarmann et al., ICML 2024",
 }
+CONSTRAINT = "Poppi et al. 2025 (LORE)"
 
 
 @dataclass(frozen=True)
@@ -40,60 +44,102 @@ class LossConfig:
 
     margin: of the triplet loss (gamma). structure: weight of the intra-class term (lambda), used where the recipe
     asks for it. boost: the most a boosted destination is raised (xi). ceiling: the loss at which a gradual
-    adversary begins to grow (u), the margin where it is None.
+    adversary begins to grow (u), the margin where it is None. rho: the squared distance from the original that a
+    constrained recipe allows a clean embedding (ρ).
     """
 
     margin: Amount = 0.2
     structure: Amount = 0.5
     boost: Amount = 0.1
     ceiling: Positive | None = None
+    rho: Positive = 0.1
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training method as a value: ``method`` and ``source`` always, ``destination`` for HM, ``structure`` for ICS."""
+    """A training method as a value: ``method`` and ``source``, None for FARE, ``destination`` for HM, ``structure`` for
+    ICS, ``constrained`` for LORE."""
 
     method: str
-    source: str
+    source: str | None
     destination: str | None = None
     structure: bool = False
+    constrained: bool = False
 
     @property
     def notation(self) -> str:
         """The paper's name, such as ``HM[S,g_LGA]&ICS``."""
+        if self.source is None:
+            return "LORE" if self.constrained else METHODS[self.method]
         inside = self.source if self.destination is None else f"{self.source},{self.destination}"
-        return f"{METHODS[self.method]}[{inside}]" + ("&ICS" if self.structure else "")
+        return f"{METHODS[self.method]}[{inside}]" + "&ICS" * self.structure + "&LORE" * self.constrained
 
     @property
     def name(self) -> str:
         """The short name, such as ``hm-s-lga-ics``."""
-        parts = [self.method, self.source.lower()]
+        for name, recipe in NAMED.items():
+            if recipe == self:
+                return name
+        parts = [self.method, (self.source or "").lower()]
         if self.destination is not None:
             parts.append(SHORT.get(self.destination, self.destination.lower()))
-        return "-".join([*parts, "ics"] if self.structure else parts)
+        return "-".join(parts) + "-ics" * self.structure + "-lore" * self.constrained
 
     @property
     def summary(self) -> str:
         """One line in plain words."""
+        return (
+            self._method
+            + ", with intra-class structure" * self.structure
+            + ", clean embeddings held near the original's" * self.constrained
+        )
+
+    @property
+    def _method(self) -> str:
+        if self.source is None:
+            return "no labels: perturbed images embedded where the original embeds the clean ones"
         triplets = f"{SOURCES[self.source]} triplets"
-        what = {
+        return {
             "none": f"plain training on {triplets}, no defense",
             "est": f"every image shifted by itself, then {triplets}",
             "act": f"{triplets}; positive and negative pulled together, anchor clean",
             "rest": f"{triplets}; positive and negative shifted, anchor clean",
             "minmax": f"{triplets} made as hard as they get",
         }.get(self.method, f"{triplets} raised to {_describe(self.destination)}")
-        return what + (", with intra-class structure" if self.structure else "")
+
+    @property
+    def reference(self) -> str:
+        """Where it was published."""
+        return REFERENCES[self.method] + f"; {CONSTRAINT}" * self.constrained
 
     @property
     def perturbs(self) -> bool:
         """Whether the method attacks its own training images."""
         return self.method != "none"
 
+    @property
+    def labels(self) -> bool:
+        """Whether it learns from the labels of the images."""
+        return self.source is not None
+
+    @property
+    def keeps_original(self) -> bool:
+        """Whether it compares with the network that training starts from."""
+        return self.constrained or not self.labels
+
     def build(self, pgd: PGD, loss: LossConfig = LossConfig()) -> Defense:
-        """The defense, ready to be called. ``pgd`` is not used by a recipe that perturbs nothing."""
+        """The defense, ready to be called. ``pgd`` is not used by a recipe that perturbs nothing.
+
+        One that :attr:`keeps_original` is told of the embedder by :meth:`.Defense.begin` first.
+        """
+        defense = Fare(pgd) if self.source is None else self._on_triplets(self.source, pgd, loss)
+        if self.constrained:
+            defense.constraint = Constraint(loss.rho)
+        return defense
+
+    def _on_triplets(self, strategy: str, pgd: PGD, loss: LossConfig) -> Defense:
         samplers: dict[str, Sampler] = SAMPLERS | {"M": partial(semihard, margin=loss.margin)}
-        source = samplers[self.source]
+        source = samplers[strategy]
         learning = base.Learning(loss.margin, loss.structure if self.structure else 0.0)
         if self.method == "none":
             return base.Plain(source, learning)
@@ -115,18 +161,26 @@ def parse_recipe(name: str) -> Recipe:
     text = re.sub(r"\s+", "", name)
     if text.lower() == CUSTOM:
         raise HoldfastError(f"recipe {name!r} stands for a Defense object: give it again, holdfast.train(…, defense=…)")
-    written = re.fullmatch(r"(.+?)\[(.+?)(?:,(.+))?\](&ICS)?", text, re.IGNORECASE)
-    short = re.fullmatch(r"([a-z]+)-([a-z])(?:-(?!ics$)(.+?))?(-ics)?", text, re.IGNORECASE)
+    if text.lower() in NAMED:
+        return NAMED[text.lower()]
+    written = re.fullmatch(r"(.+?)\[(.+?)(?:,(.+))?\](&ICS)?(&LORE)?", text, re.IGNORECASE)
+    short = re.fullmatch(r"([a-z]+)-([a-z])(?:-(?!(?:ics|lore|ics-lore)$)(.+?))?(-ics)?(-lore)?", text, re.IGNORECASE)
     found = written or short
     if not found:
         near = "".join(f"; did you mean {one}?" for one in get_close_matches(name.lower(), RECIPES, n=1))
         raise HoldfastError(f"recipe {name!r} is not understood; write it like hm-s-lga-ics or HM[S,g_LGA]&ICS{near}")
-    method, source, destination, structure = found.groups()
+    named, source, destination, structure, constraint = found.groups()
+    method = _match("method", named, {m: (m, paper) for m, paper in METHODS.items()})
+    if method == "fare":
+        raise HoldfastError(
+            f"recipe {name!r}: FARE draws no triplets; write fare, or lore for FARE with the constraint"
+        )
     recipe = Recipe(
-        _match("method", method, {m: (m, paper) for m, paper in METHODS.items()}),
+        method,
         _match("sampler", source, {s: (s,) for s in SOURCES}),
         None if destination is None else _match_destination(destination),
         structure is not None,
+        constraint is not None,
     )
     if (recipe.method == "hm") != (recipe.destination is not None):
         need = "needs a destination, as in hm-s-lga" if recipe.method == "hm" else "takes no destination"
@@ -182,6 +236,12 @@ def _match_destination(given: str) -> str:
     return f"{value:g}"
 
 
+NAMED = {
+    "fare": Recipe("fare", None),
+    "lore": Recipe("fare", None, constrained=True),
+    "hm-lore": Recipe("hm", "S", "g_LGA", constrained=True),
+}
+"""The recipes with a name of their own."""
 LISTED = (
     *(f"none-{s}" for s in "rmsdh"),
     *("est-r", "rest-r", "act-r", "act-s", "minmax-r"),
@@ -189,6 +249,7 @@ LISTED = (
     *("hm-s-0", "hm-s-halfgamma", "hm-s-gamma", "hm-s-bm"),
     *("hm-r-lga", "hm-s-lga", "hm-s-g2", "hm-s-ghalf"),
     *("hm-r-m-ics", "hm-s-m-ics", "hm-r-lga-ics", "hm-s-lga-ics"),
+    *NAMED,
 )
 RECIPES: dict[str, Recipe] = {name: parse_recipe(name) for name in LISTED}
 """The recipes that ``holdfast recipes`` lists, by short name; :func:`parse_recipe` knows every combination."""

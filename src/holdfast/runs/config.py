@@ -11,13 +11,13 @@ import yaml
 from pydantic import Field, StrictBool, StrictInt
 
 from holdfast.core.fused import PRECISIONS
-from holdfast.core.pgd import BALLS
+from holdfast.core.pgd import BALLS, crossing
 from holdfast.core.samplers import SAMPLERS
 from holdfast.data import DATASETS
 from holdfast.defense.recipes import LossConfig, parse_recipe
 from holdfast.util.errors import HoldfastError, pick
 from holdfast.util.imports import CUSTOM
-from holdfast.util.validate import Amount, Count, OneOf, Positive, Text, Whole, fit, parse_yaml
+from holdfast.util.validate import Amount, Count, OneOf, Positive, Text, Texts, Whole, fit, parse_yaml
 
 
 @dataclass(frozen=True)
@@ -51,13 +51,15 @@ class ModelConfig:
     """``batchnorm``: frozen, train, or auto (frozen with ``weights``, else trained). ``backbone``: see
     :func:`.find_backbone`; ``custom`` for a module given to :func:`holdfast.train`. ``weights``: a file, or
     ``imagenet`` for those of an installed package. ``partial``: ``weights`` may hold fewer than half of the network's
-    tensors."""
+    tensors. ``trainable``: the parts of the network that train, such as ``layer4`` or ``fc``, and the rest stays as it
+    is; by default all train."""
 
     backbone: Text = "c2f2"
     dim: Annotated[Whole, Field(ge=2)] = 512
     weights: Text | None = None
     partial: StrictBool = False
     batchnorm: Literal["auto", "frozen", "train"] = "auto"
+    trainable: Texts = ()
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,12 @@ class PGDConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """``schedule``: constant, or falling to zero. ``epochs`` of hardening.
+    """``schedule``: constant, or falling to zero, once the rate has risen for ``warmup_ratio`` of all steps.
 
-    ``clip``: largest gradient norm. ``ema``: decay of an average of the weights that is evaluated in their place.
+    ``epochs``: of hardening.
+    ``head_lr``: rate of the last layer, where it is another. ``layer_decay``: what each layer's rate is multiplied by
+    to give that of the layer before. ``clip``: largest gradient norm. ``ema``: decay of an average of the weights that
+    is evaluated in their place.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -83,6 +88,9 @@ class OptimConfig:
     weight_decay: Amount = 1e-7
     epochs: Whole = 8
     schedule: Literal["constant", "cosine", "linear"] = "constant"
+    warmup_ratio: Annotated[Amount, Field(lt=1)] = 0.0
+    head_lr: Positive | None = None
+    layer_decay: Annotated[Positive, Field(le=1)] = 1.0
     clip: Positive | None = None
     ema: Annotated[Amount, Field(lt=1)] | None = None
 
@@ -159,6 +167,11 @@ FAMILIES: dict[str, Tree] = {
 OWN: dict[str, Tree] = {"digits": {"data.size": 8}, "sop": {"loss.structure": 0.05}}
 RANDOM_WEIGHTS: Tree = {"optim.lr": 3e-4}
 WARMED_UP: Tree = {"warmup.epochs": 20, "warmup.sampler": "R"}
+NEAR_ORIGINAL: Tree = {
+    **{"optim.name": "adamw", "optim.lr": 1e-5, "optim.weight_decay": 1e-4},
+    **{"optim.schedule": "cosine", "optim.warmup_ratio": 0.07, "pgd.steps": 10},
+}
+"""FARE's settings (Schlarmann et al. 2024), of every recipe that keeps the original."""
 HARMLESS = frozenset(
     {"data.root", "data.cache", "data.workers", "model.partial", "tracker", "save_minutes", "stop_on_collapse"}
 )
@@ -175,7 +188,8 @@ def resolve_config(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -
     ``given`` are trees or have dotted keys. Backbones of :data:`PRETRAINED` start from ImageNet weights unless
     ``model.weights`` is given, null for random ones. Networks that start from random weights, other than C2F2 on
     28-pixel sets, get a larger learning rate and, before a defense, a plain warm-up: hardened from scratch they
-    collapse. Raises HoldfastError for a key or value that does not fit, naming the nearest.
+    collapse. Recipes that keep the original network have FARE's settings. Raises HoldfastError for a key or value that
+    does not fit, naming the nearest.
     """
     chosen: Tree = {}
     for tree in (*given, assigned(assignments)):
@@ -185,11 +199,18 @@ def resolve_config(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -
     usual = FAMILIES[family] | OWN.get(name, {})
     if chosen.get("model.backbone") in PRETRAINED:
         chosen.setdefault("model.weights", IMAGENET)
-    if chosen.get("model.weights") is None and (family == "224" or chosen.get("model.backbone", "c2f2") != "c2f2"):
+    given_as, recipe = str(chosen.get("recipe", Config.recipe)), None
+    if given_as != CUSTOM:
+        recipe = parse_recipe(given_as)
+    if recipe is not None and recipe.keeps_original:
+        usual |= NEAR_ORIGINAL
+    elif chosen.get("model.weights") is None and (family == "224" or chosen.get("model.backbone", "c2f2") != "c2f2"):
         usual |= RANDOM_WEIGHTS
-        if (recipe := str(chosen.get("recipe", Config.recipe))) == CUSTOM or parse_recipe(recipe).perturbs:
+        if recipe is None or recipe.perturbs:
             usual |= WARMED_UP
     config = fit(Config, _nested(usual | chosen))
+    if recipe is not None and recipe.keeps_original and "pgd.step" not in chosen:
+        config = replace(config, pgd=replace(config.pgd, step=crossing(config.pgd.eps, config.pgd.steps)))
     if family == "224" and "data.resize" not in chosen:
         config = replace(config, data=replace(config.data, resize=round(config.data.size * CROP_MARGIN)))
     _check(config)
@@ -223,11 +244,11 @@ def decisive(config: Config) -> Tree:
 def differences(old: Config, new: Config) -> list[str]:
     """Where a run with new settings is not the old one, or that one and longer: what changes its weights, line by line.
 
-    A learning rate that falls over the whole run falls otherwise in a longer one.
+    A learning rate that changes over the whole run changes otherwise in a longer one.
     """
     before, after = decisive(old), decisive(new)
     changed = {key for key in before if before[key] != after[key]}
-    if new.optim.schedule == "constant":
+    if new.optim.schedule == "constant" and not new.optim.warmup_ratio:
         changed -= {key for key in LENGTHS if _length(after[key]) > _length(before[key])}
     return [f"{key}: {before[key]!r} -> {after[key]!r}" for key in before if key in changed]
 
@@ -248,8 +269,11 @@ def _nested(flat: Tree) -> Tree:
 
 def _check(config: Config) -> None:
     data, pgd = config.data, config.pgd
-    if config.recipe != CUSTOM:
-        parse_recipe(config.recipe)
+    if config.recipe != CUSTOM and parse_recipe(config.recipe).keeps_original and config.warmup.epochs:
+        raise HoldfastError(
+            f"recipe {config.recipe!r} stays near the network that training starts from, and warmup.epochs "
+            f"{config.warmup.epochs} would lead away from it first: train that network by a recipe of its own"
+        )
     if config.optim.epochs + config.warmup.epochs < 1:
         raise HoldfastError("optim.epochs and warmup.epochs are both 0: there is nothing to train")
     for key, size in {"eps": pgd.eps, "step": pgd.step, "start": pgd.start}.items():

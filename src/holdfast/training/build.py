@@ -1,8 +1,10 @@
 """From settings to the objects they describe."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import replace
+from difflib import get_close_matches
 from functools import partial
 
 import torch
@@ -41,10 +43,18 @@ def with_objects(
 
 
 def defense_of(config: Config, defense: Defense | None = None) -> tuple[Defense, str]:
-    """The defense of the recipe, where none is given; and a line on it."""
+    """The defense of the recipe, where none is given; and a line on it.
+
+    Raises HoldfastError where it compares with the original, and that has random weights.
+    """
     if defense is not None:
         return defense, f"defense {type(defense).__name__}, given as an object"
     recipe = parse_recipe(config.recipe)
+    if recipe.keeps_original and config.model.weights is None and config.model.backbone != CUSTOM:
+        raise HoldfastError(
+            f"recipe {recipe.name!r} stays near the network that training starts from, and {config.model.backbone} "
+            "starts from random weights: give it trained ones (--weights)"
+        )
     return recipe.build(pgd_of(config), config.loss), f"recipe {recipe.notation}: {recipe.summary}"
 
 
@@ -59,12 +69,31 @@ def embedder_of(config: Config, backbone: nn.Module | None = None) -> tuple[Embe
     settings = EmbedderConfig(model.backbone, model.dim, channels, config.data.size, freeze_batchnorm=freeze)
     embedder = Embedder(settings, backbone)
     embedder.noise = config.data.noise
+    if model.trainable:
+        freeze_others(embedder.backbone, model.trainable)
     if model.weights is None:
         return embedder, ""
     imagenet = model.weights == IMAGENET
     file = imagenet_weights(model.backbone) if imagenet else model.weights
     found = embedder.load_weights(file, model.partial).describe()
     return embedder, f"ImageNet weights of {model.backbone}: {found}" if imagenet else found
+
+
+def freeze_others(network: nn.Module, parts: Sequence[str]) -> None:
+    """Let only these parts of a network learn: modules or parameters by name, such as ``layer4`` or ``fc.bias``."""
+    names = [name for name, _ in network.named_parameters()]
+    for part in parts:
+        if not any(_within(name, part) for name in names):
+            known = {name.rsplit(".", i)[0] for name in names for i in range(name.count(".") + 1)}
+            near = "".join(f"; did you mean {one!r}?" for one in get_close_matches(part, sorted(known), n=1))
+            top = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
+            raise HoldfastError(f"model.trainable: the network has no part {part!r}{near} (its parts: {top})")
+    for name, parameter in network.named_parameters():
+        parameter.requires_grad_(any(_within(name, part) for part in parts))
+
+
+def _within(name: str, part: str) -> bool:
+    return f"{name}.".startswith(f"{part}.")
 
 
 def pgd_of(config: Config) -> PGD:
@@ -74,7 +103,28 @@ def pgd_of(config: Config) -> PGD:
 
 
 def optimizer_of(config: Config, embedder: nn.Module) -> Optimizer:
-    """The optimiser of all the embedder's parameters."""
+    """The optimiser of the embedder's parameters that learn; ``initial_lr`` of each group is its rate at the begin.
+
+    A layer of ``optim.layer_decay`` is a numbered block such as ``encoder.layer.3``, else a part at the top such as
+    ``conv1``; they follow on each other as the network names them.
+    """
     settings = config.optim
+    layers = list(dict.fromkeys(_layer(name) for name, _ in embedder.named_parameters()))
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in embedder.named_parameters():
+        below = len(layers) - 1 - layers.index(_layer(name))
+        rate = settings.lr * settings.layer_decay**below
+        if settings.head_lr is not None and not below:
+            rate = settings.head_lr
+        if parameter.requires_grad:
+            groups.setdefault(rate, []).append(parameter)
     make = pick("optimiser", settings.name, OPTIMIZERS)
-    return make(embedder.parameters(), lr=settings.lr, weight_decay=settings.weight_decay)
+    return make(
+        [{"params": members, "lr": rate, "initial_lr": rate} for rate, members in groups.items()],
+        weight_decay=settings.weight_decay,
+    )
+
+
+def _layer(name: str) -> str:
+    numbered = re.match(r"(?:backbone\.)?(?:.*?\.\d+(?=\.)|[^.]*)", name)
+    return numbered[0] if numbered else name

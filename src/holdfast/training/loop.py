@@ -36,6 +36,8 @@ PATIENCE = 2
 """Validations in a row that find a collapse before a run stops: a fresh network can look collapsed, and recover."""
 
 SHOWN = ("loss", "source_hardness", "destination_hardness", "hardness", "moved")
+NEAR = ("distance_shifted", "distance", "multiplier")
+"""What defenses log that compare with the original."""
 
 
 class CollapsedError(HoldfastError):
@@ -106,6 +108,8 @@ class _Training:
 
         embedder, mismatch = embedder_of(config, backbone)
         self.embedder, self.defense = embedder.to(device), self.defense.to(device)
+        shape = self.embedder.config.channels, config.data.size, config.data.size
+        self.defense.begin(self.embedder, torch.zeros(2, *shape, device=device))
         distributed.share([*self.embedder.state_dict().values(), *self.defense.state_dict().values()])
         self.average = None if config.optim.ema is None else averaged(self.embedder, config.optim.ema)
         self.adversary = self.defense.pgd if isinstance(self.defense, Perturbing) else None
@@ -180,13 +184,16 @@ class _Training:
         for batch in self.loader.epoch(epoch, self.place.batch):
             began, waited = time.perf_counter(), self.loader.waited - waited_before
             waited_before = self.loader.waited
-            self._rate(self.place.step)
+            factor = self._rate(self.place.step)
+            for group in self.optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
             step, gradient = self._learn(batch)
             self.place.step += 1
             self.place.batch = batch.step + 1
             logs = {name: float(value) for name, value in step.logs.items()} | {"gradient": gradient}
-            self._log_step(logs | {"seconds": time.perf_counter() - began, "waited": waited})
-            progress.advance(", ".join(f"{name} {logs[name]:.3f}" for name in SHOWN if name in logs))
+            rate = self.config.optim.lr * factor
+            self._log_step(logs | {"seconds": time.perf_counter() - began, "waited": waited, "lr": rate})
+            progress.advance(", ".join(f"{name} {logs[name]:.3f}" for name in (*SHOWN, *NEAR) if name in logs))
             if self.place.step >= self.total:
                 break
             if time.monotonic() - self.saved_at > 60 * self.config.save_minutes:
@@ -256,24 +263,27 @@ class _Training:
                 f"{listing} lists the {counted(len(names), 'image')} of the batch: {', '.join(names[:4])}, ..."
             ) from error
 
-    def _rate(self, step: int) -> None:
-        left = 1 - step / self.total
-        factor = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.config.optim.lr * factor[self.config.optim.schedule]
+    def _rate(self, step: int) -> float:
+        """What the learning rates are multiplied by at a step, from 0."""
+        rise = round(self.config.optim.warmup_ratio * self.total)
+        if step < rise:
+            return (step + 1) / rise
+        left = 1 - (step - rise) / (self.total - rise)
+        factors = {"constant": 1.0, "linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2}
+        return factors[self.config.optim.schedule]
 
     def _log_step(self, logs: Mapping[str, float]) -> None:
         if distributed.rank() == 0:
             where = {"step": self.place.step, "epoch": self.place.epoch + 1}
-            rate = self.optimizer.param_groups[0]["lr"]
-            self.run_files.log_step({**where, **logs, "lr": rate})
+            self.run_files.log_step({**where, **logs})
             self.track(logs, self.place.step)
 
     def _log_epoch(self, scores: Mapping[str, float]) -> None:
         """One row: the epoch's mean training figures, and the scores where it ends in a validation."""
         if distributed.rank() == 0:
             lines = [line for line in self.run_files.steps() if line.get("epoch") == self.place.epoch]
-            means = {name: sum(line.get(name, math.nan) for line in lines) / max(1, len(lines)) for name in SHOWN}
+            names = (*SHOWN, *(name for name in NEAR if any(name in line for line in lines)))
+            means = {name: sum(line.get(name, math.nan) for line in lines) / max(1, len(lines)) for name in names}
             self.run_files.log_epoch({"step": self.place.step, "epoch": self.place.epoch, **means, **scores})
 
     def _validate(self, progress: Progress) -> Mapping[str, float]:

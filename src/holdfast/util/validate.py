@@ -70,6 +70,8 @@ Whole = Annotated[StrictInt, Field(ge=0, lt=2**63)]
 Count = Annotated[StrictInt, Field(ge=1, lt=2**63)]
 Text = Annotated[str, BeforeValidator(_text)]
 """Text without null characters, or a number: YAML reads ``007`` as one."""
+Texts = Annotated[tuple[Text, ...], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
+"""Several, or one by itself."""
 
 TYPES = {
     **{"int_type": "a whole number", "float_type": "a finite number", "finite_number": "a finite number"},
