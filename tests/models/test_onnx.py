@@ -180,7 +180,7 @@ def test_no_option_is_needed(call: Call, tmp_path: Path) -> None:
     common = ("--data", "digits", "--max-queries", "32", "--query-budget", "60", "--out", tmp_path / "out")
     status, out, _ = call("evaluate", f"onnx:{path}", *common)
     assert status == 0
-    assert "attacked by protocol strict, square" in out
+    assert "strict, square" in out
     assert "the ONNX file does not say what pixels it takes" in out
     assert "verdict: upper bound" in out
     assert "what the layers of a black box are given is not visible" in out
