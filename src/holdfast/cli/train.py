@@ -20,6 +20,9 @@ def train(  # noqa: PLR0917
         str | None, typer.Option(help="Network, or file.py:build; see 'holdfast list backbones'.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Pretrained weights, .safetensors or .pth, or imagenet.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="Start from this model, as it is: hf:ID, st:ID, open_clip:…, a run, zoo:NAME.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Settings as YAML.")] = None,
     changes: Set = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/DATA-RECIPE-SEED.")] = None,
@@ -35,6 +38,7 @@ def train(  # noqa: PLR0917
     from holdfast.runs.config import flatten, resolve_config  # noqa: PLC0415
     from holdfast.runs.folder import Run  # noqa: PLC0415
     from holdfast.training.loop import train as run  # noqa: PLC0415
+    from holdfast.training.start import starting_from  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError, nearest  # noqa: PLC0415
     from holdfast.util.validate import read_yaml  # noqa: PLC0415
 
@@ -46,14 +50,17 @@ def train(  # noqa: PLR0917
         "model.weights": weights and str(weights),
     }
     given = {key: value for key, value in options.items() if value is not None}
+    if model is not None and (backbone or weights):
+        raise HoldfastError(f"--model {model} brings its network and weights: leave out --backbone and --weights")
     tree = read_yaml(config) if config else {}
     if config and not tree:
         raise HoldfastError(f"{config} has no settings in it")
+    begin = {} if model is None else starting_from(model)
     try:
-        settings = resolve_config(tree, given, assignments=changes or ())
+        settings = resolve_config(begin, tree, given, assignments=changes or ())
     except HoldfastError as error:
         try:
-            resolve_config(tree)
+            resolve_config(begin, tree)
         except HoldfastError as own:
             if str(own) == str(error):
                 raise HoldfastError(f"{config}: {error}") from None
@@ -63,8 +70,8 @@ def train(  # noqa: PLR0917
     folder = out or Path("runs") / f"{settings.data.name}-{name}-{settings.seed}"
     begun = Run(folder)
     if resume and begun.config_file.exists():
-        settings = resolve_config(flatten(asdict(begun.config())), tree, given, assignments=changes or ())
-    elif resume and not (tree or given or changes):
+        settings = resolve_config(flatten(asdict(begun.config())), begin, tree, given, assignments=changes or ())
+    elif resume and not (begin or tree or given or changes):
         raise HoldfastError(f"there is no run in {folder} to resume{nearest(folder)}")
     run(settings, folder, resume=resume, device=device, verify=verify)
     if os.environ.get("RANK", "0") == "0":

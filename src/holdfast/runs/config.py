@@ -14,6 +14,7 @@ from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import BALLS, crossing
 from holdfast.core.samplers import SAMPLERS
 from holdfast.data import DATASETS
+from holdfast.data.resizing import INTERPOLATIONS, Resizing
 from holdfast.defense.recipes import LossConfig, parse_recipe
 from holdfast.util.errors import HoldfastError, pick
 from holdfast.util.imports import CUSTOM
@@ -23,6 +24,7 @@ from holdfast.util.validate import Amount, Count, OneOf, Positive, Text, Texts, 
 @dataclass(frozen=True)
 class DataConfig:
     """``size`` is the side of the square the embedder sees; ``resize`` the side before cropping (null: no crop).
+    ``interpolation``, ``fit`` and ``centring`` say how an image is brought there; see :class:`.Resizing`.
 
     ``noise`` is the σ of Gaussian noise, in units of the pixel range [0, 1], on every image that is learnt from.
     ``cache`` keeps the training images in memory once they are decoded; ``workers`` are threads that decode.
@@ -32,6 +34,9 @@ class DataConfig:
     root: Text | None = None
     size: Count = 28
     resize: Count | None = None
+    interpolation: Annotated[str, OneOf(INTERPOLATIONS)] = Resizing.interpolation
+    fit: Literal["squash", "shortest"] = Resizing.fit
+    centring: Literal["down", "even"] = Resizing.centring
     augment: StrictBool = False
     noise: Amount = 0.0
     cache: StrictBool = False
@@ -179,7 +184,20 @@ LENGTHS = ("optim.epochs", "steps")
 IMAGENET = "imagenet"
 PRETRAINED = ("efficientnet_lite0",)
 """Backbones that start from ImageNet weights by default, which a package has."""
+ENCODERS = ("hf", "st", "open_clip")
+"""What stands before the colon of a backbone that is an encoder of another library, with its own weights."""
 CROP_MARGIN = Fraction(256, 224)
+
+
+def starts_trained(config: Config) -> bool:
+    """Whether the weights that training starts from are not random."""
+    return config.model.weights is not None or is_encoder(config.model.backbone)
+
+
+def is_encoder(backbone: str) -> bool:
+    """Whether a backbone is an encoder of another library; see :data:`ENCODERS`."""
+    prefix, colon, _ = backbone.partition(":")
+    return bool(colon) and prefix in ENCODERS
 
 
 def resolve_config(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -> Config:
@@ -199,12 +217,13 @@ def resolve_config(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -
     usual = FAMILIES[family] | OWN.get(name, {})
     if chosen.get("model.backbone") in PRETRAINED:
         chosen.setdefault("model.weights", IMAGENET)
+    backbone = str(chosen.get("model.backbone", ModelConfig.backbone))
     given_as, recipe = str(chosen.get("recipe", Config.recipe)), None
     if given_as != CUSTOM:
         recipe = parse_recipe(given_as)
     if recipe is not None and recipe.keeps_original:
         usual |= NEAR_ORIGINAL
-    elif chosen.get("model.weights") is None and (family == "224" or chosen.get("model.backbone", "c2f2") != "c2f2"):
+    elif chosen.get("model.weights") is None and (family == "224" or backbone != "c2f2") and not is_encoder(backbone):
         usual |= RANDOM_WEIGHTS
         if recipe is None or recipe.perturbs:
             usual |= WARMED_UP

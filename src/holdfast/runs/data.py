@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from holdfast.data import DATASETS, Pixels, Table, load_dataset, with_validation
+from holdfast.data.resizing import Resizing
 from holdfast.runs.config import Config
 
 
@@ -25,9 +26,21 @@ def judging(config: Config, table: Table) -> tuple[Table, bool]:
 
 def pixels_of(config: Config, table: Table, cache: bool = False) -> Pixels:
     """The images of a table, at the size the settings ask for; ``cache`` keeps them in memory once decoded."""
-    data = config.data
-    channels = DATASETS[data.name].channels
-    return Pixels(table, data.size, data.resize, channels=channels, cache=cache, workers=data.workers)
+    data, channels = config.data, DATASETS[config.data.name].channels
+    return Pixels(
+        table,
+        data.size,
+        data.resize,
+        channels=channels,
+        cache=cache,
+        workers=data.workers,
+        resizing=resizing_of(config),
+    )
+
+
+def resizing_of(config: Config) -> Resizing:
+    """How an image of another shape becomes a square."""
+    return Resizing(config.data.interpolation, config.data.fit, config.data.centring)
 
 
 def family_of(config: Config) -> str:

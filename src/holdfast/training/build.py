@@ -17,7 +17,7 @@ from holdfast.defense.base import Defense
 from holdfast.defense.recipes import parse_recipe
 from holdfast.models.backbones import imagenet_weights
 from holdfast.models.embedder import Embedder, EmbedderConfig
-from holdfast.runs.config import IMAGENET, Config
+from holdfast.runs.config import IMAGENET, Config, starts_trained
 from holdfast.util.errors import HoldfastError, brief, pick
 from holdfast.util.imports import CUSTOM
 
@@ -50,7 +50,7 @@ def defense_of(config: Config, defense: Defense | None = None) -> tuple[Defense,
     if defense is not None:
         return defense, f"defense {type(defense).__name__}, given as an object"
     recipe = parse_recipe(config.recipe)
-    if recipe.keeps_original and config.model.weights is None and config.model.backbone != CUSTOM:
+    if recipe.keeps_original and not (starts_trained(config) or config.model.backbone == CUSTOM):
         raise HoldfastError(
             f"recipe {recipe.name!r} stays near the network that training starts from, and {config.model.backbone} "
             "starts from random weights: give it trained ones (--weights)"
@@ -65,7 +65,7 @@ def embedder_of(config: Config, backbone: nn.Module | None = None) -> tuple[Embe
     """
     torch.manual_seed(config.seed)
     model, channels = config.model, DATASETS[config.data.name].channels
-    freeze = model.batchnorm == "frozen" or (model.batchnorm == "auto" and model.weights is not None)
+    freeze = model.batchnorm == "frozen" or (model.batchnorm == "auto" and starts_trained(config))
     settings = EmbedderConfig(model.backbone, model.dim, channels, config.data.size, freeze_batchnorm=freeze)
     embedder = Embedder(settings, backbone)
     embedder.noise = config.data.noise

@@ -9,6 +9,7 @@ from holdfast.models.adapters.base import OpenedModel, named
 from holdfast.models.embedder import Embedder
 from holdfast.models.preprocessing import Preprocessing
 from holdfast.runs.config import decisive
+from holdfast.runs.data import resizing_of
 from holdfast.runs.folder import Run
 from holdfast.util.errors import HoldfastError
 from holdfast.util.imports import CUSTOM
@@ -51,5 +52,7 @@ def _run(run: Run, best: bool, word: str) -> OpenedModel:
         "training": {"settings": decisive(config), **run.cost()},
     }
     name = run.folder.resolve().name + ("/best" if best else "")
-    shown = Preprocessing(config.data.size, config.data.resize, DATASETS[config.data.name].channels)
+    shown = Preprocessing(
+        config.data.size, config.data.resize, DATASETS[config.data.name].channels, resizing_of(config)
+    )
     return OpenedModel(embedder, name, about, shown, run.folder, word)

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from holdfast.models.backbones import c2f2, custom, efficientnet_lite0, resnet, timm
+from holdfast.models.backbones import c2f2, custom, efficientnet_lite0, encoder, resnet, timm
 from holdfast.models.backbones.base import Backbone
+from holdfast.runs.config import ENCODERS, is_encoder
 from holdfast.util.errors import HoldfastError, unknown
 from holdfast.util.imports import CUSTOM, FORMS, is_spec
 
@@ -30,7 +31,7 @@ def imagenet_weights(name: str) -> Path:
 
 def is_code(name: str) -> bool:
     """Whether ``name`` stands for a function of the user's own, which is run to build the network."""
-    return is_spec(name) and not name.startswith("timm:")
+    return is_spec(name) and not name.startswith(("timm:", *(f"{one}:" for one in ENCODERS)))
 
 
 def find_backbone(name: str) -> Backbone:
@@ -40,6 +41,8 @@ def find_backbone(name: str) -> Backbone:
         return BACKBONES[name]
     if name.startswith("timm:"):
         return timm.named(name.removeprefix("timm:"))
+    if is_encoder(name):
+        return encoder.named(name)
     if name == CUSTOM:
         raise HoldfastError(f"backbone {name!r} stands for a module: give it again, as backbone=…")
     if is_code(name):
