@@ -11,7 +11,10 @@ from holdfast.cli.options import Best, Root
 def export(  # noqa: PLR0917
     run: Annotated[str, typer.Argument(help="A run folder, an exported folder, or zoo:NAME.")],
     form: Annotated[
-        str, typer.Option("--format", help="onnx, torch (a .pt2 file), or hub (a folder with a model card).")
+        str,
+        typer.Option(
+            "--format", help="onnx, torch (.pt2), hub (a folder with a model card), native (for its own library)."
+        ),
     ] = "onnx",
     out: Annotated[Path | None, typer.Option(help="By default exports/RUN, with the ending of the format.")] = None,
     verify: Annotated[

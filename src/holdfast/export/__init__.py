@@ -1,4 +1,4 @@
-"""An embedder leaves the house: as ONNX, as a torch program, or as a folder for the Hub; compared first, if asked."""
+"""An embedder leaves the house: as ONNX, a torch program, a folder for the Hub, or what its own library reads."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,7 +11,7 @@ from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
 from holdfast.evaluation.result import NAME
 from holdfast.evaluation.settings import resolve_settings
-from holdfast.export import folder, onnx, program
+from holdfast.export import folder, native, onnx, program
 from holdfast.export.source import Source, open_run
 from holdfast.export.verify import Compared, compared
 from holdfast.models.backbones import is_code
@@ -39,6 +39,7 @@ FORMATS = {
     "onnx": Format(".onnx", onnx.write, onnx.load),
     "torch": Format(".pt2", program.write, program.load),
     "hub": Format("", folder.write, folder.load, folder.merging),
+    "native": Format("", native.write, folder.load, folder.merging),
 }
 
 
@@ -66,7 +67,7 @@ def export(
 
     Args:
         run: a run folder, an exported folder, or ``zoo:NAME``.
-        form: ``onnx``, ``torch`` or ``hub``.
+        form: ``onnx``, ``torch``, ``hub``, or ``native``: what the library that an encoder came from loads.
         out: by default in ``exports/``, under the name of the run.
         best: the weights of the best validation.
         precision: of the weights in a folder for the Hub, ``float32`` or ``bfloat16``.
@@ -90,6 +91,8 @@ def export(
     if form == "hub":
         own = source.embedder.backbone if is_code(source.embedder.config.backbone) else None
         write, load = partial(folder.write, precision=precision), partial(folder.load, backbone=own)
+    if form == "native":
+        load = partial(native.load, source=source)
     with writing(place.resolve()), way.placing(place) as temporary:
         write(source, temporary)
         found = []
@@ -109,6 +112,8 @@ def _check(place: Path, form: str, way: Format, source: Source) -> None:
             raise HoldfastError(f"{place} is a folder; format {form} is a file")
     elif place.exists() and not place.is_dir():
         raise HoldfastError(f"{place} is a file; format {form} is a folder")
+    elif form == "native" and place.is_dir() and any(place.iterdir()):
+        raise HoldfastError(f"{place} is not empty; give another --out")
     elif place.is_dir() and any(place.iterdir()):
         if (place / "environment.json").exists():
             raise HoldfastError(f"{place} is a run folder; give another --out")

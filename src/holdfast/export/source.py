@@ -8,7 +8,7 @@ from holdfast import __version__
 from holdfast.evaluation.result import NAME, Result, read
 from holdfast.models.embedder import Embedder
 from holdfast.models.open import open_model
-from holdfast.runs.config import Config
+from holdfast.runs.config import Config, is_encoder
 from holdfast.runs.folder import Run
 from holdfast.training.loop import finished
 from holdfast.util.errors import HoldfastError
@@ -19,7 +19,8 @@ class Source:
     """An embedder on the CPU, in evaluation mode and float32, as a run left it.
 
     weights: ``last`` or ``best``. results: evaluations of these weights, the first to be quoted first. cost: ``steps``,
-    ``passes`` and ``seconds`` of training, as far as they are known. ended: not known to be still in training.
+    ``passes`` and ``seconds`` of training, as far as they are known. ended: not known to be still in training. origin:
+    the backbone with its place on this machine.
     """
 
     embedder: Embedder
@@ -29,6 +30,7 @@ class Source:
     results: tuple[Result, ...]
     cost: dict[str, float]
     ended: bool
+    origin: str = ""
 
     @property
     def facts(self) -> dict[str, str]:
@@ -61,8 +63,9 @@ def open_run(word: str | Path, best: bool = False) -> Source:
     cost = run.cost() or next((result.training for result in results), {})
     cost = {key: value for key, value in cost.items() if key in ("steps", "passes", "seconds")}
     ended = not run.state_file.exists() or finished(run, config)
-    config = replace(config, model=replace(config.model, backbone=_placeless(config.model.backbone)))
-    return Source(frozen_copy(model.embed), run.folder.resolve().name, config, weights, results, cost, ended)
+    origin = config.model.backbone
+    config = replace(config, model=replace(config.model, backbone=_placeless(origin)))
+    return Source(frozen_copy(model.embed), run.folder.resolve().name, config, weights, results, cost, ended, origin)
 
 
 def frozen_copy(embedder: Embedder) -> Embedder:
@@ -76,8 +79,10 @@ def frozen_copy(embedder: Embedder) -> Embedder:
 
 
 def _placeless(backbone: str) -> str:
-    """``/x/net.py:build -> net.py:build``."""
+    """``/x/net.py:build -> net.py:build``, ``hf:/x/encoder -> hf:encoder``."""
     where, colon, name = backbone.rpartition(":")
+    if is_encoder(backbone) and Path(name).is_absolute():
+        return f"{where}:{Path(name).name}"
     return f"{Path(where).name}:{name}" if colon and where.endswith(".py") else backbone
 
 

@@ -25,7 +25,7 @@ def starting_from(word: str) -> Tree:
             **{"data.size": shown.size, "data.resize": shown.resize},
             **{"data.interpolation": how.interpolation, "data.fit": how.fit, "data.centring": how.centring},
         }
-    if not isinstance(opened.embed, Embedder):
+    if is_code(word) or not isinstance(opened.embed, Embedder):
         allowed = ", ".join(f"{prefix}:" for prefix in ENCODERS)
         raise HoldfastError(
             f"{word} is not trained by a word: start from a run folder, zoo:NAME, or a model of {allowed}; a module of "

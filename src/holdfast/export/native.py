@@ -1,0 +1,61 @@
+"""Back to where an encoder came from: a folder or weights that its own library loads, without holdfast."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from torch.nn import functional as F
+
+from holdfast.core.pgd import Embed
+from holdfast.export.source import Source
+from holdfast.models import hub
+from holdfast.models.adapters.hf import FILES
+from holdfast.models.embedder import Embedder
+from holdfast.models.open import open_model
+from holdfast.models.weights import load_exactly
+from holdfast.util.arrays import save_safetensors
+from holdfast.util.errors import HoldfastError
+from holdfast.util.extras import quiet
+
+WEIGHTS = "model.safetensors"
+
+
+def write(source: Source, folder: Path) -> None:
+    """What the library of an encoder reads: a folder of transformers or sentence-transformers; for open_clip, or the
+    module that was trained, ``model.safetensors`` with the network's own names.
+
+    Weights are float32. The unit length of holdfast's embeddings is no part of it. Raises HoldfastError where the
+    library cannot write what was trained.
+    """
+    kind, _, place = source.origin.partition(":")
+    network: Any = source.embedder.backbone
+    if kind == "hf":
+        inner = network.network
+        if not hasattr(inner, "save_pretrained"):
+            raise HoldfastError(
+                f"{source.origin} was trained as the image tower of a larger model, which transformers does not save "
+                "alone: train it with the pooling 'features'"
+            )
+        with quiet():
+            inner.save_pretrained(folder)
+        for path in sorted(hub.opened(place, FILES).glob("*.json")):
+            if not (folder / path.name).exists() and not path.name.endswith(".index.json"):
+                shutil.copyfile(path, folder / path.name)
+    elif kind == "st":
+        with quiet():
+            network.network.save_pretrained(str(folder))
+    else:
+        inner = network.network if kind == "open_clip" else network
+        save_safetensors(folder / WEIGHTS, inner.state_dict(), {"format": "pt"})
+
+
+def load(folder: Path, source: Source) -> Embed:
+    """The encoder that lies in the folder, as a function from images to embeddings of unit length."""
+    kind, _, rest = source.origin.partition(":")
+    if kind in ("hf", "st", "open_clip"):
+        word = f"{kind}:{folder}" if kind != "open_clip" else f"open_clip:{rest.partition(':')[0]}:{folder / WEIGHTS}"
+        embed = open_model(word).embed
+        return lambda images: F.normalize(embed(images), dim=1)
+    fresh = Embedder(source.embedder.config).eval()
+    load_exactly(fresh.backbone, folder / WEIGHTS)
+    return fresh.requires_grad_(False)
