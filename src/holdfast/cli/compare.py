@@ -1,7 +1,7 @@
 """``holdfast compare``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,7 +33,7 @@ def compare(  # noqa: PLR0917
     if out is not None and out.is_dir():
         raise HoldfastError(f"--out {out} is a folder: give a file, such as {out / 'comparison.json'}")
     model = open_model(hardened)
-    settings = {"norm": norm, "max_queries": max_queries, "seed": seed, "precision": precision}
+    settings: dict[str, Any] = {"norm": norm, "max_queries": max_queries, "seed": seed, "precision": precision}
     found = run(
         model,
         original,
