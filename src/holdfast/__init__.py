@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from holdfast.core.triplets import hardness as hardness
     from holdfast.data import DATASETS as DATASETS
     from holdfast.data import Dataset as Dataset
+    from holdfast.data import ImageBatches as ImageBatches
     from holdfast.data import Loader as Loader
     from holdfast.data import PairBatches as PairBatches
     from holdfast.data import Pixels as Pixels
@@ -62,7 +63,7 @@ HOMES = {
         "core.pgd": "L2 PGD LInf",
         "core.samplers": "SAMPLERS",
         "core.triplets": "Triplets hardness",
-        "data": "DATASETS Dataset Loader PairBatches Pixels Table held_out load_dataset query_gallery",
+        "data": "DATASETS Dataset ImageBatches Loader PairBatches Pixels Table held_out load_dataset query_gallery",
         "defense.base": "Defense Step",
         "defense.recipes": "RECIPES LossConfig Recipe parse_recipe",
         "evaluation.evaluate": "evaluate",

@@ -12,7 +12,7 @@ from tests.helpers.trees import touch
 def test_the_data_sets_and_their_families() -> None:
     assert {name: (one.family, one.channels) for name, one in DATASETS.items()} == {
         **dict.fromkeys(("mnist", "fashion-mnist", "digits"), ("28", 1)),
-        **dict.fromkeys(("cub", "cars", "sop", "folder", "nested", "csv"), ("224", 3)),
+        **dict.fromkeys(("cub", "cars", "sop", "folder", "nested", "csv", "images"), ("224", 3)),
     }
 
 

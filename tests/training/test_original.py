@@ -75,3 +75,22 @@ def test_a_network_given_as_an_object_is_an_original(tmp_path: Path) -> None:
 def test_a_plain_warm_up_would_lead_away(start: Path) -> None:
     with pytest.raises(HoldfastError, match=r"warmup\.epochs 1 would lead away"):
         settings(start, recipe="hm-lore", warmup__epochs=1)
+
+
+def test_images_without_classes_train_by_lore_alone(refused: Refuse, tmp_path: Path) -> None:
+    """Each image once an epoch; what needs classes says so before anything is read."""
+    photos = tiny.photos(tmp_path / "photos")
+    tiny.embedder(channels=3).save_pretrained(tmp_path / "start")
+    usual: dict[str, Any] = {"data.name": "images", "data.root": str(photos), "data.size": 8, "data.resize": None}
+    usual |= {"model.backbone": "c2f2", "model.dim": 16, "model.weights": str(tmp_path / "start" / "model.safetensors")}
+    usual |= {"batch.pairs": 4, "pgd.steps": 1, "optim.epochs": 2, "recipe": "lore"}
+    train(resolve_config(usual), tmp_path / "run", quiet=True)
+    lines = Run(tmp_path / "run").steps()
+    assert [line["epoch"] for line in lines] == [1, 1, 1, 2, 2, 2]
+    assert all("distance" in row and "R@1" not in row for row in Run(tmp_path / "run").epochs())
+    assert not (tmp_path / "run" / "best").exists()
+    named = ("train", "--data", "images", "--root", tmp_path / "nowhere", "--out", tmp_path / "other")
+    said = refused(*named, "--recipe", "hm-lore")
+    assert "recipe 'hm-lore' learns from classes, and data set 'images' has none: use recipe fare or lore" in said
+    assert "has no classes to validate by" in refused(*named, "--recipe", "lore", "--set", "validation.every=1")
+    assert "nothing to evaluate" in refused("evaluate", tmp_path / "run", "--device", "cpu")

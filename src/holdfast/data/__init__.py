@@ -1,6 +1,6 @@
 """Data: one table contract, readers per layout, pixels, batches of pairs, and the loader that joins them."""
 
-from holdfast.data.batches import Indices, PairBatches
+from holdfast.data.batches import ImageBatches, Indices, PairBatches
 from holdfast.data.datasets import DATASETS, Dataset, load_dataset
 from holdfast.data.loader import Batch, Loader, stream
 from holdfast.data.pixels import Pixels, draw_augmentation
@@ -12,6 +12,7 @@ __all__ = [
     "DATASETS",
     "Batch",
     "Dataset",
+    "ImageBatches",
     "Indices",
     "Loader",
     "PairBatches",

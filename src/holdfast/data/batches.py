@@ -1,4 +1,4 @@
-"""Which images make up each batch of an epoch: pairs of one class, or groups of K."""
+"""Which images make up each batch of an epoch: pairs of one class, groups of K, or single images."""
 
 from dataclasses import dataclass
 
@@ -92,6 +92,11 @@ class PairBatches:
                 "cannot all hold two classes; use more pairs"
             )
 
+    @property
+    def count(self) -> int:
+        """How many images there are to draw from."""
+        return len(self.labels)
+
     def __len__(self) -> int:
         """Batches per epoch, the same for every epoch and rank."""
         return (len(self._bounds) - 1) // self.world
@@ -170,3 +175,45 @@ class PairBatches:
             taken = (shifts[:, 1:k] == shift[:, None]).any(axis=1)
             shifts[:, k] = np.where(taken, highest, shift)
         return np.asarray(start[:, None] + ((places - start)[:, None] + shifts) % size[:, None])
+
+
+class ImageBatches:
+    """Epochs of single images, each drawn once, for training without classes.
+
+    count: how many images there are. size: images per global batch, of which each of the ``world`` ranks takes its
+    contiguous share.
+
+    An epoch depends on ``(seed, epoch)`` alone. The last batch is smaller, trimmed to a multiple of ``world``. The
+    shares of all ranks in order are the batch of a single process, but for that trim.
+    """
+
+    per_class = 1
+
+    def __init__(self, count: int, size: int, *, seed: int = 0, rank: int = 0, world: int = 1) -> None:
+        if size % world:
+            raise HoldfastError(
+                f"{size} images cannot be shared equally by {world} processes: use a multiple of {world}"
+            )
+        if count < world:
+            raise HoldfastError(f"{count} training images cannot give each of {world} processes one")
+        self.count, self.size, self.seed, self.rank, self.world = count, size, seed, rank, world
+
+    def __len__(self) -> int:
+        """Batches per epoch, the same for every epoch and rank."""
+        full, rest = divmod(self.count, self.size)
+        return full + (rest >= self.world)
+
+    def describe(self) -> str:
+        """One line: the batches of an epoch."""
+        return f"{self.count:,} images without their classes, {len(self):,} batches of {self.size} per epoch"
+
+    def epoch(self, e: int) -> list[Indices]:
+        """This rank's batches of epoch ``e``."""
+        order = np.random.default_rng([self.seed, e]).permutation(self.count)
+        batches = []
+        for begin in range(0, len(self) * self.size, self.size):
+            share = min(self.size, self.count - begin) // self.world
+            start = self.rank * share
+            indices = torch.from_numpy(order[begin + start : begin + start + share])
+            batches.append(Indices(indices, torch.arange(share), start, share * self.world))
+        return batches

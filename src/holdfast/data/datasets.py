@@ -6,6 +6,7 @@ from pathlib import Path
 
 from holdfast.data.readers.arrays import digits, fashion_mnist, mnist
 from holdfast.data.readers.benchmarks import cars, cub, sop
+from holdfast.data.readers.listing import unlabelled
 from holdfast.data.readers.own import class_folders, csv_file, nested_folders
 from holdfast.data.table import Table
 from holdfast.util.errors import HoldfastError, pick
@@ -18,7 +19,7 @@ class Dataset:
     read: from the root folder to the table.
     family: ``"28"`` or ``"224"``, the settings of the paper that apply.
     channels: 1 (grey) or 3 (colour).
-    bundled: it needs no root.
+    bundled: it needs no root. labelled: its images have classes.
     """
 
     read: Callable[[Path], Table]
@@ -26,6 +27,7 @@ class Dataset:
     channels: int
     summary: str
     bundled: bool = False
+    labelled: bool = True
 
 
 DATASETS: dict[str, Dataset] = {
@@ -37,6 +39,13 @@ DATASETS: dict[str, Dataset] = {
     "folder": Dataset(class_folders, "224", 3, "your images: a folder per class, or train/ and test/ of these"),
     "nested": Dataset(nested_folders, "224", 3, "your images: every folder of images is a class, named by its path"),
     "csv": Dataset(csv_file, "224", 3, "your images: a CSV label,path,split[,is_query,is_gallery]"),
+    "images": Dataset(
+        unlabelled,
+        "224",
+        3,
+        "your images, without classes: all below a folder, to train by fare or lore",
+        labelled=False,
+    ),
     "digits": Dataset(lambda _: digits(), "28", 1, "scikit-learn's digits: 1,000 + 797, 8x8, bundled", bundled=True),
 }
 """What ``holdfast datasets`` lists, by the name of ``--data``."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from holdfast.data.batches import Indices, PairBatches
+from holdfast.data.batches import ImageBatches, Indices, PairBatches
 from holdfast.data.pixels import Pixels, Progress, draw_augmentation
 from holdfast.data.table import Table
 from holdfast.util.errors import HoldfastError
@@ -49,16 +49,18 @@ class Loader:
 
     augment: random crop and flip, seeded by ``(seed, epoch, step)`` for the global batch; else the centre crop.
 
-    A broken image leaves its group, and a group left with one image is left out. A batch left with one class is
-    skipped and counted in ``skipped``; with several processes it is an error, for the others would wait for ever.
+    A broken image leaves its group, and a pair or group left with one image is left out. A batch left with nothing, or
+    of pairs with one class, is skipped and counted in ``skipped``; with several processes it is an error, for the
+    others would wait for ever.
     ``waited`` adds up the seconds spent waiting for images.
     """
 
-    def __init__(self, pixels: Pixels, batches: PairBatches, seed: int = 0, augment: bool = False) -> None:
-        if len(batches.labels) != len(pixels):
+    def __init__(
+        self, pixels: Pixels, batches: PairBatches | ImageBatches, seed: int = 0, augment: bool = False
+    ) -> None:
+        if batches.count != len(pixels):
             raise HoldfastError(
-                f"{counted(len(batches.labels), 'label')} in the batches but "
-                f"{counted(len(pixels), 'image')} in the table"
+                f"{counted(batches.count, 'label')} in the batches but {counted(len(pixels), 'image')} in the table"
             )
         self.pixels, self.batches, self.seed, self.augment = pixels, batches, seed, augment
         self.waited, self.skipped = 0.0, 0
@@ -91,15 +93,17 @@ class Loader:
         anchors, indices = chosen.anchors, chosen.indices
         if not ok.all():
             groups = ok.view(-1, self.batches.per_class)
-            keep = (groups & (groups.sum(1, keepdim=True) >= 2)).view(-1)
+            keep = (groups & (groups.sum(1, keepdim=True) >= min(2, groups.shape[1]))).view(-1)
             anchors = (keep.cumsum(0) - 1)[anchors[keep[anchors]]]
             images, indices = images[keep], indices[keep]
         labels = torch.from_numpy(self.pixels.table.labels)[indices]
-        if not len(anchors) or bool((labels == labels[0]).all()):
+        if not len(anchors) or (self.batches.per_class > 1 and bool((labels == labels[0]).all())):
             if self.batches.world > 1:
+                least = "fewer than two classes" if self.batches.per_class > 1 else "no image"
+                broken = self.pixels.table.name_of(next(iter(self.pixels.broken)))
                 raise HoldfastError(
-                    f"epoch {e}, step {step}: unreadable images leave rank {self.batches.rank} with fewer than two "
-                    f"classes; remove them, the first is {self.pixels.table.name_of(next(iter(self.pixels.broken)))}"
+                    f"epoch {e}, step {step}: unreadable images leave rank {self.batches.rank} with {least}; "
+                    f"remove them, the first is {broken}"
                 )
             return None
         return Batch(step, images, labels, anchors, indices, self.pixels.table)

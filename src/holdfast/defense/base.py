@@ -60,10 +60,12 @@ class Defense(nn.Module):
     One of your own overrides that, or :meth:`step`.
 
     constraint: what holds the clean embeddings near those of the ``original``; by default nothing. keeps_original:
-    whether the defense needs the embedder as it was at the begin, be it constrained or not.
+    whether the defense needs the embedder as it was at the begin, be it constrained or not. labels: whether it learns
+    from the labels of the images.
     """
 
     keeps_original = False
+    labels = True
 
     def __init__(self) -> None:
         super().__init__()

@@ -19,6 +19,7 @@ class Fare(Perturbing):
     """
 
     keeps_original = True
+    labels = False
 
     def __init__(self, pgd: PGD) -> None:
         super().__init__()

@@ -170,6 +170,7 @@ FAMILIES: dict[str, Tree] = {
 }
 """The paper's settings, by the family of the data set."""
 OWN: dict[str, Tree] = {"digits": {"data.size": 8}, "sop": {"loss.structure": 0.05}}
+UNLABELLED: Tree = {"validation.every": 0}
 RANDOM_WEIGHTS: Tree = {"optim.lr": 3e-4}
 WARMED_UP: Tree = {"warmup.epochs": 20, "warmup.sampler": "R"}
 NEAR_ORIGINAL: Tree = {
@@ -214,7 +215,7 @@ def resolve_config(*given: Mapping[str, Any], assignments: Iterable[str] = ()) -
         chosen |= flatten(tree)
     name = str(chosen.get("data.name", DataConfig.name))
     family = pick("data set", name, DATASETS).family
-    usual = FAMILIES[family] | OWN.get(name, {})
+    usual = FAMILIES[family] | OWN.get(name, {}) | ({} if DATASETS[name].labelled else UNLABELLED)
     if chosen.get("model.backbone") in PRETRAINED:
         chosen.setdefault("model.weights", IMAGENET)
     backbone = str(chosen.get("model.backbone", ModelConfig.backbone))
@@ -292,6 +293,11 @@ def _check(config: Config) -> None:
         raise HoldfastError(
             f"recipe {config.recipe!r} stays near the network that training starts from, and warmup.epochs "
             f"{config.warmup.epochs} would lead away from it first: train that network by a recipe of its own"
+        )
+    if config.validation.every and not DATASETS[data.name].labelled:
+        raise HoldfastError(
+            f"data set {data.name!r} has no classes to validate by: leave validation.every at 0; the log says how far "
+            "embeddings are from the original's, attacked and, by lore, clean"
         )
     if config.optim.epochs + config.warmup.epochs < 1:
         raise HoldfastError("optim.epochs and warmup.epochs are both 0: there is nothing to train")

@@ -14,11 +14,13 @@ def table_of(config: Config) -> Table:
     return with_validation(table, 0 if validation.on_test or not validation.every else validation.share, config.seed)
 
 
-def judging(config: Config, table: Table) -> tuple[Table, bool]:
-    """The images of the scores between epochs, and whether the best weights are chosen by these scores.
+def judging(config: Config, table: Table) -> tuple[Table | None, bool]:
+    """The images of the scores between epochs, if any, and whether the best weights are chosen by these scores.
 
     Without a validation split the test set is looked at, for a collapse and for the log, and nothing is chosen by it.
     """
+    if not config.validation.every:
+        return None, False
     on_test = config.validation.on_test
     validation = None if on_test else table.validation()
     return (table.test(), on_test) if validation is None else (validation, True)

@@ -27,7 +27,7 @@ from pydantic import BeforeValidator, Field, StrictBool, StrictStr
 
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import BALLS
-from holdfast.data import PairBatches, load_dataset
+from holdfast.data import load_dataset
 from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.result import NAME, read
@@ -35,6 +35,7 @@ from holdfast.evaluation.settings import GRADIENTS, resolve_settings
 from holdfast.runs.config import IMAGENET, Config, Tree, flatten, resolve_config
 from holdfast.runs.data import family_of
 from holdfast.runs.folder import Run
+from holdfast.training.build import batches_of
 from holdfast.training.loop import finished
 from holdfast.util.errors import HoldfastError, shown, unknown, within
 from holdfast.util.validate import Amount, Count, OneOf, Positive, Whole, fit, read_yaml
@@ -145,7 +146,7 @@ class Planned:
         config = self.config
         labels = _labels(config.data.name, config.data.root)
         with within(f"{self.sweep}, {self.name}"):
-            epoch = len(PairBatches(labels, config.batch.pairs, per_class=config.batch.per_class, seed=config.seed))
+            epoch = len(batches_of(config, labels, parse_recipe(config.recipe).labels))
         warm, total = (epoch * epochs for epochs in (config.warmup.epochs, config.warmup.epochs + config.optim.epochs))
         total = total if config.steps is None else min(total, config.steps)
         return min(warm, total), total - min(warm, total)

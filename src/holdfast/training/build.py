@@ -3,21 +3,24 @@
 import re
 from collections.abc import Callable, Sequence
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import asdict, replace
 from difflib import get_close_matches
 from functools import partial
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from holdfast.core.pgd import BALLS, PGD
-from holdfast.data import DATASETS
+from holdfast.data import DATASETS, ImageBatches, PairBatches
 from holdfast.defense.base import Defense
 from holdfast.defense.recipes import parse_recipe
 from holdfast.models.backbones import imagenet_weights
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.runs.config import IMAGENET, Config, starts_trained
+from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError, brief, pick
 from holdfast.util.imports import CUSTOM
 
@@ -45,17 +48,31 @@ def with_objects(
 def defense_of(config: Config, defense: Defense | None = None) -> tuple[Defense, str]:
     """The defense of the recipe, where none is given; and a line on it.
 
-    Raises HoldfastError where it compares with the original, and that has random weights.
+    Raises HoldfastError where it learns from labels and there are none, or compares with the original, and that has
+    random weights.
     """
     if defense is not None:
         return defense, f"defense {type(defense).__name__}, given as an object"
     recipe = parse_recipe(config.recipe)
+    if recipe.labels and not DATASETS[config.data.name].labelled:
+        raise HoldfastError(
+            f"recipe {recipe.name!r} learns from classes, and data set {config.data.name!r} has none: use recipe fare "
+            "or lore, or data sorted into classes (folder, nested, csv)"
+        )
     if recipe.keeps_original and not (starts_trained(config) or config.model.backbone == CUSTOM):
         raise HoldfastError(
             f"recipe {recipe.name!r} stays near the network that training starts from, and {config.model.backbone} "
             "starts from random weights: give it trained ones (--weights)"
         )
     return recipe.build(pgd_of(config), config.loss), f"recipe {recipe.notation}: {recipe.summary}"
+
+
+def batches_of(config: Config, labels: npt.NDArray[np.int64], needed: bool) -> PairBatches | ImageBatches:
+    """This process's share of the batches: of pairs, or where labels are not needed, of as many images one by one."""
+    places = {"seed": config.seed, "rank": distributed.rank(), "world": distributed.world()}
+    if needed or config.warmup.epochs:
+        return PairBatches(labels, **asdict(config.batch), **places)
+    return ImageBatches(len(labels), config.batch.pairs * config.batch.per_class, **places)
 
 
 def embedder_of(config: Config, backbone: nn.Module | None = None) -> tuple[Embedder, str]:

@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +12,7 @@ import torch
 from torch import Generator, nn
 
 from holdfast.core.fused import PRECISIONS, autocast
-from holdfast.data import Batch, Loader, PairBatches
+from holdfast.data import Batch, Loader
 from holdfast.defense.base import Defense, Perturbing, Step
 from holdfast.defense.recipes import Recipe
 from holdfast.models.embedder import Embedder
@@ -21,7 +20,7 @@ from holdfast.models.weights import fitting
 from holdfast.runs.config import Config
 from holdfast.runs.data import judging, pixels_of, table_of
 from holdfast.runs.folder import Place, Run, State
-from holdfast.training.build import defense_of, embedder_of, optimizer_of, pgd_of, with_objects
+from holdfast.training.build import batches_of, defense_of, embedder_of, optimizer_of, pgd_of, with_objects
 from holdfast.training.state import averaged, restore, tensors
 from holdfast.training.trackers import tracker
 from holdfast.training.validation import describe, merit, validate
@@ -101,9 +100,8 @@ class _Training:
         table = table_of(config)
         self.train_pixels = pixels_of(config, table.train(), cache=config.data.cache)
         judged, self.chooses = judging(config, table)
-        self.judged_pixels = pixels_of(config, judged)
-        labels, rank, world = self.train_pixels.table.labels, distributed.rank(), distributed.world()
-        batches = PairBatches(labels, **asdict(config.batch), seed=config.seed, rank=rank, world=world)
+        self.judged_pixels = None if judged is None else pixels_of(config, judged)
+        batches = batches_of(config, self.train_pixels.table.labels, self.defense.labels)
         self.loader = Loader(self.train_pixels, batches, config.seed, config.data.augment)
 
         embedder, mismatch = embedder_of(config, backbone)
@@ -126,12 +124,13 @@ class _Training:
 
     def verify(self, quiet: bool) -> None:
         broken: list[str] = []
-        for pixels in (self.train_pixels, self.judged_pixels):
+        read = [pixels for pixels in (self.train_pixels, self.judged_pixels) if pixels is not None]
+        for pixels in read:
             with Progress("reading images", len(pixels), quiet=quiet) as progress:
                 found = pixels.verify(progress)
             broken += [f"{pixels.table.name_of(i)}: {reason}" for i, reason in found.items()]
         if broken:
-            total = len(self.train_pixels) + len(self.judged_pixels)
+            total = sum(map(len, read))
             raise HoldfastError(f"{len(broken):,} of {counted(total, 'image')} cannot be read:\n" + "\n".join(broken))
 
     def run(self, resume: bool, quiet: bool) -> Embedder:
@@ -293,7 +292,7 @@ class _Training:
         """
         fallen = torch.zeros((), device=self.device)
         scores: Mapping[str, float] = {}
-        if distributed.rank() == 0:
+        if distributed.rank() == 0 and self.judged_pixels is not None:
             scores, collapsed = validate(self.config, self.trained, self.judged_pixels, self.device)
             fallen += collapsed
             split = str(self.judged_pixels.table.split[0])

@@ -1,4 +1,4 @@
-"""Images that are only to be embedded: all below a folder, those of a CSV, or one file."""
+"""Images without classes, to be embedded or learnt from: all below a folder, those of a CSV, or one file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,6 +36,16 @@ def listed(source: Path | str) -> tuple[Table, Path]:
         root, images = source, _below(source, left_out)
         labels = ["" if image.parent == root else image.parent.name for image in images]
     return gallery_only(str(source), images, labels, left_out.lines()), root
+
+
+def unlabelled(root: Path) -> Table:
+    """Every image below a folder, sorted, hidden ones left out; all of them train, and none has a class."""
+    left_out = LeftOut(root)
+    images = _below(root, left_out)
+    count = len(images)
+    return Table.build(
+        "images", tuple(images), [0] * count, ["train"] * count, title=lambda _: "", left_out=left_out.lines()
+    )
 
 
 def asked(sources: Sequence[str | Path]) -> tuple[Table, dict[str, str]]:
