@@ -36,8 +36,9 @@ def write(source: Source, folder: Path) -> None:
                 f"{source.origin} was trained as the image tower of a larger model, which transformers does not save "
                 "alone: train it with the pooling 'features'"
             )
+        trained = {name: one for name, one in inner.state_dict().items() if name not in network.untrained}
         with quiet():
-            inner.save_pretrained(folder)
+            inner.save_pretrained(folder, state_dict=trained)
         for path in sorted(hub.opened(place, FILES).glob("*.json")):
             if not (folder / path.name).exists() and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, folder / path.name)

@@ -258,7 +258,8 @@ def flatten(tree: Mapping[Any, Any], prefix: str = "") -> Tree:
 
 def decisive(config: Config) -> Tree:
     """The settings that can change the weights, with dotted keys."""
-    return {key: value for key, value in flatten(asdict(config)).items() if key not in HARMLESS}
+    chosen = {key: value for key, value in flatten(asdict(config)).items() if key not in HARMLESS}
+    return {key: [*value] if isinstance(value, tuple) else value for key, value in chosen.items()}
 
 
 def differences(old: Config, new: Config) -> list[str]:

@@ -1,5 +1,6 @@
 """``hf:ID-or-folder``: an image encoder of transformers (extra ``hf``)."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,11 +31,15 @@ SPECIAL = (*CLASS, "distillation_token", "register_tokens")
 
 
 class Pooled(nn.Module):
-    """A model of transformers as one vector per image; pooling: one of :data:`POOLINGS`."""
+    """A model of transformers as one vector per image.
 
-    def __init__(self, network: nn.Module, pooling: str) -> None:
+    pooling: one of :data:`POOLINGS`. untrained: the tensors that no file had, none of which it needs.
+    """
+
+    def __init__(self, network: nn.Module, pooling: str, untrained: Sequence[str] = ()) -> None:
         super().__init__()
         self.network: Any = network
+        self.untrained = frozenset(untrained)
         self.pooling, self.special = pooling, sum(special_tokens(network).values())
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -86,7 +91,7 @@ def open_hf(word: str, weights: Path | None = None, best: bool = False, pooling:
         why = "its files hold no weights of its pooler" if missing and chosen == "pooler" else "it has none"
         raise HoldfastError(f"{word} cannot have pooling {chosen}: {why}; possible: {', '.join(possible)}")
     tower = network if chosen == "features" or not reads_text else network.vision_model
-    embed = Normalised(Pooled(tower, chosen), processor.mean, processor.std).eval()
+    embed = Normalised(Pooled(tower, chosen, missing), processor.mean, processor.std).eval()
     remarks = [f"the embedding is {POOLINGS[chosen]} (pooling {chosen})", *remarks]
     facts = {"library": f"transformers {library.__version__}", "pooling": chosen}
     return named(word, embed, None, shown, remarks, **facts)
