@@ -198,6 +198,16 @@ def test_nothing_to_resume_and_nothing_said(refused: Refuse, copied: Path, tmp_p
     assert not (tmp_path / "cop").exists()
 
 
+def test_a_run_is_resumed_where_its_data_lies_now(call: Call, tmp_path: Path) -> None:
+    run, moved = tmp_path / "run", tmp_path / "moved"
+    root = photos(tmp_path / "photos", each=4)
+    assert call("train", *SMALL, "--root", root, "--out", run)[0] == 0
+    root.rename(moved)
+    status, out, _ = call("train", "--resume", "--out", run, "--root", moved, "--set", "steps=2")
+    assert status == 0
+    assert "resumed at step 1 of 2" in out
+
+
 def test_the_same_command_begins_and_resumes(call: Call, tmp_path: Path) -> None:
     for told in ("training: 2/2", "resumed at step 2 of 2"):
         assert told in call("train", *QUICK, "--out", tmp_path / "run", "--resume")[1]

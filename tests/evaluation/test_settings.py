@@ -197,6 +197,8 @@ def test_what_belongs_to_a_certificate_changes_no_hash_without_one() -> None:
         ({"step": 0}, "step is above 0 where eps is not 0"),
         ({"protocol": "worst", "cascade": False}, "protocol 'worst' is robust R@1 alone"),
         ({"protocol": "benign", "eps": "1/255"}, "protocol 'benign' attacks nothing: eps goes with protocol 'strict'"),
+        ({"protocol": "benign", "query_budget": 5}, "attacks nothing: query_budget goes with protocol 'strict'"),
+        ({"gradient": "nes", "query_budget": 40, "restarts": 2}, "query_budget is at least"),
         ({"protocol": "benign", "cascade": False}, "protocol 'benign' attacks nothing: cascade"),
         ({"protocol": "benign", "max_queries": 3}, "protocol 'benign' attacks nothing: max_queries"),
         ({"protocol": "benign", "max_queries": 3, "sigma": 0.1, "eps": 1}, "attacks nothing: eps"),

@@ -352,3 +352,15 @@ def test_a_folder_from_before_the_validation_split_chose_on_the_test_set(tmp_pat
     lines = run.config_file.read_text().splitlines()
     run.config_file.write_text("\n".join(line for line in lines if not line.startswith(("  share:", "  on_test:"))))
     assert (run.config().validation.share, run.config().validation.on_test) == (0, True)
+
+
+def test_a_key_in_an_address_is_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["holdfast", "evaluate", "https://host/embed?key=S#x", "--transfer=http://host/a?b=c", "what?"]
+    monkeypatch.setattr(sys, "argv", words)
+    assert environment()["command"] == [
+        "holdfast",
+        "evaluate",
+        "https://host/embed",
+        "--transfer=http://host/a",
+        "what?",
+    ]

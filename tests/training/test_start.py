@@ -1,5 +1,6 @@
 """Hardening what others made: an encoder goes into training as it is, and back to its library as it came out."""
 
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from holdfast.export.folder import PLACE
 from holdfast.models.open import open_model
-from holdfast.runs.config import Config, resolve_config
+from holdfast.runs.config import Config, flatten, resolve_config
 from holdfast.runs.folder import Run
-from holdfast.training.build import embedder_of
+from holdfast.training.build import embedder_of, optimizer_of
 from holdfast.training.start import starting_from
 from holdfast.util.extras import quiet
 from tests.conftest import Call, Refuse
@@ -120,7 +122,55 @@ def test_what_training_cannot_begin_with(vit: Path, refused: Refuse, tmp_path: P
     assert "leave out --backbone and --weights" in refused(
         "train", "--model", f"hf:{vit}", "--backbone", "c2f2", *other
     )
-    assert "turns 3 channels of 32 pixels a side into 32 numbers" in refused("train", "--model", f"hf:{vit}", *other)
+    assert "takes images of 3 channels, and those of data set 'digits' have 1" in refused(
+        "train", "--model", f"hf:{vit}", *other
+    )
     assert "hf: names no model" in refused("train", "--model", "hf:typo", *other).replace("'typo' names", "hf: names")
     assert "is not trained by a word" in refused("train", "--model", "tests.helpers.tiny:embedder", *other)
+    colour = ("--data", "folder", "--root", tiny.photos(tmp_path / "photos", each=4), "--out", tmp_path / "run")
+    assert "takes images of 1 channels, and those of data set 'folder' have 3" in refused(
+        "train", "--model", "zoo:digits-none-r", *colour
+    )
     assert not (tmp_path / "run").exists()
+
+
+def test_the_model_wins_over_a_file_of_settings(vit: Path, digits_run: Path) -> None:
+    file = flatten(asdict(Run(digits_run).config()))
+    config = resolve_config(file, {"data.name": "folder"}, starting_from(f"hf:{vit}"))
+    assert (config.model.backbone, config.data.size, config.data.fit) == (f"hf:{vit}", 32, "shortest")
+
+
+def test_a_run_goes_on_as_its_encoder_was_shown_images(hardened: Path) -> None:
+    before, after = Run(hardened).config(), resolve_config({"data.name": "folder"}, starting_from(str(hardened)))
+    assert (after.data.fit, after.data.interpolation) == (before.data.fit, before.data.interpolation)
+    assert (after.data.size, after.data.resize) == (before.data.size, before.data.resize)
+
+
+def test_no_export_tells_where_the_encoder_lay(vit: Path, hardened: Path, refused: Refuse, tmp_path: Path) -> None:
+    assert "--format native gives it back" in refused("export", hardened, "--format", "hub", "--out", tmp_path / "hub")
+    for word in (f"hf:{vit}", f"open_clip:ViT-B-32:{vit}/w.safetensors", f"--transfer=st:{vit}", str(vit)):
+        assert "/" not in PLACE.sub(r"\1", word)
+    assert PLACE.sub(r"\1", "http://host/path") == "http://host/path"
+
+
+def test_rates_fall_from_the_head_of_an_encoder_to_its_input(vit: Path) -> None:
+    config = settings_of(f"hf:{vit}")
+    config = replace(config, optim=replace(config.optim, lr=1.0, layer_decay=0.5, head_lr=7.0))
+    embedder, _ = embedder_of(config)
+    names = {id(parameter): name.removeprefix("backbone.network.") for name, parameter in embedder.named_parameters()}
+    rates = {
+        names[id(one)]: group["lr"] for group in optimizer_of(config, embedder).param_groups for one in group["params"]
+    }
+    assert {rate for name, rate in rates.items() if name.startswith("layernorm.")} == {7.0}
+    block = [{rate for name, rate in rates.items() if f"layer.{i}." in name or f"layers.{i}." in name} for i in (0, 1)]
+    assert block == [{0.25}, {0.5}]
+    assert {rate for name, rate in rates.items() if name.startswith("embeddings.")} == {0.125}
+
+
+def test_an_encoder_without_a_trained_pooler_is_the_same_each_time(vit: Path) -> None:
+    states = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        states.append(open_model(f"hf:{vit}").embed.state_dict())  # type: ignore[attr-defined]
+    assert states[0].keys() == states[1].keys()
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])

@@ -33,12 +33,12 @@ def train(  # noqa: PLR0917
     verify: Annotated[bool, typer.Option("--verify", help="Decode every image before training starts.")] = False,
 ) -> None:
     """Train an embedder with any defense. Later settings win: the paper's, --config, options, --set."""
-    from holdfast.data.datasets import check_root  # noqa: PLC0415
+    from holdfast.data.datasets import DATASETS, check_root  # noqa: PLC0415
     from holdfast.defense.recipes import parse_recipe  # noqa: PLC0415
-    from holdfast.runs.config import flatten, resolve_config  # noqa: PLC0415
+    from holdfast.runs.config import Config, flatten, resolve_config  # noqa: PLC0415
     from holdfast.runs.folder import Run  # noqa: PLC0415
     from holdfast.training.loop import train as run  # noqa: PLC0415
-    from holdfast.training.start import starting_from  # noqa: PLC0415
+    from holdfast.training.start import check_channels, starting_from  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError, nearest  # noqa: PLC0415
     from holdfast.util.validate import read_yaml  # noqa: PLC0415
 
@@ -56,23 +56,31 @@ def train(  # noqa: PLR0917
     if config and not tree:
         raise HoldfastError(f"{config} has no settings in it")
     begin = {} if model is None else starting_from(model)
+
+    def settled(folder: Path | None) -> Config:
+        """The settings given, laid over those of the run to be resumed in a folder."""
+        begun = resume and folder is not None and Run(folder).config_file.exists()
+        before = flatten(asdict(Run(folder).config())) if folder is not None and begun else {}
+        return resolve_config(before, tree, begin, given, assignments=changes or ())
+
     try:
-        settings = resolve_config(begin, tree, given, assignments=changes or ())
+        settings = settled(out)
     except HoldfastError as error:
         try:
-            resolve_config(begin, tree)
+            resolve_config(tree)
         except HoldfastError as own:
             if str(own) == str(error):
                 raise HoldfastError(f"{config}: {error}") from None
         raise
-    check_root(settings.data.name, root)
     name = parse_recipe(settings.recipe).name
     folder = out or Path("runs") / f"{settings.data.name}-{name}-{settings.seed}"
-    begun = Run(folder)
-    if resume and begun.config_file.exists():
-        settings = resolve_config(flatten(asdict(begun.config())), begin, tree, given, assignments=changes or ())
-    elif resume and not (begin or tree or given or changes):
+    settings = settled(folder)
+    check_root(settings.data.name, root)
+    if model is not None:
+        check_channels(model, settings)
+    if resume and not Run(folder).config_file.exists() and not (begin or tree or given or changes):
         raise HoldfastError(f"there is no run in {folder} to resume{nearest(folder)}")
     run(settings, folder, resume=resume, device=device, verify=verify)
     if os.environ.get("RANK", "0") == "0":
-        print(f"the run is in {folder}; now: holdfast evaluate {folder}")
+        test = "" if DATASETS[settings.data.name].labelled else " --data … --root …"
+        print(f"the run is in {folder}; now: holdfast evaluate {folder}{test}")

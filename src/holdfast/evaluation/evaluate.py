@@ -20,6 +20,7 @@ from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import FORMAT, NAME, ROBUST, RRS, Result, read
 from holdfast.evaluation.robust.cascade import longer, most_steps, stages_of
 from holdfast.evaluation.robust.certified import certified_recall
+from holdfast.evaluation.robust.minimal import HALVINGS
 from holdfast.evaluation.robust.rrs import rrs
 from holdfast.evaluation.robust.worst import worst_case
 from holdfast.evaluation.runner import Runner, Target, attacked_rows, runners_of
@@ -285,6 +286,7 @@ def _carry_out(
             progress.say(f"{counted(len(runners), 'attack')}{' and checks' if checks else ''}: about {left}{robust}")
         if resolved.query_budget and not quiet:
             stages = len([*stages_of(resolved)]) if resolved.cascade else 0
+            stages += (HALVINGS * stages + 1) * resolved.minimal_eps
             asked = resolved.query_budget * (total + stages * len(rows))
             progress.say(f"at most {asked:,} model queries{', and those of the checks' if checks else ''}")
         for runner in runners:

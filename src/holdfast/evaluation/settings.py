@@ -24,7 +24,7 @@ from holdfast.util.errors import HoldfastError, pick
 from holdfast.util.validate import Amount, Count, OneOf, Positive, Whole, fit
 
 GRADIENTS: dict[str, Gradient] = {"white-box": WHITE_BOX, "nes": NES(), "square": Square()}
-OF_ATTACKS = {"eps", "step", "steps", "norm", "gradient", "restarts", "cascade"}
+OF_ATTACKS = {"eps", "step", "steps", "norm", "gradient", "restarts", "cascade", "query_budget"}
 """What says nothing where nothing is attacked."""
 
 QUERY_BUDGET = 300
@@ -203,9 +203,9 @@ def _within_budget(given: dict[str, Any], gradient: str) -> int | None:
         if "query_budget" in given:
             raise HoldfastError("give steps or query_budget, not both: one decides the other")
         return None
-    budget = given.setdefault("query_budget", QUERY_BUDGET)
-    if not (steps := steps_within(GRADIENTS[gradient], budget)):
-        least = next(n for n in count(budget) if steps_within(GRADIENTS[gradient], n))
+    budget, descents = given.setdefault("query_budget", QUERY_BUDGET), 1 + given.get("restarts", 0)
+    if not (steps := steps_within(GRADIENTS[gradient], budget // descents)):
+        least = descents * next(n for n in count(1) if steps_within(GRADIENTS[gradient], n))
         raise HoldfastError(f"query_budget is at least {least} for gradient {gradient!r}, not {budget}")
     return steps
 

@@ -15,7 +15,7 @@ from holdfast.export import folder, native, onnx, program
 from holdfast.export.source import Source, open_run
 from holdfast.export.verify import Compared, compared
 from holdfast.models.backbones import is_code
-from holdfast.runs.config import Config
+from holdfast.runs.config import Config, is_encoder
 from holdfast.runs.data import family_of, pixels_of, table_of
 from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError, pick
@@ -85,6 +85,10 @@ def export(
     place = HOME / f"{source.name}{'-best' if best else ''}{way.ending}" if out is None else Path(out)
     _check(place, form, way, source)
     source = replace(source, name=place.resolve().name.removesuffix(way.ending))
+    if form == "hub" and is_encoder(source.origin):
+        raise HoldfastError(
+            f"{source.config.model.backbone} is of another library: --format native gives it back to that"
+        )
     resolve_settings(family_of(source.config), max_queries=queries)
     pixels, reason = _pixels(source.config, root) if verify else (None, "")
     write, load = way.write, way.load

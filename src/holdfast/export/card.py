@@ -26,7 +26,7 @@ from holdfast.report.tables import (
     measures_of,
     setting_of,
 )
-from holdfast.runs.config import Config
+from holdfast.runs.config import Config, starts_trained
 from holdfast.runs.data import family_of
 from holdfast.util.errors import HoldfastError
 from holdfast.util.imports import CUSTOM
@@ -146,7 +146,7 @@ def checks(result: Result) -> str:
 def settings(config: Config) -> Iterator[list[str]]:
     """What training was like, in a few rows; config.yaml has all of it."""
     yield ["recipe", f"`{config.recipe}`"]
-    yield ["begun from", "random weights" if config.model.weights is None else "pretrained weights"]
+    yield ["begun from", "pretrained weights" if starts_trained(config) else "random weights"]
     if config.recipe != CUSTOM and parse_recipe(config.recipe).perturbs:
         eps, step = (format_radius(value, config.pgd.norm) for value in (config.pgd.eps, config.pgd.step))
         yield ["adversary in training", f"ε = {eps}, {counted(config.pgd.steps, 'step')} of {step}"]

@@ -30,8 +30,8 @@ from holdfast.runs.config import Config
 from holdfast.util.atomic import temporary_for
 from holdfast.util.errors import HoldfastError
 
-PLACE = re.compile(r"(^|=)/(?:.*/)?")
-"""What comes before the name of a file in an absolute path, alone or after ``--option=``."""
+PLACE = re.compile(r"((?:^|=)(?:(?:hf|st|onnx|program|open_clip:[\w.-]+):)?)/(?:.*/)?")
+"""What comes before the name of a file in an absolute path, alone or after ``--option=``, and in a model's word."""
 
 
 def write(source: Source, folder: Path, precision: str = "float32") -> None:

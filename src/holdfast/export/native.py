@@ -1,6 +1,7 @@
 """Back to where an encoder came from: a folder or weights that its own library loads, without holdfast."""
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,6 @@ from holdfast.core.pgd import Embed
 from holdfast.export.source import Source
 from holdfast.models import hub
 from holdfast.models.adapters.hf import FILES
-from holdfast.models.embedder import Embedder
 from holdfast.models.open import open_model
 from holdfast.models.weights import load_exactly
 from holdfast.util.arrays import save_safetensors
@@ -57,6 +57,8 @@ def load(folder: Path, source: Source) -> Embed:
         word = f"{kind}:{folder}" if kind != "open_clip" else f"open_clip:{rest.partition(':')[0]}:{folder / WEIGHTS}"
         embed = open_model(word).embed
         return lambda images: F.normalize(embed(images), dim=1)
-    fresh = Embedder(source.embedder.config).eval()
+    fresh = deepcopy(source.embedder)
+    for tensor in fresh.backbone.state_dict().values():
+        tensor.zero_()
     load_exactly(fresh.backbone, folder / WEIGHTS)
-    return fresh.requires_grad_(False)
+    return fresh

@@ -21,7 +21,7 @@ FACTS = "holdfast.json"
 
 
 def program(embedder: Embedder) -> ExportedProgram:
-    """The program of an embedder from :func:`.standing`: ``images`` (batch, channels, size, size) of any batch size.
+    """The program of an embedder from :func:`.frozen_copy`: ``images`` (batch, channels, size, size) of any batch size.
 
     Raises HoldfastError where the backbone cannot be traced.
     """

@@ -18,6 +18,7 @@ from holdfast.models import hub
 from holdfast.models.backbones import find_backbone, is_code
 from holdfast.models.backbones.custom import given
 from holdfast.models.weights import Mismatch, fitting, load_weights, read_state
+from holdfast.runs.config import is_encoder
 from holdfast.util.arrays import save_safetensors
 from holdfast.util.atomic import write_json
 from holdfast.util.errors import HoldfastError, within
@@ -214,6 +215,8 @@ class Embedder(nn.Module):
         card: a file that becomes the repository's README.md, as ``holdfast export RUN --format hub`` writes one.
         private, token: see :func:`.models.hub.push`.
         """
+        if is_encoder(self.config.backbone):
+            raise HoldfastError("a network of another library goes to the Hub by that: holdfast export --format native")
         if card is not None and not Path(card).is_file():
             raise HoldfastError(f"there is no card {card}")
         with TemporaryDirectory() as folder:

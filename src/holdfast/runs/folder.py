@@ -14,6 +14,7 @@ Every file is replaced whole, but for steps.jsonl, whose lines are appended.
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -39,6 +40,8 @@ from holdfast.util.validate import Whole, fit, parse_json, read_csv, read_lines,
 
 BEFORE = {"validation.share": 0, "validation.on_test": True}
 """What runs did that do not say it."""
+QUERY = re.compile(r"(https?://[^?#\s]*)[?#]\S*")
+"""An address, and what stands behind its path: it may be a key."""
 LIBRARIES = ("torch", "numpy", "scikit-learn", "pillow", "safetensors")
 
 
@@ -190,7 +193,7 @@ def environment() -> dict[str, Any]:
     program = Path(sys.argv[0])
     name = program.parent.name if program.name == "__main__.py" else program.name  # called by python -m holdfast
     return {
-        "command": [name, *sys.argv[1:]],
+        "command": [name, *(QUERY.sub(r"\1", word) for word in sys.argv[1:])],
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": {name: metadata.version(name) for name in LIBRARIES},

@@ -24,6 +24,8 @@ from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError, brief, pick
 from holdfast.util.imports import CUSTOM
 
+WRAPPERS = re.compile(r"^(?:backbone\.|network\.|visual\.|vision_model\.|\d+\.(?:auto_)?model\.)*")
+"""What stands before the name of a network's own parts."""
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": partial(SGD, momentum=0.9)}
 
 
@@ -51,20 +53,27 @@ def defense_of(config: Config, defense: Defense | None = None) -> tuple[Defense,
     Raises HoldfastError where it learns from labels and there are none, or compares with the original, and that has
     random weights.
     """
-    if defense is not None:
-        return defense, f"defense {type(defense).__name__}, given as an object"
-    recipe = parse_recipe(config.recipe)
-    if recipe.labels and not DATASETS[config.data.name].labelled:
+    if defense is None:
+        recipe = parse_recipe(config.recipe)
+        defense = recipe.build(pgd_of(config), config.loss)
+        what, told = f"recipe {recipe.name!r}", f"recipe {recipe.notation}: {recipe.summary}"
+    else:
+        what = f"defense {type(defense).__name__}"
+        told = f"{what}, given as an object"
+    if defense.labels and not DATASETS[config.data.name].labelled:
         raise HoldfastError(
-            f"recipe {recipe.name!r} learns from classes, and data set {config.data.name!r} has none: use recipe fare "
+            f"{what} learns from classes, and data set {config.data.name!r} has none: use recipe fare "
             "or lore, or data sorted into classes (folder, nested, csv)"
         )
-    if recipe.keeps_original and not (starts_trained(config) or config.model.backbone == CUSTOM):
-        raise HoldfastError(
-            f"recipe {recipe.name!r} stays near the network that training starts from, and {config.model.backbone} "
-            "starts from random weights: give it trained ones (--weights)"
-        )
-    return recipe.build(pgd_of(config), config.loss), f"recipe {recipe.notation}: {recipe.summary}"
+    if defense.keeps_original or defense.constraint is not None:
+        if not (starts_trained(config) or config.model.backbone == CUSTOM):
+            raise HoldfastError(
+                f"{what} stays near the network that training starts from, and {config.model.backbone} "
+                "starts from random weights: give it trained ones (--weights)"
+            )
+        if config.warmup.epochs:
+            raise HoldfastError(f"{what} stays near the network that training starts from: set warmup.epochs to 0")
+    return defense, told
 
 
 def batches_of(config: Config, labels: npt.NDArray[np.int64], needed: bool) -> PairBatches | ImageBatches:
@@ -123,18 +132,18 @@ def optimizer_of(config: Config, embedder: nn.Module) -> Optimizer:
     """The optimiser of the embedder's parameters that learn; ``initial_lr`` of each group is its rate at the begin.
 
     A layer of ``optim.layer_decay`` is a numbered block such as ``encoder.layer.3``, else a part at the top such as
-    ``conv1``; they follow on each other as the network names them.
+    ``conv1``; they follow on each other as the network names them. Parts that do not learn are not counted.
     """
     settings = config.optim
-    layers = list(dict.fromkeys(_layer(name) for name, _ in embedder.named_parameters()))
+    learning = {name: one for name, one in embedder.named_parameters() if one.requires_grad}
+    layers = list(dict.fromkeys(map(_layer, learning)))
     groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in embedder.named_parameters():
+    for name, parameter in learning.items():
         below = len(layers) - 1 - layers.index(_layer(name))
         rate = settings.lr * settings.layer_decay**below
         if settings.head_lr is not None and not below:
             rate = settings.head_lr
-        if parameter.requires_grad:
-            groups.setdefault(rate, []).append(parameter)
+        groups.setdefault(rate, []).append(parameter)
     make = pick("optimiser", settings.name, OPTIMIZERS)
     return make(
         [{"params": members, "lr": rate, "initial_lr": rate} for rate, members in groups.items()],
@@ -143,5 +152,6 @@ def optimizer_of(config: Config, embedder: nn.Module) -> Optimizer:
 
 
 def _layer(name: str) -> str:
-    numbered = re.match(r"(?:backbone\.)?(?:.*?\.\d+(?=\.)|[^.]*)", name)
-    return numbered[0] if numbered else name
+    inside = WRAPPERS.sub("", name)
+    found = re.match(r".*?\.\d+(?=\.)|[^.]*", inside)
+    return found[0] if found else inside

@@ -105,11 +105,13 @@ def compare(
     first, second = open_model(hardened), open_model(original)
     pixels = load_test_set(first) if data is None else as_pixels(data)
     radii = eps if isinstance(eps, Sequence) and not isinstance(eps, str) else [eps]
-    budgets = [resolve_settings(pixels.table.family, "worst", eps=radius, **settings) for radius in radii]
+    black_box = first.black_box or second.black_box
+    budgets = [resolve_settings(pixels.table.family, "worst", black_box, eps=radius, **settings) for radius in radii]
     where, usual = distributed.device(device), budgets[0]
+    white = usual.gradient == "white-box" and any(one.eps for one in budgets)
     with (
-        examined(first.embed, pixels, where, usual, usual.gradient == "white-box") as new,
-        examined(second.embed, others := shown_to(second, pixels), where, usual, usual.gradient == "white-box") as old,
+        examined(first.embed, pixels, where, usual, white) as new,
+        examined(second.embed, others := shown_to(second, pixels), where, usual, white) as old,
     ):
         for wrapped in (new, old):
             wrapped.require_repeatable()

@@ -40,6 +40,9 @@ class Pooled(nn.Module):
         super().__init__()
         self.network: Any = network
         self.untrained = frozenset(untrained)
+        for name, parameter in network.named_parameters():
+            if name in self.untrained:
+                nn.init.zeros_(parameter.requires_grad_(False))  # else the model has another fingerprint each time
         self.pooling, self.special = pooling, sum(special_tokens(network).values())
 
     def forward(self, pixels: Tensor) -> Tensor:

@@ -137,7 +137,9 @@ class Endpoint:
 
     def _post(self, body: bytes, most: int) -> tuple[int, Message, bytes]:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        if token := os.environ.get(TOKEN):
+        if token := os.environ.get(TOKEN, "").strip():
+            if not re.fullmatch(r"[!-~]+", token):
+                raise HoldfastError(f"{TOKEN} is no token: it has characters that cannot be sent")
             headers["Authorization"] = f"Bearer {token}"
         until = monotonic() + SECONDS
         self.connection.request("POST", self.path, body, headers)

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from holdfast.core.batching import fixed_batch
-from holdfast.core.pgd import Embed
 from holdfast.models.adapters.base import OpenedModel, named
 from holdfast.models.preprocessing import Preprocessing
 from holdfast.util.arrays import check_whole
@@ -44,9 +43,8 @@ def open_program(word: str, weights: Path | None = None, best: bool = False) -> 
     with quiet(), foreign(f"torch {torch.__version__} cannot open {file}", "export it again with this version"):
         program = torch.export.load(io.BytesIO(content))
     batch, channels, *sides = _input(program, file)
-    embed: Embed = program.module()
-    if batch is not None:
-        embed = _in_batches(embed, batch)
+    network = program.module()
+    embed = network if batch is None else InBatches(network, batch)
     size = sides[0] if sides[0] == sides[1] else None
     shown = None if size is None or channels not in (1, 3) else Preprocessing(size, channels=channels)
     return named(word, embed, None, shown, [ASSUMED], library=f"torch {torch.__version__}")
@@ -63,11 +61,15 @@ def _input(program: torch.export.ExportedProgram, file: Path) -> list[int | None
     return [side if isinstance(side, int) else None for side in shapes[0]]
 
 
-def _in_batches(program: Embed, batch: int) -> Embed:
-    def embed(images: Tensor) -> Tensor:
-        return fixed_batch(program, images, width=batch)
+class InBatches(nn.Module):
+    """A program that takes ``batch`` images at once, for any number (n, C, H, W) -> (n, D)."""
 
-    return embed
+    def __init__(self, program: nn.Module, batch: int) -> None:
+        super().__init__()
+        self.program, self.batch = program, batch
+
+    def forward(self, images: Tensor) -> Tensor:
+        return fixed_batch(self.program, images, width=self.batch)
 
 
 def _check_plain(content: bytes) -> None:
