@@ -243,13 +243,13 @@ def test_near_targets_come_from_the_nearest_percent(kind: type[CA] | type[QA]) -
 def test_too_few_items_are_refused() -> None:
     system = line(0, 1, 2)
     for attack in (QA("+", 3), CA("+", 3), Order(3)):
-        with pytest.raises(HoldfastError, match="needs 3 different targets, but there are 2 to choose from"):
+        with pytest.raises(HoldfastError, match="needs 3 different targets, and has 2 to choose from"):
             attack.choose(system.gallery, system, generators(3))
-    with pytest.raises(HoldfastError, match="needs 2 different targets, but there are 1 to choose from"):
+    with pytest.raises(HoldfastError, match="needs 2 different targets, and has 1 to choose from"):
         QA("-", 2).choose(system.queries, system, generators(3))
-    with pytest.raises(HoldfastError, match="needs 5 different targets, but there are 4 to choose from"):
+    with pytest.raises(HoldfastError, match="needs 5 different targets, and has 4 to choose from"):
         SPQA("+").choose(line(*range(6)).queries, line(*range(6)), generators(6))
-    with pytest.raises(HoldfastError, match="but there are 0"):
+    with pytest.raises(HoldfastError, match="and has 0"):
         nearest(torch.tensor([[torch.inf]]), 1)
 
 

@@ -133,7 +133,7 @@ def test_the_published_gtm_target_is_no_nearest_item_of_another_class() -> None:
 def test_gtm_needs_another_class() -> None:
     system = labelled([0, 1, 2], [4, 4, 4])
     for protocol in (STRICT, CVPR22):
-        with pytest.raises(HoldfastError, match="there are 0 to choose from"):
+        with pytest.raises(HoldfastError, match="has 0 to choose from"):
             protocol.attacks["gtm"].choose(system.queries, system, generators(3))
 
 

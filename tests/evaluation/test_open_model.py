@@ -133,7 +133,7 @@ def test_results_go_where_they_are_wanted(trained: Path, tmp_path: Path, monkeyp
     ("absent", "message"),
     [
         ("config.yaml", "needs a test set: --data NAME --root FOLDER"),
-        ("model.safetensors", r"no weights at .*model\.safetensors: it does not exist"),
+        ("model.safetensors", r"no weights at .*model\.safetensors: there is no such file"),
         ("config.json", "holds no saved embedder: cannot read"),
     ],
 )

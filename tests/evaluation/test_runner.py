@@ -402,6 +402,6 @@ def test_embeddings_that_become_nan_under_attack_are_an_error(protocol: str, tmp
 
 def test_too_few_to_choose_from_is_found_before_any_attack(tmp_path: Path) -> None:
     settings = {**QUICK, "attacks": ("es", "qa+:200"), "folder": tmp_path}
-    with pytest.raises(HoldfastError, match="needs 200 different targets, but there are 99 to choose from"):
+    with pytest.raises(HoldfastError, match="needs 200 different targets, and has 99 to choose from"):
         evaluate(EMBEDDER, digits(), **settings)
     assert not [*tmp_path.iterdir()]

@@ -303,7 +303,7 @@ def test_folders_that_hold_no_embedder(tmp_path: Path) -> None:
     )
     refused(json.dumps({**config, "backbone": "resnet18"}), "does not fit its config.json")
     (tmp_path / "model.safetensors").unlink()
-    refused(json.dumps(config), "no weights at .*model.safetensors: it does not exist")
+    refused(json.dumps(config), "no weights at .*model.safetensors: there is no such file")
 
 
 def test_noise_is_there_in_training_mode_alone() -> None:

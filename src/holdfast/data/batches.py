@@ -205,7 +205,7 @@ class ImageBatches:
 
     def describe(self) -> str:
         """One line: the batches of an epoch."""
-        return f"{self.count:,} images without their classes, {len(self):,} batches of {self.size} per epoch"
+        return f"{self.count:,} images without their classes, {counted(len(self), 'batch')} of {self.size} per epoch"
 
     def epoch(self, e: int) -> list[Indices]:
         """This rank's batches of epoch ``e``."""

@@ -182,9 +182,7 @@ def test_a_black_box_searches_with_its_own_stage(monkeypatch: pytest.MonkeyPatch
     assert any(size is not None and 0 < size < 0.2 for size in sizes)
 
 
-@pytest.mark.parametrize(
-    "settings", [{"protocol": "cvpr22"}, {"eps": 0}, {"protocol": "strict", "cascade": False}, {"protocol": "benign"}]
-)
+@pytest.mark.parametrize("settings", [{"protocol": "cvpr22"}, {"eps": 0}, {"protocol": "strict", "cascade": False}])
 def test_without_a_cascade_there_is_no_radius_to_search_below(settings: dict[str, Any]) -> None:
     with pytest.raises(HoldfastError, match="minimal ε"):
         search(**settings)

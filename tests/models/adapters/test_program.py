@@ -223,5 +223,5 @@ def test_other_files(tmp_path: Path) -> None:
 
 def test_a_program_that_takes_no_images(tmp_path: Path) -> None:
     file = exported(tmp_path / "fc.pt2", nn.Linear(3, 2), torch.rand(4, 3))
-    with pytest.raises(HoldfastError, match=r"takes 1 inputs .*, not one \(n, C, H, W\)"):
+    with pytest.raises(HoldfastError, match=r"takes 1 input .*, not one \(n, C, H, W\)"):
         open_model(f"program:{file}")

@@ -14,6 +14,7 @@ from holdfast.models.adapters.processors import read_processor
 from holdfast.util.arrays import check_whole
 from holdfast.util.errors import HoldfastError, foreign, unknown, within
 from holdfast.util.extras import quiet, require
+from holdfast.util.text import counted
 from holdfast.util.validate import read_json
 
 FILES = ("*.json", "model.safetensors", "model-*-of-*.safetensors")
@@ -84,7 +85,9 @@ def open_hf(word: str, weights: Path | None = None, best: bool = False, pooling:
     processor = read_processor(folder)
     network, missing = _load(library, folder)
     if absent := [name for name in missing if "pooler" not in name]:
-        raise HoldfastError(f"{word} lacks {len(absent)} tensors of its model, such as {absent[0]}: it cannot embed")
+        raise HoldfastError(
+            f"{word} lacks {counted(len(absent), 'tensor')} of its model, such as {absent[0]}: it cannot embed"
+        )
     remarks, shown = computable(network), processor.preprocessing
     trial = torch.zeros(1, shown.channels, shown.size, shown.size)
     with torch.no_grad(), foreign(f"{word} fails on an image of {shown.size} pixels a side", "mend its config.json"):

@@ -27,6 +27,7 @@ from typing_extensions import TypedDict
 from holdfast.data.pixels import to_image
 from holdfast.models.adapters.base import OpenedModel, named
 from holdfast.util.errors import HoldfastError, brief, printable, shown
+from holdfast.util.text import counted
 from holdfast.util.validate import check, parse_json
 
 MOST = 64
@@ -122,7 +123,9 @@ class Endpoint:
                 asked = min(PATIENCE, _seconds(headers))
             if wait is not None:
                 sleep(max(wait, asked))
-        raise HoldfastError(f"{self.name} gives no answer in {len(WAITS) + 1} tries ({fault}): is it running?")
+        raise HoldfastError(
+            f"{self.name} gives no answer in {counted(len(WAITS) + 1, 'try', 'tries')} ({fault}): is it running?"
+        )
 
     def _refusal(self, status: int, headers: Message, answer: bytes) -> str:
         """What the endpoint says in place of an answer. Raises HoldfastError where it would say so again."""

@@ -17,6 +17,7 @@ from holdfast.models.preprocessing import Preprocessing
 from holdfast.util.arrays import check_whole
 from holdfast.util.errors import HoldfastError, foreign, nearest, within
 from holdfast.util.extras import quiet
+from holdfast.util.text import counted
 
 ASSUMED = "the program is given pixels in [0, 1]: mean and std are taken to be inside it"
 FUNCTIONS = re.compile(r"[A-Z][A-Za-z]*|floor|ceiling")
@@ -56,7 +57,7 @@ def _input(program: torch.export.ExportedProgram, file: Path) -> list[int | None
     shapes = [node.meta["val"].shape for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
     if len(shapes) != 1 or len(shapes[0]) != 4:
         raise HoldfastError(
-            f"{file} takes {len(shapes)} inputs {[[*map(str, one)] for one in shapes]}, not one (n, C, H, W)"
+            f"{file} takes {counted(len(shapes), 'input')} {[[*map(str, one)] for one in shapes]}, not one (n, C, H, W)"
         )
     return [side if isinstance(side, int) else None for side in shapes[0]]
 
