@@ -38,9 +38,11 @@ def _load(name: str, root: Path) -> data.Table:
 @pytest.mark.parametrize("name", FOLDERS)
 def test_every_method_takes_a_step(name: str, tmp_path: Path, real_data: Path) -> None:
     where = {"data.name": name, "data.root": str(real_data / FOLDERS[name])}
+    trained = {"model.weights": str(tmp_path / "none" / "model.safetensors")}
     for method in METHODS:
-        recipe = parse_recipe("hm-s-lga-ics" if method == "hm" else f"{method}-r")
-        train(resolve_config(TINY, where, {"recipe": recipe.name}), tmp_path / method, quiet=True)
+        recipe = parse_recipe({"hm": "hm-s-lga-ics", "fare": "lore"}.get(method, f"{method}-r"))
+        settings = {"recipe": recipe.name} | (trained if method == "fare" else {})
+        train(resolve_config(TINY, where, settings), tmp_path / method, quiet=True)
         (line,) = Run(tmp_path / method).steps()
         assert math.isfinite(line["loss"]), method
         if method in ("hm", "minmax"):
