@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.hosts import torchrun_on, two_hosts
 from tests.helpers.runs import torchrun
 from tests.helpers.tiny import records
 
@@ -35,10 +36,10 @@ def adding(*given):
 
 
 Records.add = adding
-settings = {"steps": 2, "eps": 0.06, "max_queries": 7, "minimal_eps": True}
+settings = {"steps": 2, "eps": 0.06, "max_queries": 5, "minimal_eps": True}
 settings |= {"sigma": 0.1, "draws": 20, "batch": 2, "device": "cpu", "quiet": True}
 try:
-    evaluation.evaluate(embedder(), digits(60), folder=folder, **settings)
+    evaluation.evaluate(embedder(), digits(40), folder=folder, **settings)
 except ValueError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
@@ -70,14 +71,7 @@ def result(folder: Path) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name not in CHANGING}
 
 
-def test_three_processes_find_what_one_finds(alone: Path, script: Path, tmp_path: Path) -> None:
-    done = torchrun(str(script), str(tmp_path), "0", processes=3)
-    assert done.returncode == 0, done.stderr
-    assert records(tmp_path) == records(alone)
-    assert result(tmp_path) == result(alone)
-
-
-def test_where_one_dies_others_of_another_number_go_on(alone: Path, script: Path, tmp_path: Path) -> None:
+def test_where_one_of_two_dies_three_go_on_and_find_what_one_finds(alone: Path, script: Path, tmp_path: Path) -> None:
     done = torchrun(str(script), str(tmp_path), "3", processes=2)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("HoldfastError")]
@@ -88,5 +82,13 @@ def test_where_one_dies_others_of_another_number_go_on(alone: Path, script: Path
     assert begun
     done = torchrun(str(script), str(tmp_path), "0", processes=3)
     assert done.returncode == 0, done.stderr
+    assert records(tmp_path) == records(alone)
+    assert result(tmp_path) == result(alone)
+
+
+def test_two_hosts_find_what_one_process_finds(alone: Path, script: Path, tmp_path: Path) -> None:
+    with two_hosts() as hosts:
+        for done in torchrun_on(hosts, str(script), str(tmp_path), "0"):
+            assert done.returncode == 0, done.stderr
     assert records(tmp_path) == records(alone)
     assert result(tmp_path) == result(alone)

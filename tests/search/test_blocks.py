@@ -251,7 +251,8 @@ def test_a_killed_process_is_gone_on_with(many: Path, whole: tuple[Path, int], t
 def test_processes_under_torchrun_embed_a_share_each(many: Path, whole: tuple[Path, int], tmp_path: Path) -> None:
     script, out = tmp_path / "embedding.py", tmp_path / "x.npz"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nfrom holdfast.search import blocks\nfrom tests.search import test_blocks\n"
+        "import sys\nfrom pathlib import Path\n"
+        "from holdfast.search import blocks\nfrom tests.search import test_blocks\n"
         "blocks.BLOCK = test_blocks.BLOCK\nmodel = test_blocks.Counting()\n"
         "test_blocks.index_of(Path(sys.argv[1]), Path(sys.argv[2]), model)\nprint('calls', model.calls)\n"
     )
