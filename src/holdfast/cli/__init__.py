@@ -16,7 +16,7 @@ from holdfast.cli.export import export
 from holdfast.cli.listing import listing
 from holdfast.cli.report import report
 from holdfast.cli.search import embed, search
-from holdfast.cli.streams import lost, protect
+from holdfast.cli.streams import lost, protect, speaks
 from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
 
@@ -60,6 +60,8 @@ def main(arguments: list[str] | None = None) -> None:
         with redirect_stdout(Plain(sys.stdout)):
             app(args=arguments)
     except HoldfastError as error:
+        if error.common and not speaks():
+            raise SystemExit(2) from None
         _fail(str(error))
     except OSError as error:
         reason = error.strerror or str(error)

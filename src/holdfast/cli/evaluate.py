@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.options import AttackOptions, BatchSize, Device, ModelOptions, grouped
+from holdfast.cli.streams import speaks
 
 
 @grouped
@@ -43,6 +44,7 @@ def evaluate(  # noqa: PLR0917
     from holdfast.evaluation.settings import parse_radii, resolve_settings  # noqa: PLC0415
     from holdfast.report import compare  # noqa: PLC0415
     from holdfast.report import published as published_rows  # noqa: PLC0415
+    from holdfast.util import distributed  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError  # noqa: PLC0415
 
     if how.eps is not None and eps_curve is not None:
@@ -68,8 +70,11 @@ def evaluate(  # noqa: PLR0917
     own = target.data is None and target.queries is None
     folder = results_folder(model) if own else Path("evaluations") / model.name
     settings |= {"folder": out or folder, "surrogate": transfer, "batch": batch_size, "device": device}
-    results = [run(model, images, protocol, eps=value, checks=False, **settings) for value in values[:-1]]
-    results.append(run(model, images, protocol, eps=values[-1], checks=not no_checks, **settings))
+    with distributed.process_group(distributed.device(device)):
+        results = [run(model, images, protocol, eps=value, checks=False, **settings) for value in values[:-1]]
+        results.append(run(model, images, protocol, eps=values[-1], checks=not no_checks, **settings))
+    if not speaks():
+        return
     display.result(results[-1])
     if len(results) > 1:
         display.curve(results)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.options import MODEL, BatchSize, Channels, Device, Pooling, Precision, Resize, Size, Weights
+from holdfast.cli.streams import speaks
 
 SHOWN = 20
 
@@ -44,6 +45,8 @@ def embed(  # noqa: PLR0917
         device=device,
         **shown,
     )
+    if not speaks():
+        return
     for fault in [*index.about.get("remarks", []), *index.about["faults"]]:
         print(f"note: {fault}")
     for line in index.about.get("left_out", []):

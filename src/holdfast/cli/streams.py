@@ -1,6 +1,7 @@
 """What the command line writes to: no character, no reader that is gone and no full disk ends the work."""
 
 import io
+import os
 import sys
 from typing import TextIO
 
@@ -40,6 +41,11 @@ def protect() -> None:
         stream = getattr(sys, name)
         if stream is not None and stream is getattr(sys, f"__{name}__"):
             setattr(sys, name, lasting(stream))
+
+
+def speaks() -> bool:
+    """Whether this process prints results: of those that torchrun started, the first."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def lost(stream: TextIO) -> OSError | None:

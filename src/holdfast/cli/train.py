@@ -1,6 +1,5 @@
 """``holdfast train``."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.options import Device, Set
+from holdfast.cli.streams import speaks
 
 
 def train(  # noqa: PLR0917
@@ -81,6 +81,6 @@ def train(  # noqa: PLR0917
     if resume and not Run(folder).config_file.exists() and not (begin or tree or given or changes):
         raise HoldfastError(f"there is no run in {folder} to resume{nearest(folder)}")
     run(settings, folder, resume=resume, device=device, verify=verify)
-    if os.environ.get("RANK", "0") == "0":
+    if speaks():
         test = "" if DATASETS[settings.data.name].labelled else " --data … --root …"
         print(f"the run is in {folder}; now: holdfast evaluate {folder}{test}")

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,9 @@ from holdfast.util.text import counted
 
 Progress = Callable[[int, int], None]
 """Called with the number of images done and their total."""
+
+Found = tuple[dict[int, str], npt.NDArray[np.int64]]
+"""What was found of images: why some cannot be read, by index, and hashes (N,) of the others; 0: not read yet."""
 
 _MODES = {1: "L", 3: "RGB"}
 
@@ -102,11 +106,22 @@ class Pixels:
         if augment is None:
             margin = self.resizing.margin(self.side - self.size)
             stored = stored[..., margin : margin + self.size, margin : margin + self.size]
-            self._hashes[rows] = [hash(image.tobytes()) for image in stored.numpy()]
+            self._hashes[rows] = [_digest(image) for image in stored.numpy()]
             self._hashes[indices[~ok]] = 0
         images = self._crop(stored, augment).div_(255)
         images[~ok] = 0
         return images, ok
+
+    def found(self) -> Found:
+        """What was found so far, for :meth:`adopt` of another process."""
+        return self.broken, self._hashes
+
+    def adopt(self, found: Found) -> None:
+        """Take over what another process found of images of the same table. Raises as :meth:`read`."""
+        broken, hashes = found
+        self.broken = dict(sorted((self.broken | broken).items()))
+        self._hashes = np.where(hashes == 0, self._hashes, hashes)
+        self._check_broken()
 
     def remarks(self) -> list[str]:
         """What a reader of scores should know of the images, as far as they were read at the centre crop."""
@@ -182,6 +197,9 @@ class Pixels:
     def _fill(self, rows: Sequence[int], places: Sequence[Tensor]) -> None:
         """Decode each image into its place (C, side, side); the unreadable are noted, and too many of them raise."""
         list(self._pool.map(self._fill_one, rows, places))
+        self._check_broken()
+
+    def _check_broken(self) -> None:
         if len(self.broken) > self.max_broken:
             named = "; ".join(f"{self.table.name_of(i)} ({why})" for i, why in list(self.broken.items())[:3])
             raise HoldfastError(
@@ -224,6 +242,11 @@ class Pixels:
             window = image[:, top : top + size, left : left + size]
             out.copy_(window.flip(-1) if flip else window)
         return cropped
+
+
+def _digest(image: npt.NDArray[np.uint8]) -> int:
+    """64 bits of an image, the same in every process."""
+    return int.from_bytes(blake2b(image.tobytes(), digest_size=8).digest(), signed=True)
 
 
 def _why(error: Exception) -> str:

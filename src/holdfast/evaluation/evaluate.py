@@ -108,22 +108,23 @@ def evaluate(
     where = distributed.device(device)
     white = resolved.attacking and resolved.gradient == "white-box"
     with (
+        distributed.process_group(where),
         examined(embed, pixels, where, resolved, white and surrogate is None) as wrapped,
         examined(other_embed, pixels, where, resolved, white) as other,
         ExitStack() as held,
     ):
+        quiet, ranks = quiet or distributed.rank() > 0, distributed.world()
         if not resolved.cascade:
             wrapped.require_repeatable()
-        target, embedded = target_of(wrapped, pixels, where, quiet)
-        transfer = None if other is None else target_of(other, pixels, where, quiet)[0]
+        target, embedded = target_of(wrapped, pixels, where, quiet, ranks)
+        transfer = None if other is None else target_of(other, pixels, where, quiet, ranks)[0]
         hashes = {"hash": model_fingerprint(target), "surrogate": transfer and model_fingerprint(transfer)}
         identity = resolved.hash(hashes, describe_data(pixels))
         place = None if folder is None else Path(folder) / f"{protocol}-{identity}"
-        if place is not None and (known := finished(place, checks)):
-            tidy(place)
+        if place is not None and (known := distributed.by_first(lambda: finished(place, checks))):
             return known
-        held.enter_context(working_in(place))
-        measured = _benign(embedded, resolved.seed, pixels)
+        distributed.by_first(lambda: held.enter_context(working_in(place)))
+        measured = distributed.by_first(lambda: _benign(embedded, resolved.seed, pixels))
         remarks, seen = [*opened.remarks, *wrapped.remarks, *wrapped.faults, *pixels.remarks()], other or wrapped
         if white and not seen.differentiable:
             if not measured["collapsed"]:
@@ -131,7 +132,7 @@ def evaluate(
             resolved = replace(resolved, attacks=(), cascade=False, minimal_eps=False)
             remarks += [f"collapsed, and no gradient reaches the pixels ({seen.obstacle}): no attack was tried"]
         runners = runners_of(target, resolved, batch)
-        rows, records = attacked_rows("query", target, resolved), Records(place)
+        rows, records = attacked_rows("query", target, resolved), distributed.by_first(lambda: Records(place))
         worst, standing = _carry_out(
             runners, rows, target, resolved, records, transfer=transfer, batch=batch, checks=checks, quiet=quiet
         )
@@ -162,7 +163,7 @@ def evaluate(
             "cost": records.cost(),
             "environment": environment(),
         }
-        if place is not None:
+        if place is not None and distributed.rank() == 0:
             write_json(place / NAME, content)
     return Result(None if place is None else place / NAME, content)
 
@@ -209,13 +210,16 @@ def as_pixels(data: Data) -> Pixels:
 
 
 def finished(place: Path, checks: bool) -> Result | None:
-    """The result that lies in a folder, if it has all that is asked for."""
+    """The result that lies in a folder, tidied, if it has all that is asked for."""
     if not (place / NAME).exists():
         return None
     result = read(place / NAME)
     settings = result.content["settings"]
     attacked = settings["attacks"] or settings.get("cascade")
-    return result if result.content.get("checks") or not checks or not attacked else None
+    if checks and attacked and not result.content.get("checks"):
+        return None
+    tidy(place)
+    return result
 
 
 @contextmanager
@@ -251,15 +255,15 @@ def _first(pixels: Pixels) -> str:
 
 
 def target_of(
-    wrapped: WrappedModel, pixels: Pixels, device: torch.device, quiet: bool
+    wrapped: WrappedModel, pixels: Pixels, device: torch.device, quiet: bool, ranks: int = 1
 ) -> tuple[Target, EmbeddedDataset]:
-    """The system that a model makes of a test set."""
+    """The system that a model makes of a test set; with several ``ranks`` each embeds its share."""
     with Progress("embedding", len(pixels), quiet=quiet) as progress, wrapped.seeded(0):
-        embedded = embed_dataset(wrapped, pixels, device, progress)
+        embedded = embed_dataset(wrapped, pixels, device, progress, ranks=ranks)
     for side, images in {"queries": embedded.queries, "gallery": embedded.gallery}.items():
         if not len(images.ids):
             raise HoldfastError(f"{pixels.table.name}: nothing to evaluate, there is no readable image in the {side}")
-    return Target(wrapped, System(embedded.queries, embedded.gallery), pixels), embedded
+    return Target(wrapped, System(embedded.queries, embedded.gallery), pixels, ranks), embedded
 
 
 def _carry_out(

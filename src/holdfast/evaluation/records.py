@@ -76,6 +76,10 @@ class Records:
         for file in (folder / "records").glob("*.jsonl"):
             rewrite_lines(file, kept.get(file.stem, []))
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy in another process has the records, and writes none."""
+        return {**vars(self), "folder": None}
+
     def of(self, attack: str) -> list[Record]:
         """The records of an attack's finished batches."""
         return self.kept.get(attack, [])

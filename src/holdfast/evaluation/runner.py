@@ -2,9 +2,11 @@
 
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -18,8 +20,11 @@ from holdfast.data import Pixels
 from holdfast.evaluation.records import DIGITS, Record, Records
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.models.wrapped import WrappedModel
+from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError, foreign, printable
 from holdfast.util.progress import Progress
+
+T = TypeVar("T")
 
 REHEARSED = 3
 """Steps that are timed before an evaluation begins."""
@@ -27,11 +32,21 @@ REHEARSED = 3
 
 @dataclass(frozen=True, eq=False)
 class Target:
-    """A model, the system it makes of a test set, and the images of that."""
+    """A model, the system it makes of a test set, and the images of that.
+
+    ranks: how many processes under torchrun attack together, each a share of every batch.
+    """
 
     model: WrappedModel
     system: System
     pixels: Pixels
+    ranks: int = 1
+
+    def shared(self, count: int, work: Callable[[slice], T]) -> list[T]:
+        """What ``work`` makes of each rank's share of ``count`` images, in order; see :func:`.collect`."""
+        if self.ranks == 1:
+            return [work(slice(0, count))]
+        return distributed.collect(lambda: work(distributed.portion(count)))
 
     def surrogate(self, attack: RankingAttack, rows: Tensor) -> Surrogate:
         """What a transfer attack on the images at ``rows`` sees of this model."""
@@ -72,8 +87,13 @@ def attack_batch(
     """Attack the images at ``rows`` (B,) of the side the attack perturbs, from ``initial`` ones at a ``scale`` of their
     own where these are given; see :func:`.attack_images`.
 
-    With a surrogate the descent sees only that model (a transfer attack); what is chosen and read is the target's.
+    With a surrogate the descent sees only that model (a transfer attack); what is chosen and read is the target's. With
+    several ranks each attacks its share, and all have the whole.
     """
+    if target.ranks > 1:
+        alone = partial(attack_batch, attack, replace(target, ranks=1), pgd=pgd, surrogate=surrogate)
+        columns = {"rows": rows, "generators": generators, "initial": initial, "scale": scale}
+        return _together(attack, target, surrogate, alone, columns)
     perturbed = target.system.perturbed(attack).take(rows)
     images, readable = target.pixels.read(perturbed.ids.cpu())
     if not readable.all():
@@ -96,6 +116,48 @@ def attack_batch(
             initial=initial,
             scale=scale,
         )
+
+
+def _together(
+    attack: RankingAttack,
+    target: Target,
+    surrogate: Target | None,
+    alone: Callable[..., Attacked],
+    columns: Mapping[str, Any],
+) -> Attacked:
+    """What ``alone`` makes of each rank's share of ``columns``, which have an entry for each image, put together."""
+    models, rows = _models(target, surrogate), columns["rows"]
+
+    def work(place: slice) -> tuple[dict[str, Any], dict[str, int]]:
+        before, found = _passes(models), {}
+        if len(rows[place]):
+            made = alone(**{name: None if one is None else one[place] for name, one in columns.items()})
+            found = {name: _on_cpu(getattr(made, name)) for name in ATTACKED}
+        return found, {name: count - before[name] for name, count in _passes(models).items()}
+
+    parts = target.shared(len(rows), work)
+    for i, (_, passes) in enumerate(parts):
+        for name, count in passes.items():
+            if i != distributed.rank():
+                setattr(models[0], name, getattr(models[0], name) + count)
+    whole = {name: _joined([part[name] for part, _ in parts if part], rows.device) for name in ATTACKED}
+    perturbed = target.system.perturbed(attack).take(rows)
+    return Attacked(**whole, outcome=attack.plan(perturbed, target.system, whole["chosen"]).outcome)
+
+
+ATTACKED = ("clean", "images", "chosen", "before", "after")
+
+
+def _on_cpu(columns: Any) -> Any:
+    """A tensor, or those of a dictionary, on the CPU."""
+    return {name: one.cpu() for name, one in columns.items()} if isinstance(columns, dict) else columns.cpu()
+
+
+def _joined(parts: list[Any], device: torch.device) -> Any:
+    """Tensors, or those of dictionaries, one after another."""
+    if isinstance(parts[0], dict):
+        return {name: _joined([part[name] for part in parts], device) for name in parts[0]}
+    return torch.cat(parts).to(device)
 
 
 @contextmanager
@@ -143,7 +205,7 @@ class Runner:
         """Attack what has no record yet; yields the rows of each batch and what became of it, and then records it."""
         records.check(self.name, target.system.perturbed(self.attack).ids[self.images].tolist())
         done = len(records.of(self.name))
-        models = [one.model for one in (target, surrogate) if one is not None]
+        models = _models(target, surrogate)
         for first in range(done, len(self.images), self.batch):
             rows = self.images[first : first + self.batch]
             began, before = time.monotonic(), _passes(models)
@@ -176,7 +238,7 @@ class Runner:
 
     def seconds_per_step(self, target: Target, surrogate: Target | None = None) -> float:
         """How long a step takes for an image, restarts included; timed on the first batch, after a step to warm up."""
-        rows, seconds = self.images[: self.batch], 0.0
+        rows, seconds, target = self.images[: self.batch], 0.0, replace(target, ranks=1)
         for steps in (1, REHEARSED):
             pgd, began = replace(self.pgd, steps=steps), time.monotonic()
             attack_batch(self.attack, target, rows, pgd, generators=self.generators(target, rows), surrogate=surrogate)
@@ -241,6 +303,10 @@ def generators_of(name: str, seed: int, ids: list[int]) -> list[Generator]:
     key = zlib.crc32(name.encode())
     seeds = [np.random.SeedSequence((seed, key, i)).generate_state(1, np.uint64)[0] for i in ids]
     return [Generator().manual_seed(int(one)) for one in seeds]
+
+
+def _models(target: Target, surrogate: Target | None) -> list[WrappedModel]:
+    return [one.model for one in (target, surrogate) if one is not None]
 
 
 def _passes(models: list[WrappedModel]) -> dict[str, int]:

@@ -11,6 +11,8 @@ from holdfast.core.fused import frozen
 from holdfast.core.gallery import Gallery, Queries
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels, stream
+from holdfast.data.pixels import Found
+from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError
 from holdfast.util.text import counted
 
@@ -43,10 +45,21 @@ class EmbeddedDataset:
 
 
 def embed_dataset(
-    embed: Embed, pixels: Pixels, device: torch.device, progress: Callable[[int, int], None] | None = None
+    embed: Embed,
+    pixels: Pixels,
+    device: torch.device,
+    progress: Callable[[int, int], None] | None = None,
+    *,
+    ranks: int = 1,
 ) -> EmbeddedDataset:
-    """Embed the readable images of a test table, a module in evaluation mode. Raises HoldfastError on NaN."""
-    z, ids = embed_rows(embed, pixels, device, progress=progress)
+    """Embed the readable images of a test table, a module in evaluation mode; with several ``ranks`` each its share.
+
+    Raises HoldfastError on NaN.
+    """
+    if ranks == 1:
+        z, ids = embed_rows(embed, pixels, device, progress=progress)
+    else:
+        z, ids = _embed_together(embed, pixels, device, progress)
     if not len(ids):
         first = pixels.table.name_of(0)
         raise HoldfastError(f"none of the {counted(len(pixels), 'test image')} can be read; the first is {first}")
@@ -55,6 +68,23 @@ def embed_dataset(
         torch.from_numpy(column)[ids].to(device) for column in (table.labels, table.is_query, table.is_gallery)
     )
     return EmbeddedDataset(z, ids.to(device), labels, is_query, is_gallery, len(torch.unique(labels)))
+
+
+def _embed_together(
+    embed: Embed, pixels: Pixels, device: torch.device, progress: Callable[[int, int], None] | None
+) -> tuple[Tensor, Tensor]:
+    """As :func:`embed_rows`, of all images, with what each rank has found of its share."""
+    share = torch.arange(len(pixels))[distributed.portion(len(pixels))]
+
+    def work() -> tuple[Tensor, Tensor, Found]:
+        z, ids = embed_rows(embed, pixels, device, rows=share, progress=progress)
+        return z.cpu(), ids, pixels.found()
+
+    parts = distributed.collect(work)
+    for *_, found in parts:
+        pixels.adopt(found)
+    some = [z for z, *_ in parts if len(z)] or [parts[0][0]]
+    return torch.cat(some).to(device), torch.cat([ids for _, ids, _ in parts])
 
 
 def embed_rows(

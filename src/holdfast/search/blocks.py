@@ -16,6 +16,7 @@ from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
 from holdfast.data.resizing import SQUASHED
 from holdfast.models.wrapped import WrappedModel
+from holdfast.util import distributed
 from holdfast.util.arrays import read_arrays, write_arrays
 from holdfast.util.errors import HoldfastError, pick, printable
 from holdfast.util.progress import Progress
@@ -77,7 +78,7 @@ class Blocks:
         self.names = [hashed(told, *(_stamp(pixels, i) for i in part.tolist())) for part in self.parts]
 
     def embed(self, make: Make, quiet: bool = False) -> Block:
-        """All images, those embedded that are not kept already.
+        """All images, those embedded that are not kept already; under torchrun by each process its share.
 
         Raises HoldfastError where none can be read, and where nothing can be kept in the folder.
         """
@@ -86,11 +87,19 @@ class Blocks:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise HoldfastError(f"cannot write {self.folder}: {error.strerror}") from error
-        kept = [self._kept(name, len(part)) for name, part in zip(self.names, self.parts, strict=True)]
+        kept = distributed.by_first(
+            lambda: [self._kept(name, len(part)) for name, part in zip(self.names, self.parts, strict=True)]
+        )
         done = sum(len(block.reasons) for block in kept if block)
         with Progress("embedding", len(self.pixels), done, quiet=quiet) as progress:
-            parts = zip(kept, self.names, self.parts, strict=True)
-            found = [block or self._make(name, part, make, progress) for block, name, part in parts]
+            missing = [i for i, block in enumerate(kept) if block is None]
+
+            def work() -> dict[int, Block]:
+                share = missing[distributed.portion(len(missing))]
+                return {i: self._make(self.names[i], self.parts[i], make, progress) for i in share}
+
+            made = {i: block for part in distributed.collect(work) for i, block in part.items()}
+        found = [block or made[i] for i, block in enumerate(kept)]
         readable = [block.z for block in found if len(block.z)]
         if not readable:
             self.remove()

@@ -12,6 +12,7 @@
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -115,8 +116,12 @@ class Index:
             raise HoldfastError(f"batch is 1 to {BLOCK} images, not {batch}")
         file = None if out is None else Path(out)
         where = distributed.device(device)
-        with writing(file), examined(embed, pixels, where, precision=precision, width=batch) as (wrapped, seen):
-            known = cls.load(file) if file is not None and file.exists() else None
+        first = distributed.by_first
+        with distributed.process_group(where), ExitStack() as held:
+            first(lambda: held.enter_context(writing(file)))
+            looked_at = examined(embed, pixels, where, precision=precision, width=batch)
+            wrapped, seen = held.enter_context(looked_at)
+            known = first(lambda: cls.load(file) if file is not None and file.exists() else None)
             model = network_fingerprint(embed, seen)
             blocks = Blocks(pixels, f"{model} {precision}", file and file.with_name(f"{file.name}.part"))
             names = (Path(pixels.table.name_of(i)) for i in range(len(pixels)))
@@ -124,7 +129,8 @@ class Index:
             labels = [pixels.table.classes[label] for label in pixels.table.labels]
             identity = hashed(*blocks.names, *paths, *labels)
             if known is None:
-                found = blocks.embed(partial(embed_rows, wrapped, pixels, where, batch=batch), quiet)
+                make = partial(embed_rows, wrapped, pixels, where, batch=batch)
+                found = blocks.embed(make, quiet or distributed.rank() > 0)
                 facts = {
                     **{"format": FORMAT, "holdfast": __version__, "hash": identity, "model": model},
                     **{"dim": found.z.shape[1], "precision": precision, "faults": wrapped.faults},
@@ -136,13 +142,13 @@ class Index:
                 paths, labels = ([column[i] for i in kept] for column in (paths, labels))
                 known = cls(found.z, tuple(paths), tuple(labels), seen.float().cpu(), {**(about or {}), **facts})
                 if file is not None:
-                    known.save(file)
+                    first(partial(known.save, file))
             elif known.about["hash"] != identity:
                 raise HoldfastError(
                     f"{file} is an index of other images, or by another model or other settings; remove it, or give "
                     "another file"
                 )
-            blocks.remove()
+            first(blocks.remove)
         return known
 
     @classmethod

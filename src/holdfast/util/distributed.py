@@ -1,15 +1,18 @@
 """Plain torch.distributed under torchrun: what ranks share, and no-ops in a single process."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
 from holdfast.util.errors import HoldfastError
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -74,6 +77,46 @@ def share(tensors: Iterable[Tensor]) -> None:
             first = tensor.detach().contiguous()
             dist.broadcast(first, 0)
             tensor.detach().copy_(first)
+
+
+def portion(count: int) -> slice:
+    """This rank's share of ``count`` things in order; the shares differ by one at most."""
+    first, last = (count * one // world() for one in (rank(), rank() + 1))
+    return slice(first, last)
+
+
+def collect(work: Callable[[], T]) -> list[T]:
+    """What ``work`` gives on each rank, by rank, on all of them.
+
+    What it gives travels pickled: tensors lie on the CPU. Raises on every rank the HoldfastError of the first on which
+    it fails, and HoldfastError where a rank is gone.
+    """
+    if world() == 1:
+        return [work()]
+    value, fault = None, None
+    try:
+        value = work()
+    except HoldfastError as error:
+        fault = str(error)
+    found: list[tuple[T | None, str | None]] = [(None, None)] * world()
+    try:
+        dist.all_gather_object(found, (value, fault))
+    except RuntimeError as error:
+        raise HoldfastError(
+            "another process of this group has ended: what was finished is kept, so start the group again"
+        ) from error
+    for _, one in found:
+        if one is not None:
+            failed = HoldfastError(one)
+            failed.common = True
+            raise failed
+    found[rank()] = value, None
+    return [cast(T, one) for one, _ in found]
+
+
+def by_first(work: Callable[[], T]) -> T:
+    """What ``work`` gives on the first rank, where alone it is done; on all of them."""
+    return cast(T, collect(lambda: work() if rank() == 0 else None)[0])
 
 
 def wait() -> None:

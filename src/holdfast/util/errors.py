@@ -10,7 +10,12 @@ Value = TypeVar("Value")
 
 
 class HoldfastError(ValueError):
-    """Something the user gave cannot be used; the message says what, what is allowed, and what comes nearest."""
+    """Something the user gave cannot be used; the message says what, what is allowed, and what comes nearest.
+
+    common: all processes of a group raise it alike, so that one of them need say it.
+    """
+
+    common = False
 
 
 @contextmanager

@@ -80,12 +80,21 @@ class SmoothedSearch:
                 raise HoldfastError(f"{table.name_of(int(part.ids[~readable][0]))} can no longer be read")
             place = f"smoothing fails on the images from {table.name_of(ids[first])} on"
             with foreign(place, "what was finished before is kept: mend the model, and repeat the call"):
-                generators = generators_of(name, self.seed, part.ids.tolist())
-                made = [*make(part, images.to(part.embeddings.device), generators)]
+                made = self._made(name, part, images.to(part.embeddings.device), make)
             passes = {"forward": model.forward - forward, "backward": model.backward - backward}
             records.add(name, made, {**passes, "seconds": time.monotonic() - began})
             progress.advance(by=len(made))
         return records.of(name)
+
+    def _made(self, name: str, queries: Queries, images: Tensor, make: Make) -> list[Record]:
+        """The records of a few queries, of each rank its share."""
+        generators = generators_of(name, self.seed, queries.ids.tolist())
+
+        def work(place: slice) -> list[Record]:
+            some = queries.take(torch.arange(len(images), device=images.device)[place])
+            return [*make(some, images[place], generators[place])] if len(some.ids) else []
+
+        return [one for part in self.target.shared(len(images), work) for one in part]
 
 
 def record_of(query: Queries, before: dict[str, float], after: dict[str, float], moved: float = 0.0) -> Record:

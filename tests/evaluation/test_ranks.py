@@ -1,0 +1,94 @@
+"""Evaluations under torchrun: what several processes find is what one finds, byte by byte."""
+
+import json
+import signal
+import sys
+from pathlib import Path
+from subprocess import run as call
+from typing import Any
+
+import pytest
+
+from tests.helpers.hosts import torchrun_on, two_hosts
+from tests.helpers.runs import torchrun
+from tests.helpers.tiny import records
+
+SCRIPT = """
+import os, signal, sys
+from dataclasses import replace
+from holdfast.evaluation import evaluate as evaluation
+from holdfast.evaluation.protocols import CASCADE, TRIALS
+from holdfast.evaluation.records import Records
+from holdfast.evaluation.robust import cascade, minimal, smoothed
+from tests.helpers.tiny import digits, embedder
+
+folder, deadly = sys.argv[1], int(sys.argv[2])
+cascade.CASCADE = tuple(replace(one, steps=2) for one in (*CASCADE[:3], CASCADE[-1]))
+minimal.TRIALS, minimal.HALVINGS, smoothed.STEPS = (replace(TRIALS[0], steps=2, restarts=0),), 2, 2
+add, calls = Records.add, [0]
+
+
+def adding(*given):
+    add(*given)
+    calls[0] += 1
+    if calls[0] == deadly and os.environ.get("RANK") == "1":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+Records.add = adding
+settings = {"steps": 2, "eps": 0.06, "max_queries": 5, "minimal_eps": True}
+settings |= {"sigma": 0.1, "draws": 20, "batch": 2, "device": "cpu", "quiet": True}
+try:
+    evaluation.evaluate(embedder(), digits(40), folder=folder, **settings)
+except ValueError as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+"""The strict evaluation of a tiny model, with checks, certificates and minimal ε; the second process may be killed."""
+CHANGING = ("cost", "environment")
+"""What a result says of its making."""
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("script") / "evaluation.py"
+    file.write_text(SCRIPT)
+    return file
+
+
+@pytest.fixture(scope="module")
+def alone(script: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The evaluation by one process."""
+    folder = tmp_path_factory.mktemp("alone")
+    call([sys.executable, script, folder, "0"], check=True)
+    return folder
+
+
+def result(folder: Path) -> dict[str, Any]:
+    (file,) = folder.rglob("result.json")
+    content = json.loads(file.read_text())
+    for stage in content["robust R@1"]["stages"]:
+        del stage["passes"]  # of images that fill up a block as well
+    return {name: value for name, value in content.items() if name not in CHANGING}
+
+
+def test_where_one_of_two_dies_three_go_on_and_find_what_one_finds(alone: Path, script: Path, tmp_path: Path) -> None:
+    done = torchrun(str(script), str(tmp_path), "3", processes=2)
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("HoldfastError")]
+    assert len(said) == 1
+    assert "another process of this group has ended: what was finished is kept" in said[0]
+    assert f"exitcode  : -{int(signal.SIGKILL)}" in done.stderr
+    begun = {name: len(content) for name, content in records(tmp_path).items()}
+    assert begun
+    done = torchrun(str(script), str(tmp_path), "0", processes=3)
+    assert done.returncode == 0, done.stderr
+    assert records(tmp_path) == records(alone)
+    assert result(tmp_path) == result(alone)
+
+
+def test_two_hosts_find_what_one_process_finds(alone: Path, script: Path, tmp_path: Path) -> None:
+    with two_hosts() as hosts:
+        for done in torchrun_on(hosts, str(script), str(tmp_path), "0"):
+            assert done.returncode == 0, done.stderr
+    assert records(tmp_path) == records(alone)
+    assert result(tmp_path) == result(alone)
