@@ -92,6 +92,28 @@ def test_on_a_linear_network_the_radius_is_the_distance_to_the_boundary() -> Non
     assert radii[2:].tolist() == pytest.approx(distances[2:], abs=0.015)
 
 
+class Drawing(Linear):
+    """A linear network that adds noise of its own to where an image lies on the line."""
+
+    SPREAD = 0.15
+
+    def embed(self, images: Tensor) -> Tensor:
+        return super().embed(images) + self.SPREAD * torch.randn(len(images), 1)
+
+
+def test_votes_of_a_model_that_draws_are_over_its_draws_too() -> None:
+    """Its noise adds to the smoothing in the votes, but not in the radius: d becomes d·σ / √(σ² + τ²)."""
+    distances, sigma = [0.1, 0.2, 0.3], 0.2
+    network = Drawing()
+    search, queries = network.search(distances, sigma)
+    network.model.random = True
+    found = [certify(search, queries, 20000, 0.001, records=Records(None), quiet=True)[0] for _ in range(2)]
+    shrunk = [distance * sigma / sqrt(sigma**2 + network.SPREAD**2) for distance in distances]
+    assert found[0].tolist() == pytest.approx(shrunk, abs=0.015)
+    assert all(radius <= distance for radius, distance in zip(found[0].tolist(), shrunk, strict=True))
+    assert torch.equal(*found), "the same draws again"
+
+
 def test_an_attack_on_a_linear_network_breaks_what_is_within_reach_and_nothing_else() -> None:
     distances = [0.02, 0.1, 0.2, 0.3]
     search, queries = Linear().search(distances, 0.05)

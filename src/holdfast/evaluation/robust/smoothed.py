@@ -72,7 +72,8 @@ class _Descent:
         def embed(images: Tensor) -> Tensor:
             return model((images[:, None] + noise).flatten(0, 1)).view(len(images), -1)
 
-        adversarial = pgd(embed, images[:, None], OverCopies(plan.objective)).squeeze(1)
+        with model.seeded(generators[0].initial_seed()):
+            adversarial = pgd(embed, images[:, None], OverCopies(plan.objective)).squeeze(1)
         moved = pgd.ball.norm(adversarial - images)
         for i, generator in enumerate(generators):
             query = queries.take(queries.ids.new_tensor([i]))

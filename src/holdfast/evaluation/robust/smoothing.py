@@ -55,10 +55,11 @@ class SmoothedSearch:
     def hits(self, query: Queries, image: Tensor, draws: int, generator: Generator) -> int:
         """For how many noisy copies of an image (C, H, W) in [0, 1] only images of the query's class come first.
 
-        query: one. Noisy pixels are not clamped: the certificate needs noise that is Gaussian.
+        query: one. Noisy pixels are not clamped: the certificate needs noise that is Gaussian. A model may draw random
+        numbers: its votes are then over these as well, and the certificate holds as it is.
         """
         hits = 0
-        with torch.no_grad():
+        with torch.no_grad(), self.target.model.seeded(generator.initial_seed()):
             for first in range(0, draws, BLOCK):
                 noise = noise_like(image, self.sigma, min(BLOCK, draws - first), generator)
                 copies = query.take(query.ids.new_zeros(len(noise)))
