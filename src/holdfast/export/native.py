@@ -5,12 +5,13 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from torch import nn
 from torch.nn import functional as F
 
 from holdfast.core.pgd import Embed
 from holdfast.export.source import Source
 from holdfast.models import hub
-from holdfast.models.adapters.hf import FILES
+from holdfast.models.adapters.hf import FILES, parted
 from holdfast.models.open import open_model
 from holdfast.models.weights import load_exactly
 from holdfast.util.arrays import save_safetensors
@@ -21,13 +22,13 @@ WEIGHTS = "model.safetensors"
 
 
 def write(source: Source, folder: Path) -> None:
-    """What the library of an encoder reads: a folder of transformers or sentence-transformers; for open_clip, or the
-    module that was trained, ``model.safetensors`` with the network's own names.
+    """What the library of an encoder reads: a folder of transformers or sentence-transformers; for open_clip, timm, or
+    the module that was trained, ``model.safetensors`` with the network's own names.
 
     Weights are float32. The unit length of holdfast's embeddings is no part of it. Raises HoldfastError where the
     library cannot write what was trained.
     """
-    kind, _, place = source.origin.partition(":")
+    kind = source.origin.partition(":")[0]
     network: Any = source.embedder.backbone
     if kind == "hf":
         inner = network.network
@@ -39,7 +40,7 @@ def write(source: Source, folder: Path) -> None:
         trained = {name: one for name, one in inner.state_dict().items() if name not in network.untrained}
         with quiet():
             inner.save_pretrained(folder, state_dict=trained)
-        for path in sorted(hub.opened(place, FILES).glob("*.json")):
+        for path in sorted(hub.opened(parted(source.origin)[0], FILES).glob("*.json")):
             if not (folder / path.name).exists() and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, folder / path.name)
     elif kind == "st":
@@ -53,9 +54,17 @@ def write(source: Source, folder: Path) -> None:
 def load(folder: Path, source: Source) -> Embed:
     """The encoder that lies in the folder, as a function from images to embeddings of unit length."""
     kind, _, rest = source.origin.partition(":")
-    if kind in ("hf", "st", "open_clip"):
-        word = f"{kind}:{folder}" if kind != "open_clip" else f"open_clip:{rest.partition(':')[0]}:{folder / WEIGHTS}"
-        embed = open_model(word).embed
+    weights = folder / WEIGHTS
+    opened = {
+        "hf": lambda: open_model(f"hf:{folder}", pooling=parted(source.origin)[1]),
+        "st": lambda: open_model(f"st:{folder}"),
+        "open_clip": lambda: open_model(f"open_clip:{rest.partition(':')[0]}:{weights}"),
+        "model": lambda: open_model(rest, weights=weights),
+    }
+    if kind in opened:
+        embed = opened[kind]().embed
+        if isinstance(embed, nn.Module):
+            embed.eval()
         return lambda images: F.normalize(embed(images), dim=1)
     fresh = deepcopy(source.embedder)
     for tensor in fresh.backbone.state_dict().values():

@@ -185,8 +185,11 @@ LENGTHS = ("optim.epochs", "steps")
 IMAGENET = "imagenet"
 PRETRAINED = ("efficientnet_lite0",)
 """Backbones that start from ImageNet weights by default, which a package has."""
-ENCODERS = ("hf", "st", "open_clip")
-"""What stands before the colon of a backbone that is an encoder of another library, with its own weights."""
+AS_IT_IS = "model:"
+"""What stands before the word of a model that is a backbone as it came, where the word alone means another: a
+network of timm without its classifier, and what a module's own function gives when it is called without arguments."""
+ENCODERS = ("hf", "st", "open_clip", AS_IT_IS.removesuffix(":"))
+"""What stands before the colon of a backbone that came with its own weights."""
 CROP_MARGIN = Fraction(256, 224)
 
 
@@ -196,7 +199,7 @@ def starts_trained(config: Config) -> bool:
 
 
 def is_encoder(backbone: str) -> bool:
-    """Whether a backbone is an encoder of another library; see :data:`ENCODERS`."""
+    """Whether a backbone is a model that came as it is, from another library or from code; see :data:`ENCODERS`."""
     prefix, colon, _ = backbone.partition(":")
     return bool(colon) and prefix in ENCODERS
 

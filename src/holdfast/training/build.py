@@ -17,7 +17,7 @@ from holdfast.core.pgd import BALLS, PGD
 from holdfast.data import DATASETS, ImageBatches, PairBatches
 from holdfast.defense.base import Defense
 from holdfast.defense.recipes import parse_recipe
-from holdfast.models.backbones import imagenet_weights
+from holdfast.models.backbones import find_backbone, imagenet_weights
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.runs.config import IMAGENET, Config, starts_trained
 from holdfast.util import distributed
@@ -98,6 +98,9 @@ def embedder_of(config: Config, backbone: nn.Module | None = None) -> tuple[Embe
     if model.trainable:
         freeze_others(embedder.backbone, model.trainable)
     if model.weights is None:
+        own = None if backbone is not None else find_backbone(model.backbone).pretrained
+        if own is not None:
+            embedder.backbone.load_state_dict(own())
         return embedder, ""
     imagenet = model.weights == IMAGENET
     file = imagenet_weights(model.backbone) if imagenet else model.weights
