@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from holdfast.core.pgd import Embed
 from holdfast.export.source import Source
 from holdfast.models import hub
+from holdfast.models.adapters import open_clip
 from holdfast.models.adapters.hf import FILES, parted
 from holdfast.models.open import open_model
 from holdfast.models.weights import load_exactly
@@ -19,6 +20,8 @@ from holdfast.util.errors import HoldfastError
 from holdfast.util.extras import quiet
 
 WEIGHTS = "model.safetensors"
+OPEN_CLIP_FOLDER = f"open_clip:{open_clip.HUB}:"
+"""What the word of a model of open_clip that lies in a folder, or on the Hub, begins with."""
 
 
 def write(source: Source, folder: Path) -> None:
@@ -46,6 +49,12 @@ def write(source: Source, folder: Path) -> None:
     elif kind == "st":
         with quiet():
             network.network.save_pretrained(str(folder))
+    elif source.origin.startswith(OPEN_CLIP_FOLDER):
+        config, weights = open_clip.FILES
+        shutil.copyfile(
+            hub.opened(source.origin.removeprefix(OPEN_CLIP_FOLDER), open_clip.FILES) / config, folder / config
+        )
+        save_safetensors(folder / weights, network.network.state_dict(), {"format": "pt"})
     else:
         inner = network.network if kind == "open_clip" else network
         save_safetensors(folder / WEIGHTS, inner.state_dict(), {"format": "pt"})
@@ -58,7 +67,11 @@ def load(folder: Path, source: Source) -> Embed:
     opened = {
         "hf": lambda: open_model(f"hf:{folder}", pooling=parted(source.origin)[1]),
         "st": lambda: open_model(f"st:{folder}"),
-        "open_clip": lambda: open_model(f"open_clip:{rest.partition(':')[0]}:{weights}"),
+        "open_clip": lambda: open_model(
+            f"{OPEN_CLIP_FOLDER}{folder}"
+            if source.origin.startswith(OPEN_CLIP_FOLDER)
+            else f"open_clip:{rest.partition(':')[0]}:{weights}"
+        ),
         "model": lambda: open_model(rest, weights=weights),
     }
     if kind in opened:

@@ -38,7 +38,7 @@ def embed_files(
     size, resize, channels, pooling, mean, std: of :func:`.open_model`. options: of :meth:`.Index.build`.
     """
     table, root = listed(source)
-    how = {"pooling": pooling, "mean": mean, "std": std}
+    how: dict[str, Any] = {"pooling": pooling, "mean": mean, "std": std}
     model = open_model(spec, weights=weights, size=size, resize=resize, channels=channels, **how)
     pixels = (model.preprocessing or Preprocessing()).pixels(table, max_broken=len(table))
     about = {"spec": lasting(spec), "weights": weights and str(weights.resolve()), "left_out": list(table.left_out)}
@@ -60,10 +60,12 @@ class Answer:
 def model_of(index: Index, spec: str | None = None, weights: Path | None = None) -> Embed:
     """The model that an index says it was made by, or ``spec``, where that lies now. Code that it names is run."""
     if spec is not None:
-        normalised = {key: index.about.get(key) for key in ("mean", "std")} if spec.startswith("onnx:") else {}
+        normalised: dict[str, Any] = {}
+        if spec.startswith("onnx:"):
+            normalised = {key: index.about.get(key) for key in ("mean", "std")}
         return open_model(spec, weights=weights, **normalised).embed
     named, stored = (index.about.get(key) for key in ("spec", "weights"))
-    how = {key: index.about.get(key) for key in HOW}
+    how: dict[str, Any] = {key: index.about.get(key) for key in HOW}
     if not named:
         raise HoldfastError("the index does not say which model made it; name it with --model")
     try:

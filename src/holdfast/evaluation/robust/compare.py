@@ -127,7 +127,8 @@ def compare(
         targets = {HARDENED: target_of(new, pixels, where, quiet)[0], ORIGINAL: target_of(old, others, where, quiet)[0]}
         cosine, images = _cosine(targets)
         searches = tuple(
-            _search(targets, sides, budgets, folder and Path(folder), batch=batch, quiet=quiet) for sides in SIDES
+            _search(targets, sides, budgets, None if folder is None else Path(folder), batch=batch, quiet=quiet)
+            for sides in SIDES
         )
     name = pixels.table.name
     return Comparison(first.name, second.name, name, usual.norm, usual.seed, images, cosine, searches)
