@@ -118,9 +118,9 @@ def test_a_step_of_hardening_is_the_same(recipe: str) -> None:
     steps = []
     for checkpointed in (False, True):
         torch.manual_seed(0)
-        embedder = Embedder(EmbedderConfig("resnet18", dim=8, size=16))
+        embedder = Embedder(EmbedderConfig("custom", dim=6, size=16), Net())
         if checkpointed:
-            checkpoint_blocks(embedder.backbone, "resnet18")
+            checkpoint_blocks(embedder.backbone, "net")
         defense = parse_recipe(recipe).build(PGD(LInf(8 / 255), 2 / 255, 2))
         defense.begin(embedder, IMAGES)
         step = defense(embedder, IMAGES, LABELS, None, torch.Generator().manual_seed(2))
@@ -154,12 +154,12 @@ def test_the_blocks_of_our_networks(name: str, count: int) -> None:
 def test_a_run_has_the_same_weights_and_may_change_over(tmp_path: Path) -> None:
     root = tiny.photos(tmp_path / "photos", each=4)
     settings = {"data.name": "folder", "data.root": str(root), "recipe": "act-r", "validation.every": 0, "steps": 2}
-    settings |= {"model.backbone": "resnet18", "model.dim": 8, "data.size": 16, "data.resize": 16, "batch.pairs": 2}
-    settings |= {"warmup.epochs": 0, "pgd.steps": 1, "model.batchnorm": "train"}
-    saving = {"model.gradient_checkpointing": True}
-    train(resolve_config(settings), tmp_path / "plain", quiet=True)
-    train(resolve_config(settings, {"steps": 1}), tmp_path / "saving", quiet=True)
-    train(resolve_config(settings, saving), tmp_path / "saving", resume=True, quiet=True)
+    settings |= {"model.dim": 6, "data.size": 16, "data.resize": 16, "batch.pairs": 2, "warmup.epochs": 0}
+    settings |= {"pgd.steps": 1, "model.batchnorm": "train"}
+    saving, network = {"model.gradient_checkpointing": True}, Net()
+    train(resolve_config(settings), tmp_path / "plain", backbone=network, quiet=True)
+    train(resolve_config(settings, {"steps": 1}), tmp_path / "saving", backbone=network, quiet=True)
+    train(resolve_config(settings, saving), tmp_path / "saving", backbone=network, resume=True, quiet=True)
     assert_same(weights(tmp_path / "plain"), weights(tmp_path / "saving"))
 
 
