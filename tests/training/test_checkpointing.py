@@ -151,11 +151,12 @@ def test_the_blocks_of_our_networks(name: str, count: int) -> None:
     assert len(blocks_of(find_backbone(name).network(4, 3, 32))) == count
 
 
-def test_a_run_has_the_same_weights_and_may_change_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_run_has_the_same_weights_and_may_change_over(precision: str, tmp_path: Path) -> None:
     root = tiny.photos(tmp_path / "photos", each=4)
     settings = {"data.name": "folder", "data.root": str(root), "recipe": "act-r", "validation.every": 0, "steps": 2}
     settings |= {"model.dim": 6, "data.size": 16, "data.resize": 16, "batch.pairs": 2, "warmup.epochs": 0}
-    settings |= {"pgd.steps": 1, "model.batchnorm": "train"}
+    settings |= {"pgd.steps": 1, "model.batchnorm": "train", "precision": precision}
     saving, network = {"model.gradient_checkpointing": True}, Net()
     train(resolve_config(settings), tmp_path / "plain", backbone=network, quiet=True)
     train(resolve_config(settings, {"steps": 1}), tmp_path / "saving", backbone=network, quiet=True)
