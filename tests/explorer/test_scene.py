@@ -57,6 +57,15 @@ def scene(folders: list[str]) -> Iterator[Scene]:
 # --- the models and their test set
 
 
+def test_a_black_box_is_refused_before_it_is_asked(folders: list[str]) -> None:
+    word = "http://127.0.0.1:9/embed"
+    with (
+        pytest.raises(HoldfastError, match=f"^{word} is a black box, and .* follows gradients; .* evaluate {word}$"),
+        open_scene([folders[0], word], data="digits", device="cpu", quiet=True),
+    ):
+        pass
+
+
 def test_a_scene_holds_every_model_on_one_test_set(scene: Scene, folders: list[str]) -> None:
     assert [model.name for model in scene.models] == ["one", "other"]
     assert all("none-r" in model.about for model in scene.models)

@@ -1,5 +1,6 @@
 """ONNX files by name: what is read from them, what is assumed, what is refused, and an audit without gradients."""
 
+import re
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from holdfast.export.source import frozen_copy
 from holdfast.models.embedder import Embedder
 from holdfast.models.open import lasting, open_model
 from holdfast.models.preprocessing import Preprocessing
+from holdfast.models.wrapped import WrappedModel
+from holdfast.search.index import Index
 from holdfast.util.errors import HoldfastError
 from tests.conftest import Call, Refuse
 from tests.helpers.onnx import needs_onnx
@@ -246,3 +249,42 @@ def test_adversarial_images_of_a_black_box(call: Call, tmp_path: Path) -> None:
     status, out, _ = call("attack", f"onnx:{path}", "--data", "folder", "--root", root, *options)
     assert status == 0
     assert "4 images in" in out
+
+
+@pytest.mark.parametrize("protocol", ["worst", "strict"])
+def test_the_most_that_is_announced_holds_with_the_checks(
+    protocol: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {"eps": 0.02, "max_queries": 6, "query_budget": 40, "device": "cpu"}
+    models: list[WrappedModel] = []
+    looked = WrappedModel.examine
+    monkeypatch.setattr(WrappedModel, "examine", lambda self, images: models.append(self) or looked(self, images))
+    asked, said = [], []
+    for protocol_checks in (("benign", False), (protocol, False), (protocol, True)):
+        settings = {} if protocol_checks[0] == "benign" else given
+        evaluate(
+            f"onnx:{linear(tmp_path / 'm.onnx')}", digits(60), protocol_checks[0], checks=protocol_checks[1], **settings
+        )
+        asked.append(models[-1].asked)
+        found = re.search(r"at most ([\d,]+) model queries(?:, ([\d,]+) of them)?", capsys.readouterr().out)
+        said.append([int((one or "0").replace(",", "")) for one in (found.groups() if found else "00")])
+    around, without, whole = asked
+    (_, (most, none), (most_with, of_checks)) = said
+    assert (none, most_with - most) == (0, of_checks)
+    assert 0 < without - around <= most
+    assert 0.3 * of_checks < whole - without <= of_checks
+
+
+def test_an_index_of_a_file_that_wants_normalised_pixels(call: Call, tmp_path: Path) -> None:
+    photos(tmp_path / "photos", each=2)
+    path, out = linear(tmp_path / "m.onnx", ("n", 3, 8, 8)), tmp_path / "i.npz"
+    usual = ("embed", tmp_path / "photos", "--model", f"onnx:{path}", "--out")
+    assert call(*usual, tmp_path / "plain.npz")[0] == 0
+    assert call(*usual, out, "--mean", "0.5,0.4,0.3", "--std", "0.2,0.3,0.4")[0] == 0
+    plain, index = Index.load(tmp_path / "plain.npz"), Index.load(out)
+    assert (index.embeddings - plain.embeddings).abs().max() > 1e-2
+    query = tmp_path / "photos" / "a" / "0.png"
+    for more in ((), ("--model", f"onnx:{path}")):
+        status, printed, _ = call("search", "--index", out, "--query", query, "-k", "1", "--format", "lines", *more)
+        assert status == 0
+        assert printed.split("\t")[2] == "0.0000"

@@ -15,8 +15,15 @@ from holdfast.defense.recipes import parse_recipe
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.models.open import open_model
 from holdfast.models.wrapped import WrappedModel
+from holdfast.runs.config import resolve_config
+from holdfast.runs.folder import Run
+from holdfast.training.build import embedder_of
+from holdfast.training.start import starting_from
 from holdfast.util.errors import HoldfastError
+from tests.conftest import Call, Refuse
+from tests.helpers import tiny
 from tests.helpers.encoders import pictures, shown
+from tests.helpers.networks import scattered
 
 if find_spec("timm") is None:
     pytest.skip("timm is not installed here; make test-encoders runs these", allow_module_level=True)
@@ -132,3 +139,49 @@ def test_the_images_are_those_of_timm(tmp_path: Path, change: dict[str, Any], mo
     assert torch.equal(levels.round(), mine.round())
     assert (levels - mine).abs().max() < 1e-3
     assert opened.about["library"] == f"timm {timm.__version__}"
+
+
+def test_a_network_goes_the_whole_way_by_its_word(
+    call: Call, refused: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a file of weights with their classifier, through a run, back to what timm alone loads."""
+    facts = dataclasses.replace(timm.get_pretrained_cfg("resnet18"), input_size=(3, 32, 32), test_input_size=None)
+    monkeypatch.setattr(timm, "get_pretrained_cfg", lambda name: facts)
+    file, root = saved(tmp_path / "w.pth", scattered(network()).state_dict()), tiny.photos(tmp_path / "photos", each=4)
+    few = ("--recipe", "fare", "--data", "folder", "--root", root, "--set", "steps=2", "--set", "batch.pairs=4")
+    few = (*few, "--set", "pgd.steps=2", "--set", "validation.every=0", "--set", "optim.lr=1e-3")
+    start = ("--model", "timm:resnet18", "--weights", file)
+    assert call("train", *start, *few, "--set", "optim.warmup_ratio=0", "--out", tmp_path / "run")[0] == 0
+    assert Run(tmp_path / "run").config().model.backbone == "model:timm:resnet18"
+    out = tmp_path / "back"
+    assert call("export", tmp_path / "run", "--format", "native", "--out", out, "--verify")[0] == 0
+
+    theirs = timm.create_model("resnet18", num_classes=0, checkpoint_path=str(out / "model.safetensors")).eval()
+    pixels = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        z = nn.functional.normalize(theirs((pixels - MEAN[:, None, None]) / STD[:, None, None]), dim=1)
+        ours = open_model(tmp_path / "run").embed(pixels)
+        torch.testing.assert_close(z, ours, rtol=0, atol=1e-5)
+        before = nn.functional.normalize(open_model("timm:resnet18", weights=file).embed(pixels), dim=1)
+    assert (ours - before).abs().max() > 1e-4
+    assert "goes with" in refused("train", *start, "--pooling", "cls", *few, "--out", tmp_path / "other")
+
+
+def test_training_starts_from_timm_s_own_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = scattered(network(0))
+
+    def create(name: str, pretrained: bool = False, **options: Any) -> nn.Module:
+        made = original(name, **options)
+        if pretrained:
+            made.load_state_dict(own.state_dict())
+        return made
+
+    original = timm.create_model
+    monkeypatch.setattr(timm, "create_model", create)
+    config = resolve_config({"data.name": "folder"}, starting_from("timm:resnet18"))
+    assert (config.model.dim, config.data.size, config.data.fit) == (512, 224, "shortest")
+    begun, _ = embedder_of(config)
+    state = begun.backbone.state_dict()
+    assert all(torch.equal(state[name], one) for name, one in own.state_dict().items())
+    fresh = Embedder(begun.config).backbone.state_dict()
+    assert not torch.equal(fresh["conv1.weight"], state["conv1.weight"])

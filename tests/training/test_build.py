@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.runs.config import Config, resolve_config
 from holdfast.runs.folder import Run
-from holdfast.training.build import embedder_of, freeze_others, optimizer_of
+from holdfast.training.build import embedder_of, optimizer_of
+from holdfast.training.layers import freeze_others
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
 from tests.helpers.runs import assert_same, weights
@@ -37,6 +38,13 @@ class Blocks(nn.Module):
         self.encoder = nn.Module()
         self.encoder.layer = nn.ModuleList(Block() for _ in range(11))
         self.head = nn.Linear(4, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        z: Tensor = self.embeddings(images.flatten(1)[:, :4])
+        for block in self.encoder.layer:  # type: ignore[union-attr]
+            z = z + block.linear(z)
+        z = self.head(z)
+        return z
 
 
 def rates(config: Config, network: nn.Module) -> dict[str, float]:
@@ -100,7 +108,7 @@ def test_a_part_that_is_not_there_is_refused(part: str, near: str) -> None:
 def test_a_part_is_named_whole() -> None:
     """``layer.1`` is not the begin of ``layer.10``."""
     network = Blocks()
-    freeze_others(network, ["encoder.layer.1"])
+    freeze_others(network, ["encoder.layer.1"], torch.zeros(2, 1, 8, 8))
     learning = {name for name, one in network.named_parameters() if one.requires_grad}
     assert learning == {f"encoder.layer.1.linear.{part}" for part in ("weight", "bias")}
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from holdfast.export.folder import PLACE
+from holdfast.export.source import open_run
 from holdfast.models.open import open_model
 from holdfast.runs.config import Config, flatten, resolve_config
 from holdfast.runs.folder import Run
@@ -91,6 +92,23 @@ def test_transformers_alone_loads_what_was_hardened(hardened: Path, call: Call, 
     assert open_model(f"hf:{tmp_path / 'out'}").preprocessing == open_model(hardened).preprocessing
 
 
+def test_another_pooling_stays_through_training_and_back(
+    vit: Path, call: Call, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(vit.parent)
+    root = tiny.photos(tmp_path / "photos", each=4)
+    start = ("--model", "hf:vit", "--pooling", "mean", "--recipe", "fare", "--data", "folder", "--root", root)
+    assert call("train", *start, *FEW, "--out", tmp_path / "run")[0] == 0
+    assert Run(tmp_path / "run").config().model.backbone == f"hf:{vit}:mean"
+    monkeypatch.chdir(tmp_path)
+    assert call("export", "run", "--format", "native", "--out", "out", "--verify")[0] == 0
+    with torch.no_grad():
+        z = F.normalize(open_model("hf:out:mean").embed(PIXELS), dim=1)
+    torch.testing.assert_close(z, embedded("run"), rtol=0, atol=1e-5)
+    assert (embedded("hf:out:cls") - z).abs().max() > 1e-2
+    assert open_run("run").facts["backbone"] == "hf:vit:mean"
+
+
 def test_what_lies_in_the_place_of_an_export_is_left_alone(hardened: Path, refused: Refuse, tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("")
     assert "is not empty; give another --out" in refused("export", hardened, "--format", "native", "--out", tmp_path)
@@ -119,14 +137,19 @@ def test_a_run_may_begin_with_another_one(digits_run: Path, call: Call, tmp_path
 
 def test_what_training_cannot_begin_with(vit: Path, refused: Refuse, tmp_path: Path) -> None:
     other = ("--data", "digits", "--out", tmp_path / "run")
-    assert "leave out --backbone and --weights" in refused(
+    assert "brings its network: leave out --backbone" in refused(
         "train", "--model", f"hf:{vit}", "--backbone", "c2f2", *other
+    )
+    assert "brings its own weights; leave out w.safetensors" in refused(
+        "train", "--model", f"hf:{vit}", "--weights", "w.safetensors", *other
+    )
+    assert "cannot have pooling pooler: its files hold no weights of its pooler; possible: cls, mean" in refused(
+        "train", "--model", f"hf:{vit}", "--pooling", "pooler", *other
     )
     assert "takes images of 3 channels, and those of data set 'digits' have 1" in refused(
         "train", "--model", f"hf:{vit}", *other
     )
     assert "hf: names no model" in refused("train", "--model", "hf:typo", *other).replace("'typo' names", "hf: names")
-    assert "is not trained by a word" in refused("train", "--model", "tests.helpers.tiny:embedder", *other)
     colour = ("--data", "folder", "--root", tiny.photos(tmp_path / "photos", each=4), "--out", tmp_path / "run")
     assert "takes images of 1 channels, and those of data set 'folder' have 3" in refused(
         "train", "--model", "zoo:digits-none-r", *colour

@@ -24,6 +24,7 @@ def compare(  # noqa: PLR0917
 ) -> None:
     """Does the gallery of the original still serve a hardened model's queries? R@1 and robust R@1, by old and new."""
     from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.evaluation.evaluate import results_folder  # noqa: PLC0415
     from holdfast.evaluation.robust.compare import compare as run  # noqa: PLC0415
     from holdfast.evaluation.settings import parse_radii  # noqa: PLC0415
     from holdfast.models.open import open_model  # noqa: PLC0415
@@ -39,6 +40,7 @@ def compare(  # noqa: PLR0917
         original,
         load_test_set(model, data=data, root=root),
         eps=None if eps is None else parse_radii(eps),
+        folder=results_folder(model) if data is None else Path("evaluations") / model.name,
         batch=batch_size,
         device=device,
         **settings,

@@ -22,6 +22,8 @@ Size = Annotated[int | None, typer.Option(help="Side of the images the model tak
 Resize = Annotated[int | None, typer.Option(help="Side before the centre crop; by default the model's own.")]
 Channels = Annotated[int | None, typer.Option(help="1 (grey) or 3 (colour); by default the model's own.")]
 Pooling = Annotated[str | None, typer.Option(help="Of hf: models: pooler, cls or mean; by default the model's own.")]
+Mean = Annotated[str | None, typer.Option(help="That onnx:FILE wants pixels normalised by: 0.485,0.456,0.406.")]
+Std = Annotated[str | None, typer.Option(help="Likewise: 0.229,0.224,0.225.")]
 Best = Annotated[bool, typer.Option("--best", help="The weights of a run's best validation, not the last.")]
 Precision = Annotated[str, typer.Option(help="float32, or bfloat16: the network in half precision, faster.")]
 BatchSize = Annotated[int, typer.Option(help="Images passed at once.")]
@@ -46,10 +48,8 @@ class ModelOptions:
     resize: Resize = None
     channels: Channels = None
     pooling: Pooling = None
-    mean: Annotated[str | None, typer.Option(help="That onnx:FILE wants pixels normalised by: 0.485,0.456,0.406.")] = (
-        None
-    )
-    std: Annotated[str | None, typer.Option(help="Likewise: 0.229,0.224,0.225.")] = None
+    mean: Mean = None
+    std: Std = None
     best: Best = False
 
     def open(self) -> "tuple[OpenedModel, Pixels]":

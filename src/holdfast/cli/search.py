@@ -6,7 +6,19 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.options import MODEL, BatchSize, Channels, Device, Pooling, Precision, Resize, Size, Weights
+from holdfast.cli.options import (
+    MODEL,
+    BatchSize,
+    Channels,
+    Device,
+    Mean,
+    Pooling,
+    Precision,
+    Resize,
+    Size,
+    Std,
+    Weights,
+)
 from holdfast.cli.streams import speaks
 
 SHOWN = 20
@@ -24,6 +36,8 @@ def embed(  # noqa: PLR0917
     resize: Resize = None,
     channels: Channels = None,
     pooling: Pooling = None,
+    mean: Mean = None,
+    std: Std = None,
     batch_size: BatchSize = 64,
     precision: Precision = "float32",
     device: Device = None,
@@ -32,6 +46,7 @@ def embed(  # noqa: PLR0917
     from holdfast.search.lookup import embed_files  # noqa: PLC0415
     from holdfast.util.errors import printable  # noqa: PLC0415
     from holdfast.util.text import counted  # noqa: PLC0415
+    from holdfast.util.validate import parse_numbers  # noqa: PLC0415
 
     shown = {"size": size, "resize": resize, "channels": channels}
     index = embed_files(
@@ -40,6 +55,8 @@ def embed(  # noqa: PLR0917
         out,
         weights=weights,
         pooling=pooling,
+        mean=parse_numbers(mean, "--mean"),
+        std=parse_numbers(std, "--std"),
         batch=batch_size,
         precision=precision,
         device=device,

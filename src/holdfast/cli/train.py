@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from holdfast.cli.options import Device, Set
+from holdfast.cli.options import Device, Pooling, Set
 from holdfast.cli.streams import speaks
 
 
@@ -21,8 +21,13 @@ def train(  # noqa: PLR0917
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Pretrained weights, .safetensors or .pth, or imagenet.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="Start from this model, as it is: hf:ID, st:ID, open_clip:…, a run, zoo:NAME.")
+        str | None,
+        typer.Option(
+            help="Start from this model, as it is: hf:ID, st:ID, open_clip:…, timm:NAME, package.module:build, a run, "
+            "zoo:NAME."
+        ),
     ] = None,
+    pooling: Pooling = None,
     config: Annotated[Path | None, typer.Option(help="Settings as YAML.")] = None,
     changes: Set = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; by default runs/DATA-RECIPE-SEED.")] = None,
@@ -35,10 +40,10 @@ def train(  # noqa: PLR0917
     """Train an embedder with any defense. Later settings win: the paper's, --config, options, --set."""
     from holdfast.data.datasets import DATASETS, check_root  # noqa: PLC0415
     from holdfast.defense.recipes import parse_recipe  # noqa: PLC0415
-    from holdfast.runs.config import Config, flatten, resolve_config  # noqa: PLC0415
+    from holdfast.runs.config import Config, assigned, flatten, resolve_config  # noqa: PLC0415
     from holdfast.runs.folder import Run  # noqa: PLC0415
     from holdfast.training.loop import train as run  # noqa: PLC0415
-    from holdfast.training.start import check_channels, starting_from  # noqa: PLC0415
+    from holdfast.training.start import starting_from  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError, nearest  # noqa: PLC0415
     from holdfast.util.validate import read_yaml  # noqa: PLC0415
 
@@ -50,12 +55,19 @@ def train(  # noqa: PLR0917
         "model.weights": weights and str(weights),
     }
     given = {key: value for key, value in options.items() if value is not None}
-    if model is not None and (backbone or weights):
-        raise HoldfastError(f"--model {model} brings its network and weights: leave out --backbone and --weights")
+    if model is not None and backbone:
+        raise HoldfastError(f"--model {model} brings its network: leave out --backbone")
+    if model is None and pooling is not None:
+        raise HoldfastError("--pooling goes with --model hf:…")
     tree = read_yaml(config) if config else {}
     if config and not tree:
         raise HoldfastError(f"{config} has no settings in it")
-    begin = {} if model is None else starting_from(model)
+    begin = {}
+    if model is not None:
+        given.pop("model.weights", None)
+        usual = {} if resume else {"data.name": Config().data.name}
+        other = usual | flatten(tree) | given | assigned(changes or ())
+        begin = starting_from(model, weights=weights, pooling=pooling, given=other)
 
     def settled(folder: Path | None) -> Config:
         """The settings given, laid over those of the run to be resumed in a folder."""
@@ -76,8 +88,6 @@ def train(  # noqa: PLR0917
     folder = out or Path("runs") / f"{settings.data.name}-{name}-{settings.seed}"
     settings = settled(folder)
     check_root(settings.data.name, root)
-    if model is not None:
-        check_channels(model, settings)
     if resume and not Run(folder).config_file.exists() and not (begin or tree or given or changes):
         raise HoldfastError(f"there is no run in {folder} to resume{nearest(folder)}")
     run(settings, folder, resume=resume, device=device, verify=verify)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from holdfast.attacks import System
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels, Table
-from holdfast.evaluation.checks import CHECK_STEPS, CHECKS, Check, check
+from holdfast.evaluation.checks import CHECK_STEPS, CHECKS, Check, check, most_asked
 from holdfast.evaluation.checks.arrival import further
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
@@ -292,7 +292,9 @@ def _carry_out(
             stages = len([*stages_of(resolved)]) if resolved.cascade else 0
             stages += (HALVINGS * stages + 1) * resolved.minimal_eps
             asked = resolved.query_budget * (total + stages * len(rows))
-            progress.say(f"at most {asked:,} model queries{', and those of the checks' if checks else ''}")
+            extra = most_asked(resolved) * min(CHECKED, len(rows)) if checks else 0
+            of_checks = f", {extra:,} of them by the checks" if extra else ""
+            progress.say(f"at most {asked + extra:,} model queries{of_checks}")
         for runner in runners:
             for _ in runner.run(target, records, progress, transfer):
                 pass

@@ -162,6 +162,10 @@ def open_scene(
     if images is not None and images < 2:
         raise HoldfastError(f"--max-images is at least 2, not {images}")
     opened = [open_model(spec) for spec in specs]
+    if black := [spec for spec, model in zip(specs, opened, strict=True) if model.black_box]:
+        raise HoldfastError(
+            f"{black[0]} is a black box, and the explorer follows gradients; audit it: holdfast evaluate {black[0]}"
+        )
     sets = [load_test_set(model, data=data, root=root) for model in opened]
     facts = [describe_data(pixels) for pixels in sets]
     for model, fact in zip(opened, facts, strict=True):

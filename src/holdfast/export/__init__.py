@@ -87,7 +87,7 @@ def export(
     source = replace(source, name=place.resolve().name.removesuffix(way.ending))
     if form == "hub" and is_encoder(source.origin):
         raise HoldfastError(
-            f"{source.config.model.backbone} is of another library: --format native gives it back to that"
+            f"{source.config.model.backbone} is a model that came from elsewhere: --format native gives it back to that"
         )
     resolve_settings(family_of(source.config), max_queries=queries)
     pixels, reason = _pixels(source.config, root) if verify else (None, "")

@@ -30,7 +30,7 @@ from holdfast.runs.config import Config
 from holdfast.util.atomic import temporary_for
 from holdfast.util.errors import HoldfastError
 
-PLACE = re.compile(r"((?:^|=)(?:(?:hf|st|onnx|program|open_clip:[\w.-]+):)?)/(?:.*/)?")
+PLACE = re.compile(r"((?:^|=)(?:(?:hf|st|onnx|program|model|open_clip:[\w.-]+):)?)/(?:.*/)?")
 """What comes before the name of a file in an absolute path, alone or after ``--option=``, and in a model's word."""
 
 

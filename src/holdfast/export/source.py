@@ -8,7 +8,7 @@ from holdfast import __version__
 from holdfast.evaluation.result import NAME, Result, read
 from holdfast.models.embedder import Embedder
 from holdfast.models.open import open_model
-from holdfast.runs.config import Config, is_encoder
+from holdfast.runs.config import Config
 from holdfast.runs.folder import Run
 from holdfast.training.loop import finished
 from holdfast.util.errors import HoldfastError
@@ -79,11 +79,9 @@ def frozen_copy(embedder: Embedder) -> Embedder:
 
 
 def _placeless(backbone: str) -> str:
-    """``/x/net.py:build -> net.py:build``, ``hf:/x/encoder -> hf:encoder``."""
-    where, colon, name = backbone.rpartition(":")
-    if is_encoder(backbone) and Path(name).is_absolute():
-        return f"{where}:{Path(name).name}"
-    return f"{Path(where).name}:{name}" if colon and where.endswith(".py") else backbone
+    """``/x/net.py:build -> net.py:build``, ``hf:/x/encoder -> hf:encoder``: of each part between colons, its place."""
+    parts = backbone.split(":")
+    return ":".join(Path(one).name if one.endswith(".py") or Path(one).is_absolute() else one for one in parts)
 
 
 def results_of(run: Run, weights: str) -> tuple[Result, ...]:

@@ -75,8 +75,9 @@ class Embedder(nn.Module):
         self.backbone = kind.network(config.dim, config.channels, config.size)
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.fixed_size, self.noise = kind.fixed_size, 0.0
-        mean = _per_channel("mean", config.mean, getattr(self.backbone, "mean", kind.mean), config.channels)
-        std = _per_channel("std", config.std, getattr(self.backbone, "std", kind.std), config.channels)
+        own_mean, own_std = kind.statistics(self.backbone)
+        mean = _per_channel("mean", config.mean, own_mean, config.channels)
+        std = _per_channel("std", config.std, own_std, config.channels)
         if not (std > 0).all():
             raise HoldfastError(f"std of the pixels is positive, got {std.flatten().tolist()}")
         self.register_buffer("mean", mean, persistent=False)
@@ -216,7 +217,7 @@ class Embedder(nn.Module):
         private, token: see :func:`.models.hub.push`.
         """
         if is_encoder(self.config.backbone):
-            raise HoldfastError("a network of another library goes to the Hub by that: holdfast export --format native")
+            raise HoldfastError("a model from elsewhere goes to the Hub as it came: holdfast export --format native")
         if card is not None and not Path(card).is_file():
             raise HoldfastError(f"there is no card {card}")
         with TemporaryDirectory() as folder:

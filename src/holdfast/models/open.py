@@ -12,7 +12,7 @@ from holdfast.models import hub, zoo
 from holdfast.models.adapters.base import OpenedModel
 from holdfast.models.adapters.code import normalised, open_code, said_by
 from holdfast.models.adapters.folder import open_folder
-from holdfast.models.adapters.hf import open_hf
+from holdfast.models.adapters.hf import open_hf, parted
 from holdfast.models.adapters.http import open_http
 from holdfast.models.adapters.onnx import normalised_by, open_onnx
 from holdfast.models.adapters.open_clip import open_open_clip
@@ -62,9 +62,10 @@ def open_model(
 
     Args:
         model: a run folder, ``zoo:NAME``, the folder of a saved embedder, ``OWNER/NAME`` on the Hub, ``timm:NAME``,
-            ``hf:ID-or-folder``, ``st:ID-or-folder``, ``open_clip:ARCH:PRETRAINED-or-file``, ``program:FILE.pt2``,
-            ``onnx:FILE``, ``http://host/path``, ``package.module:attribute`` or ``path/to/file.py:attribute`` (whose
-            code is run), or any callable from images (n, C, H, W) in [0, 1] to vectors (n, D).
+            ``hf:ID-or-folder[:POOLING]``, ``st:ID-or-folder``, ``open_clip:ARCH:PRETRAINED-or-file``,
+            ``program:FILE.pt2``, ``onnx:FILE``, ``http://host/path``, ``package.module:attribute`` or
+            ``path/to/file.py:attribute`` (whose code is run), or any callable from images (n, C, H, W) in [0, 1] to
+            vectors (n, D).
         weights: a ``.safetensors`` or ``.pth`` file for a network that a word names.
         size: side of the images in pixels, where the model does not say it or another is wanted; a run has its own.
         resize: side before the centre crop, likewise.
@@ -126,6 +127,9 @@ def lasting(word: str) -> str:
     where, _, name = word.rpartition(":")
     if where.endswith(".py"):
         return f"{Path(where).resolve()}:{name}"
-    if where.partition(":")[0] in ADAPTERS.keys() - {"zoo"} and Path(name).exists():
+    place, pooling = parted(word) if word.startswith("hf:") else ("", None)
+    if pooling is not None and Path(place).exists():
+        return f"hf:{Path(place).resolve()}:{pooling}"
+    if where.partition(":")[0] in ADAPTERS.keys() - {"zoo", "timm"} and Path(name).exists():
         return f"{where}:{Path(name).resolve()}"
     return str(Path(word).resolve()) if Path(word).is_dir() and not zoo.is_entry(word) else word

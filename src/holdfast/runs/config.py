@@ -57,7 +57,8 @@ class ModelConfig:
     :func:`.find_backbone`; ``custom`` for a module given to :func:`holdfast.train`. ``weights``: a file, or
     ``imagenet`` for those of an installed package. ``partial``: ``weights`` may hold fewer than half of the network's
     tensors. ``trainable``: the parts of the network that train, such as ``layer4`` or ``fc``, and the rest stays as it
-    is; by default all train."""
+    is; ``head`` is the last layer, whatever its name; by default all train. ``gradient_checkpointing``: less memory for
+    more time, with the same gradients; see :func:`.checkpoint_blocks`."""
 
     backbone: Text = "c2f2"
     dim: Annotated[Whole, Field(ge=2)] = 512
@@ -65,6 +66,7 @@ class ModelConfig:
     partial: StrictBool = False
     batchnorm: Literal["auto", "frozen", "train"] = "auto"
     trainable: Texts = ()
+    gradient_checkpointing: StrictBool = False
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,9 @@ class PGDConfig:
 class OptimConfig:
     """``schedule``: constant, or falling to zero, once the rate has risen for ``warmup_ratio`` of all steps.
 
-    ``epochs``: of hardening.
-    ``head_lr``: rate of the last layer, where it is another. ``layer_decay``: what each layer's rate is multiplied by
-    to give that of the layer before. ``clip``: largest gradient norm. ``ema``: decay of an average of the weights that
-    is evaluated in their place.
+    ``epochs``: of hardening. ``head_lr``: rate of the last layer that images pass through, where it is another.
+    ``layer_decay``: what each layer's rate is multiplied by to give that of the layer before. ``clip``: largest
+    gradient norm. ``ema``: decay of an average of the weights that is evaluated in their place.
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adam"
@@ -179,14 +180,20 @@ NEAR_ORIGINAL: Tree = {
 }
 """FARE's settings (Schlarmann et al. 2024), of every recipe that keeps the original."""
 HARMLESS = frozenset(
-    {"data.root", "data.cache", "data.workers", "model.partial", "tracker", "save_minutes", "stop_on_collapse"}
+    {
+        *("data.root", "data.cache", "data.workers", "model.partial", "model.gradient_checkpointing"),
+        *("tracker", "save_minutes", "stop_on_collapse"),
+    }
 )
 LENGTHS = ("optim.epochs", "steps")
 IMAGENET = "imagenet"
 PRETRAINED = ("efficientnet_lite0",)
 """Backbones that start from ImageNet weights by default, which a package has."""
-ENCODERS = ("hf", "st", "open_clip")
-"""What stands before the colon of a backbone that is an encoder of another library, with its own weights."""
+AS_IT_IS = "model:"
+"""What stands before the word of a model that is a backbone as it came, where the word alone means another: a
+network of timm without its classifier, and what a module's own function gives when it is called without arguments."""
+ENCODERS = ("hf", "st", "open_clip", AS_IT_IS.removesuffix(":"))
+"""What stands before the colon of a backbone that came with its own weights."""
 CROP_MARGIN = Fraction(256, 224)
 
 
@@ -196,7 +203,7 @@ def starts_trained(config: Config) -> bool:
 
 
 def is_encoder(backbone: str) -> bool:
-    """Whether a backbone is an encoder of another library; see :data:`ENCODERS`."""
+    """Whether a backbone is a model that came as it is, from another library or from code; see :data:`ENCODERS`."""
     prefix, colon, _ = backbone.partition(":")
     return bool(colon) and prefix in ENCODERS
 

@@ -43,7 +43,7 @@ from holdfast.util.arrays import read_arrays, write_arrays
 from holdfast.util.errors import HoldfastError, brief
 from holdfast.util.lock import writing
 from holdfast.util.text import counted
-from holdfast.util.validate import Count, OneOf, check, fit, parse_json
+from holdfast.util.validate import Count, Number, OneOf, check, fit, parse_json
 
 FORMAT = "holdfast-index-1"
 ARRAYS = ("embeddings", "paths", "labels", "references", "about")
@@ -66,6 +66,8 @@ class About(TypedDict):
     spec: NotRequired[StrictStr | None]
     weights: NotRequired[StrictStr | None]
     pooling: NotRequired[StrictStr | None]
+    mean: NotRequired[list[Number] | None]
+    std: NotRequired[list[Number] | None]
     remarks: NotRequired[list[StrictStr]]
 
 

@@ -15,6 +15,9 @@ from holdfast.search.index import Index
 from holdfast.util.errors import HoldfastError, printable
 from holdfast.util.text import to_csv, to_json
 
+HOW = ("pooling", "mean", "std")
+"""Options by which an index's model is opened again."""
+
 
 def embed_files(
     source: str | Path,
@@ -26,17 +29,20 @@ def embed_files(
     resize: int | None = None,
     channels: int | None = None,
     pooling: str | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
     **options: Any,
 ) -> Index:
     """Embed the images of a folder or CSV, as :func:`.listed` finds them, by the model ``spec`` into the index ``out``.
 
-    size, resize, channels, pooling: of :func:`.open_model`. options: of :meth:`.Index.build`.
+    size, resize, channels, pooling, mean, std: of :func:`.open_model`. options: of :meth:`.Index.build`.
     """
     table, root = listed(source)
-    model = open_model(spec, weights=weights, size=size, resize=resize, channels=channels, pooling=pooling)
+    how: dict[str, Any] = {"pooling": pooling, "mean": mean, "std": std}
+    model = open_model(spec, weights=weights, size=size, resize=resize, channels=channels, **how)
     pixels = (model.preprocessing or Preprocessing()).pixels(table, max_broken=len(table))
     about = {"spec": lasting(spec), "weights": weights and str(weights.resolve()), "left_out": list(table.left_out)}
-    about |= {"pooling": pooling, "remarks": list(model.remarks)}
+    about |= {**how, "remarks": list(model.remarks)}
     return Index.build(model.embed, pixels, out, root=root, about=about, **options)
 
 
@@ -54,12 +60,16 @@ class Answer:
 def model_of(index: Index, spec: str | None = None, weights: Path | None = None) -> Embed:
     """The model that an index says it was made by, or ``spec``, where that lies now. Code that it names is run."""
     if spec is not None:
-        return open_model(spec, weights=weights).embed
-    named, stored, pooling = (index.about.get(key) for key in ("spec", "weights", "pooling"))
+        normalised: dict[str, Any] = {}
+        if spec.startswith("onnx:"):
+            normalised = {key: index.about.get(key) for key in ("mean", "std")}
+        return open_model(spec, weights=weights, **normalised).embed
+    named, stored = (index.about.get(key) for key in ("spec", "weights"))
+    how: dict[str, Any] = {key: index.about.get(key) for key in HOW}
     if not named:
         raise HoldfastError("the index does not say which model made it; name it with --model")
     try:
-        return open_model(named, weights=weights or stored or None, pooling=pooling).embed
+        return open_model(named, weights=weights or stored or None, **how).embed
     except HoldfastError as error:
         raise HoldfastError(f"the model of the index: {error}; say with --model where it is now") from error
 

@@ -1,31 +1,29 @@
 """From settings to the objects they describe."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, replace
-from difflib import get_close_matches
 from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from holdfast.core.pgd import BALLS, PGD
 from holdfast.data import DATASETS, ImageBatches, PairBatches
 from holdfast.defense.base import Defense
 from holdfast.defense.recipes import parse_recipe
-from holdfast.models.backbones import imagenet_weights
+from holdfast.models.backbones import find_backbone, imagenet_weights
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.runs.config import IMAGENET, Config, starts_trained
+from holdfast.training.checkpointing import checkpoint_blocks
+from holdfast.training.layers import freeze_others, layers_of
 from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError, brief, pick
 from holdfast.util.imports import CUSTOM
 
-WRAPPERS = re.compile(r"^(?:backbone\.|network\.|visual\.|vision_model\.|\d+\.(?:auto_)?model\.)*")
-"""What stands before the name of a network's own parts."""
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": Adam, "adamw": AdamW, "sgd": partial(SGD, momentum=0.9)}
 
 
@@ -96,8 +94,14 @@ def embedder_of(config: Config, backbone: nn.Module | None = None) -> tuple[Embe
     embedder = Embedder(settings, backbone)
     embedder.noise = config.data.noise
     if model.trainable:
-        freeze_others(embedder.backbone, model.trainable)
+        pixels = _images_like(config, next(embedder.backbone.parameters()))
+        freeze_others(embedder.backbone, model.trainable, pixels)
+    if model.gradient_checkpointing:
+        checkpoint_blocks(embedder.backbone, model.backbone)
     if model.weights is None:
+        own = None if backbone is not None else find_backbone(model.backbone).pretrained
+        if own is not None:
+            embedder.backbone.load_state_dict(own())
         return embedder, ""
     imagenet = model.weights == IMAGENET
     file = imagenet_weights(model.backbone) if imagenet else model.weights
@@ -105,21 +109,10 @@ def embedder_of(config: Config, backbone: nn.Module | None = None) -> tuple[Embe
     return embedder, f"ImageNet weights of {model.backbone}: {found}" if imagenet else found
 
 
-def freeze_others(network: nn.Module, parts: Sequence[str]) -> None:
-    """Let only these parts of a network learn: modules or parameters by name, such as ``layer4`` or ``fc.bias``."""
-    names = [name for name, _ in network.named_parameters()]
-    for part in parts:
-        if not any(_within(name, part) for name in names):
-            known = {name.rsplit(".", i)[0] for name in names for i in range(name.count(".") + 1)}
-            near = "".join(f"; did you mean {one!r}?" for one in get_close_matches(part, sorted(known), n=1))
-            top = ", ".join(dict.fromkeys(name.partition(".")[0] for name in names))
-            raise HoldfastError(f"model.trainable: the network has no part {part!r}{near} (its parts: {top})")
-    for name, parameter in network.named_parameters():
-        parameter.requires_grad_(any(_within(name, part) for part in parts))
-
-
-def _within(name: str, part: str) -> bool:
-    return f"{name}.".startswith(f"{part}.")
+def _images_like(config: Config, weight: Tensor) -> Tensor:
+    """Black images as a run is shown them, of the dtype and on the device of a network's weight."""
+    channels, size = DATASETS[config.data.name].channels, config.data.size
+    return torch.zeros(2, channels, size, size, dtype=weight.dtype, device=weight.device)
 
 
 def pgd_of(config: Config) -> PGD:
@@ -131,27 +124,24 @@ def pgd_of(config: Config) -> PGD:
 def optimizer_of(config: Config, embedder: nn.Module) -> Optimizer:
     """The optimiser of the embedder's parameters that learn; ``initial_lr`` of each group is its rate at the begin.
 
-    A layer of ``optim.layer_decay`` is a numbered block such as ``encoder.layer.3``, else a part at the top such as
-    ``conv1``; they follow on each other as the network names them. Parts that do not learn are not counted.
+    ``optim.layer_decay`` and ``head_lr`` count :func:`.layers_of`: from the head back, without parts that do not learn.
+    Raises HoldfastError where no parameter learns.
     """
     settings = config.optim
     learning = {name: one for name, one in embedder.named_parameters() if one.requires_grad}
-    layers = list(dict.fromkeys(map(_layer, learning)))
+    if not learning:
+        raise HoldfastError(f"no parameter of {config.model.backbone} learns: all have requires_grad False")
+    by_layer = settings.head_lr is not None or settings.layer_decay != 1
+    rates = dict.fromkeys(learning, settings.lr)
+    layers = layers_of(embedder, _images_like(config, next(iter(learning.values())))) if by_layer else []
+    for below, names in enumerate(reversed(layers)):
+        rate = settings.lr * settings.layer_decay**below
+        rates |= dict.fromkeys(names, rate if below or settings.head_lr is None else settings.head_lr)
     groups: dict[float, list[nn.Parameter]] = {}
     for name, parameter in learning.items():
-        below = len(layers) - 1 - layers.index(_layer(name))
-        rate = settings.lr * settings.layer_decay**below
-        if settings.head_lr is not None and not below:
-            rate = settings.head_lr
-        groups.setdefault(rate, []).append(parameter)
+        groups.setdefault(rates[name], []).append(parameter)
     make = pick("optimiser", settings.name, OPTIMIZERS)
     return make(
         [{"params": members, "lr": rate, "initial_lr": rate} for rate, members in groups.items()],
         weight_decay=settings.weight_decay,
     )
-
-
-def _layer(name: str) -> str:
-    inside = WRAPPERS.sub("", name)
-    found = re.match(r".*?\.\d+(?=\.)|[^.]*", inside)
-    return found[0] if found else inside

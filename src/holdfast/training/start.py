@@ -1,6 +1,8 @@
-"""What a run starts from, by a word: the settings that bring an encoder into training as it is."""
+"""What a run starts from, by a word: the settings that bring a model into training as it is."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from holdfast.data import DATASETS
 from holdfast.models import hub
@@ -8,41 +10,75 @@ from holdfast.models.adapters.base import OpenedModel
 from holdfast.models.backbones import encoder, is_code
 from holdfast.models.embedder import Embedder
 from holdfast.models.open import lasting, open_model
-from holdfast.runs.config import ENCODERS, Config, Tree, is_encoder
+from holdfast.runs.config import AS_IT_IS, DataConfig, Tree, is_encoder
 from holdfast.util.errors import HoldfastError
 from holdfast.util.imports import CUSTOM
 
+UNTRAINED = ("program:", "onnx:", "http:", "https:")
+"""What begins the words of models that are attacked and not trained."""
 
-def starting_from(word: str) -> Tree:
-    """The settings of a run that goes on with the model of a word: ``hf:``, ``st:``, ``open_clip:``, or holdfast's own.
 
-    Its network, size, resizing and weights. Raises HoldfastError where there is no such model, or it cannot be trained.
+def starting_from(
+    word: str, *, weights: str | Path | None = None, pooling: str | None = None, given: Mapping[str, Any] | None = None
+) -> Tree:
+    """The settings of a run that goes on with the model of a word: its network, size, resizing and weights.
+
+    word: ``hf:``, ``st:``, ``open_clip:``, ``timm:``, a module of one's own (``package.module:build``), or what
+    holdfast trained. weights, pooling: of :func:`.open_model`. given: the other settings, with dotted keys; a module
+    that does not say its size has it from ``data.size``.
+
+    Raises HoldfastError where there is no such model, it cannot be trained, or ``data.name`` has images of other
+    channels.
     """
-    opened = open_model(word)
-    if is_encoder(word):
-        network = {"model.backbone": lasting(word), "model.dim": encoder.width(opened), "model.weights": None}
-        return network | _shown(opened)
-    if is_code(word) or not isinstance(opened.embed, Embedder):
-        allowed = ", ".join(f"{prefix}:" for prefix in ENCODERS)
+    other = given or {}
+    if word.startswith(UNTRAINED):
         raise HoldfastError(
-            f"{word} is not trained by a word: start from a run folder, zoo:NAME, or a model of {allowed}; a module of "
-            "yours trains in Python: holdfast.train(…, backbone=module)"
+            f"{word} is not trained: it gives vectors, and no weights to go on from; start from the network itself, by "
+            "hf:, st:, open_clip:, timm:, package.module:build, a run folder or zoo:NAME"
         )
-    config, weights = opened.embed.config, Path(hub.located(word)) / "model.safetensors"
-    if is_code(config.backbone) or config.backbone == CUSTOM or config.mean or config.std:
+    opened = open_model(word, weights=weights, pooling=pooling)
+    if isinstance(opened.embed, Embedder) and not is_code(word):
+        tree = _embedder(word, opened.embed) | _shown(opened)
+    else:
+        tree = _as_it_is(opened, weights, other)
+    shown, name = opened.preprocessing, other.get("data.name")
+    if shown is not None and name in DATASETS and DATASETS[name].channels != shown.channels:
+        raise HoldfastError(
+            f"{word} takes images of {shown.channels} channels, and those of data set {name!r} have "
+            f"{DATASETS[name].channels}"
+        )
+    return tree
+
+
+def _embedder(word: str, embedder: Embedder) -> Tree:
+    """A run, an entry of the zoo, or another embedder of holdfast's."""
+    config, weights = embedder.config, Path(hub.located(word)) / "model.safetensors"
+    ours = not is_code(config.backbone) or is_encoder(config.backbone)
+    if not ours or config.backbone == CUSTOM or config.mean or config.std:
         own = "mean and std" if config.mean or config.std else f"a network, {config.backbone},"
         raise HoldfastError(f"{word} has {own} of your own: train it in Python, holdfast.train(…, backbone=module)")
-    network = {"model.backbone": config.backbone, "model.dim": config.dim, "model.weights": str(weights.resolve())}
-    return network | _shown(opened)
+    return {"model.backbone": config.backbone, "model.dim": config.dim, "model.weights": str(weights.resolve())}
 
 
-def check_channels(word: str, config: Config) -> None:
-    """Refuse a data set whose images have other channels than the model of a word takes."""
-    shown, found = open_model(word).preprocessing, DATASETS[config.data.name].channels
-    if shown is not None and shown.channels != found:
+def _as_it_is(opened: OpenedModel, weights: str | Path | None, given: Mapping[str, Any]) -> Tree:
+    """A model of another library, or of code."""
+    word, shown = str(opened.word), opened.preprocessing
+    encoder.module_of(opened)
+    size = given.get("data.size") if shown is None else shown.size
+    if not isinstance(size, int):
         raise HoldfastError(
-            f"{word} takes images of {shown.channels} channels, and those of data set {config.data.name!r} have {found}"
+            f"{word} does not say what size of images it takes: give it an attribute size, or add --set data.size=224"
         )
+    channels = DATASETS[given.get("data.name", DataConfig.name)].channels if shown is None else shown.channels
+    name, file = lasting(word), None if weights is None else str(Path(weights).resolve())
+    if file is not None and word.startswith("open_clip:"):
+        name, file = f"{name}:{file}", None
+    network = {
+        "model.backbone": name if is_encoder(word) else AS_IT_IS + name,
+        "model.dim": encoder.width(opened, channels, size),
+        "model.weights": file,
+    }
+    return network if shown is None else network | _shown(opened)
 
 
 def _shown(opened: OpenedModel) -> Tree:

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.core.gallery import Gallery, Queries
+from holdfast.evaluation import runner
 from holdfast.evaluation.protocols import CASCADE
-from holdfast.evaluation.robust import cascade
+from holdfast.evaluation.robust import cascade, draws
 from holdfast.evaluation.robust.compare import Comparison, compare
 from holdfast.util.errors import HoldfastError
 from tests.conftest import Call, Refuse
@@ -109,6 +110,41 @@ def test_queries_are_attacked_in_the_gallery_they_meet(monkeypatch: pytest.Monke
         assert large.value < small.value <= 100
         assert small.low <= small.value <= small.high
         assert small.queries == 12
+
+
+@pytest.mark.parametrize("fatal", [2, 5, 9])
+def test_a_killed_comparison_goes_on_where_it_was(fatal: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(cascade, "CASCADE", (replace(CASCADE[0], steps=2),))
+    given = {**QUICK, "eps": ["1/255", 0.1], "max_queries": 12, "batch": 4}
+    whole = compare(tiny.embedder(1), tiny.embedder(2), tiny.digits(40), folder=tmp_path / "whole", **given)
+    attacks: list[int] = []
+    plain = runner.attack_batch
+
+    def counting(*args: Any, **options: Any) -> Any:
+        attacks.append(len(args[2]))
+        if len(attacks) == fatal:
+            tiny.interrupt()
+        return plain(*args, **options)
+
+    monkeypatch.setattr(draws, "attack_batch", counting)
+    with pytest.raises(KeyboardInterrupt):
+        compare(tiny.embedder(1), tiny.embedder(2), tiny.digits(40), folder=tmp_path / "cut", **given)
+    done, fatal = len(attacks) - 1, 0
+    found = compare(tiny.embedder(1), tiny.embedder(2), tiny.digits(40), folder=tmp_path / "cut", **given)
+    assert found == whole
+    total = len(attacks) - 1
+    assert compare(tiny.embedder(1), tiny.embedder(2), tiny.digits(40), folder=tmp_path / "cut", **given) == whole
+    assert (len(attacks) - 1, done > 0) == (total, True)
+    assert tiny.records(tmp_path / "cut") == tiny.records(tmp_path / "whole")
+    assert len(tiny.records(tmp_path / "whole")) == 6  # three searches at two radii
+
+
+def test_records_are_kept_with_the_run_and_not_mistaken_for_another_s(tmp_path: Path) -> None:
+    given = {**QUICK, "eps": 0.1, "max_queries": 3}
+    pixels = tiny.digits(40)
+    for seed, folders in ((2, 3), (2, 3), (3, 5)):  # the search of the hardened model by itself stays
+        compare(tiny.embedder(1), tiny.embedder(seed), pixels, folder=tmp_path, **given)
+        assert len(list(tmp_path.glob("compare-*"))) == folders
 
 
 @pytest.mark.parametrize(

@@ -307,6 +307,10 @@ def test_what_does_not_go_with_it(tmp_path: Path) -> None:
     save(tmp_path, "vit")
     with pytest.raises(HoldfastError, match="unknown pooling 'cslt'; did you mean 'cls'"):
         open_model(f"hf:{tmp_path}", pooling="cslt")
+    with pytest.raises(HoldfastError, match="names the pooling cls already; leave out mean"):
+        open_model(f"hf:{tmp_path}:cls", pooling="mean")
+    assert open_model(f"hf:{tmp_path}:mean").about["pooling"] == "mean"
+    assert open_model(f"hf:{tmp_path}:mean", pooling="mean").word == f"hf:{tmp_path}:mean"
     with pytest.raises(HoldfastError, match=r"brings its own weights; leave out w\.safetensors"):
         open_model(f"hf:{tmp_path}", weights="w.safetensors")
     with pytest.raises(HoldfastError, match="--pooling goes with hf: models"):

@@ -1,5 +1,6 @@
 """Image towers of open_clip, against the library's own pipeline; in the environment of ``make test-encoders``."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,12 @@ from torch import nn
 
 from holdfast.models.open import open_model
 from holdfast.models.wrapped import WrappedModel
+from holdfast.runs.config import resolve_config
+from holdfast.training.build import embedder_of, optimizer_of
+from holdfast.training.start import starting_from
 from holdfast.util.errors import HoldfastError
+from tests.conftest import Call
+from tests.helpers import tiny
 from tests.helpers.encoders import pictures, shown, slope_error
 
 TOWERS: dict[str, dict[str, Any]] = {
@@ -124,3 +130,69 @@ def test_what_cannot_be_opened(library: Any, tmp_path: Path, monkeypatch: pytest
         assert "\n" not in str(caught.value)
     with pytest.raises(HoldfastError, match="names its weights already; leave out"):
         open_model("open_clip:tiny-vit:w.safetensors", weights="w.safetensors")
+
+
+@pytest.fixture
+def folder(library: Any, tmp_path: Path) -> Path:
+    """A model as open_clip writes it for the Hub."""
+    _, _, file = save(library, "tiny-vit", tmp_path)
+    place = tmp_path / "clip"
+    place.mkdir()
+    file.rename(place / "open_clip_model.safetensors")
+    shown_by = {"size": 32, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.4]}
+    config = {"model_cfg": {"embed_dim": 16, "vision_cfg": TOWERS["tiny-vit"]} | TEXT, "preprocess_cfg": shown_by}
+    (place / "open_clip_config.json").write_text(json.dumps(config))
+    return place
+
+
+def test_a_folder_as_on_the_hub_goes_the_whole_way(library: Any, folder: Path, call: Call, tmp_path: Path) -> None:
+    word, root = f"open_clip:hf-hub:{folder}", tiny.photos(tmp_path / "photos", each=4)
+    model = library.create_model(f"local-dir:{folder}").eval()
+    pixels = torch.rand(3, 3, 32, 32)
+    mean, std = (torch.tensor(one).view(-1, 1, 1) for one in ([0.5, 0.4, 0.3], [0.2, 0.3, 0.4]))
+    with torch.no_grad():
+        torch.testing.assert_close(open_model(word).embed(pixels), model.encode_image((pixels - mean) / std))
+    few = ("--recipe", "fare", "--data", "folder", "--root", root, "--set", "steps=2", "--set", "batch.pairs=4")
+    few = (*few, "--set", "pgd.steps=2", "--set", "optim.lr=1e-3", "--set", "optim.warmup_ratio=0")
+    run, out = tmp_path / "run", tmp_path / "out"
+    assert call("train", "--model", word, *few, "--set", "validation.every=0", "--out", run)[0] == 0
+    assert call("export", run, "--format", "native", "--out", out, "--verify")[0] == 0
+    theirs = library.create_model(f"local-dir:{out}").eval()
+    with torch.no_grad():
+        z = nn.functional.normalize(theirs.encode_image((pixels - mean) / std), dim=1)
+        torch.testing.assert_close(z, open_model(run).embed(pixels), rtol=0, atol=1e-5)
+    assert open_model(f"open_clip:hf-hub:{out}").preprocessing == open_model(word).preprocessing
+
+
+def test_weights_beside_the_word_are_trained(library: Any, tmp_path: Path) -> None:
+    _, _, file = save(library, "tiny-vit", tmp_path)
+    tree = starting_from("open_clip:tiny-vit", weights=file)
+    assert (tree["model.backbone"], tree["model.weights"]) == (f"open_clip:tiny-vit:{file}", None)
+    config = resolve_config({"data.name": "folder", "optim.lr": 1.0, "optim.layer_decay": 0.5}, tree)
+    embedder, _ = embedder_of(config)
+    names = {id(one): name for name, one in embedder.named_parameters()}
+    groups = optimizer_of(config, embedder).param_groups
+    rates = {names[id(one)]: group["lr"] for group in groups for one in group["params"]}
+    visual = "backbone.network.visual."
+    assert rates[f"{visual}proj"] == 1
+    assert rates[f"{visual}ln_post.weight"] == 0.5
+    block = [rates[f"{visual}transformer.resblocks.{i}.ln_1.weight"] for i in (0, 1)]
+    assert block == [0.125, 0.25]
+    assert rates[f"{visual}conv1.weight"] < rates[f"{visual}ln_pre.weight"] < 0.125
+
+
+@pytest.mark.usefixtures("library")
+def test_what_is_not_there_on_the_hub_is_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = pytest.importorskip("huggingface_hub")
+
+    def offline(*_: object, **__: object) -> None:
+        raise hub.errors.OfflineModeIsEnabled("no")
+
+    monkeypatch.setattr(hub, "snapshot_download", offline)
+    with pytest.raises(
+        HoldfastError, match=r"^there is no folder owner/name, and owner/name cannot be fetched: the Hub"
+    ):
+        open_model("open_clip:hf-hub:owner/name")
+    (folder / "open_clip_config.json").unlink()
+    with pytest.raises(HoldfastError, match=r"holds no model of open_clip: it has no open_clip_config\.json"):
+        open_model(f"open_clip:hf-hub:{folder}")

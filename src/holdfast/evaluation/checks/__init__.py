@@ -10,9 +10,9 @@ from torch import Tensor
 
 from holdfast.core.gradients import NES
 from holdfast.core.pgd import BALLS, PGD
-from holdfast.evaluation.checks.probe import CHANGE, Probe, attackable
+from holdfast.evaluation.checks.probe import CHANGE, SQUARE_STEPS, Probe, attackable, probe_steps
 from holdfast.evaluation.runner import Target
-from holdfast.evaluation.settings import AttackSettings
+from holdfast.evaluation.settings import AROUND, AttackSettings
 from holdfast.evaluation.words import CHECK_WORDS
 from holdfast.util.progress import Progress
 from holdfast.util.text import counted
@@ -248,6 +248,15 @@ CHECKS: dict[str, Callable[[Probe], Verdict]] = {
     "bounds": within_bounds,
 }
 """By id, in the order they are made; the preprocessing is checked before."""
+
+
+def most_asked(resolved: AttackSettings) -> int:
+    """Of a model without gradients, how many model queries all checks make at the most for each query image."""
+    steps, again = probe_steps(resolved), len(("stronger", "weaker"))
+    descents = [(1, 0)] * 2 + [(steps, 0)] * 4 + [(2 * steps, 1), (2 * steps, 0)] + [(3, 0)] * 2
+    probes = sum((1 + restarts) * (SQUARE_STEPS * length + AROUND) for length, restarts in descents)
+    noise = 4 * AROUND
+    return probes + noise + again + (resolved.query_budget or 0) * bool(resolved.attacks)
 
 
 def _differs(one: dict[str, Tensor], other: dict[str, Tensor], slack: float) -> Tensor:

@@ -20,8 +20,16 @@ from holdfast.metrics.collapse import collapsed, gauges
 STEPS = 5
 """Steps of the probe; the strong probe takes twice as many, from two places."""
 
+SQUARE_STEPS = 3
+"""Steps of Square for each step of a descent with gradients."""
+
 CHANGE = 1e-2
 """How much of a distance small steps change: little beside 1, much beside rounding, even that of bfloat16."""
+
+
+def probe_steps(resolved: AttackSettings) -> int:
+    """Steps of the probe: no more than the attacks have."""
+    return max(1, min(resolved.steps, STEPS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +80,7 @@ class Probe:
 
     @property
     def steps(self) -> int:
-        return max(1, min(self.resolved.steps, STEPS))
+        return probe_steps(self.resolved)
 
     @property
     def draws(self) -> int:
@@ -89,7 +97,9 @@ class Probe:
     def square(self, eps: float, steps: int, restarts: int = 0) -> PGD:
         """Square, which needs more steps than a descent with gradients."""
         ball = BALLS[self.resolved.norm](eps)
-        return PGD(ball, 2 * eps, 3 * steps, gradient=Square(), best=True, restarts=restarts, draws=self.draws)
+        return PGD(
+            ball, 2 * eps, SQUARE_STEPS * steps, gradient=Square(), best=True, restarts=restarts, draws=self.draws
+        )
 
     def attack(self, name: str, pgd: PGD, part: slice = slice(None)) -> Attacked:
         attack, rows = ATTACKS[name], self.rows[part]

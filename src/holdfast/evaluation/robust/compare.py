@@ -11,7 +11,8 @@ from torch.nn.functional import cosine_similarity
 from holdfast.attacks import System
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
-from holdfast.evaluation.evaluate import Data, as_pixels, examined, target_of
+from holdfast.evaluation.evaluate import Data, as_pixels, examined, results_folder, target_of
+from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.robust.cascade import robust_recall
 from holdfast.evaluation.runner import Target, attacked_rows
@@ -23,6 +24,7 @@ from holdfast.models.test_set import load_test_set
 from holdfast.util import distributed
 from holdfast.util.atomic import write_json
 from holdfast.util.errors import HoldfastError
+from holdfast.util.lock import working_in
 from holdfast.util.progress import Progress
 
 FORMAT = "holdfast-comparison-1"
@@ -82,6 +84,7 @@ def compare(
     data: Data | None = None,
     *,
     eps: float | str | Sequence[float | str] | None = None,
+    folder: str | Path | None = None,
     batch: int = 128,
     device: torch.device | str | None = None,
     quiet: bool = False,
@@ -94,15 +97,21 @@ def compare(
         original: likewise, with embeddings as long; the old gallery comes from it.
         data: a test set, as for :func:`.evaluate`; None: that of the hardened model's own run.
         eps: one radius or several; by default the paper's for the data set. 0 attacks nothing.
+        folder: attacks are recorded below it, in ``compare-HASH`` for each search and radius, and go on from there
+            after a kill; the same ones need not be made again. None: in ``evaluations/`` of the run folder, of a
+            hardened run on its own test set; any others are kept in memory.
         batch: images attacked at once.
         device: by default the GPU where there is one.
         settings: of :class:`.AttackSettings`: norm, gradient, precision, max_queries, seed.
 
-    Robust R@1 is that of protocol ``worst``: queries are attacked knowing the model and the gallery they meet.
+    Robust R@1 is that of protocol ``worst``: queries are attacked knowing the model and the gallery they meet. Both
+    models embed all images each time: their embeddings are what tells whose the records are.
 
     Raises HoldfastError where a model cannot be evaluated, or the two cannot be compared.
     """
     first, second = open_model(hardened), open_model(original)
+    if folder is None and data is None:
+        folder = results_folder(first)
     pixels = load_test_set(first) if data is None else as_pixels(data)
     radii = eps if isinstance(eps, Sequence) and not isinstance(eps, str) else [eps]
     black_box = first.black_box or second.black_box
@@ -117,7 +126,10 @@ def compare(
             wrapped.require_repeatable()
         targets = {HARDENED: target_of(new, pixels, where, quiet)[0], ORIGINAL: target_of(old, others, where, quiet)[0]}
         cosine, images = _cosine(targets)
-        searches = tuple(_search(targets, sides, budgets, batch, quiet) for sides in SIDES)
+        searches = tuple(
+            _search(targets, sides, budgets, None if folder is None else Path(folder), batch=batch, quiet=quiet)
+            for sides in SIDES
+        )
     name = pixels.table.name
     return Comparison(first.name, second.name, name, usual.norm, usual.seed, images, cosine, searches)
 
@@ -145,15 +157,23 @@ def _cosine(targets: dict[str, Target]) -> tuple[float, int]:
 
 
 def _search(
-    targets: dict[str, Target], sides: tuple[str, str], budgets: Sequence[AttackSettings], batch: int, quiet: bool
+    targets: dict[str, Target],
+    sides: tuple[str, str],
+    budgets: Sequence[AttackSettings],
+    folder: Path | None,
+    *,
+    batch: int,
+    quiet: bool,
 ) -> Search:
     asking, asked = (targets[side] for side in sides)
     system = System(asking.system.queries, asked.system.gallery)
     target, robust = Target(asking.model, system, asking.pixels), []
     for resolved in budgets:
         rows = attacked_rows("query", target, resolved)
-        with Progress(f"{sides[0]} in {sides[1]}", 0, quiet=quiet) as progress:
-            found, _ = robust_recall(target, resolved, rows, Records(None), progress, batch=batch)
+        identity = resolved.hash({"search": model_fingerprint(target)}, describe_data(asking.pixels))
+        place = None if folder is None or not resolved.eps else folder / f"compare-{identity}"
+        with working_in(place), Progress(f"{sides[0]} in {sides[1]}", 0, quiet=quiet) as progress:
+            found, _ = robust_recall(target, resolved, rows, Records(place), progress, batch=batch)
         robust.append(Robust(resolved.eps, *(found[name] for name in ("value", "low", "high", "queries"))))
     recall = retrieval_metrics(system.queries, system.gallery)["R@1"]
     return Search(*sides, recall, tuple(robust))

@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from holdfast.core.pgd import Embed
 from holdfast.models.preprocessing import Preprocessing
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
 
 @dataclass(frozen=True, eq=False)
 class OpenedModel:

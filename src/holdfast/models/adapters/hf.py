@@ -1,4 +1,4 @@
-"""``hf:ID-or-folder``: an image encoder of transformers (extra ``hf``)."""
+"""``hf:ID-or-folder``, ``hf:ID-or-folder:POOLING``: an image encoder of transformers (extra ``hf``)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,16 +71,21 @@ def special_tokens(network: nn.Module) -> dict[str, int]:
 def open_hf(word: str, weights: Path | None = None, best: bool = False, pooling: str | None = None) -> OpenedModel:
     """How images are shown is read from ``preprocessor_config.json``; weights are read from safetensors only.
 
-    pooling: ``pooler``, ``cls`` or ``mean``; by default the image features of a model that also reads text, else its
-    pooler, where that is trained, else the class token, else the mean. Raises HoldfastError where transformers or the
-    model is missing, where it takes no images, or where weights of it are missing.
+    pooling: ``pooler``, ``cls`` or ``mean``, where the word does not name it; by default the image features of a model
+    that also reads text, else its pooler, where that is trained, else the class token, else the mean. Raises
+    HoldfastError where transformers or the model is missing, where it takes no images, or where weights of it are
+    missing.
     """
     if weights is not None:
         raise HoldfastError(f"{word} brings its own weights; leave out {weights}")
+    place, said = parted(word)
     if pooling is not None and pooling not in POOLINGS:
         raise unknown("pooling", pooling, POOLINGS)
-    library = require("transformers", "hf")
-    folder = hub.opened(word.removeprefix("hf:"), FILES)
+    if None not in (said, pooling) and said != pooling:
+        raise HoldfastError(f"{word} names the pooling {said} already; leave out {pooling}")
+    library, pooling = require("transformers", "hf"), pooling or said
+    word = f"hf:{place}" if pooling is None else f"hf:{place}:{pooling}"
+    folder = hub.opened(place, FILES)
     reads_text = _kind(library, folder)
     processor = read_processor(folder)
     network, missing = _load(library, folder)
@@ -101,6 +106,13 @@ def open_hf(word: str, weights: Path | None = None, best: bool = False, pooling:
     remarks = [f"the embedding is {POOLINGS[chosen]} (pooling {chosen})", *remarks]
     facts = {"library": f"transformers {library.__version__}", "pooling": chosen}
     return named(word, embed, None, shown, remarks, **facts)
+
+
+def parted(word: str) -> tuple[str, str | None]:
+    """The folder or ID in a word, and its pooling where it names one: ``hf:owner/name:cls``."""
+    place = word.removeprefix("hf:")
+    before, _, last = place.rpartition(":")
+    return (before, last) if before and last in POOLINGS and not Path(place).is_dir() else (place, None)
 
 
 def _kind(library: ModuleType, folder: Path) -> bool:

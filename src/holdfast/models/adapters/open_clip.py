@@ -1,4 +1,5 @@
-"""``open_clip:ARCH:PRETRAINED-or-file``: the image tower of a CLIP model of open_clip (extra ``open_clip``)."""
+"""``open_clip:ARCH:PRETRAINED-or-file``, ``open_clip:hf-hub:OWNER/NAME-or-folder``: the image tower of a CLIP model of
+open_clip (extra ``open_clip``)."""
 
 from difflib import get_close_matches
 from pathlib import Path
@@ -7,11 +8,17 @@ from types import ModuleType
 from torch import Tensor, nn
 
 from holdfast.data.resizing import Resizing
+from holdfast.models import hub
 from holdfast.models.adapters.base import Normalised, OpenedModel, computable, named
 from holdfast.models.preprocessing import Preprocessing
 from holdfast.util.arrays import check_whole
 from holdfast.util.errors import HoldfastError, foreign, nearest, unknown, within
 from holdfast.util.extras import quiet, require
+
+HUB = "hf-hub"
+"""What stands in the place of an architecture that a repository on the Hub, or a folder like it, says itself."""
+FILES = ("open_clip_config.json", "open_clip_model.safetensors")
+"""What is fetched from the Hub: neither pickles nor code."""
 
 
 class ImageTower(nn.Module):
@@ -34,15 +41,14 @@ def open_open_clip(word: str, weights: Path | None = None, best: bool = False) -
     """
     library = require("open_clip", "open_clip")
     architecture, _, pretrained = word.removeprefix("open_clip:").partition(":")
-    if architecture not in library.list_models():
-        near = get_close_matches(architecture, library.list_models(), n=3, cutoff=0.5)
-        hint = f"; did you mean {', '.join(f'open_clip:{match}' for match in near)}?" if near else ""
-        raise HoldfastError(
-            f"open_clip {library.__version__} has no model {architecture!r}{hint}; open_clip.list_models() lists them"
-        )
     if pretrained and weights is not None:
         raise HoldfastError(f"{word} names its weights already; leave out {weights}")
-    source = _weights(library, architecture, pretrained or str(weights or ""))
+    if architecture == HUB:
+        folder = hub.opened(pretrained, FILES)
+        check_files(folder)
+        architecture, source = f"local-dir:{folder}", None
+    else:
+        source = _known(library, architecture, pretrained or str(weights or ""))
     with quiet(), foreign(f"open_clip cannot open {word}", "the weights cannot be fetched, or are of another model"):
         network = library.create_model(architecture, source, weights_only=True)
     facts = library.get_model_preprocess_cfg(network)
@@ -56,8 +62,26 @@ def open_open_clip(word: str, weights: Path | None = None, best: bool = False) -
     return named(word, embed, weights, shown, computable(embed.network), **told)
 
 
-def _weights(library: ModuleType, architecture: str, asked: str) -> str:
-    """What open_clip loads: the tag of pretrained weights, or a file. Raises HoldfastError where there is neither."""
+def check_files(folder: Path) -> None:
+    """Raise HoldfastError where a folder does not have what open_clip writes for the Hub, or it is damaged."""
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise HoldfastError(f"{folder} holds no model of open_clip: it has no {name}; pickles are not loaded")
+        with within(folder / name):
+            check_whole(folder / name)
+
+
+def _known(library: ModuleType, architecture: str, asked: str) -> str:
+    """What open_clip loads: the tag of pretrained weights, or a file.
+
+    Raises HoldfastError where there is neither, or no such architecture.
+    """
+    if architecture not in library.list_models():
+        near = get_close_matches(architecture, library.list_models(), n=3, cutoff=0.5)
+        hint = f"; did you mean {', '.join(f'open_clip:{match}' for match in near)}?" if near else ""
+        raise HoldfastError(
+            f"open_clip {library.__version__} has no model {architecture!r}{hint}; open_clip.list_models() lists them"
+        )
     tags = library.list_pretrained_tags_by_model(architecture)
     if asked in tags:
         return asked

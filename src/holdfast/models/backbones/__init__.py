@@ -4,7 +4,7 @@ from pathlib import Path
 
 from holdfast.models.backbones import c2f2, custom, efficientnet_lite0, encoder, resnet, timm
 from holdfast.models.backbones.base import Backbone
-from holdfast.runs.config import ENCODERS, is_encoder
+from holdfast.runs.config import AS_IT_IS, ENCODERS, is_encoder
 from holdfast.util.errors import HoldfastError, unknown
 from holdfast.util.imports import CUSTOM, FORMS, is_spec
 
@@ -31,12 +31,14 @@ def imagenet_weights(name: str) -> Path:
 
 def is_code(name: str) -> bool:
     """Whether ``name`` stands for a function of the user's own, which is run to build the network."""
-    return is_spec(name) and not name.startswith(("timm:", *(f"{one}:" for one in ENCODERS)))
+    word = name.removeprefix(AS_IT_IS)
+    return is_spec(word) and not word.startswith(("timm:", *(f"{one}:" for one in ENCODERS)))
 
 
 def find_backbone(name: str) -> Backbone:
-    """The backbone called ``name``: one of :data:`BACKBONES`, ``timm:NAME`` where timm is installed, or a function
-    ``build(dim, channels, size)`` of your own, ``package.module:build`` or ``path/to/file.py:build``."""
+    """The backbone called ``name``: one of :data:`BACKBONES`, ``timm:NAME`` where timm is installed, a function
+    ``build(dim, channels, size)`` of your own, ``package.module:build`` or ``path/to/file.py:build``, or an encoder as
+    it came: ``hf:``, ``st:``, ``open_clip:`` and their words, ``model:timm:NAME``, ``model:package.module:build``."""
     if name in BACKBONES:
         return BACKBONES[name]
     if name.startswith("timm:"):

@@ -1,15 +1,13 @@
 """What a backbone is, under whatever name."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from holdfast.util.errors import HoldfastError
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -19,7 +17,8 @@ class Backbone:
     ``build(dim, channels, size)`` makes one. ``mean`` and ``std`` of its input pixels are in the units of [0, 1], one
     per channel it was meant for; attributes ``mean`` and ``std`` of the network itself take their place. With
     ``fixed_size`` it takes size x size pixels only. ``weights`` finds the file of its ImageNet weights, where a package
-    has them.
+    has them. ``pretrained`` gives the weights that a network starts from by default, by its own names, where ``build``
+    leaves them out: a network that is built to be loaded into needs none.
     """
 
     build: Callable[[int, int, int], nn.Module]
@@ -28,6 +27,7 @@ class Backbone:
     summary: str = ""
     fixed_size: bool = False
     weights: Callable[[], Path] | None = None
+    pretrained: Callable[[], Mapping[str, Tensor]] | None = None
 
     def network(self, dim: int, channels: int, size: int) -> nn.Module:
         """One for (B, channels, size, size) pixels, giving (B, dim). Raises HoldfastError where there can be none."""
@@ -35,3 +35,19 @@ class Backbone:
             if not isinstance(value, int) or value < 1:
                 raise HoldfastError(f"{what} of a backbone is a positive whole number, got {value!r}")
         return self.build(dim, channels, size)
+
+    def statistics(self, network: nn.Module) -> tuple[Any, Any]:
+        """Mean and std of the pixels of a network that this backbone built."""
+        return getattr(network, "mean", self.mean), getattr(network, "std", self.std)
+
+
+@dataclass(frozen=True)
+class AsItIs(Backbone):
+    """A model that a word names, as it came: ``mean`` and ``std`` are what its pixels are normalised by before it.
+
+    What else it calls ``mean`` or ``std`` is its own affair.
+    """
+
+    def statistics(self, network: nn.Module) -> tuple[Any, Any]:
+        """As the word has them."""
+        return self.mean, self.std

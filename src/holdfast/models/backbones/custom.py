@@ -13,7 +13,7 @@ from holdfast.util.imports import load_attribute
 
 def given(network: nn.Module) -> Backbone:
     """The backbone of a module."""
-    return Backbone(_tried("the backbone given", lambda *_: network))
+    return Backbone(tried("the backbone given", lambda *_: network))
 
 
 def named(spec: str) -> Backbone:
@@ -30,13 +30,13 @@ def named(spec: str) -> Backbone:
             raise HoldfastError(f"{spec}(dim={dim}, channels={channels}, size={size}) raises {brief(error)}") from error
         return network
 
-    return Backbone(_tried(spec, build), summary=f"built by {spec}")
+    return Backbone(tried(spec, build), summary=f"built by {spec}")
 
 
-def _tried(name: str, build: Callable[[int, int, int], nn.Module]) -> Callable[[int, int, int], nn.Module]:
+def tried(name: str, build: Callable[[int, int, int], nn.Module]) -> Callable[[int, int, int], nn.Module]:
     """``build``, and two images passed through what comes out, to see that it is a network of the dim asked for."""
 
-    def tried(dim: int, channels: int, size: int) -> nn.Module:
+    def checked(dim: int, channels: int, size: int) -> nn.Module:
         network = build(dim, channels, size)
         if not isinstance(network, nn.Module):
             raise HoldfastError(f"{name} is a {type(network).__name__}, not a torch module")
@@ -54,4 +54,4 @@ def _tried(name: str, build: Callable[[int, int, int], nn.Module]) -> Callable[[
             raise HoldfastError(f"{name} turns pixels {tuple(pixels.shape)} into {found}, not into (2, dim={dim})")
         return network
 
-    return tried
+    return checked

@@ -7,7 +7,8 @@ convolution, as the published weights expect.
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from holdfast.models.backbones.base import IMAGENET_MEAN, IMAGENET_STD, Backbone
+from holdfast.models.adapters.base import IMAGENET_MEAN, IMAGENET_STD
+from holdfast.models.backbones.base import Backbone
 
 
 def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
