@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from holdfast.evaluation.result import Result
     from holdfast.evaluation.robust.compare import Comparison
     from holdfast.export.verify import Compared
+    from holdfast.search.feedback.attack import SearchAttack
     from holdfast.search.lookup import Answer
     from holdfast.sweep.plan import Planned
 
@@ -121,6 +122,20 @@ def summary(found: "Result") -> None:
 def sample(found: "Result") -> str:
     """R@1 of the attacked queries, without attack."""
     return format_value(found, SAMPLE) + format_counts(found.counts(SAMPLE))
+
+
+def searched(found: "SearchAttack", out: Path) -> None:
+    """Print what share of images an attack on a search reached with so many searches."""
+    content, rows = found.content, []
+    for name, points in content["curve"].items():
+        for point in points:
+            kept = f"{point['kept']} of {point['queries']}"
+            rows.append([name, f"{point['searches']:,}", f"{point['value']:.1f} %", kept, _interval(point)])
+    attacked, reach = counted(len(found.entries), "image"), content["settings"]["eps"]
+    radius = format_radius(reach, content["settings"]["norm"])
+    title = f"{content['attack']} on {content['search']}: {attacked}, ε = {radius}, k = {content['k']}"
+    table(title, ["", "searches per image", "images", "", "95 % interval"], rows)
+    print(f"searches: {content['searches']:,}, each logged in {out}; images and their manifest lie there too")
 
 
 def robust_recall(robust: "dict[str, Any]", reach: str, black_box: bool) -> None:
