@@ -3,8 +3,8 @@
     python examples/search_server.py zoo:digits-none-r --port 8000
     holdfast attack --search http://127.0.0.1:8000/search --data digits --eps 0.2 --attack rank-feedback --budget 300
 
-The items are the gallery of the model's test set, or of ``--data`` and ``--root``; their ids are their places in it, from
-0. ``--save FILE`` writes them as a faiss file as well, for ``--search faiss:FILE``.
+The items are the gallery of the model's test set, or of ``--data`` and ``--root``; their ids are their places in it,
+from 0. ``--save FILE`` writes them as a faiss file as well, for ``--search faiss:FILE``.
 """
 
 import argparse
@@ -27,6 +27,7 @@ from holdfast.models.embedding import embed_dataset
 from holdfast.models.open import open_model
 from holdfast.models.test_set import load_test_set
 from holdfast.search.nearest import by_torch
+from holdfast.util.extras import require
 
 Search = Callable[[Tensor, int], list[list[int]]]
 
@@ -82,8 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
     model = open_model(options.model)
     search, items = search_in(model.embed, load_test_set(model, data=options.data, root=options.root))
     if options.save:
-        import faiss
-
+        faiss = require("faiss", "faiss")
         index = faiss.IndexFlatL2(items.shape[1])
         index.add(items.numpy())
         faiss.write_index(index, str(options.save))

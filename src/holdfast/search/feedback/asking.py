@@ -10,7 +10,7 @@ A search is asked again only where a request failed, or was under way when the p
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -21,7 +21,7 @@ from typing_extensions import TypedDict
 
 from holdfast.search.oracles.base import SearchOracle
 from holdfast.util.atomic import rewrite_lines
-from holdfast.util.errors import HoldfastError, shown
+from holdfast.util.errors import HoldfastError, foreign, shown
 from holdfast.util.progress import Progress
 from holdfast.util.text import counted
 from holdfast.util.validate import read_lines
@@ -80,10 +80,10 @@ class Asking:
         return torch.tensor(padded, dtype=torch.float64, device=images.device)
 
     def _ask(self, names: list[str], images: Tensor) -> None:
-        stream = None if self.file is None else self.file.open("a")
+        stream, done = None if self.file is None else self.file.open("a"), 0
         try:
-            for name, answer in zip(names, self.search(images, self.k), strict=True):
-                ids = list(dict.fromkeys(answer))[: self.k]
+            for name, answer in zip(names, self._searched(images), strict=False):
+                ids, done = list(dict.fromkeys(map(str, answer)))[: self.k], done + 1
                 self.answers[name] = self._coded(ids)
                 if stream is not None:
                     stream.write(json.dumps({"image": name, "ids": ids}) + "\n")
@@ -93,6 +93,12 @@ class Asking:
             if stream is not None:
                 os.fsync(stream.fileno())
                 stream.close()
+        if done < len(names):
+            raise HoldfastError(f"the search answers {done} of {counted(len(names), 'image')}")
+
+    def _searched(self, images: Tensor) -> Iterator[Sequence[str]]:
+        with foreign("the search fails", "it is given images and k, and answers with the ids for each"):
+            yield from self.search(images, self.k)
 
     def _coded(self, ids: Sequence[str]) -> list[int]:
         for one in ids:
