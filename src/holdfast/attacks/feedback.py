@@ -98,6 +98,7 @@ class RankFeedback:
 
     k: int = 10
     name: ClassVar[str] = "rank-feedback"
+    aim: ClassVar[str] = "Drives out of the answer what it holds for the clean image."
     side: ClassVar[str] = "query"
     start: ClassVar[float] = 0.0
     readings: ClassVar[tuple[str, ...]] = ("kept", "first replaced", "all replaced")
@@ -148,6 +149,7 @@ class RankPromotion:
     k: int = 10
     item: int | None = None
     name: ClassVar[str] = "rank-promotion"
+    aim: ClassVar[str] = "Brings an item of the gallery to the front of the answer."
     side: ClassVar[str] = "query"
     start: ClassVar[float] = 0.0
     readings: ClassVar[tuple[str, ...]] = ("rank", "in the answer", "on top")
