@@ -6,8 +6,8 @@ from pathlib import Path
 from torch import Tensor
 
 from holdfast.search.oracles.base import SearchOracle
-from holdfast.util.errors import HoldfastError, brief, nearest
-from holdfast.util.extras import require
+from holdfast.util.errors import HoldfastError, nearest
+from holdfast.util.extras import faiss_said, require
 
 
 def open_faiss(word: str) -> SearchOracle:
@@ -23,7 +23,9 @@ def open_faiss(word: str) -> SearchOracle:
     try:
         index = faiss.read_index(str(path))
     except Exception as error:
-        raise HoldfastError(f"{path} is no faiss index of floating-point vectors, or damaged ({said(error)})") from None
+        raise HoldfastError(
+            f"{path} is no faiss index of floating-point vectors, or damaged ({faiss_said(error)})"
+        ) from None
     if not index.ntotal:
         raise HoldfastError(f"{path} holds no vectors")
 
@@ -34,9 +36,3 @@ def open_faiss(word: str) -> SearchOracle:
         return [[str(one) for one in row if one >= 0] for row in found.tolist()]
 
     return search
-
-
-def said(error: Exception) -> str:
-    """What an error of faiss says, without the place in its source."""
-    text = brief(error).partition(": ")[2]
-    return text.rpartition("cpp:")[2].partition(": ")[2] or text
