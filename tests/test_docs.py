@@ -12,6 +12,7 @@ import typer
 
 import holdfast
 from holdfast.attacks import ATTACKS
+from holdfast.attacks.feedback import FEEDBACK
 from holdfast.cli import app, main
 from holdfast.data import DATASETS
 from holdfast.defense.recipes import parse_recipe
@@ -29,7 +30,7 @@ CODED = [page for page in PAGES.keys() - TYPED if any(one.language == "python" f
 LOOKED_UP: dict[str, Callable[[Any], Any]] = {
     "recipe": parse_recipe,
     "protocol": lambda value: pick("protocol", value, PROTOCOLS),
-    "attack": lambda value: attack_named(value, ATTACKS),
+    "attack": lambda value: FEEDBACK.get(value) or attack_named(value, ATTACKS),
     "data": lambda value: pick("data set", value, DATASETS),
     "backbone": find_backbone,
     "eps": parse_radius,

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from holdfast.models.preprocessing import Preprocessing as Preprocessing
     from holdfast.runs.config import Config as Config
     from holdfast.runs.config import resolve_config as resolve_config
+    from holdfast.search.feedback.attack import attack_search as attack_search
     from holdfast.search.index import Index as Index
     from holdfast.training.loop import train as train
     from holdfast.util.errors import HoldfastError as HoldfastError
@@ -76,6 +77,7 @@ HOMES = {
         "models.open": "open_model",
         "models.preprocessing": "Preprocessing",
         "runs.config": "Config resolve_config",
+        "search.feedback.attack": "attack_search",
         "search.index": "Index",
         "training.loop": "train",
         "util.errors": "HoldfastError",

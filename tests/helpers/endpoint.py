@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from holdfast.core.batching import fixed_batch
+from holdfast.search.nearest import by_torch
 
 Reply = tuple[int, dict[str, str], bytes]
 
@@ -40,13 +41,17 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}"
 
     def answer(self, body: bytes) -> Reply:
-        files = [b64decode(one, validate=True) for one in json.loads(body)["images"]]
+        content = json.loads(body)
+        files = [b64decode(one, validate=True) for one in content["images"]]
         if len(files) > self.most:
             return 413, {}, b"too many"
         arrays = [np.array(Image.open(BytesIO(file))) for file in files]
         pixels = np.stack([one[None] if one.ndim == 2 else one.transpose(2, 0, 1) for one in arrays])
         images = torch.from_numpy(pixels).float() / 255
         self.received.append(images)
+        return self.told(images, content)
+
+    def told(self, images: Tensor, content: dict[str, Any]) -> Reply:
         with torch.no_grad():
             z = fixed_batch(self.model, images)
         return vectors(z.tolist())
@@ -55,13 +60,41 @@ class Server(ThreadingHTTPServer):
         """Nothing is printed."""
 
 
+class SearchServer(Server):
+    """Answers with the ids of the nearest items, vectors (N, D) of the model."""
+
+    items = torch.empty(0)
+
+    def told(self, images: Tensor, content: dict[str, Any]) -> Reply:
+        with torch.no_grad():
+            found = by_torch(self.items, fixed_batch(self.model, images), min(content["k"], len(self.items)))[1]
+        return ids(found.tolist())
+
+
 def vectors(z: Any) -> Reply:
     return 200, {}, json.dumps({"embeddings": z}).encode()
 
 
+def ids(found: Any) -> Reply:
+    return 200, {}, json.dumps({"ids": found}).encode()
+
+
 @contextmanager
 def serving(model: Callable[[Tensor], Tensor], most: int = 1000) -> Iterator[Server]:
-    server = Server(model, most)
+    with _running(Server(model, most)) as server:
+        yield server
+
+
+@contextmanager
+def serving_search(model: Callable[[Tensor], Tensor], items: Tensor) -> Iterator[SearchServer]:
+    server = SearchServer(model)
+    server.items = items
+    with _running(server):
+        yield server
+
+
+@contextmanager
+def _running(server: Server) -> Iterator[Server]:
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
         yield server

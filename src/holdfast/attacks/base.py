@@ -35,20 +35,37 @@ class Plan:
     approach: Objective | None = None
 
 
+ROUNDING = 1e-4
+"""How far apart two computations of one distance may be, of vectors of unit length."""
+
 APPROACH, NUDGE = 50, 0.1
 """Steps of an approach, and the radius of the noise it starts from, as a share of the ball's."""
+
+
+First = Callable[[Tensor, Tensor], Tensor]
+"""From embeddings (B, D) and ids (B,) of queries to the rows (B,) of their first results in the gallery, their own
+entries left out; −1 where nothing is found."""
+
+
+def as_given(z: Tensor) -> Tensor:
+    """Embeddings as they are."""
+    return z
 
 
 @dataclass(frozen=True, eq=False)
 class System:
     """The retrieval system under attack: who asks, and what is retrieved; both embedded clean, once.
 
-    width: images whose distances are measured at once. Fewer than by default suit who attacks few.
+    width: images whose distances are measured at once. Fewer than by default suit who attacks few. first: what an index
+    finds that does not compare a query with every item; None: the nearest is found. stored: what becomes of embeddings
+    (B, D) of gallery images as they are stored.
     """
 
     queries: Queries
     gallery: Gallery
     width: int = WIDTH
+    first: First | None = None
+    stored: Callable[[Tensor], Tensor] = as_given
 
     def perturbed(self, attack: "RankingAttack") -> Queries:
         """The images that an attack perturbs."""
@@ -174,12 +191,24 @@ def sample_anywhere(distances: Tensor, count: int, generators: ImageGenerators) 
 
 def recall_at_1(z: Tensor, perturbed: Queries, system: System) -> Tensor:
     """R@1 in percent of each image ``(B,)`` with embeddings ``z``, as benign retrieval has it: in a tie the share of
-    matches among the first; NaN where there is no match to find."""
+    matches among the first; NaN where there is no match to find. Through an index it is 0 where nothing is found."""
     hidden, matching = system.items.own(perturbed.ids), perturbed.labels[:, None] == system.items.labels
-    distances = system.items.distances(z).masked_fill_(hidden, torch.inf)
-    first = distances == distances.amin(1, keepdim=True)
-    found = 100 * (first & matching).sum(1) / first.sum(1)
+    if system.first is not None:
+        rows = system.first(z, perturbed.ids)
+        found = 100.0 * (matching.gather(1, rows.clamp(min=0)[:, None])[:, 0] & (rows >= 0))
+    else:
+        distances = system.items.distances(z).masked_fill_(hidden, torch.inf)
+        first = distances == distances.amin(1, keepdim=True)
+        found = 100 * (first & matching).sum(1) / first.sum(1)
     return found.masked_fill_(~(matching & ~hidden).any(1), torch.nan)
+
+
+def missed(rows: Tensor, z: Tensor, perturbed: Queries, items: Items) -> Tensor:
+    """100 where the item at ``rows`` (B,), an index's first result for ``z`` (B, D), is none of the nearest, else 0;
+    rounding aside."""
+    distances = items.distances(z).masked_fill_(items.own(perturbed.ids), torch.inf)
+    reached = distances.gather(1, rows.clamp(min=0)[:, None])[:, 0].masked_fill_(rows < 0, torch.inf)
+    return 100.0 * (reached > distances.amin(1) * (1 + ROUNDING) + ROUNDING)
 
 
 @dataclass(frozen=True, eq=False)

@@ -7,7 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from holdfast.attacks.base import ImageGenerators, Plan, System, own_entries, recall_at_1, visible_distances
+from holdfast.attacks.base import ImageGenerators, Plan, System, missed, own_entries, recall_at_1, visible_distances
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import DistanceToTarget, Objective, ShiftEmbedding, SoftMargin
 
@@ -19,7 +19,8 @@ TEMPERATURE = 0.03
 
 @dataclass(frozen=True)
 class Misrank:
-    """Bring an image of another class before all of the query's own. Reading: R@1 in %.
+    """Bring an image of another class before all of the query's own. Reading: R@1 in %, and through an index whether it
+    missed the nearest item (100, else 0).
 
     count: over how many of the nearest items the margin is softened; 1: not at all. toward: move to the centroid of a
     wrong class first, and start from there: of the class nearest to the clean query (0), the second nearest (1), and so
@@ -42,11 +43,14 @@ class Misrank:
         distances = visible_distances(items, perturbed, own_entries)
         temperature = TEMPERATURE * distances.median(1).values.clamp(min=torch.finfo(distances.dtype).tiny)
         objective = SoftMargin(items, matching, items.own(perturbed.ids), temperature, self.count)
-        return Plan(
-            objective,
-            lambda z: {"R@1": recall_at_1(z, perturbed, system)},
-            self._approach(perturbed, system, distances.masked_fill(matching, inf)),
-        )
+
+        def outcome(z: Tensor) -> dict[str, Tensor]:
+            found = {"R@1": recall_at_1(z, perturbed, system)}
+            if system.first is not None:
+                found["missed"] = missed(system.first(z, perturbed.ids), z, perturbed, items)
+            return found
+
+        return Plan(objective, outcome, self._approach(perturbed, system, distances.masked_fill(matching, inf)))
 
     def _approach(self, perturbed: Queries, system: System, distances: Tensor) -> Objective | None:
         """distances: clean, to the items of other classes, (B, N), else infinite."""

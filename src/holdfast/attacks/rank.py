@@ -58,7 +58,8 @@ class CA:
         objective = CandidateHinge.of(self.sign, queries, distances.masked_fill_(own | theirs, torch.inf))
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
-            reached = [system.items.moved(perturbed.ids, z, column) for column in queries.unbind(1)]
+            there = system.stored(z)
+            reached = [system.items.moved(perturbed.ids, there, column) for column in queries.unbind(1)]
             return {self.readings[0]: _percent(objective.ranks(torch.stack(reached, dim=1)), len(system.items))}
 
         return Plan(objective, outcome)

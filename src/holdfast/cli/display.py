@@ -13,7 +13,7 @@ from rich.cells import cell_len
 from rich.table import Table
 from rich.text import Text
 
-from holdfast.evaluation.result import LEAST, ROBUST, RRS, SAMPLE
+from holdfast.evaluation.result import INDEX, LEAST, ROBUST, RRS, SAMPLE
 from holdfast.evaluation.words import PASSED, verdict_words
 from holdfast.report.tables import Header, Rows, format_counts, format_radius, format_value, setting_of
 from holdfast.report.widths import NARROWEST, fit
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from holdfast.evaluation.result import Result
     from holdfast.evaluation.robust.compare import Comparison
     from holdfast.export.verify import Compared
+    from holdfast.search.feedback.attack import SearchAttack
     from holdfast.search.lookup import Answer
     from holdfast.sweep.plan import Planned
 
@@ -121,6 +122,34 @@ def summary(found: "Result") -> None:
 def sample(found: "Result") -> str:
     """R@1 of the attacked queries, without attack."""
     return format_value(found, SAMPLE) + format_counts(found.counts(SAMPLE))
+
+
+def through_index(plain: "Result", indexed: "Result") -> None:
+    """Print what an index costs and gains: the scores with and without it, and how often it misses the nearest item."""
+    about = indexed.content[INDEX]
+    names = [name for name in ("R@1", SAMPLE, ROBUST, "ERS") if indexed.number(name) is not None]
+    rows = [[one, *(format_value(result, name) for name in names)] for one, result in (("", plain), ("", indexed))]
+    rows[0][0], rows[1][0] = "every vector compared", about["word"]
+    table("with and without the index", ["", *names], rows)
+    print(f"bytes per item: {about['bytes per item']:,}, of a vector {about['bytes per vector']:,}")
+    for when, one in about["missed"].items():
+        if one is not None:
+            kept = f"{one['kept']} of {counted(one['queries'], 'query')}"
+            print(f"the nearest item is missed, {when}: {one['value']:.1f} % ({kept}; 95 %: {_interval(one)})")
+
+
+def searched(found: "SearchAttack", out: Path) -> None:
+    """Print what share of images an attack on a search reached with so many searches."""
+    content, rows = found.content, []
+    for name, points in content["curve"].items():
+        for point in points:
+            kept = f"{point['kept']} of {point['queries']}"
+            rows.append([name, f"{point['searches']:,}", f"{point['value']:.1f} %", kept, _interval(point)])
+    attacked, reach = counted(len(found.entries), "image"), content["settings"]["eps"]
+    radius = format_radius(reach, content["settings"]["norm"])
+    title = f"{content['attack']} on {content['search']}: {attacked}, ε = {radius}, k = {content['k']}"
+    table(title, ["", "searches per image", "images", "", "95 % interval"], rows)
+    print(f"searches: {content['searches']:,}, each logged in {out}; images and their manifest lie there too")
 
 
 def robust_recall(robust: "dict[str, Any]", reach: str, black_box: bool) -> None:

@@ -23,6 +23,12 @@ def evaluate(  # noqa: PLR0917
     minimal_eps: Annotated[
         bool, typer.Option("--minimal-eps", help="Per query the smallest ε that breaks it, up to --eps; R@1 by ε.")
     ] = False,
+    index: Annotated[
+        str | None,
+        typer.Option(
+            help="Search the gallery by a faiss index: SQ8, PQ32, IVF256,PQ32:nprobe=16, Binary; and without."
+        ),
+    ] = None,
     transfer: Annotated[str | None, typer.Option(help="The attacks see this model only.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Without robust R@1: the scores of short attacks are upper bounds.")
@@ -41,6 +47,7 @@ def evaluate(  # noqa: PLR0917
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.evaluation.evaluate import evaluate as run  # noqa: PLC0415
     from holdfast.evaluation.evaluate import results_folder  # noqa: PLC0415
+    from holdfast.evaluation.indexed.factory import check_index  # noqa: PLC0415
     from holdfast.evaluation.settings import parse_radii, resolve_settings  # noqa: PLC0415
     from holdfast.report import compare  # noqa: PLC0415
     from holdfast.report import published as published_rows  # noqa: PLC0415
@@ -60,23 +67,31 @@ def evaluate(  # noqa: PLR0917
     if minimal_eps and eps_curve is not None:
         raise HoldfastError("give --minimal-eps or --eps-curve, not both: either shows R@1 by ε")
     settings["minimal_eps"] = minimal_eps
+    if index is not None and eps_curve is not None:
+        raise HoldfastError("give --index or --eps-curve, not both")
     eps = settings.pop("eps")
     values = [eps] if eps_curve is None else sorted({*parse_radii(eps_curve)})
     model, images = target.open()
     if published and not published_rows(images.table.name):
         raise HoldfastError(f"--published: nothing was published for data set {images.table.name!r}")
+    check_index(index)
     for value in values:
-        resolve_settings(images.table.family, protocol, model.black_box and transfer is None, eps=value, **settings)
+        black = model.black_box and transfer is None
+        resolve_settings(images.table.family, protocol, black, eps=value, index=index, **settings)
     own = target.data is None and target.queries is None
     folder = results_folder(model) if own else Path("evaluations") / model.name
     settings |= {"folder": out or folder, "surrogate": transfer, "batch": batch_size, "device": device}
     with distributed.process_group(distributed.device(device)):
         results = [run(model, images, protocol, eps=value, checks=False, **settings) for value in values[:-1]]
-        results.append(run(model, images, protocol, eps=values[-1], checks=not no_checks, **settings))
+        if index is not None:
+            results.append(run(model, images, protocol, eps=values[-1], checks=False, **settings))
+        results.append(run(model, images, protocol, eps=values[-1], checks=not no_checks, index=index, **settings))
     if not speaks():
         return
     display.result(results[-1])
-    if len(results) > 1:
+    if index is not None:
+        display.through_index(*results)
+    elif len(results) > 1:
         display.curve(results)
     if published:
         display.comparison(*compare(results[-1]))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from holdfast.data import Pixels
     from holdfast.models.adapters.base import OpenedModel
 
@@ -53,22 +55,81 @@ class ModelOptions:
     best: Best = False
 
     def open(self) -> "tuple[OpenedModel, Pixels]":
+        model = self.opened()
+        return model, self.images(model)
+
+    def opened(self) -> "OpenedModel":
+        """The model."""
         from holdfast.models.open import open_model  # noqa: PLC0415
-        from holdfast.models.test_set import load_test_set  # noqa: PLC0415
         from holdfast.util.validate import parse_numbers  # noqa: PLC0415
 
-        shown = {"size": self.size, "resize": self.resize, "channels": self.channels}
-        model = open_model(
+        return open_model(
             self.model,
             weights=self.weights,
             best=self.best,
             pooling=self.pooling,
             mean=parse_numbers(self.mean, "--mean"),
             std=parse_numbers(self.std, "--std"),
-            **shown,
+            **self.shown,
         )
-        images = load_test_set(model, data=self.data, root=self.root, queries=self.queries, gallery=self.gallery)
-        return model, images
+
+    def images(self, model: "OpenedModel") -> "Pixels":
+        """Its test set."""
+        from holdfast.models.test_set import load_test_set  # noqa: PLC0415
+
+        return load_test_set(model, data=self.data, root=self.root, queries=self.queries, gallery=self.gallery)
+
+    @property
+    def shown(self) -> dict[str, Any]:
+        """How a model is shown images, where that is given."""
+        return {"size": self.size, "resize": self.resize, "channels": self.channels}
+
+
+@dataclass
+class AttackedOptions(ModelOptions):
+    """The same where what is attacked may also be a search."""
+
+    model: Annotated[str, typer.Argument(help=f"{MODEL} None for --search http://…")] = ""
+
+    def asked(self) -> "tuple[OpenedModel | None, Pixels]":
+        """The model of a search with vectors, and the images to ask about, of which --queries alone may tell."""
+        from holdfast.data.readers.listing import listed  # noqa: PLC0415
+        from holdfast.models.open import open_model  # noqa: PLC0415
+        from holdfast.models.preprocessing import Preprocessing  # noqa: PLC0415
+
+        model = self.opened() if self.model else None
+        said = model or open_model(_unseen, **self.shown)
+        if self.queries is None or self.gallery is not None or self.data is not None:
+            return model, self.images(said)
+        return model, (said.preprocessing or Preprocessing()).pixels(listed(self.queries)[0])
+
+
+def _unseen(images: "Tensor") -> "Tensor":
+    """What stands for the model of a search that has its own."""
+    raise NotImplementedError
+
+
+@dataclass
+class SearchOptions:
+    """A search that answers with ids alone, and what is wanted of it."""
+
+    search: Annotated[
+        str | None,
+        typer.Option(help="Attack a search by its answers: faiss:FILE, qdrant:FOLDER:COLLECTION, http://host/path."),
+    ] = None
+    k: Annotated[int, typer.Option("-k", help="Of --search: items of an answer.")] = 10
+    item: Annotated[str | None, typer.Option(help="Of rank-promotion: the id of the item; by default drawn.")] = None
+    ids: Annotated[
+        Path | None, typer.Option(help="What the search calls the gallery's items, one a line; by default 0, 1, …")
+    ] = None
+
+    def names(self) -> list[str] | None:
+        """What is in the file of ids."""
+        from holdfast.data.readers.files import lines  # noqa: PLC0415
+
+        if self.ids is None:
+            return None
+        return [line.strip() for line in lines(self.ids, "an id of an item in each line") if line.strip()]
 
 
 @dataclass
@@ -83,7 +144,8 @@ class AttackOptions:
         str | None, typer.Option(help="white-box, nes or square (the last two: black box); by default the model's.")
     ] = None
     query_budget: Annotated[
-        int | None, typer.Option(help="Of a black box: model queries that each attack may make per image.")
+        int | None,
+        typer.Option("--query-budget", "--budget", help="Of a black box: queries that each attack may make per image."),
     ] = None
     precision: Precision = "float32"
     restarts: Annotated[int | None, typer.Option(help="Further descents from random points; the best counts.")] = None

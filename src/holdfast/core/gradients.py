@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -98,9 +98,12 @@ class Square:
 
     Under L-infinity use a step of twice the radius, so that a square goes to the edge of the ball at once.
     share: of the image's area that the first squares cover; later ones are smaller, on the authors' schedule.
+    accept: from the objective there and here, ``(g,)`` each, where to go; by default where it falls. An objective that
+    is a staircase needs equal values accepted (``torch.le``), or most moves would be lost.
     """
 
     share: float = 0.3
+    accept: Callable[[Tensor, Tensor], Tensor] = field(default=torch.lt, repr=False)
     queries: ClassVar[int] = 1
     """Of the model, per step and image."""
 
@@ -108,10 +111,10 @@ class Square:
         with torch.no_grad():
             values, direction = at.values(), self._square(at, generators)
             moved = at.value(at.move(direction))
-            falls = moved < values
+            taken = self.accept(moved, values)
             if at.ahead is not None:
-                at.ahead.copy_(moved.where(falls, values))
-            return values, direction * falls.view(-1, *[1] * (direction.ndim - 1))
+                at.ahead.copy_(moved.where(taken, values))
+            return values, direction * taken.view(-1, *[1] * (direction.ndim - 1))
 
     def _square(self, at: Iterate, generators: Generators) -> Tensor:
         """A random sign per channel on a random square of each image, zero elsewhere."""

@@ -268,6 +268,9 @@ class PGD:
             return (known[rows], torch.full_like(known[rows], torch.nan)) if self.draws == 1 else (None, None)
 
         for i in range(self.steps):
+            if keep:
+                note(known[rows])
+            rows = rows[~(known[rows] <= objective.floor)]  # finished by the step before: not asked about again
             if not len(rows):
                 break
             at = Iterate(current[rows], value, move, objective.floor, i / self.steps, *remembered())

@@ -16,6 +16,8 @@ from holdfast.data import Pixels, Table
 from holdfast.evaluation.checks import CHECK_STEPS, CHECKS, Check, check, most_asked
 from holdfast.evaluation.checks.arrival import further
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
+from holdfast.evaluation.indexed.factory import check_index
+from holdfast.evaluation.indexed.gallery import images_at_once, index_found, indexed
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import FORMAT, NAME, ROBUST, RRS, Result, read
 from holdfast.evaluation.robust.cascade import longer, most_steps, stages_of
@@ -86,10 +88,11 @@ def evaluate(
         checks: find out whether the scores can be trusted.
         device: by default the GPU where there is one.
         settings: of :class:`.AttackSettings`: eps, step, steps, norm, gradient, query_budget, precision, restarts,
-            attacks, max_queries, seed, cascade, minimal_eps, sigma, draws, alpha. Without ``eps`` the radius is the
-            paper's for the data set; a pair of arrays has none. A model that an adapter knows to have no gradients is
-            attacked by Square. An attack is a name, or an object that is a :class:`.RankingAttack`: its ``name``, else
-            its class in lower case, names its records, and its repr stands for it in the result's hash.
+            attacks, max_queries, seed, cascade, minimal_eps, index, sigma, draws, alpha. Without ``eps`` the radius is
+            the paper's for the data set; a pair of arrays has none. A model that an adapter knows to have no gradients
+            is attacked by Square. An attack is a name, or an object that is a :class:`.RankingAttack`: its ``name``,
+            else its class in lower case, names its records, and its repr stands for it in the result's hash. An
+            ``index``, such as ``IVF256,PQ32:nprobe=16``, is what the gallery is searched by.
 
     Raises HoldfastError for what cannot be evaluated, before any attack.
     """
@@ -105,6 +108,7 @@ def evaluate(
         raise HoldfastError(f"protocol {protocol!r} has no transfer attacks; use protocol 'strict'")
     if batch < 1:
         raise HoldfastError(f"batch is at least 1 image, not {batch}")
+    check_index(resolved.index)
     where = distributed.device(device)
     white = resolved.attacking and resolved.gradient == "white-box"
     with (
@@ -124,7 +128,9 @@ def evaluate(
         if place is not None and (known := distributed.by_first(lambda: finished(place, checks))):
             return known
         distributed.by_first(lambda: held.enter_context(working_in(place)))
-        measured = distributed.by_first(lambda: _benign(embedded, resolved.seed, pixels))
+        target, index = indexed(target, resolved)
+        batch = images_at_once(batch, len(target.system.items))
+        measured = distributed.by_first(lambda: _benign(target.system, embedded.classes, resolved.seed, pixels))
         remarks, seen = [*opened.remarks, *wrapped.remarks, *wrapped.faults, *pixels.remarks()], other or wrapped
         if white and not seen.differentiable:
             if not measured["collapsed"]:
@@ -157,6 +163,7 @@ def evaluate(
             **scores,
             **worst,
             "further": taken,
+            **index_found(index, target, resolved, records, measured["benign"]),
             "certified": certified_recall(target, resolved, records, quiet=quiet),
             "checks": [asdict(one) for one in found],
             "trusted": _trusted(wrapped, found),
@@ -326,17 +333,17 @@ def _trusted(wrapped: WrappedModel, checks: list[Check]) -> bool | None:
     return all(one.passed is not False for one in checks if one.name != LONGER) if checks else None
 
 
-def _benign(embedded: EmbeddedDataset, seed: int, pixels: Pixels) -> dict[str, Any]:
+def _benign(system: System, classes: int, seed: int, pixels: Pixels) -> dict[str, Any]:
     """``benign``, ``gauges`` and ``collapsed`` of a result."""
-    gallery = embedded.gallery
-    scores = benign(embedded.queries, gallery)
+    gallery = system.gallery
+    scores = benign(system.queries, gallery)
     gauges = {name: scores.pop(name) for name in GAUGES}
     counts = {name: int(scores.pop(name)) for name in COUNTS}
     scores["NMI"] = nmi(gallery.embeddings, gallery.labels, seed=seed)
     return {
         "benign": {**scores, **counts, "unreadable": len(pixels.broken)},
         "gauges": gauges,
-        "collapsed": collapsed(gauges, embedded.classes),
+        "collapsed": collapsed(gauges, classes),
     }
 
 

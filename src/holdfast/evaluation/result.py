@@ -17,7 +17,7 @@ SCORES = ("CA+", "CA-", "QA+", "QA-", "TMA", "ES:D", "ES:R", "LTM", "GTM", "GTT"
 FORMAT = "holdfast-evaluation-1"
 NAME = "result.json"
 DEPTH = 4
-LEAST, ROBUST, RRS, MINIMAL = "least R@1", "robust R@1", "RRS", "minimal eps"
+LEAST, ROBUST, RRS, MINIMAL, INDEX = "least R@1", "robust R@1", "RRS", "minimal eps", "index"
 MEDIAN = "median minimal ε"
 """The column of :data:`MINIMAL`."""
 SAMPLE = "sample R@1"
@@ -104,6 +104,7 @@ class _Settings(TypedDict, total=False):
     norm: StrictStr | None
     gradient: StrictStr
     precision: StrictStr
+    index: StrictStr | None
     attacks: list[StrictStr]
 
 
@@ -127,6 +128,7 @@ Content = TypedDict(
         "further": NotRequired[dict[str, Measured]],
         "certified": NotRequired[_Certified | None],
         "minimal eps": NotRequired[_Minimal | None],
+        "index": NotRequired[dict[str, Any] | None],
         "checks": NotRequired[list[dict[str, Any]]],
         "trusted": NotRequired[StrictBool | None],
     },
@@ -155,9 +157,10 @@ class Result:
     def protocol(self) -> str:
         """The name of the protocol, and where the attacks were not its own: ``strict, square, bfloat16, transfer``."""
         settings = self.content["settings"]
-        others = [settings.get("gradient", "white-box"), settings.get("precision", "float32")]
+        others = [settings.get("gradient", "white-box"), settings.get("precision", "float32"), settings.get("index")]
         others += ["transfer"] if self.content["model"].get("surrogate") else []
-        return ", ".join([self.content["protocol"], *(one for one in others if one not in ("white-box", "float32"))])
+        named = (one for one in others if one not in ("white-box", "float32", None))
+        return ", ".join([self.content["protocol"], *named])
 
     @property
     def steps(self) -> int | None:
@@ -173,8 +176,7 @@ class Result:
     @property
     def norm(self) -> str | None:
         """The norm of the radius; None where it is not known."""
-        norm: str | None = self.content["settings"].get("norm")
-        return norm
+        return self.content["settings"].get("norm")  # type: ignore[no-any-return]
 
     @property
     def _scored(self) -> bool:
@@ -204,8 +206,7 @@ class Result:
 
     @property
     def certified(self) -> dict[str, Any] | None:
-        """Certified R@1 at each L2 radius, beside what an attack on the smoothed search leaves; see
-        :func:`.certified_recall`. None where nothing was certified."""
+        """Certified R@1 at each L2 radius, as :func:`.certified_recall` has it; None where nothing was certified."""
         return self.content.get("certified")
 
     @property
@@ -261,8 +262,7 @@ class Result:
 
     def further(self, column: str) -> float | None:
         """How many points of 100 four times the steps take away from a score of the ten, on some images."""
-        further: dict[str, float] = self.content.get("further", {})
-        return further.get(column)
+        return self.content.get("further", {}).get(column)  # type: ignore[no-any-return]
 
     def number(self, column: str) -> float | None:
         """R@1, mAP, a score, ERS, ..., image ``passes`` and ``seconds`` of training, or one of :attr:`extras`.
@@ -295,8 +295,7 @@ class Result:
     @property
     def _median(self) -> float:
         """The median of minimal ε; infinite where it is beyond the radius."""
-        median = (self.minimal_eps or {})["quartiles"][1]
-        return inf if median is None else float(median)
+        return inf if (median := (self.minimal_eps or {})["quartiles"][1]) is None else float(median)
 
     @property
     def _certified(self) -> dict[str, dict[str, Any]]:
@@ -337,8 +336,9 @@ def _below(path: Path) -> list[Path]:
         return sorted(file for depth in range(DEPTH + 1) for file in path.glob("*/" * depth + NAME) if file.is_file())
     if path.exists():
         return [path]
-    found = nearest(path)
-    raise HoldfastError(f"there is no file or folder {path}{found} (expected a {NAME} or a folder with some in it)")
+    raise HoldfastError(
+        f"there is no file or folder {path}{nearest(path)} (expected a {NAME} or a folder with some in it)"
+    )
 
 
 def read(path: Path) -> Result:

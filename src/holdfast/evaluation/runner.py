@@ -282,20 +282,31 @@ def runners_of(target: Target, resolved: AttackSettings, batch: int) -> list[Run
 
 
 def attacked_rows(side: str, target: Target, resolved: AttackSettings) -> Tensor:
-    """The images to attack, (n,) rows in order: those with a match, or ``max_queries`` of them, drawn by their ids.
+    """The images to attack, (n,) rows in order: those of :func:`matched_rows` of the side that an attack perturbs."""
+    sides = target.system.queries, target.system.gallery
+    images, others = sides if side == "query" else sides[::-1]
+    return matched_rows(images.ids, images.labels, others, target.pixels, resolved)
+
+
+def matched_rows(ids: Tensor, labels: Tensor, others: Queries, pixels: Pixels, resolved: AttackSettings) -> Tensor:
+    """The places (n,), in order, of images (N,) with a match among the ``others``, or of ``max_queries`` of them, drawn
+    by their ids.
 
     A match is another image of the class on the other side, so that where the gallery asks and is asked, the same
     images are attacked on both sides.
     """
-    sides = target.system.queries, target.system.gallery
-    images, others = sides if side == "query" else sides[::-1]
-    classes = others.labels.bincount(minlength=len(target.pixels.table.classes))
-    rows = (classes[images.labels] > torch.isin(images.ids, others.ids)).nonzero().squeeze(1)
-    if resolved.max_queries is not None and len(rows) > resolved.max_queries:
-        keys = torch.rand(len(target.pixels), generator=Generator().manual_seed(resolved.seed))
-        chosen = keys[images.ids[rows].cpu()].argsort()[: resolved.max_queries]
-        rows = rows[chosen.to(rows.device)].sort().values
-    return rows
+    classes = others.labels.bincount(minlength=len(pixels.table.classes))
+    rows = (classes[labels] > torch.isin(ids, others.ids)).nonzero().squeeze(1)
+    return rows[drawn(ids[rows].cpu(), len(pixels), resolved).to(rows.device)]
+
+
+def drawn(ids: Tensor, total: int, resolved: AttackSettings) -> Tensor:
+    """The places (m,), ascending, of the images that are attacked among those with these ids (n,): all of them, or
+    ``max_queries``, drawn by their ids in a test table of ``total`` images."""
+    if resolved.max_queries is None or len(ids) <= resolved.max_queries:
+        return torch.arange(len(ids))
+    keys = torch.rand(total, generator=Generator().manual_seed(resolved.seed))
+    return keys[ids].argsort()[: resolved.max_queries].sort().values
 
 
 def generators_of(name: str, seed: int, ids: list[int]) -> list[Generator]:

@@ -24,7 +24,7 @@ from holdfast.util.progress import Progress
 from holdfast.util.text import counted
 from holdfast.util.validate import read_lines
 
-MANIFEST = "manifest.jsonl"
+MANIFEST, MARK = "manifest.jsonl", "identity"
 
 
 def attack(
@@ -57,11 +57,9 @@ def save(runner: Runner, target: Target, folder: Path, identity: str, quiet: boo
     A line holds ``file``, ``clean``, ``source`` (the image it was made from), ``label``, ``chosen`` (names), and the
     readings ``before``, ``after`` and ``saved``: after rounding, which is what another program will find.
     """
+    check_folder(folder, identity)
     folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / "identity"
-    if mark.exists() and mark.read_text(errors="replace").strip() != identity:
-        raise HoldfastError(f"{folder} holds images of another attack, model or data set; give another folder")
-    write_text(mark, identity + "\n")
+    write_text(folder / MARK, identity + "\n")
     records, manifest = Records(folder), folder / MANIFEST
     done, entries = len(records.of(runner.name)), read_lines(dict[str, Any], manifest)
     if len(entries) < done:
@@ -74,6 +72,13 @@ def save(runner: Runner, target: Target, folder: Path, identity: str, quiet: boo
         for rows, attacked in runner.run(target, records, progress):
             append_lines(manifest, _save_batch(runner, target, rows, attacked, folder))
     return read_lines(dict[str, Any], manifest)
+
+
+def check_folder(folder: Path, identity: str) -> None:
+    """Raise HoldfastError where a folder holds images that were made with other settings."""
+    mark = folder / MARK
+    if mark.exists() and mark.read_text(errors="replace").strip() != identity:
+        raise HoldfastError(f"{folder} holds images of another attack, model or data set; give another folder")
 
 
 def _save_batch(runner: Runner, target: Target, rows: Tensor, attacked: Attacked, folder: Path) -> list[dict[str, Any]]:

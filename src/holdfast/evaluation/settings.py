@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from uuid import uuid4
 
 import numpy as np
-from pydantic import Field, StrictBool
+from pydantic import Field, StrictBool, StrictStr
 from typing_extensions import TypedDict
 
 from holdfast.attacks import CA, QA, SPQA, Order, RankingAttack
@@ -47,6 +47,7 @@ class _Given(TypedDict, total=False):
     seed: Whole
     cascade: StrictBool
     minimal_eps: StrictBool
+    index: StrictStr
     sigma: Positive
     draws: Count
     alpha: Annotated[Positive, Field(lt=1)]
@@ -62,7 +63,8 @@ class AttackSettings:
     points of the ball. max_queries: images attacked, drawn by the seed; None: all. attacks: by name, ``qa+:5`` for five
     targets. objects: those that are not of the protocol, by name. cascade: whether robust R@1 is measured; by default
     where the protocol has it and no attack is named. minimal_eps: whether each query's smallest ε is searched for, up
-    to ``eps``. sigma: of the noise, in units of the pixel range, that the search is smoothed with to be certified;
+    to ``eps``. index: that the gallery is searched by, as :func:`.build_index` has it; None: every vector is compared.
+    sigma: of the noise, in units of the pixel range, that the search is smoothed with to be certified;
     None: nothing is certified. draws: noisy copies of a query that its certificate is made from. alpha: the probability
     that one is wrong.
     """
@@ -81,6 +83,7 @@ class AttackSettings:
     seed: int = 0
     cascade: bool = False
     minimal_eps: bool = False
+    index: str | None = None
     sigma: float | None = None
     draws: int = 1000
     alpha: float = 0.001
@@ -99,7 +102,7 @@ class AttackSettings:
         given = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "objects"}
         absent = [name for name in ("cascade", "minimal_eps") if not given[name]]
         absent += ["sigma", "draws", "alpha"] if self.sigma is None else []
-        absent += ["query_budget"] if self.query_budget is None else []
+        absent += [name for name in ("query_budget", "index") if given[name] is None]
         for name in absent:  # results of before there were these have the same hash
             del given[name]
         return given | {"attacks": list(self.attacks)}
@@ -280,6 +283,12 @@ def _check(settings: AttackSettings) -> None:
         raise HoldfastError(f"draws is at least {fewest} for alpha {settings.alpha:g}, or nothing could be certified")
     if settings.attacks and not settings.rules.attacks:
         raise HoldfastError(f"protocol {settings.protocol!r} has no attacks to name; use protocol 'strict'")
+    if settings.index is not None and not settings.rules.best and settings.rules.attacks:
+        raise HoldfastError(
+            f"protocol {settings.protocol!r} compares every vector: an index goes with 'strict' or 'worst'"
+        )
+    if settings.index is not None and settings.sigma is not None:
+        raise HoldfastError("a certificate is of a search that compares every vector: give sigma or index, not both")
     if settings.minimal_eps and not (settings.cascade and settings.eps):
         raise HoldfastError(
             "the minimal ε is searched for up to the radius of robust R@1, which has to be measured: use protocol "

@@ -28,6 +28,13 @@ def require(module: str, extra: str) -> ModuleType:
         raise HoldfastError(f"{state}; {advice}: pip install 'holdfast[{extra}]' -c constraints.txt") from error
 
 
+def faiss_said(error: Exception) -> str:
+    """What an error of faiss says, without the place in its source."""
+    text = brief(error).partition(": ")[2]
+    said = text.rpartition(".cpp:")[2].partition(": ")[2] or text
+    return said.rpartition("failed: ")[2]
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Nothing is printed, warned of or logged inside: they tell much that the user can do nothing about."""

@@ -66,12 +66,12 @@ def majority(outcome: Outcome, model: WrappedModel, images: Tensor) -> Tensor:
 def unattacked(target: Target, rows: Tensor, seed: int) -> Tensor:
     """R@1 in percent of the queries at ``rows`` (n,) as they are."""
     system = target.system
-    queries = system.queries.take(rows)
-    if not target.model.random:
-        return recall_at_1(queries.embeddings, queries, system)
     found = []
     for some in torch.split(rows, WIDTH):
         part = system.queries.take(some)
+        if not target.model.random:
+            found.append(recall_at_1(part.embeddings, part, system))
+            continue
         images = target.pixels.read(part.ids.cpu())[0].to(part.embeddings.device)
         with target.model.seeded(seed):
             found.append(majority(partial(_reading, part, system), target.model, images))

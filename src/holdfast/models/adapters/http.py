@@ -8,6 +8,7 @@ import json
 import os
 import re
 from base64 import b64encode
+from collections.abc import Iterator
 from dataclasses import replace
 from email.message import Message
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -77,34 +78,36 @@ class Endpoint:
 
     def __call__(self, images: Tensor) -> Tensor:
         """(n, C, H, W) -> (n, D)."""
-        files = [_png(image) for image in images.detach()]
-        left = list(dict.fromkeys(files))
-        found: dict[bytes, list[float]] = {}
-        while left:
-            part = left[: self.most]
-            answer = self._ask(part)
-            if answer is None:
-                self.most = len(part) // 2
-                continue
-            found.update(zip(part, self._vectors(answer, len(part)), strict=True))
-            left = left[len(part) :]
+        files = [png(image) for image in images.detach()]
+        new = list(dict.fromkeys(files))
+        found = dict(zip(new, self.ask(new, _Answer, "embeddings"), strict=True))
         widths = {len(vector) for vector in found.values()}
         if len(widths) > 1:
             raise HoldfastError(f"{self.name} answers with vectors of {min(widths)} and of {max(widths)} numbers")
         return torch.from_numpy(np.array([found[file] for file in files], np.float32))
 
-    def _vectors(self, answer: bytes, count: int) -> list[list[float]]:
-        said = f"{self.name} does not answer with embeddings"
-        content = parse_json(answer, f"what {self.name} answers", _refused)
-        check(_Answer, content, said)
-        vectors: list[list[float]] = content["embeddings"]
-        if len(vectors) != count:
-            raise HoldfastError(f"{said}: there are {len(vectors)} for {count} images")
-        return vectors
+    def ask(self, files: list[bytes], kind: Any, name: str, **more: Any) -> Iterator[Any]:
+        """What the endpoint answers to each of some PNGs, in their order, request by request.
 
-    def _ask(self, files: list[bytes]) -> bytes | None:
+        An answer is a ``kind``, which holds one value for each image under ``name``. more: what else a request says.
+        """
+        said = f"{self.name} does not answer with {name}"
+        while files:
+            part = files[: self.most]
+            answer = self._ask(part, more)
+            if answer is None:
+                self.most = len(part) // 2
+                continue
+            content = parse_json(answer, f"what {self.name} answers", _refused)
+            check(kind, content, said)
+            if len(content[name]) != len(part):
+                raise HoldfastError(f"{said}: there are {len(content[name])} for {len(part)} images")
+            yield from content[name]
+            files = files[len(part) :]
+
+    def _ask(self, files: list[bytes], more: dict[str, Any]) -> bytes | None:
         """The answer, after as many tries as it takes; None where there are too many images in the request."""
-        body = json.dumps({"images": [b64encode(file).decode() for file in files]}).encode()
+        body = json.dumps({"images": [b64encode(file).decode() for file in files], **more}).encode()
         for wait in (*WAITS, None):
             asked = 0.0
             try:
@@ -177,7 +180,8 @@ def open_http(word: str, weights: Path | None = None, best: bool = False) -> Ope
     return replace(opened, name=name, black_box=True, remarks=(REMARK,))
 
 
-def _png(image: Tensor) -> bytes:
+def png(image: Tensor) -> bytes:
+    """An image (C, H, W) in [0, 1] as a PNG of 8 bits."""
     file = BytesIO()
     to_image(image).save(file, "PNG", compress_level=1)
     return file.getvalue()

@@ -1,0 +1,1 @@
+"""Evaluation through the index that a gallery is searched by."""

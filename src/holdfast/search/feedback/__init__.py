@@ -1,0 +1,1 @@
+"""A search attacked through its answers alone."""
