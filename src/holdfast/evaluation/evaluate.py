@@ -16,7 +16,7 @@ from holdfast.data import Pixels, Table
 from holdfast.evaluation.checks import CHECK_STEPS, CHECKS, Check, check
 from holdfast.evaluation.checks.arrival import further
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
-from holdfast.evaluation.records import Records
+from holdfast.evaluation.records import Records, write_benign
 from holdfast.evaluation.result import FORMAT, NAME, ROBUST, RRS, Result, read
 from holdfast.evaluation.robust.cascade import longer, most_steps, stages_of
 from holdfast.evaluation.robust.certified import certified_recall
@@ -27,9 +27,10 @@ from holdfast.evaluation.runner import Runner, Target, attacked_rows, runners_of
 from holdfast.evaluation.scores import summarise
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
 from holdfast.evaluation.words import CHECK_WORDS
-from holdfast.metrics.benign import benign
+from holdfast.metrics.benign import benign_of
 from holdfast.metrics.clustering import nmi
 from holdfast.metrics.collapse import collapsed, gauges
+from holdfast.metrics.retrieval import per_query
 from holdfast.models import zoo
 from holdfast.models.adapters.base import OpenedModel
 from holdfast.models.embedding import EmbeddedDataset, embed_dataset
@@ -123,7 +124,8 @@ def evaluate(
             tidy(place)
             return known
         held.enter_context(working_in(place))
-        measured = _benign(embedded, resolved.seed, pixels)
+        unattacked = per_query(embedded.queries, embedded.gallery)
+        measured = _benign(embedded, unattacked, resolved.seed, pixels)
         remarks, seen = [*opened.remarks, *wrapped.remarks, *wrapped.faults, *pixels.remarks()], other or wrapped
         if white and not seen.differentiable:
             if not measured["collapsed"]:
@@ -163,6 +165,7 @@ def evaluate(
             "environment": environment(),
         }
         if place is not None:
+            write_benign(place, embedded.queries.ids, unattacked)
             write_json(place / NAME, content)
     return Result(None if place is None else place / NAME, content)
 
@@ -320,10 +323,10 @@ def _trusted(wrapped: WrappedModel, checks: list[Check]) -> bool | None:
     return all(one.passed is not False for one in checks if one.name != LONGER) if checks else None
 
 
-def _benign(embedded: EmbeddedDataset, seed: int, pixels: Pixels) -> dict[str, Any]:
-    """``benign``, ``gauges`` and ``collapsed`` of a result."""
+def _benign(embedded: EmbeddedDataset, unattacked: Mapping[str, Tensor], seed: int, pixels: Pixels) -> dict[str, Any]:
+    """``benign``, ``gauges`` and ``collapsed`` of a result. unattacked: the scores of each query."""
     gallery = embedded.gallery
-    scores = benign(embedded.queries, gallery)
+    scores = benign_of(unattacked, gallery)
     gauges = {name: scores.pop(name) for name in GAUGES}
     counts = {name: int(scores.pop(name)) for name in COUNTS}
     scores["NMI"] = nmi(gallery.embeddings, gallery.labels, seed=seed)
