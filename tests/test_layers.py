@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("training", "evaluation"),
     ("search", "sweep", "report"),
-    ("explorer", "export"),
+    ("explorer", "export", "gate"),
     ("cli",),
     ("__init__", "__main__"),
 )

@@ -2,12 +2,15 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from holdfast.cli.options import AttackOptions, BatchSize, Device, ModelOptions, grouped
 from holdfast.cli.streams import speaks
+
+if TYPE_CHECKING:
+    from holdfast.evaluation.result import Result
 
 
 @grouped
@@ -44,12 +47,10 @@ def evaluate(  # noqa: PLR0917
     device: Device = None,
 ) -> None:
     """Attack a retrieval model, score it, and check whether the score can be trusted."""
-    from holdfast.cli import display  # noqa: PLC0415
     from holdfast.evaluation.evaluate import evaluate as run  # noqa: PLC0415
     from holdfast.evaluation.evaluate import results_folder  # noqa: PLC0415
     from holdfast.evaluation.indexed.factory import check_index  # noqa: PLC0415
     from holdfast.evaluation.settings import parse_radii, resolve_settings  # noqa: PLC0415
-    from holdfast.report import compare  # noqa: PLC0415
     from holdfast.report import published as published_rows  # noqa: PLC0415
     from holdfast.util import distributed  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError  # noqa: PLC0415
@@ -86,10 +87,16 @@ def evaluate(  # noqa: PLR0917
         if index is not None:
             results.append(run(model, images, protocol, eps=values[-1], checks=False, **settings))
         results.append(run(model, images, protocol, eps=values[-1], checks=not no_checks, index=index, **settings))
-    if not speaks():
-        return
+    if speaks():
+        _show(results, index is not None, published)
+
+
+def _show(results: "list[Result]", through_index: bool, published: bool) -> None:
+    from holdfast.cli import display  # noqa: PLC0415
+    from holdfast.report import compare  # noqa: PLC0415
+
     display.result(results[-1])
-    if index is not None:
+    if through_index:
         display.through_index(*results)
     elif len(results) > 1:
         display.curve(results)

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from holdfast.attacks import System
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels, Table
-from holdfast.evaluation.checks import CHECK_STEPS, CHECKS, Check, check, most_asked
-from holdfast.evaluation.checks.arrival import further
+from holdfast.evaluation.checks import CHECK_STEPS, most_asked
+from holdfast.evaluation.checks.trust import CHECKED, Trust, find_out
 from holdfast.evaluation.fingerprint import describe_data, model_fingerprint
 from holdfast.evaluation.indexed.factory import check_index
 from holdfast.evaluation.indexed.gallery import images_at_once, index_found, indexed
-from holdfast.evaluation.records import Records
+from holdfast.evaluation.records import Records, write_benign
 from holdfast.evaluation.result import FORMAT, NAME, ROBUST, RRS, Result, read
-from holdfast.evaluation.robust.cascade import longer, most_steps, stages_of
+from holdfast.evaluation.robust.cascade import most_steps, stages_of
 from holdfast.evaluation.robust.certified import certified_recall
 from holdfast.evaluation.robust.minimal import HALVINGS
 from holdfast.evaluation.robust.rrs import rrs
@@ -28,10 +28,10 @@ from holdfast.evaluation.robust.worst import worst_case
 from holdfast.evaluation.runner import Runner, Target, attacked_rows, runners_of
 from holdfast.evaluation.scores import summarise
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
-from holdfast.evaluation.words import CHECK_WORDS
-from holdfast.metrics.benign import benign
+from holdfast.metrics.benign import benign_of
 from holdfast.metrics.clustering import nmi
 from holdfast.metrics.collapse import collapsed, gauges
+from holdfast.metrics.retrieval import per_query
 from holdfast.models import zoo
 from holdfast.models.adapters.base import OpenedModel
 from holdfast.models.embedding import EmbeddedDataset, embed_dataset
@@ -41,14 +41,12 @@ from holdfast.models.wrapped import WrappedModel
 from holdfast.runs.folder import environment
 from holdfast.util import distributed
 from holdfast.util.atomic import write_json
-from holdfast.util.errors import HoldfastError, foreign
+from holdfast.util.errors import HoldfastError
 from holdfast.util.lock import tidy, working_in
 from holdfast.util.progress import Progress, format_duration
 from holdfast.util.text import counted
 
 SAMPLE = 32
-LONGER = CHECK_WORDS["longer"].name
-CHECKED = 64
 GAUGES = ("mean_cosine", "effective_rank")
 COUNTS = ("queries", "queries_without_match")
 
@@ -130,7 +128,7 @@ def evaluate(
         distributed.by_first(lambda: held.enter_context(working_in(place)))
         target, index = indexed(target, resolved)
         batch = images_at_once(batch, len(target.system.items))
-        measured = distributed.by_first(lambda: _benign(target.system, embedded.classes, resolved.seed, pixels))
+        measured = distributed.by_first(lambda: _benign(target, embedded.classes, resolved.seed, place))
         remarks, seen = [*opened.remarks, *wrapped.remarks, *wrapped.faults, *pixels.remarks()], other or wrapped
         if white and not seen.differentiable:
             if not measured["collapsed"]:
@@ -143,13 +141,11 @@ def evaluate(
             runners, rows, target, resolved, records, transfer=transfer, batch=batch, checks=checks, quiet=quiet
         )
         scores = _scores(runners, target, resolved, records)
-        found, taken = [], {}
-        if checks and resolved.attacking:
-            found = _check(target, resolved, quiet)
-            taken = {} if resolved.black_box else further(target, runners, records.kept, transfer, quiet)
-        if (robust := worst[ROBUST]) and found:
-            found.append(Check(LONGER, *longer(target, resolved, standing, robust["queries"], transfer)))
-            robust["converged"] = found[-1].passed
+        trust = Trust()
+        if checks:
+            trust = find_out(target, resolved, runners, records, standing, transfer=transfer, quiet=quiet)
+        if (robust := worst[ROBUST]) and trust.checks:
+            robust["converged"] = trust.converged
         content = {
             "format": FORMAT,
             "name": name or opened.name,
@@ -162,11 +158,11 @@ def evaluate(
             **measured,
             **scores,
             **worst,
-            "further": taken,
+            "further": trust.further,
             **index_found(index, target, resolved, records, measured["benign"]),
             "certified": certified_recall(target, resolved, records, quiet=quiet),
-            "checks": [asdict(one) for one in found],
-            "trusted": _trusted(wrapped, found),
+            "checks": [asdict(one) for one in trust.checks],
+            "trusted": trust.trusted(target),
             "cost": records.cost(),
             "environment": environment(),
         }
@@ -316,32 +312,18 @@ def _scores(runners: list[Runner], target: Target, resolved: AttackSettings, rec
     return {**scores, RRS: scores["ERS"] and rrs(found, sides, target.system, resolved.seed)}
 
 
-def _check(target: Target, resolved: AttackSettings, quiet: bool) -> list[Check]:
-    queries = attacked_rows("query", target, resolved)
-    chosen = queries[torch.linspace(0, len(queries) - 1, min(CHECKED, len(queries))).long()]
-    with (
-        Progress("checking", len(CHECKS), quiet=quiet) as progress,
-        foreign("the checks of the model fail", "the attacks are kept: mend the model, or leave out the checks"),
-    ):
-        return check(target, resolved, chosen, progress)
-
-
-def _trusted(wrapped: WrappedModel, checks: list[Check]) -> bool | None:
-    """None where it was not found out."""
-    if wrapped.faults:
-        return False
-    return all(one.passed is not False for one in checks if one.name != LONGER) if checks else None
-
-
-def _benign(system: System, classes: int, seed: int, pixels: Pixels) -> dict[str, Any]:
-    """``benign``, ``gauges`` and ``collapsed`` of a result."""
-    gallery = system.gallery
-    scores = benign(system.queries, gallery)
+def _benign(target: Target, classes: int, seed: int, place: Path | None) -> dict[str, Any]:
+    """``benign``, ``gauges`` and ``collapsed`` of a result; the scores of each query are written to ``place``."""
+    queries, gallery = target.system.queries, target.system.gallery
+    unattacked = per_query(queries, gallery)
+    if place is not None:
+        write_benign(place, queries.ids, unattacked)
+    scores = benign_of(unattacked, gallery)
     gauges = {name: scores.pop(name) for name in GAUGES}
     counts = {name: int(scores.pop(name)) for name in COUNTS}
     scores["NMI"] = nmi(gallery.embeddings, gallery.labels, seed=seed)
     return {
-        "benign": {**scores, **counts, "unreadable": len(pixels.broken)},
+        "benign": {**scores, **counts, "unreadable": len(target.pixels.broken)},
         "gauges": gauges,
         "collapsed": collapsed(gauges, classes),
     }

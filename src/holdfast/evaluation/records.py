@@ -7,19 +7,26 @@
 
 ``id`` is the image's row in the test table, ``chosen`` are the rows the attack is about, ``before`` and ``after`` hold
 its readings, ``moved`` the size of the perturbation in the ball's norm. A batch counts once its costs are written.
+
+``benign.jsonl`` has one line per query with a match, attacked or not: {"id", "scores"}, in percent, without attack.
 """
 
+import json
 from collections.abc import Mapping
+from math import isnan
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import TYPE_CHECKING, Annotated, Any, NotRequired
 
 from pydantic import Field, StrictFloat, StrictStr
 from typing_extensions import TypedDict
 
-from holdfast.util.atomic import append_lines, rewrite_lines
+from holdfast.util.atomic import append_lines, rewrite_lines, write_text
 from holdfast.util.errors import HoldfastError
 from holdfast.util.text import counted
 from holdfast.util.validate import Whole, read_lines
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Record = dict[str, Any]
 DIGITS = 6
@@ -27,6 +34,7 @@ DIGITS = 6
 
 
 COST = ("forward", "backward", "asked", "seconds")
+BENIGN = "benign.jsonl"
 
 
 class RecordLine(TypedDict):
@@ -48,6 +56,13 @@ class CostLine(TypedDict):
     backward: Whole
     asked: NotRequired[Whole]
     seconds: StrictFloat
+
+
+class BenignLine(TypedDict):
+    """A line of ``benign.jsonl``."""
+
+    id: Whole
+    scores: dict[str, StrictFloat]
 
 
 class Records:
@@ -107,6 +122,26 @@ class Records:
     def _file(self, attack: str) -> Path:
         assert self.folder is not None
         return self.folder / "records" / f"{_stem(attack)}.jsonl"
+
+
+def read_records(folder: Path, attack: str) -> list[Record]:
+    """The records of an attack in the folder of a finished evaluation; none where it was not made."""
+    return read_lines(RecordLine, folder / "records" / f"{_stem(attack)}.jsonl")
+
+
+def write_benign(folder: Path, ids: "Tensor", scores: "Mapping[str, Tensor]") -> None:
+    """Write the scores (Q,) of queries, in [0, 1] and NaN where there is no match, with their ids (Q,)."""
+    columns = {name: [round(100 * one, DIGITS) for one in values.tolist()] for name, values in scores.items()}
+    each = zip(ids.tolist(), *columns.values(), strict=True)
+    lines = [
+        {"id": i, "scores": dict(zip(columns, values, strict=True))} for i, *values in each if not isnan(values[0])
+    ]
+    write_text(folder / BENIGN, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def read_benign(folder: Path) -> list[Record]:
+    """What :func:`write_benign` wrote; nothing where an evaluation of before did not."""
+    return read_lines(BenignLine, folder / BENIGN)
 
 
 def _stem(attack: str) -> str:

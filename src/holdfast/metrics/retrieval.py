@@ -4,7 +4,7 @@ Items at the same distance from a query have no order. Every metric is its expec
 (McSherry & Najork, ECIR 2008), so the order of the gallery cannot matter and a collapsed embedder scores at chance.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -41,11 +41,15 @@ def retrieval_metrics(
     Raises:
         HoldfastError: unusable input, or no query with a match.
     """
-    scores = per_query(queries, gallery, ks, block)
+    return means_of(per_query(queries, gallery, ks, block))
+
+
+def means_of(scores: Mapping[str, Tensor]) -> dict[str, float]:
+    """:func:`retrieval_metrics` from :func:`per_query`."""
     matched = ~scores["mAP"].isnan()
     if not matched.any():
         raise HoldfastError(
-            f"none of the {counted(len(queries.ids), 'query')} has another item of its class in the "
+            f"none of the {counted(len(matched), 'query')} has another item of its class in the "
             "gallery: nothing to retrieve"
         )
     means = {name: 100 * values[matched].mean().item() for name, values in scores.items()}

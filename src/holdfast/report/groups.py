@@ -3,14 +3,17 @@
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 from holdfast.evaluation.result import Result
 from holdfast.util.imports import CUSTOM
 
 CONFIDENCE = 0.95
+
+Pairs = list[tuple[str, str]]
 
 
 @dataclass(frozen=True)
@@ -97,20 +100,53 @@ def grouped(results: Iterable[Result]) -> list[Group]:
     return [Group(tuple(members)) for members in found.values()]
 
 
+def conditions(result: Result) -> dict[str, Any]:
+    """What evaluations that compare have in common: data that can be read, protocol and its version, settings, and the
+    model whose gradients the attacks follow where it is another."""
+    content = result.content
+    return {
+        "data": content["data"],
+        "unreadable": content["benign"].get("unreadable"),
+        "protocol": result.protocol,
+        "protocol_version": content.get("protocol_version"),
+        "settings": content["settings"],
+        "surrogate": content["model"].get("surrogate"),
+    }
+
+
+def disagreements(one: Result, other: Result) -> list[str]:
+    """Why two results do not compare: each of the :func:`conditions` that differ, in words; none if they do."""
+    ours, theirs = (dict(flat(conditions(result))) for result in (one, other))
+    names = [name for name in dict.fromkeys([*ours, *theirs]) if ours.get(name) != theirs.get(name)]
+    return [f"{name} is {ours.get(name, 'not given')} and {theirs.get(name, 'not given')}" for name in names]
+
+
+def flat(settings: Mapping[str, Any], above: str = "") -> Pairs:
+    """Nested settings as pairs of dotted names and texts."""
+    pairs: Pairs = []
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            pairs += flat(value, f"{above}{name}.")
+        else:
+            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+            pairs.append((f"{above}{name}", shown))
+    return pairs
+
+
 def _experiment(result: Result) -> str | None:
     """What the members of a group have in common, as text; None where the training is not known."""
     settings = result.training.get("settings")
     if settings is None or CUSTOM in (settings.get("recipe"), settings.get("model.backbone")):
         return None
-    content, model = result.content, result.content["model"]
+    model = result.content["model"]
     if model.get("weights") != "best" and settings.get(
         "validation.on_test", True
     ):  # which trains the same last weights
         settings = {**settings, "validation.share": 0, "validation.on_test": False}
     return json.dumps(
         [
-            *(content["data"], result.protocol, content.get("protocol_version"), content["settings"]),
-            *(model.get(key) for key in ("backbone", "weights", "recipe", "surrogate")),
+            conditions(result),
+            *(model.get(key) for key in ("backbone", "weights", "recipe")),
             {key: value for key, value in settings.items() if key != "seed"},
         ],
         sort_keys=True,

@@ -1,6 +1,5 @@
 """Commands, settings and versions: what it takes to repeat the results."""
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from holdfast.evaluation.result import Result
+from holdfast.report.groups import Pairs, flat
 from holdfast.report.html.checkpoints import folder_of
 from holdfast.report.tables import setting_of
 from holdfast.runs.folder import Run
@@ -15,8 +15,6 @@ from holdfast.util.errors import HoldfastError
 from holdfast.util.validate import fit, read_json
 
 VERSIONS = ("python", "platform", "libraries", "git", "cuda", "devices", "threads", "processes")
-
-Pairs = list[tuple[str, str]]
 
 
 def fill(results: Sequence[Result]) -> dict[str, Any]:
@@ -61,18 +59,6 @@ def command(environment: Mapping[str, Any]) -> str:
     """The command of an environment as one types it; empty where it is not known."""
     words = environment.get("command")
     return shlex.join(map(str, words)) if isinstance(words, list) else ""
-
-
-def flat(settings: Mapping[str, Any], above: str = "") -> Pairs:
-    """Nested settings as pairs of dotted names and texts."""
-    pairs: Pairs = []
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            pairs += flat(value, f"{above}{name}.")
-        else:
-            shown = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            pairs.append((f"{above}{name}", shown))
-    return pairs
 
 
 def _versions(environment: Mapping[str, Any]) -> Pairs:
