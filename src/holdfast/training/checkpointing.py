@@ -1,7 +1,7 @@
 """Gradient checkpointing: blocks keep what they are given, and compute again backwards what they made of it.
 
-Chen et al., *Training Deep Nets with Sublinear Memory Cost*, 2016; :func:`torch.utils.checkpoint.checkpoint`. The switch
-that some libraries have of their own works in training mode alone, and attacks run in evaluation mode.
+Chen et al., *Training Deep Nets with Sublinear Memory Cost*, 2016; :func:`torch.utils.checkpoint.checkpoint`.
+Libraries that have a switch of their own for it use it in training mode alone, and attacks run in evaluation mode.
 """
 
 from collections.abc import Callable, Iterator
