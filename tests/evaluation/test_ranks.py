@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import runs
 from tests.helpers.hosts import torchrun_on, two_hosts
 from tests.helpers.runs import torchrun
 from tests.helpers.tiny import records
 
 SCRIPT = """
-import os, signal, sys
+import os, signal
 from dataclasses import replace
 from holdfast.evaluation import evaluate as evaluation
 from holdfast.evaluation.protocols import CASCADE, TRIALS
@@ -50,9 +51,7 @@ CHANGING = ("cost", "environment")
 
 @pytest.fixture(scope="module")
 def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("script") / "evaluation.py"
-    file.write_text(SCRIPT)
-    return file
+    return runs.script(tmp_path_factory.mktemp("script") / "evaluation.py", SCRIPT)
 
 
 @pytest.fixture(scope="module")

@@ -23,6 +23,13 @@ def assert_same(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
     assert not different
 
 
+def script(file: Path, code: str) -> Path:
+    """A file of Python whose code can import the tests."""
+    root = str(Path(__file__).parents[2])
+    file.write_text(f"import sys\nsys.path.insert(0, {root!r})\n{code}")
+    return file
+
+
 def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess[str]:
     """Python in several processes."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]

@@ -128,7 +128,8 @@ def evaluate(
         distributed.by_first(lambda: held.enter_context(working_in(place)))
         target, index = indexed(target, resolved)
         batch = images_at_once(batch, len(target.system.items))
-        measured = distributed.by_first(lambda: _benign(target, embedded.classes, resolved.seed, place))
+        unattacked = distributed.by_first(lambda: per_query(target.system.queries, target.system.gallery))
+        measured = distributed.by_first(lambda: _benign(target, unattacked, embedded.classes, resolved.seed))
         remarks, seen = [*opened.remarks, *wrapped.remarks, *wrapped.faults, *pixels.remarks()], other or wrapped
         if white and not seen.differentiable:
             if not measured["collapsed"]:
@@ -167,6 +168,7 @@ def evaluate(
             "environment": environment(),
         }
         if place is not None and distributed.rank() == 0:
+            write_benign(place, target.system.queries.ids, unattacked)
             write_json(place / NAME, content)
     return Result(None if place is None else place / NAME, content)
 
@@ -312,12 +314,9 @@ def _scores(runners: list[Runner], target: Target, resolved: AttackSettings, rec
     return {**scores, RRS: scores["ERS"] and rrs(found, sides, target.system, resolved.seed)}
 
 
-def _benign(target: Target, classes: int, seed: int, place: Path | None) -> dict[str, Any]:
-    """``benign``, ``gauges`` and ``collapsed`` of a result; the scores of each query are written to ``place``."""
-    queries, gallery = target.system.queries, target.system.gallery
-    unattacked = per_query(queries, gallery)
-    if place is not None:
-        write_benign(place, queries.ids, unattacked)
+def _benign(target: Target, unattacked: Mapping[str, Tensor], classes: int, seed: int) -> dict[str, Any]:
+    """``benign``, ``gauges`` and ``collapsed`` of a result. unattacked: the scores of each query."""
+    gallery = target.system.gallery
     scores = benign_of(unattacked, gallery)
     gauges = {name: scores.pop(name) for name in GAUGES}
     counts = {name: int(scores.pop(name)) for name in COUNTS}

@@ -375,7 +375,7 @@ def test_it_is_evaluated_and_said_what_it_is(tmp_path: Path, call: Call, monkeyp
     status, out, err = call("evaluate", "hf:m", "--pooling", "mean", *options)
     assert (status, err.count("Traceback")) == (0, 0)
     assert "note: the embedding is the mean over all places of the image (pooling mean)" in out
-    (result,) = tmp_path.glob("evaluations/hf-m/*/result.json")
+    (result,) = tmp_path.glob("evaluations/hf-m-mean/*/result.json")
     content = json.loads(result.read_text())
     assert content["model"]["pooling"] == "mean"
     assert (content["data"]["resize"], content["data"]["interpolation"]) == (36, "bicubic")
