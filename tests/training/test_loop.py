@@ -1,8 +1,6 @@
 """The training loop: resume after a kill, data parallel, NaN, collapse, averaged weights, every recipe."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable, Container
 from dataclasses import replace
 from pathlib import Path
@@ -10,10 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
+from holdfast.core.pgd import PGD, LInf
+from holdfast.core.samplers import EmbeddedBatch
+from holdfast.core.triplets import Triplets
 from holdfast.data import Pixels
-from holdfast.defense.recipes import RECIPES
+from holdfast.defense.original import Constraint
+from holdfast.defense.recipes import RECIPES, parse_recipe
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.runs.config import Config, resolve_config
 from holdfast.runs.data import table_of
@@ -22,7 +24,7 @@ from holdfast.training.loop import CollapsedError, finished, train
 from holdfast.training.validation import validate
 from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError
-from tests.helpers.runs import assert_same, torchrun, weights
+from tests.helpers.runs import assert_same, together, weights
 from tests.helpers.tiny import interrupt
 from tests.helpers.waiting import Gate, forked
 
@@ -289,89 +291,71 @@ def test_frozen_batchnorm_keeps_its_statistics_and_trained_ones_move(tmp_path: P
         assert bool(mean.abs().sum() > 0) is moves
 
 
-WORKER = """
-import sys, torch
-from pathlib import Path
-from torch.nn import functional as F
-from holdfast.util import distributed
-from holdfast.core.pgd import PGD, LInf
-from holdfast.defense.recipes import parse_recipe
-from holdfast.core.triplets import Triplets
-from holdfast.defense.original import Constraint
-torch.set_num_threads(1)
-
-def nearby(batch, generator=None):
-    '''Triplets that stay within a share of 16 images, whichever share: anchor, its partner, the image two on.'''
+def nearby(batch: EmbeddedBatch, generator: Generator | None = None) -> Triplets:
+    """Triplets that stay within a share of 16 images, whichever share: anchor, its partner, the image two on."""
     return Triplets(batch.anchors, batch.anchors + 1, (batch.anchors // 16) * 16 + (batch.anchors % 16 + 2) % 16)
 
-def network():
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(36, 32), torch.nn.ReLU(), torch.nn.Linear(32, 8))
-    return torch.nn.Sequential(net, Unit())
 
-class Unit(torch.nn.Module):
-    def forward(self, x):
-        return F.normalize(x, dim=-1)
-
-def main(out, held):
+def gradients(out: Path, held: bool) -> None:
+    """Save what a process finds in a few steps on its share of 32 images; ``held`` near the original network."""
     with distributed.process_group(torch.device("cpu")):
         rank, world = distributed.rank(), distributed.world()
-        generator = torch.Generator().manual_seed(1)
+        generator = Generator().manual_seed(1)
         images, labels = torch.rand(32, 1, 6, 6, generator=generator), torch.arange(16).repeat_interleave(2)
         share = slice(rank * 32 // world, (rank + 1) * 32 // world)
-        net, defense = network(), parse_recipe("hm-s-lga-ics").build(PGD(LInf(0.1), 0.03, 4))
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(36, 32), nn.ReLU(), nn.Linear(32, 8), UnitLength())
+        defense: Any = parse_recipe("hm-s-lga-ics").build(PGD(LInf(0.1), 0.03, 4))
         defense.source = nearby
         if held:
             defense.constraint = Constraint(0.01)
             defense.begin(net, images[:2])
             distributed.share(defense.state_dict().values())
-        result = {}
+        found: dict[str, Tensor] = {}
         for step in range(7 if held else 2):
             net.zero_grad()
             defense(net, images[share], labels[share]).loss.backward()
-            gradients = [p.grad for p in net.parameters()]
-            distributed.average(gradients)
-            result |= {f"{step}/{i}": g.clone() for i, g in enumerate(gradients)}
-            result[f"{step}/last"] = defense.goal.destination.left.loss.clone()
+            shared = [one.grad for one in net.parameters() if one.grad is not None]
+            distributed.average(shared)
+            found |= {f"{step}/{i}": gradient.clone() for i, gradient in enumerate(shared)}
+            found[f"{step}/last"] = defense.goal.destination.left.loss.clone()
             if held:
-                result |= {f"{step}/λ{i}": p.detach().clone() for i, p in enumerate(defense.constraint.parameters())}
+                found |= {f"{step}/λ{i}": one.detach().clone() for i, one in enumerate(defense.constraint.parameters())}
             with torch.no_grad():
-                for p in net.parameters():
-                    p -= p.grad
-        torch.save(result, f"{out}/{world}-{rank}.pt")
-
-if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2] == "held")
-"""
+                for one, gradient in zip(net.parameters(), shared, strict=True):
+                    one.sub_(gradient)
+        torch.save(found, out / f"{world}-{rank}.pt")
 
 
-@pytest.mark.parametrize("kind", ["free", "held"])
-def test_two_processes_find_the_gradients_of_one_on_the_whole_batch(kind: str, tmp_path: Path) -> None:
+class UnitLength(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.normalize(x, dim=-1)
+
+
+@pytest.mark.parametrize("held", [False, True], ids=["free", "held"])
+def test_two_processes_find_the_gradients_of_one_on_the_whole_batch(held: bool, tmp_path: Path) -> None:
     """Perturbation, intra-class structure and LGA's averaged loss included, over two steps; and, over seven, the
     multipliers that hold the embeddings near the original's."""
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    done = torchrun(str(script), str(tmp_path), kind)
-    assert done.returncode == 0, done.stderr
-    subprocess.run([sys.executable, str(script), str(tmp_path), kind], check=True)
+    together(lambda: gradients(tmp_path, held))
+    gradients(tmp_path, held)
     whole = torch.load(tmp_path / "1-0.pt")
     shares = [torch.load(tmp_path / f"2-{rank}.pt") for rank in range(2)]
     for name, expected in whole.items():
         for share in shares:
             torch.testing.assert_close(share[name], expected, rtol=1e-4, atol=1e-6)
     assert whole["1/0"].abs().max() > 1e-4
-    assert kind == "free" or not torch.equal(whole["4/λ3"], whole["5/λ3"])
+    assert not held or not torch.equal(whole["4/λ3"], whole["5/λ3"])
 
 
-def test_torchrun_trains_like_one_process(tmp_path: Path) -> None:
-    """The same command on two processes: equal weights on both, one set of logs, the whole batch shared out."""
-    options = [f"--set={key}={value}" for key, value in {**SMALL, "steps": 3, "batch.pairs": 16}.items()]
-    done = torchrun("-m", "holdfast", "train", "--recipe", "hm-s-lga-ics", *options, "--out", str(tmp_path / "two"))
-    assert done.returncode == 0, done.stderr
-    lines = Run(tmp_path / "two").steps()
-    assert [line["step"] for line in lines] == [1, 2, 3]
-    assert json.loads((tmp_path / "two" / "environment.json").read_text())["processes"] == 2
-    assert len(Run(tmp_path / "two").epochs()) == 1
+def test_two_processes_make_one_run(tmp_path: Path) -> None:
+    """One set of logs, the whole batch shared out."""
+    config = settings(recipe="none-r", steps=3, batch__pairs=16)
+    together(lambda: train(config, tmp_path, quiet=True))
+    run = Run(tmp_path)
+    assert [line["step"] for line in run.steps()] == [1, 2, 3]
+    assert json.loads((tmp_path / "environment.json").read_text())["processes"] == 2
+    assert run.cost()["passes"] == 3 * 32, "those of both, 32 images a step"
+    assert len(run.epochs()) == 1
 
 
 def test_average_is_a_no_op_alone() -> None:
