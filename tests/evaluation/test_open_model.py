@@ -97,13 +97,6 @@ def test_best_and_last_and_protocols_lie_beside_each_other(copied: Path) -> None
     assert [result.content["protocol"] for result in results] == ["strict", "strict", "cvpr22", "benign"]
 
 
-def test_a_second_evaluation_is_the_first(trained: Path) -> None:
-    first = evaluate(trained, **QUICK)
-    before = snapshot(trained)
-    assert evaluate(trained, **QUICK).content == first.content
-    assert snapshot(trained) == before
-
-
 def test_a_run_further_trained_is_evaluated_anew(copied: Path) -> None:
     """Never the result of the weights that lay there before."""
     first = evaluate(copied, **QUICK)
@@ -162,12 +155,6 @@ def test_a_bare_copy_of_best_says_what_it_was_chosen_on(
         assert (result.verdict, result.content["model"]["weights"]) == (verdict, "best")
     elsewhere = (pixels.table.images[:40], pixels.table.labels[:40])
     assert evaluate(copy, elsewhere, "benign", device="cpu", quiet=True).verdict == "unchecked"
-
-
-def test_a_run_without_best_weights_says_so(copied: Path) -> None:
-    shutil.rmtree(copied / "best")
-    with pytest.raises(HoldfastError, match=r"has no best/.*leave out --best"):
-        open_model(copied, best=True)
 
 
 def test_batchnorm_is_in_evaluation_mode_and_left_as_it_was() -> None:
