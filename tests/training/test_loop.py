@@ -33,9 +33,11 @@ SMALL = {
     "batch.pairs": 8,
     "pgd.steps": 2,
     "optim.epochs": 1,
+    "validation.every": 0,
     "validation.attacked": 8,
     "validation.share": 0,
 }
+VALIDATED = {"validation__every": 1}
 
 
 def settings(**changes: Any) -> Config:
@@ -44,7 +46,7 @@ def settings(**changes: Any) -> Config:
 
 def test_loss_falls_and_logs_lie_in_the_folder(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"recipe": "none-r", "batch__pairs": 32, "optim__epochs": 3}
-    train(settings(**changes, validation__on_test=True), tmp_path, quiet=True)
+    train(settings(**changes, **VALIDATED, validation__on_test=True), tmp_path, quiet=True)
     run = Run(tmp_path)
     losses = [line["loss"] for line in run.steps()]
     assert [line["step"] for line in run.steps()] == list(range(1, 97))
@@ -74,7 +76,7 @@ def test_best_weights_are_chosen_on_the_validation_split_and_on_the_test_set_if_
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("holdfast.training.loop.validate", watched)
-        train(settings(recipe="none-r", steps=1, **changes), tmp_path, quiet=True)
+        train(settings(recipe="none-r", steps=1, **VALIDATED, **changes), tmp_path, quiet=True)
     assert {name for pixels in seen for name in pixels.table.split.tolist()} == {split}
     assert len(table_of(Run(tmp_path).config()).train()) in count
     assert (tmp_path / "best").is_dir() is chosen
@@ -82,7 +84,7 @@ def test_best_weights_are_chosen_on_the_validation_split_and_on_the_test_set_if_
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_every_recipe_trains(recipe: str, tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"recipe": recipe, "steps": 2, "model__dim": 8, "validation__attacked": 0}
+    changes: dict[str, Any] = {"recipe": recipe, "steps": 2, "model__dim": 8}
     if RECIPES[recipe].keeps_original:
         Embedder(EmbedderConfig("c2f2", 8, 1, 8)).save_pretrained(tmp_path)
         changes["model__weights"] = str(tmp_path / "model.safetensors")
@@ -99,7 +101,9 @@ def test_kill_and_resume_gives_the_weights_of_an_uninterrupted_run(
     changes = {
         "recipe": "hm-s-lga-ics",
         "optim.epochs": 2,
+        "steps": 20,
         "batch.pairs": 64,
+        "validation.every": 1,
         "save_minutes": 0,
         "optim.ema": 0.9,
         "optim.schedule": "cosine",
@@ -110,7 +114,7 @@ def test_kill_and_resume_gives_the_weights_of_an_uninterrupted_run(
     train(resolve_config(SMALL, changes), whole, quiet=True)
 
     gate, log_step = Gate(tmp_path / "gate"), Run.log_step
-    for target in (3, 20):
+    for target in (3, 18):
 
         def halting(self: Run, values: Any, target: int = target) -> None:
             log_step(self, values)
@@ -139,7 +143,7 @@ def timeless(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("short", [{"optim__epochs": 1}, {"optim__epochs": 2, "steps": 6}])
 def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_begin(short: dict[str, Any], tmp_path: Path) -> None:
-    usual = {"recipe": "hm-s-lga-ics", "batch__pairs": 250, "optim__ema": 0.9}
+    usual = {"recipe": "hm-s-lga-ics", "batch__pairs": 250, "optim__ema": 0.9, **VALIDATED}
     whole, longer = tmp_path / "whole", tmp_path / "longer"
     train(settings(**usual, optim__epochs=2), whole, quiet=True)
     for _ in range(2):
@@ -163,7 +167,7 @@ def test_a_finished_run_goes_on_as_if_it_had_been_longer_from_the_begin(short: d
 )
 def test_a_run_that_is_cut_is_resumed_as_if_it_had_not_been(changes: dict[str, Any], tmp_path: Path) -> None:
     """And what is asked for changes what is learnt."""
-    usual: dict[str, Any] = {"recipe": "hm-s-lga-ics", "model__dim": 8, "validation__every": 0, "steps": 4}
+    usual: dict[str, Any] = {"recipe": "hm-s-lga-ics", "model__dim": 8, "steps": 4}
     train(settings(**{**usual, **changes}), tmp_path / "whole", quiet=True)
     train(settings(**{**usual, **changes, "steps": 2}), tmp_path / "cut", quiet=True)
     train(settings(**{**usual, **changes}), tmp_path / "cut", quiet=True, resume=True)
@@ -204,8 +208,9 @@ def test_nan_stops_the_run_names_the_batch_and_keeps_the_last_good_state(
 def test_a_non_finite_perturbation_stops_the_run_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward: Callable[..., Tensor] = Embedder.forward
     monkeypatch.setattr(Embedder, "forward", lambda self, x: forward(self, x) * (torch.nan if x.requires_grad else 1.0))
-    with pytest.raises(HoldfastError, match=r"step 1: \d+ of \d+ perturbed groups are not finite"):
+    with pytest.raises(HoldfastError, match=r"step 1: \d+ of \d+ perturbed groups are not finite.*no state had been"):
         train(settings(recipe="act-r"), tmp_path, quiet=True)
+    assert len((tmp_path / "failed-batch-0.txt").read_text().splitlines()) == 16
 
 
 class Constant(nn.Module):
@@ -222,7 +227,7 @@ class Constant(nn.Module):
 def test_a_collapsed_run_says_so_and_stops_unless_told_otherwise(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes: dict[str, Any] = {"recipe": "none-r", "optim__epochs": 3, "batch__pairs": 128}
+    changes: dict[str, Any] = {"recipe": "none-r", "optim__epochs": 3, "batch__pairs": 128, **VALIDATED}
     with pytest.raises(CollapsedError, match=r"warmup\.epochs"):
         train(settings(**changes), tmp_path / "stops", backbone=Constant())
     assert capsys.readouterr().out.count("COLLAPSED") == 2
@@ -232,7 +237,7 @@ def test_a_collapsed_run_says_so_and_stops_unless_told_otherwise(
 
 
 def test_warmup_trains_plainly_and_the_ramp_raises_the_radius(tmp_path: Path) -> None:
-    changes = {"recipe": "minmax-r", "warmup__epochs": 1, "warmup__ramp": 1, "batch__pairs": 128}
+    changes = {"recipe": "minmax-r", "warmup__epochs": 1, "warmup__ramp": 1, "batch__pairs": 128, "steps": 20}
     train(settings(**changes, optim__epochs=2), tmp_path, quiet=True)
     lines = Run(tmp_path).steps()
     warm, ramp, full = lines[:8], lines[8:16], lines[16:]
@@ -271,7 +276,7 @@ def test_bfloat16_trains_nearly_as_float32(tmp_path: Path) -> None:
 
 
 def test_frozen_batchnorm_keeps_its_statistics_and_trained_ones_move(tmp_path: Path) -> None:
-    small = {"model.backbone": "resnet18", "data.size": 16, "steps": 1, "recipe": "hm-s-lga", "validation.attacked": 0}
+    small = {"model.backbone": "resnet18", "data.size": 16, "steps": 1, "recipe": "hm-s-lga"}
     for mode, moves in {"frozen": False, "auto": True, "train": True}.items():
         train(resolve_config(SMALL, small, {"model.batchnorm": mode}), tmp_path / mode, quiet=True)
         mean = weights(tmp_path / mode)["model/backbone.bn1.running_mean"]
@@ -336,7 +341,7 @@ def test_two_processes_find_the_gradients_of_one_on_the_whole_batch(held: bool, 
 
 def test_two_processes_make_one_run(tmp_path: Path) -> None:
     """One set of logs, the whole batch shared out."""
-    config = settings(recipe="none-r", steps=3, batch__pairs=16)
+    config = settings(recipe="none-r", steps=3, batch__pairs=16, **VALIDATED)
     together(lambda: train(config, tmp_path, quiet=True))
     run = Run(tmp_path)
     assert [line["step"] for line in run.steps()] == [1, 2, 3]
@@ -381,7 +386,7 @@ def test_training_to_the_end_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyP
         patch.setattr("holdfast.training.loop._Training._log_epoch", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train(settings(**small, steps=2, save_minutes=0), tmp_path / "cut", quiet=True)
-    changes = {**small, "model__dim": 16, "optim__epochs": 3, "batch__pairs": 500}
+    changes = {**small, **VALIDATED, "model__dim": 16, "optim__epochs": 3, "batch__pairs": 500}
     with pytest.raises(CollapsedError):
         train(settings(**changes), tmp_path / "collapsed", backbone=Constant(), quiet=True)
     found = {folder.name: finished(Run(folder), Run(folder).config()) for folder in sorted(tmp_path.iterdir())}
