@@ -16,7 +16,7 @@ from torch.nn.functional import normalize
 
 from benchmarks.memory import peak
 from benchmarks.side_by_side import REPEATS, Bar, interleaved, row
-from holdfast.core.gallery import same_set
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.metrics.clustering import kmeans, nmi
 from holdfast.metrics.retrieval import RECALLS, per_query, retrieval_metrics
 
@@ -75,7 +75,8 @@ def main() -> None:
     options = parser.parse_args()
 
     points, labels = embeddings(options.items, options.dim, options.classes)
-    queries, gallery = same_set(points, labels)
+    ids = torch.arange(len(points))
+    queries, gallery = Queries(points, labels, ids), Gallery(points, labels, ids)
     sample = torch.linspace(0, options.items - 1, options.sample).long()
     scale = options.items / options.sample
 

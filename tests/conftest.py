@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from holdfast.cli import main
+from holdfast.evaluation.protocols import BUDGETS
+from holdfast.evaluation.robust import cascade
 from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 
@@ -40,6 +43,15 @@ def digits_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = {"recipe": "hm-s-lga", "model.dim": 8, "batch.pairs": 100, "steps": 2, "pgd.steps": 1}
     train(resolve_config(settings, {"validation.every": 0}), folder, quiet=True)
     return folder
+
+
+@pytest.fixture
+def short_attacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attacks take four steps where nothing says how many, those of robust R@1 too."""
+    for family, (eps, step, _) in BUDGETS.items():
+        monkeypatch.setitem(BUDGETS, family, (eps, step, 4))
+    for stages in ("CASCADE", "BLACK_BOX"):
+        monkeypatch.setattr(cascade, stages, [replace(one, steps=4) for one in getattr(cascade, stages)])
 
 
 @pytest.fixture

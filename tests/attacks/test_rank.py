@@ -13,11 +13,12 @@ from torch.nn.functional import normalize
 
 from holdfast.attacks import CA, QA, SPQA, Order, System
 from holdfast.attacks.base import nearest_percent, nearest_percent_after_the_first, no_entries, own_entries, sample_pool
-from holdfast.core.gallery import Gallery, nearest, same_set
+from holdfast.core.gallery import Gallery, nearest
 from holdfast.core.objectives import Objective, Sign
 from holdfast.core.pgd import PGD, LInf
 from holdfast.evaluation.protocols import CVPR22, STRICT
 from holdfast.util.errors import HoldfastError
+from tests.helpers.tiny import same_set
 from tests.oracles import attacks as naive
 from tests.oracles.attacks import generators, listed, numbers, some, world
 

@@ -11,9 +11,9 @@ from torch.nn.functional import normalize
 
 from holdfast.attacks import ES, TMA, System
 from holdfast.attacks.shift import ESBeforeLastStep
-from holdfast.core.gallery import same_set
 from holdfast.core.pgd import PGD, LInf
 from holdfast.evaluation.protocols import CVPR22, STRICT
+from tests.helpers.tiny import same_set
 from tests.oracles import attacks as naive
 from tests.oracles import steps as oracles
 from tests.oracles.attacks import generators, listed, numbers, some, world

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from holdfast.attacks import GTM, GTT, LTM, System
 from holdfast.attacks.base import recall_at_1
-from holdfast.core.gallery import Gallery, Queries, same_set
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.evaluation.protocols import CVPR22, STRICT
 from holdfast.util.errors import HoldfastError
+from tests.helpers.tiny import same_set
 from tests.oracles import attacks as naive
 from tests.oracles.attacks import generators, listed, numbers, some, world
 from tests.oracles.steps import distance

@@ -213,10 +213,6 @@ def test_the_same_command_begins_and_resumes(call: Call, tmp_path: Path) -> None
         assert told in call("train", *QUICK, "--out", tmp_path / "run", "--resume")[1]
 
 
-def test_a_run_is_kept_from_a_second_one(refused: Refuse, copied: Path) -> None:
-    assert "holds a run already; add --resume, or give another --out" in refused("train", *QUICK, "--out", copied)
-
-
 # -- what cannot work -------------------------------------------------------------------------------------------------
 
 
@@ -284,12 +280,3 @@ def test_a_full_disk_in_the_middle_keeps_the_state_before_it(
     assert status == 0
     assert "resumed at step 2 of 4" in out
     assert [line["step"] for line in Run(run).steps()] == [1, 2, 3, 4]
-
-
-def test_a_nan_before_anything_is_saved(refused: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = Embedder.forward
-    monkeypatch.setattr(Embedder, "forward", lambda self, images: whole(self, images) * float("nan"))
-    line = refused("train", *QUICK, "--recipe", "none-r", "--out", tmp_path / "run")
-    assert "step 1: the loss is nan" in line
-    assert "no state had been saved" in line
-    assert len((tmp_path / "run" / "failed-batch-0.txt").read_text().splitlines()) == 16

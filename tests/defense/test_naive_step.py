@@ -35,7 +35,7 @@ def work(backbone: str) -> Work:
         changes = {"batch.pairs": 32, "pgd.eps": 0.2, "pgd.step": 0.05, "pgd.steps": 8}
         return midway(settings(8, None, changes), warmup=0, after=40)
     changes = {"model.backbone": RESNET, "recipe": "hm-s-0.05-ics", "batch.pairs": 8, "pgd.steps": 5}
-    one = midway(settings(32, None, {**changes, "pgd.step": 0.3 / 255}), warmup=10, after=2)
+    one = midway(settings(16, None, {**changes, "pgd.step": 0.3 / 255}), warmup=10, after=2)
     grain = torch.rand(one.images.shape, generator=Generator().manual_seed(0))
     return replace(one, images=0.1 + 0.75 * one.images + 0.05 * grain)
 

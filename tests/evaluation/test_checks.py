@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from holdfast.attacks import System
 from holdfast.attacks.base import Attacked
 from holdfast.core.batching import WIDTH
-from holdfast.core.gallery import Gallery, Queries, same_set
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.core.pgd import LInf
 from holdfast.evaluation import checks
 from holdfast.evaluation.checks import CHECKS, Check, check, probe, rises
@@ -23,7 +23,7 @@ from holdfast.evaluation.words import CHECK_WORDS
 from holdfast.models.embedding import embed_dataset
 from holdfast.models.wrapped import WrappedModel
 from holdfast.util.progress import Progress
-from tests.helpers.tiny import digits, embedder
+from tests.helpers.tiny import digits, embedder, same_set
 
 NAMES = [words.name for words in CHECK_WORDS.values()]
 NOTHING, STRONGER, LIMIT, WEAKER, ASKED, EXIST, TRUE, AGAIN, BOUNDS, PREPROCESSING, LONGER = NAMES

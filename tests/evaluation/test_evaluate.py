@@ -93,12 +93,6 @@ def test_benign_metrics_are_over_the_whole_set(checked: Result) -> None:
     assert benign.content["cost"] == {"forward": 0, "backward": 0, "asked": 0, "seconds": 0}
 
 
-def test_a_benign_evaluation_is_not_repeated(tmp_path: Path) -> None:
-    first = evaluate(EMBEDDER, digits(), "benign", folder=tmp_path, quiet=True, device="cpu")
-    assert evaluate(EMBEDDER, digits(), "benign", folder=tmp_path, quiet=True, device="cpu").content == first.content
-    assert (first.content["checks"], first.verdict) == ([], "unchecked")
-
-
 def test_before_attacking_it_says_how_long_that_will_take(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

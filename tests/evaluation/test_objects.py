@@ -137,13 +137,6 @@ def test_an_equal_object_is_the_protocol_s_own_too() -> None:
     assert resolve_settings("28", attacks=CA("+", width=3)).objects == {"ca": CA("+", width=3)}
 
 
-def test_settings_stay_plain() -> None:
-    resolved = resolve_settings("28", attacks=["es", Farthest()])
-    assert resolved.plain()["attacks"] == ["es", "farthest"]
-    assert "objects" not in resolved.plain()
-    assert resolved.attack("farthest") == Farthest()
-
-
 def test_adversarial_images_of_an_object_are_saved(tmp_path: Path) -> None:
     given: dict[str, Any] = {"steps": 2, "max_queries": 6, "quiet": True, "device": "cpu"}
     entries = attack(EMBEDDER, digits(), Farthest(), tmp_path / "a", **given)

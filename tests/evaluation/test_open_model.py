@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from holdfast.core.gallery import same_set
 from holdfast.data import Pixels, load_dataset
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.metrics.collapse import gauges
@@ -24,7 +23,7 @@ from holdfast.runs.folder import Run
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
 from tests.helpers import tiny
-from tests.helpers.tiny import digits, photos, snapshot
+from tests.helpers.tiny import digits, photos, same_set, snapshot
 
 QUICK: dict[str, Any] = {**tiny.QUICK, "attacks": ("es", "ltm"), "steps": 3, "step": 0.1, "max_queries": 20}
 
@@ -97,13 +96,6 @@ def test_best_and_last_and_protocols_lie_beside_each_other(copied: Path) -> None
     assert [result.content["protocol"] for result in results] == ["strict", "strict", "cvpr22", "benign"]
 
 
-def test_a_second_evaluation_is_the_first(trained: Path) -> None:
-    first = evaluate(trained, **QUICK)
-    before = snapshot(trained)
-    assert evaluate(trained, **QUICK).content == first.content
-    assert snapshot(trained) == before
-
-
 def test_a_run_further_trained_is_evaluated_anew(copied: Path) -> None:
     """Never the result of the weights that lay there before."""
     first = evaluate(copied, **QUICK)
@@ -162,12 +154,6 @@ def test_a_bare_copy_of_best_says_what_it_was_chosen_on(
         assert (result.verdict, result.content["model"]["weights"]) == (verdict, "best")
     elsewhere = (pixels.table.images[:40], pixels.table.labels[:40])
     assert evaluate(copy, elsewhere, "benign", device="cpu", quiet=True).verdict == "unchecked"
-
-
-def test_a_run_without_best_weights_says_so(copied: Path) -> None:
-    shutil.rmtree(copied / "best")
-    with pytest.raises(HoldfastError, match=r"has no best/.*leave out --best"):
-        open_model(copied, best=True)
 
 
 def test_batchnorm_is_in_evaluation_mode_and_left_as_it_was() -> None:
@@ -269,16 +255,6 @@ def test_a_model_that_was_mended_is_evaluated_anew(place: Path) -> None:
     good = evaluate("outside_net.py:build", images, folder=place, **QUICK)
     assert good.path != bad.path
     assert good.verdict == "unchecked, too few queries"
-
-
-def test_lists_of_queries_and_gallery(place: Path) -> None:
-    model = open_model("outside_net:Net", size=8)
-    images = load_test_set(model, queries=place / "q.csv", gallery=place / "g.csv")
-    result = evaluate(model, images, **{**QUICK, "attacks": ("es", "ca+"), "max_queries": None})
-    assert result.content["settings"]["eps"] == 8 / 255
-    data = {"name": "query-gallery", "queries": 4, "gallery": 12, "attacked": 4, "channels": 3}
-    assert result.content["data"].items() >= data.items()
-    assert result.content["columns"]["CA+"]["queries"] == 12
 
 
 def test_attacks_may_come_from_a_run_or_a_model(trained: Path, place: Path) -> None:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from holdfast.attacks import ATTACKS, CA, RankingAttack, System
 from holdfast.attacks.base import no_entries, own_entries
-from holdfast.core.gallery import same_set
 from holdfast.core.pgd import PGD, LInf
 from holdfast.evaluation.protocols import BENIGN, COLUMNS, CVPR22, PROTOCOLS, STRICT, TOP1, ers
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.models.wrapped import WrappedModel
 from holdfast.util.errors import HoldfastError
+from tests.helpers.tiny import same_set
 from tests.oracles import attacks as naive
 from tests.oracles.attacks import some
 

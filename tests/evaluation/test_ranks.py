@@ -75,7 +75,7 @@ def test_where_one_of_two_dies_three_go_on_and_find_what_one_finds(alone: Path, 
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("HoldfastError")]
     assert len(said) == 1
-    assert "another process of this group has ended: what was finished is kept" in said[0]
+    assert "one of them has ended: what was finished is kept" in said[0]
     assert f"exitcode  : -{int(signal.SIGKILL)}" in done.stderr
     begun = {name: len(content) for name, content in records(tmp_path).items()}
     assert begun

@@ -163,24 +163,21 @@ def test_a_killed_evaluation_goes_on(whole: tuple[Result, int], tmp_path: Path) 
     assert again[0] < 3 * calls // 4
 
 
-@pytest.mark.parametrize("share", [0.6, 1])
-def test_an_interrupted_batch_is_attacked_again(share: float, whole: tuple[Result, int], tmp_path: Path) -> None:
+@pytest.mark.parametrize(("share", "batch"), [(0.6, 5), (1, 5), (0.5, 3)])
+def test_an_interrupted_batch_is_attacked_again(
+    share: float, batch: int, whole: tuple[Result, int], tmp_path: Path
+) -> None:
+    """Also in batches of another size, at other costs."""
     complete, calls = whole
     with pytest.raises(KeyboardInterrupt):
         evaluate(counted(EMBEDDER, int(calls * share))[0], digits(), folder=tmp_path, **RESUMED)
     (place,) = tmp_path.iterdir()
     finished = (place / "costs.jsonl").read_text().splitlines()
-    check_resumed(evaluate(EMBEDDER.__call__, digits(), folder=tmp_path, **RESUMED), complete, finished)
-
-
-def test_another_batch_size_may_finish_it(whole: tuple[Result, int], tmp_path: Path) -> None:
-    complete, calls = whole
-    with pytest.raises(KeyboardInterrupt):
-        evaluate(counted(EMBEDDER, calls // 2)[0], digits(), folder=tmp_path, **RESUMED)
-    result = evaluate(EMBEDDER.__call__, digits(), folder=tmp_path, **{**RESUMED, "batch": 3})
-    assert result.path is not None
+    result = evaluate(EMBEDDER.__call__, digits(), folder=tmp_path, **{**RESUMED, "batch": batch})
+    if batch == RESUMED["batch"]:
+        check_resumed(result, complete, finished)
     assert complete.path is not None
-    assert records(result.path.parent) == records(complete.path.parent)
+    assert records(place) == records(complete.path.parent)
 
 
 def test_a_finished_evaluation_is_returned_at_once(whole: tuple[Result, int], tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 from holdfast.evaluation.evaluate import evaluate
-from holdfast.evaluation.protocols import BUDGETS
 from holdfast.export import FORMATS, Format, export, program
 from holdfast.export.folder import merging, portable
 from holdfast.export.source import Source, frozen_copy, open_run
@@ -31,6 +30,8 @@ from holdfast.util.errors import HoldfastError
 from tests.conftest import Call, Refuse
 from tests.helpers.onnx import needs_onnx
 from tests.helpers.tiny import QUICK, digits, embedder, photos, snapshot
+
+pytestmark = pytest.mark.usefixtures("short_attacks")
 
 GRAY = EmbedderConfig("c2f2", 6, 1, 8)
 RESNET = EmbedderConfig("resnet18", 6, 3, 16, mean=(0.1, 0.2, 0.3))
@@ -49,15 +50,6 @@ def source(config: EmbedderConfig = GRAY) -> Source:
     model = Embedder(config)
     model(torch.rand(8, config.channels, config.size, config.size))
     return Source(frozen_copy(model), "mine", resolve_config({"data.name": "digits"}), "last", (), {}, True)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_steps() -> Iterator[None]:
-    """Attacks are short where nothing says how long they are."""
-    with pytest.MonkeyPatch.context() as patch:
-        eps, step, _ = BUDGETS["28"]
-        patch.setitem(BUDGETS, "28", (eps, step, 4))
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,17 @@
 """Training runs: what lies in their state, and several processes."""
 
 import os
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor, equal
 
 from holdfast.runs.folder import Run
-from tests.helpers.waiting import GUARD
+from tests.helpers.waiting import GUARD, forked
 
 
 def weights(folder: Path) -> dict[str, Tensor]:
@@ -37,3 +40,19 @@ def torchrun(*arguments: str, processes: int = 2) -> subprocess.CompletedProcess
     return subprocess.run(
         [*command, *arguments], env=environment, capture_output=True, text=True, timeout=GUARD, check=False
     )
+
+
+def together(work: Callable[[], object], processes: int = 2) -> None:
+    """Work in forks of this process, which find in their environment what torchrun tells its processes."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+
+    def one(rank: int) -> None:
+        os.environ.update(meeting, RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(processes))
+        work()
+        os._exit(0)  # the parent's threads, of which a fork has none, are not waited for
+
+    begun = [forked(partial(one, rank)) for rank in range(processes)]
+    for process in begun:
+        process.join(GUARD)
+    assert [process.exitcode for process in begun] == [0] * processes

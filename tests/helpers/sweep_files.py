@@ -1,7 +1,6 @@
 """Sweep files on digits, and what runs of theirs leave behind, for the tests that need some."""
 
 import json
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from holdfast.runs.folder import Place, State
 from holdfast.sweep.plan import Evaluation, Planned, plan
 from holdfast.util.errors import HoldfastError
 from tests.helpers import result_files
+from tests.helpers.runs import together
 
 SMALL: dict[str, Any] = {
     "data.name": "digits",
@@ -76,10 +76,14 @@ def evaluated(run: Planned, evaluation: Evaluation, **changes: Any) -> Path:
 
 
 def inside(words: list[str], *, stdout: BinaryIO, **_: Any) -> int:
-    """In place of a process: ``holdfast`` called here, where torch is imported already."""
-    assert words[:3] == [sys.executable, "-m", "holdfast"]
+    """In place of a process, or of those of torchrun: ``holdfast`` called here, where torch is imported already."""
+    *program, processes = words[: words.index("holdfast") - 1]
+    words = words[words.index("holdfast") + 1 :]
+    if program:
+        together(lambda: app(args=words, standalone_mode=False), int(processes))
+        return 0
     try:
-        app(args=words[3:])
+        app(args=words)
     except SystemExit as stop:
         return int(stop.code or 0)
     except HoldfastError as error:

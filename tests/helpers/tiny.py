@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.data import Pixels, Table, load_dataset
 from holdfast.models.embedder import Embedder, EmbedderConfig
 
@@ -52,6 +53,12 @@ def digits(count: int = 100) -> Pixels:
     """The first test digits."""
     table = load_dataset("digits").test()
     return Pixels(table.select(np.arange(len(table)) < count), 8, channels=1)
+
+
+def same_set(embeddings: Tensor, labels: Tensor) -> tuple[Queries, Gallery]:
+    """A whole test set as queries and as gallery."""
+    ids = torch.arange(len(embeddings))
+    return Queries(embeddings, labels, ids), Gallery(embeddings, labels, ids)
 
 
 def pair(count: int = 100) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from holdfast.core import batching as blocks
-from holdfast.core.gallery import Gallery, Queries, same_set
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.metrics.retrieval import _queries_per_block, _ranks, _ranks_on_cpu, per_query, retrieval_metrics
 from holdfast.util.errors import HoldfastError
+from tests.helpers.tiny import same_set
 from tests.oracles.retrieval import of_query, of_untied_query
 
 KS = (1, 2, 3, 8)

@@ -76,6 +76,7 @@ def test_an_entry_stands_for_a_model_everywhere(made: Path) -> None:
         assert (embed(images) == wanted).all()
 
 
+@pytest.mark.usefixtures("short_attacks")
 def test_an_evaluation_of_an_entry_does_not_touch_the_zoo(made: Path, tmp_path: Path, call: Call) -> None:
     before = snapshot(made)
     status, out, _ = call("evaluate", "zoo:digits-raw", *SPOKEN)

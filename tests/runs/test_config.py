@@ -14,7 +14,7 @@ from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import BALLS
 from holdfast.core.samplers import SAMPLERS
 from holdfast.data import DATASETS
-from holdfast.runs.config import Config, differences, flatten, resolve_config
+from holdfast.runs.config import Config, flatten, resolve_config
 from holdfast.training.trackers import TRACKERS
 from holdfast.util.errors import HoldfastError
 
@@ -189,12 +189,6 @@ def test_yaml_round_trip(name: str, changes: dict[str, Any]) -> None:
     assert resolve_config(flat) == config
 
 
-def test_differences_name_what_changed() -> None:
-    old, new = settings(), settings(optim__lr=2e-3, seed=3)
-    assert differences(old, new) == ["seed: 0 -> 3", "optim.lr: 0.001 -> 0.002"]
-    assert differences(old, old) == []
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -209,9 +203,6 @@ def test_differences_name_what_changed() -> None:
         ({"seed": 2**64}, "seed is below 18446744073709551616"),
         ({"steps": 2**63}, "steps is below 9223372036854775808"),
         ({"data.root": "a\0b"}, r"data\.root takes text or null, not 'a\\x00b'"),
-        ({"pgd.eps": "8/0"}, "pgd.eps takes a .*number or a fraction"),
-        ({"pgd.eps": "1e9/3"}, "pgd.eps takes a .*number or a fraction"),
-        ({"pgd.eps": "8/x"}, "pgd.eps takes a .*number or a fraction"),
         ({"data.name": "cup"}, r"unknown data set 'cup'; did you mean 'cub'\? \(allowed: mnist"),
         ({"data.resize": 5}, r"data\.resize 5 is smaller than the crop data\.size 8"),
         ({"optim.ema": 1}, "optim.ema is below 1, not 1"),
@@ -231,24 +222,6 @@ def test_what_does_not_fit_is_refused(changes: dict[Any, Any], message: str) -> 
 def test_a_size_that_is_no_number_is_refused_where_the_crop_follows_it(size: Any) -> None:
     with pytest.raises(HoldfastError, match=r"data\.size takes a whole number"):
         settings(data__name="cub", data__size=size)
-
-
-HUGE = 10**400
-NOT_FINITE = {
-    "nan": float("nan"),
-    "inf": float("inf"),
-    "-inf": "-inf",
-    "text": "nan",
-    "huge": HUGE,
-    "ratio": f"{HUGE}/1",
-}
-
-
-@pytest.mark.parametrize("name", NOT_FINITE)
-@pytest.mark.parametrize("key", ["optim.lr", "pgd.eps", "optim.clip", "optim.ema", "loss.ceiling", "save_minutes"])
-def test_numbers_are_finite(key: str, name: str) -> None:
-    with pytest.raises(HoldfastError, match=re.escape(key)):
-        resolve_config({key: NOT_FINITE[name]})
 
 
 def test_an_l2_radius_may_exceed_the_pixel_range() -> None:

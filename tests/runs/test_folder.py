@@ -1,8 +1,6 @@
 """The run folder: who may take it, what a resumed run finds, and what a kill or a full disk leaves."""
 
-import errno
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -47,25 +45,6 @@ def test_a_new_folder_is_made_with_the_settings_and_the_environment(tmp_path: Pa
     assert run.steps() == run.epochs() == []
 
 
-def test_a_state_comes_back_as_it_was_saved(tmp_path: Path) -> None:
-    run = Run(tmp_path)
-    tensors = {
-        "model/w": torch.randn(3, 2),
-        "optimizer/0/step": torch.tensor(7.0),
-        "n": torch.tensor([1, 2]),
-        "half": torch.ones(2, dtype=torch.bfloat16),
-        "empty": torch.zeros(0),
-    }
-    place = Place(epoch=1, step=7)
-    run.save_state(State(tensors, place))
-    state = run.load_state()
-    assert state.place == place
-    assert state.tensors.keys() == tensors.keys()
-    for name, tensor in tensors.items():
-        assert state.tensors[name].dtype == tensor.dtype
-        assert torch.equal(state.tensors[name], tensor)
-
-
 def test_an_epoch_has_one_row(tmp_path: Path) -> None:
     """A run killed between the row and the state makes it again."""
     run = begun(tmp_path, step=4)
@@ -81,13 +60,6 @@ def test_a_run_or_half_of_one_is_not_overwritten(missing: str, tmp_path: Path) -
     with pytest.raises(HoldfastError, match=r"holds a run already; add --resume"):
         Run(tmp_path).begin(CONFIG, resume=False)
     assert len(run.steps()) == 4
-
-
-def test_a_state_without_settings_is_not_resumed(tmp_path: Path) -> None:
-    begun(tmp_path)
-    (tmp_path / "config.yaml").unlink()
-    with pytest.raises(HoldfastError, match=r"it has no config\.yaml"):
-        Run(tmp_path).begin(CONFIG, resume=True)
 
 
 @pytest.mark.parametrize(
@@ -209,6 +181,10 @@ def test_no_settings_no_run(tmp_path: Path) -> None:
         Run(tmp_path).config()
     with pytest.raises(HoldfastError, match="is no run folder"):
         Run(tmp_path / "absent").config()
+    run = begun(tmp_path / "run")
+    run.config_file.unlink()
+    with pytest.raises(HoldfastError, match=r"it has no config\.yaml"):
+        run.begin(CONFIG, resume=True)
 
 
 def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
@@ -216,25 +192,6 @@ def test_a_file_in_the_way_of_the_folder(tmp_path: Path) -> None:
     for folder in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(HoldfastError, match=r"cannot write .*file"):
             Run(folder).begin(CONFIG, resume=False)
-
-
-def no_space(*_: Any, **__: Any) -> None:
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_a_full_disk_keeps_the_last_state_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = begun(tmp_path)
-    before = sorted(path.name for path in tmp_path.iterdir())
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "replace", no_space)
-        with pytest.raises(HoldfastError, match=r"cannot write .*state\.safetensors: No space left on device"):
-            run.save_state(State({"model/w": torch.zeros(3)}, Place(step=4)))
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", no_space)
-        with pytest.raises(HoldfastError, match="No space left on device"):
-            run.save_state(State({"model/w": torch.zeros(3)}, Place(step=4)))
-    assert run.load_state().place.step == 2
-    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_the_environment_is_what_a_result_depends_on(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from holdfast.data.readers.listing import listed
 from holdfast.models.preprocessing import Preprocessing
 from holdfast.search import blocks
 from tests.helpers import tiny
-from tests.helpers.runs import script, torchrun
+from tests.helpers.runs import together
 from tests.helpers.waiting import Gate, forked
 
 BLOCK = 2 * WIDTH
@@ -249,17 +249,14 @@ def test_a_killed_process_is_gone_on_with(many: Path, whole: tuple[Path, int], t
 
 
 def test_processes_under_torchrun_embed_a_share_each(many: Path, whole: tuple[Path, int], tmp_path: Path) -> None:
-    out, code = (
-        tmp_path / "x.npz",
-        (
-            "from pathlib import Path\nfrom holdfast.search import blocks\nfrom tests.search import test_blocks\n"
-            "blocks.BLOCK = test_blocks.BLOCK\nmodel = test_blocks.Counting()\n"
-            "test_blocks.index_of(Path(sys.argv[1]), Path(sys.argv[2]), model)\nprint('calls', model.calls)\n"
-        ),
-    )
-    file = script(tmp_path / "embedding.py", code)
-    done = torchrun(str(file), str(many), str(out))
-    assert done.returncode == 0, done.stderr
+    out = tmp_path / "x.npz"
+
+    def work() -> None:
+        model = Counting()
+        index_of(many, out, model)
+        (tmp_path / f"calls-{os.environ['RANK']}").write_text(str(model.calls))
+
+    together(work)
     assert out.read_bytes() == whole[0].read_bytes()
-    calls = [int(line.split()[-1]) for line in done.stdout.splitlines() if "calls" in line]
+    calls = [int(file.read_text()) for file in tmp_path.glob("calls-*")]
     assert sorted(count - whole[1] for count in calls) == [2, 3], "of five calls in all"

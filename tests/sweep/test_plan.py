@@ -15,7 +15,8 @@ from holdfast.sweep.plan import Evaluation, plan
 from holdfast.util.errors import HoldfastError
 from tests.helpers.sweep_files import PLAIN, SMALL, evaluated, leave, planned, write
 
-STRICT = {"protocol": "strict", "max_queries": 4, "checks": False}
+CHECKED = {"protocol": "strict", "max_queries": 4}
+STRICT = {**CHECKED, "checks": False}
 
 
 def names(folder: Path, *runs: Any, **sections: Any) -> list[str]:
@@ -282,41 +283,30 @@ def test_a_run_is_trained_when_it_has_come_to_its_end(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "counts"),
+    ("evaluation", "changes", "counts"),
     [
-        ({}, True),
-        ({"checks": [{"name": "a check"}]}, True),
-        ({"settings": {"max_queries": 5}}, False),
-        ({"settings": {"eps": 8 / 255}}, False),
-        ({"settings": {"attacks": ["es"]}}, False),
-        ({"settings": {"seed": 1}}, False),
-        ({"model": {"weights": "best"}}, False),
-        ({"model": {"surrogate": "1a2b3c4d"}}, False),
-        ({"protocol_version": 0}, False),
+        (STRICT, {}, True),
+        (STRICT, {"checks": [{"name": "a check"}]}, True),
+        (STRICT, {"settings": {"max_queries": 5}}, False),
+        (STRICT, {"settings": {"eps": 8 / 255}}, False),
+        (STRICT, {"settings": {"attacks": ["es"]}}, False),
+        (STRICT, {"settings": {"seed": 1}}, False),
+        (STRICT, {"model": {"weights": "best"}}, False),
+        (STRICT, {"model": {"surrogate": "1a2b3c4d"}}, False),
+        (STRICT, {"protocol_version": 0}, False),
+        (CHECKED, {}, False),
+        (CHECKED, {"checks": [{"name": "a check"}]}, True),
+        ({"protocol": "benign"}, {}, True),
     ],
 )
 def test_only_a_result_of_these_weights_and_settings_counts(
-    changes: dict[str, Any], counts: bool, tmp_path: Path
+    evaluation: dict[str, Any], changes: dict[str, Any], counts: bool, tmp_path: Path
 ) -> None:
-    (run,) = planned(tmp_path, evaluations=[STRICT])
+    """With checks where they are wanted and something is attacked."""
+    (run,) = planned(tmp_path, evaluations=[evaluation])
     leave(run)
     evaluated(run, run.evaluations[0], **changes)
     assert bool(run.missing()) is not counts
-
-
-@pytest.mark.parametrize(("checks", "counts"), [([], False), ([{"name": "a check"}], True)])
-def test_where_checks_are_wanted_a_result_has_them(checks: list[Any], counts: bool, tmp_path: Path) -> None:
-    (run,) = planned(tmp_path, evaluations=[{"max_queries": 4}])
-    leave(run)
-    evaluated(run, run.evaluations[0], checks=checks)
-    assert bool(run.missing()) is not counts
-
-
-def test_an_evaluation_without_attacks_has_no_checks(tmp_path: Path) -> None:
-    (run,) = planned(tmp_path, evaluations=[{"protocol": "benign"}])
-    leave(run)
-    evaluated(run, run.evaluations[0])
-    assert not run.missing()
 
 
 @pytest.mark.parametrize("other", [{"steps": 1}, {"seconds": 9.5}, None])

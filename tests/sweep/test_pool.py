@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from holdfast.sweep import execute, pool
-from holdfast.sweep.plan import Planned, plan
+from holdfast.sweep.plan import Planned
 from holdfast.sweep.pool import carry_out
 from holdfast.sweep.slots import slots_of
-from tests.helpers.runs import assert_same, weights
-from tests.helpers.sweep_files import PLAIN, SMALL, Machine, evaluated, inside, leave, planned, write
+from holdfast.training.loop import train
+from tests.helpers.runs import assert_same, together, weights
+from tests.helpers.sweep_files import PLAIN, SMALL, Machine, evaluated, inside, leave, planned
 from tests.helpers.waiting import GUARD, Gate, forked, until
 
 CPU = slots_of(["cpu"])
@@ -180,14 +181,6 @@ def test_progress_says_what_is_done_and_at_work(
 # ---- with holdfast itself -------------------------------------------------------------------------------------------
 
 
-def test_a_run_on_two_devices_is_one_run_of_two_processes(tmp_path: Path) -> None:
-    (run,) = runs = planned(tmp_path)
-    assert not carry_out(runs, slots_of(["cpu+cpu"]), quiet=True)
-    assert json.loads((run.folder / "environment.json").read_text())["processes"] == 2
-    assert [line["step"] for line in run.run.steps()] == [1, 2]
-    assert run.run.cost()["passes"] == 2 * 16, "those of both, 16 images a step"
-
-
 STOPPING = """
 import sys
 if "train" in sys.orig_argv:
@@ -214,10 +207,7 @@ def test_a_run_ends_with_its_killed_sweep_and_the_next_goes_on_to_the_same_weigh
     reader = os.open(alive, os.O_RDONLY | os.O_NONBLOCK)
     (tmp_path / "sitecustomize.py").write_text(STOPPING.format(stop=gate.stop(), alive=str(alive)))
     settings = {**SMALL, "batch.pairs": 250, "steps": 8, "optim.epochs": 2, "save_minutes": 0, "optim.ema": 0.9}
-    runs, whole = (
-        plan([write(tmp_path, {"recipe": "hm-s-lga-ics"}, settings=settings)], tmp_path / out)
-        for out in ("killed", "whole")
-    )
+    runs = planned(tmp_path, {"recipe": "hm-s-lga-ics"}, settings=settings)
     run, slots = runs[0].run, slots_of([device])
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
@@ -234,8 +224,11 @@ def test_a_run_ends_with_its_killed_sweep_and_the_next_goes_on_to_the_same_weigh
     assert [line["step"] for line in run.steps()] == [1, 2, 3, 4, 5]
     assert (run.place().step, runs[0].trained()) == (4, False)
 
-    if device == "cpu":
-        monkeypatch.setattr(execute.subprocess, "call", inside)
-    assert not carry_out(runs + whole, slots, quiet=True)
+    monkeypatch.setattr(execute.subprocess, "call", inside)
+    assert not carry_out(runs, slots, quiet=True)
+    processes = len(slots[0].devices)
+    assert json.loads((run.folder / "environment.json").read_text())["processes"] == processes
     assert [line["step"] for line in run.steps()] == list(range(1, 9))
-    assert_same(weights(whole[0].folder), weights(run.folder))
+    whole = tmp_path / "whole"
+    together(lambda: train(runs[0].config, whole, quiet=True), processes)
+    assert_same(weights(whole), weights(run.folder))

@@ -14,7 +14,6 @@ from holdfast.training.build import embedder_of, optimizer_of
 from holdfast.training.layers import freeze_others
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
-from tests.helpers.runs import assert_same, weights
 
 SMALL = {"data.name": "digits", "model.dim": 8, "batch.pairs": 8, "recipe": "none-r", "validation.every": 0}
 
@@ -119,11 +118,3 @@ def test_the_rate_rises_and_then_falls(tmp_path: Path) -> None:
     assert [line["lr"] for line in Run(tmp_path).steps()] == pytest.approx(
         [0.25, 0.5, 0.75, 1.0, 1.0, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
     )
-
-
-def test_a_run_with_rates_by_layer_resumes(tmp_path: Path) -> None:
-    changes = {"optim__layer_decay": 0.5, "optim__head_lr": 0.01, "model__trainable": ["fc1", "fc2", "conv2"]}
-    train(settings(**changes, steps=4), tmp_path / "whole", quiet=True)
-    train(settings(**changes, steps=2), tmp_path / "cut", quiet=True)
-    train(settings(**changes, steps=4), tmp_path / "cut", resume=True, quiet=True)
-    assert_same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))

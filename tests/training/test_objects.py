@@ -32,10 +32,11 @@ from holdfast.runs.config import Config, resolve_config
 from holdfast.runs.folder import Run
 from holdfast.training.build import pgd_of
 from holdfast.training.loop import train
+from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError
 from holdfast.util.validate import read_yaml
 from tests.conftest import Call
-from tests.helpers.runs import assert_same, torchrun, weights
+from tests.helpers.runs import assert_same, together, weights
 from tests.helpers.tiny import interrupt
 
 SMALL: dict[str, Any] = {
@@ -315,30 +316,17 @@ def test_a_backbone_from_a_file_trains_is_evaluated_and_resumes(
     assert call(*command, "--resume")[0] == 0
 
 
-WORKER = """
-import sys, torch
-from torch import nn
-from holdfast import resolve_config, train
-from holdfast.util import distributed
-
-torch.set_num_threads(1)
-with distributed.process_group(torch.device("cpu")):
-    torch.manual_seed(distributed.rank())
-    layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 8)
-    begun = {name: value.clone() for name, value in nn.Sequential(*layers).state_dict().items()}
-    few = {"model.dim": 8, "batch.pairs": 16, "steps": 2, "validation.every": 0}
-    config = resolve_config({"data.name": "digits", **few})
-    trained = train(config, sys.argv[1] + "/run", backbone=nn.Sequential(*layers), device="cpu", quiet=True)
-    torch.save((begun, trained.backbone.state_dict()), f"{sys.argv[1]}/{distributed.rank()}.pt")
-"""
-
-
 def test_processes_that_build_other_weights_train_those_of_the_first(tmp_path: Path) -> None:
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    done = torchrun(str(script), str(tmp_path))
-    assert done.returncode == 0, done.stderr
+    few = settings(model__dim=8, batch__pairs=16, steps=2)
+
+    def work() -> None:
+        with distributed.process_group(torch.device("cpu")):
+            mine = network(8, seed=distributed.rank())
+            trained = train(few, tmp_path / "run", backbone=mine, device="cpu", quiet=True)
+            torch.save((mine.state_dict(), trained.backbone.state_dict()), tmp_path / f"{distributed.rank()}.pt")
+
+    together(work)
     (begun, one), (other, two) = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
-    assert not torch.equal(begun["0.weight"], other["0.weight"])
+    assert not torch.equal(begun["1.weight"], other["1.weight"])
     assert_same(one, two)
-    assert (one["0.weight"] - begun["0.weight"]).abs().max() < 0.02 < (one["0.weight"] - other["0.weight"]).abs().max()
+    assert (one["1.weight"] - begun["1.weight"]).abs().max() < 0.02 < (one["1.weight"] - other["1.weight"]).abs().max()

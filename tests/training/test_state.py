@@ -70,28 +70,6 @@ def test_a_state_has_the_names_it_always_had(tmp_path: Path) -> None:
     ]
 
 
-def test_what_is_restored_goes_on_alike() -> None:
-    def part(seed: int) -> tuple[dict[str, nn.Module], torch.optim.Optimizer]:
-        model = Network(seed)
-        optimizer = torch.optim.Adam(model.parameters(), lr=0.1)
-        return {"model": model, "average": averaged(model, 0.5).module}, optimizer
-
-    def step(modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer) -> None:
-        optimizer.zero_grad()
-        modules["model"].linear(torch.ones(2, 5)).square().sum().backward()  # type: ignore[operator]
-        optimizer.step()
-
-    (one, first), (two, second) = part(0), part(1)
-    step(one, first)
-    state = {name: value.clone() for name, value in tensors(one, first).items()}
-    restore(state, two, second)
-    step(one, first)
-    step(two, second)
-    found, expected = tensors(two, second), tensors(one, first)
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
-
-
 @pytest.mark.parametrize("wrong", ["other/linear.weight", "model/linear.weights", "optimizer/x/step"])
 def test_a_state_of_other_parts_is_an_error(wrong: str) -> None:
     model = Network(0)

@@ -323,7 +323,7 @@ def test_damaged_files_are_read_or_refused(name: str, tmp_path: Path, data: st.D
 
 
 @given(content=damaged(CARS))
-@settings(max_examples=EXAMPLES // 3, deadline=None, suppress_health_check=list(HealthCheck), database=None)
+@settings(max_examples=EXAMPLES // 5, deadline=None, suppress_health_check=list(HealthCheck), database=None)
 def test_damaged_matlab_files_are_read_or_refused(tmp_path: Path, content: bytes) -> None:
     """Each starts a process."""
     outcome("CARS", tmp_path, content)

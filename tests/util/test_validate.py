@@ -97,7 +97,21 @@ def test_what_does_not_fit_is_named_with_what_is_allowed(tree: Any, message: str
     [
         (Amount, -1, r"a radius: it is at least 0, not -1"),
         (Count, 0, r"a radius: it is at least 1, not 0"),
-        (Amount, "x", r"a radius: it holds 'x', not a finite number or a fraction such as 8/255"),
+        *(
+            (Number, value, "a radius: it holds .*, not a finite number or a fraction such as 8/255")
+            for value in (
+                "x",
+                "8/0",
+                "1e9/3",
+                "8/x",
+                "nan",
+                "-inf",
+                float("nan"),
+                float("inf"),
+                10**400,
+                f"{10**400}/1",
+            )
+        ),
         (Annotated[str, OneOf(["linf", "l2"])], "l1", r"a radius: unknown value 'l1'; .*\(allowed: linf, l2\)"),
     ],
 )

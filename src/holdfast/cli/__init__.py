@@ -22,7 +22,6 @@ from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
 
 VERBS = (train, evaluate, attack, compare, gate, report, explore, sweep, embed, search, export, doctor)
-OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory")
 
 app = typer.Typer(
     name="holdfast",

@@ -54,12 +54,6 @@ class Gallery(Queries):
             raise HoldfastError("an id occurs twice in the gallery; ids are positions in the test table")
 
 
-def same_set(embeddings: Tensor, labels: Tensor) -> tuple[Queries, Gallery]:
-    """The whole test set as queries and as gallery: ``retrieval_metrics(*same_set(embeddings, labels))``."""
-    ids = torch.arange(len(embeddings), device=embeddings.device)
-    return Queries(embeddings, labels, ids), Gallery(embeddings, labels, ids)
-
-
 @dataclass(frozen=True, eq=False)
 class Items:
     """Embedded items that distances are measured to, N of them. width: from how many images at once; see

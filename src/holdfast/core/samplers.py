@@ -43,9 +43,8 @@ class EmbeddedBatch:
         alone = ~batch.same.any(dim=1)
         if alone.any():
             raise HoldfastError(
-                f"{int(alone.sum())} of {counted(len(anchors), 'anchor')} have no second image of "
-                "their class in the batch "
-                f"(first: position {int(anchors[alone][0])}, label {int(labels[anchors[alone][0]])}); "
+                f"{int(alone.sum())} of {counted(len(anchors), 'anchor')} have no second image of their class in the "
+                f"batch (first: position {int(anchors[alone][0])}, label {int(labels[anchors[alone][0]])}); "
                 "draw batches with PairBatches, or name anchors that have a mate"
             )
         if not batch.other.any(dim=1).all():

@@ -73,8 +73,7 @@ class PairBatches:
         if self._classes - self.left_out < 2:
             raise HoldfastError(
                 f"with {per_class} images or more: {self._classes - self.left_out} of "
-                f"{counted(self._classes, 'class')}; "
-                "training needs two such classes"
+                f"{counted(self._classes, 'class')}; training needs two such classes"
             )
         sizes = counts[counts >= per_class]
         self._size = np.repeat(sizes, sizes)
@@ -88,8 +87,7 @@ class PairBatches:
         if others < len(self._bounds) - 1:
             raise HoldfastError(
                 f"one class has {sizes.max():,} of {sizes.sum():,} training images: shares of "
-                f"{counted(pairs // world, 'pair')} "
-                "cannot all hold two classes; use more pairs"
+                f"{counted(pairs // world, 'pair')} cannot all hold two classes; use more pairs"
             )
 
     @property
@@ -110,8 +108,7 @@ class PairBatches:
         if self.left_out:
             text += (
                 f"; left out, for fewer than {self.per_class} images: {self.left_out:,} of "
-                f"{counted(self._classes, 'class')} "
-                f"({counted(self._images_left_out, 'image')})"
+                f"{counted(self._classes, 'class')} ({counted(self._images_left_out, 'image')})"
             )
         return text
 

@@ -130,9 +130,8 @@ class Pixels:
         if self.broken:
             first = min(self.broken)
             remarks.append(
-                f"left out of the data: {counted(len(self.broken), 'image')} that cannot be read, the "
-                f"first is {name(first)} "
-                f"({self.broken[first]})"
+                f"left out of the data: {counted(len(self.broken), 'image')} that cannot be read, the first is "
+                f"{name(first)} ({self.broken[first]})"
             )
         rows = np.flatnonzero(self._hashes)
         _, same, counts = np.unique(self._hashes[rows], return_inverse=True, return_counts=True)
@@ -142,9 +141,8 @@ class Pixels:
             classes = Counter(key for key, _ in {(self._hashes[i], self.table.labels[i]) for i in copies})
             several = sum(count > 1 for count in classes.values())
             remarks.append(
-                f"{counted(len(copies), 'image has', 'images have')} a copy, the same pixel for "
-                f"pixel, such as {name(one)} and {name(other)}: "
-                f"a copy is found at distance 0; in several classes: {several:,} of "
+                f"{counted(len(copies), 'image has', 'images have')} a copy, the same pixel for pixel, such as "
+                f"{name(one)} and {name(other)}: a copy is found at distance 0; in several classes: {several:,} of "
                 f"{counted(len(classes), 'such picture')}"
             )
         return remarks
@@ -204,8 +202,7 @@ class Pixels:
             named = "; ".join(f"{self.table.name_of(i)} ({why})" for i, why in list(self.broken.items())[:3])
             raise HoldfastError(
                 f"{len(self.broken)} of {counted(len(self), 'image')} cannot be read, more than the "
-                f"{self.max_broken} allowed: "
-                f"{named}{'; …' if len(self.broken) > 3 else ''}"
+                f"{self.max_broken} allowed: {named}{'; …' if len(self.broken) > 3 else ''}"
             )
 
     def _fill_one(self, i: int, place: Tensor) -> None:

@@ -77,8 +77,7 @@ class Table:
             if len(wrong):
                 raise self._error(
                     f"{counted(len(wrong), 'training image has', 'training images have')} {column} set, the first is "
-                    f"{self.name_of(wrong[0])}; "
-                    "queries and gallery must be in the test or the validation split"
+                    f"{self.name_of(wrong[0])}; queries and gallery must be in the test or the validation split"
                 )
         if not len(self.numbers):
             number = np.zeros(len(self), np.int64)

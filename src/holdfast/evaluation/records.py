@@ -82,9 +82,8 @@ class Records:
             records = read_lines(RecordLine, self._file(attack))
             if len(records) < done:
                 raise HoldfastError(
-                    f"{self._file(attack)} holds {counted(len(records), 'record')}, but "
-                    f"{folder / 'costs.jsonl'} counts {done}; "
-                    f"remove {folder} to start over"
+                    f"{self._file(attack)} holds {counted(len(records), 'record')}, but {folder / 'costs.jsonl'} "
+                    f"counts {done}; remove {folder} to start over"
                 )
             self.kept[attack] = records[:done]
         kept = {_stem(attack): records for attack, records in self.kept.items()}

@@ -131,8 +131,7 @@ def threat(result: Result) -> str:
     )
     return (
         f"**{way(result)}**: the attacker may change {NORMS[settings['norm']].format(reach)}, pixels being in [0, 1], "
-        f"{how}, and {knows}. Attacked: "
-        f"{data['attacked']:,} of {counted(data['queries'], 'query')}, in a gallery of "
+        f"{how}, and {knows}. Attacked: {data['attacked']:,} of {counted(data['queries'], 'query')}, in a gallery of "
         f"{counted(data['gallery'], 'image')} of {counted(data['classes'], 'class')} that the attacker knows."
     )
 

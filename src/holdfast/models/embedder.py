@@ -119,11 +119,6 @@ class Embedder(nn.Module):
                     module.training = False
         return self
 
-    @property
-    def has_batchnorm(self) -> bool:
-        """Whether the backbone has BatchNorm layers."""
-        return any(isinstance(module, _BatchNorm) for module in self.modules())
-
     def frozen(self) -> AbstractContextManager[nn.Module]:
         """In evaluation mode and without parameter gradients inside; see :func:`holdfast.core.fused.frozen`."""
         return frozen(self)

@@ -200,8 +200,7 @@ class _Training:
         if self.loader.skipped - skipped == len(self.loader):
             raise HoldfastError(
                 f"epoch {epoch + 1}: no batch could be used, for "
-                f"{counted(len(self.train_pixels.broken), 'training image')} "
-                "cannot be read; --verify lists them"
+                f"{counted(len(self.train_pixels.broken), 'training image')} cannot be read; --verify lists them"
             )
         within = self.place.batch
         self.place.epoch, self.place.batch = epoch + 1, 0

@@ -1,6 +1,8 @@
 """Plain torch.distributed under torchrun: what ranks share, and no-ops in a single process."""
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,7 +19,10 @@ T = TypeVar("T")
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """Join the group torchrun describes in the environment, if any, and leave it at the end, all ranks together."""
+    """Join the group torchrun describes in the environment, if any, and leave it at the end, all ranks together.
+
+    Where one has ended, torchrun stops the others: they raise HoldfastError then.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
@@ -27,10 +32,33 @@ def process_group(device: torch.device) -> Iterator[None]:
     backend = "nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, timeout=timedelta(hours=1), device_id=device if on_gpu else None)
     try:
-        yield
-        wait()
+        with _stopped_aloud():
+            yield
+            wait()
     finally:
         dist.destroy_process_group()
+
+
+ENDED = (
+    "this group of processes was stopped, or one of them has ended: what was finished is kept, so start the group again"
+)
+
+
+@contextmanager
+def _stopped_aloud() -> Iterator[None]:
+    """SIGTERM is an error inside, in the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(*_: object) -> None:
+        raise HoldfastError(ENDED)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def device(name: torch.device | str | None = None) -> torch.device:
@@ -102,9 +130,7 @@ def collect(work: Callable[[], T]) -> list[T]:
     try:
         dist.all_gather_object(found, (value, fault))
     except RuntimeError as error:
-        raise HoldfastError(
-            "another process of this group has ended: what was finished is kept, so start the group again"
-        ) from error
+        raise HoldfastError(ENDED) from error
     for _, one in found:
         if one is not None:
             failed = HoldfastError(one)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from holdfast.attacks import System
-from holdfast.core.gallery import Gallery, Queries, same_set
+from holdfast.core.gallery import Gallery, Queries
 from holdfast.data import Pixels, Table
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.records import Records
@@ -25,7 +25,7 @@ from holdfast.models.wrapped import WrappedModel
 from holdfast.runs.config import resolve_config
 from holdfast.training.loop import train
 from holdfast.util.errors import HoldfastError
-from tests.helpers.tiny import counted, digits, embedder, lasting, records
+from tests.helpers.tiny import counted, digits, embedder, lasting, records, same_set
 from tests.oracles.smoothing import gaussian, is_hit, tail
 
 MODEL = embedder()

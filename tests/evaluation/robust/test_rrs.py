@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks import ATTACKS, System
-from holdfast.core.gallery import same_set
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.protocols import COLUMNS
 from holdfast.evaluation.records import Record
 from holdfast.evaluation.robust.rrs import rrs, unattacked
-from tests.helpers.tiny import NINE, QUICK, digits, embedder
+from tests.helpers.tiny import NINE, QUICK, digits, embedder, same_set
 
 SIDES = {name: ATTACKS[name].side for name in NINE}
 GOALS = {"CA+": 0, "CA-": 100, "QA+": 0, "QA-": 100, "TMA": 1, "ES:R": 0, "LTM": 0, "GTM": 0, "GTT": 0}

@@ -4,12 +4,11 @@ import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 
 from holdfast.data.decode import no_file
-from holdfast.util.errors import HoldfastError, printable
+from holdfast.util.errors import HoldfastError, nearest, printable
 from holdfast.util.text import counted
 
 
@@ -21,14 +20,7 @@ def folder(root: Path, layout: str) -> Path:
         what = "a file" if root.is_file() else "a pipe, socket or device"
         raise HoldfastError(f"{root} is {what}, not a folder; expected {layout}")
     what = f"is a link that leads nowhere ({root.readlink()})" if root.is_symlink() else "does not exist"
-    raise HoldfastError(f"{root} {what}{near(root)} (expected {layout})")
-
-
-def near(path: Path) -> str:
-    """A question after what beside a missing path is called most like it, if anything is."""
-    siblings = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
-    close = get_close_matches(path.name, siblings, n=1)
-    return f"; did you mean {path.parent / close[0]}?" if close else ""
+    raise HoldfastError(f"{root} {what}{nearest(root)} (expected {layout})")
 
 
 def locate(root: Path, markers: Sequence[str], layout: str, inside: Sequence[str] = ()) -> Path:

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from holdfast.data.decode import SUFFIXES, is_image, no_file
-from holdfast.data.readers.files import folder, near
+from holdfast.data.readers.files import folder
 from holdfast.data.readers.own import check_images, read_rows
 from holdfast.data.readers.walk import LeftOut, images_below
 from holdfast.data.table import Table
-from holdfast.util.errors import HoldfastError, printable
+from holdfast.util.errors import HoldfastError, nearest, printable
 
 LAYOUT = "a folder of images, a CSV with the column path and, if wanted, label, or an image"
 
@@ -62,7 +62,7 @@ def asked(sources: Sequence[str | Path]) -> tuple[Table, dict[str, str]]:
             elif source.is_dir():
                 images += _below(source, LeftOut(source))
             elif reason := no_file(source):
-                reasons[str(source)] = f"{reason}{near(source)}"
+                reasons[str(source)] = f"{reason}{nearest(source)}"
             else:
                 images.append(source)
         except HoldfastError as error:

@@ -80,9 +80,8 @@ def zero_changes_nothing(probe: Probe) -> Verdict:
         same = "as" if slack else "exactly as"
         return True, f"attacked with ε = 0, {counted(len(changed), 'query')} scored {same} without attack"
     return False, (
-        f"attacked with ε = 0, {int(changed.sum())} of {counted(len(changed), 'query')} do not score "
-        "as without attack: the "
-        "model does not embed an image twice in the same way, and no score can be repeated exactly"
+        f"attacked with ε = 0, {int(changed.sum())} of {counted(len(changed), 'query')} do not score as without "
+        "attack: the model does not embed an image twice in the same way, and no score can be repeated exactly"
     )
 
 
@@ -145,20 +144,14 @@ def asked_is_strong(probe: Probe) -> Verdict:
     if resolved.gradient == "white-box" and not probe.differentiable:
         return None, probe.obstacle
     if resolved.eps and resolved.step * resolved.steps < resolved.eps:
-        return (
-            False,
-            f"{counted(resolved.steps, 'step')} of {resolved.step:.3g} cannot lead across the radius "
-            f"{resolved.eps:.3g}",
-        )
+        steps = f"{counted(resolved.steps, 'step')} of {resolved.step:.3g}"
+        return False, f"{steps} cannot lead across the radius {resolved.eps:.3g}"
     asked, left = probe.attack("ltm", resolved.pgd()).after["LTM"], probe.strong.after["LTM"]
     seen = f"R@1 was {_mean(asked)} under the attack asked for, and {_mean(left)} under the check's"
     if asked.mean() - left.mean() <= BEHIND:
         return True, seen
     if resolved.as_published:
-        return (
-            None,
-            f"{seen}: the scores are upper bounds, kept as protocol {resolved.protocol} was published",
-        )
+        return None, f"{seen}: the scores are upper bounds, kept as protocol {resolved.protocol} was published"
     return False, f"{seen}: the scores overstate robustness"
 
 
@@ -215,9 +208,8 @@ def repeats(probe: Probe) -> Verdict:
         same = "identical numbers" if exact else f"numbers that differ by at most {DRIFT:g}"
         return True, f"a second run, in other batches, gave {same} for {counted(count, 'query')}"
     return False, (
-        f"a second run, in other batches, gave other numbers for {int(differs.sum())} of "
-        f"{counted(count, 'query')}: the model "
-        "draws random numbers, or an image's embedding depends on the images beside it"
+        f"a second run, in other batches, gave other numbers for {int(differs.sum())} of {counted(count, 'query')}: "
+        "the model draws random numbers, or an image's embedding depends on the images beside it"
     )
 
 
