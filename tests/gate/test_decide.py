@@ -147,6 +147,8 @@ def test_records_that_are_absent_or_others_are_said_to_be(tmp_path: Path) -> Non
         "says that robust R@1 is 60.000; by the records beside it it is 0.0"
         in decide(new, old, rules("robust R@1=2")).judged[0].why
     )
+    lines(soft, [record(i, {"R@1": 100.0}, {"R@2": 100.0}) for i in range(190)])
+    assert "the record of 0 has no R@1 after the attack" in decide(new, old, rules("robust R@1=2")).judged[0].why
     with pytest.raises(HoldfastError, match="needs --baseline"):
         decide(new, None, rules("R@1=1"))
     with pytest.raises(HoldfastError, match="there is no rule"):

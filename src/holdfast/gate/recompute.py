@@ -117,7 +117,10 @@ def _compared(result: Result, again: Result) -> Iterator[Compared]:
     settings = again.content["settings"]
     for column in COLUMNS:
         if column.attack in settings["attacks"]:
-            before, after = ({one["id"]: one for one in read_records(place, column.attack)} for place in (theirs, ours))
+            before, after = (
+                {one["id"]: one for one in read_records(place, column.attack, after=(column.name,))}
+                for place in (theirs, ours)
+            )
             if missing := [i for i in after if i not in before]:
                 raise HoldfastError(f"{theirs / 'records'} lacks query {missing[0]} of {column.attack!r}")
             words = SCORE_WORDS[column.name]
