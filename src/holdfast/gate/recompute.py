@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import ceil
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -14,14 +13,15 @@ from holdfast.evaluation.protocols import COLUMNS, PROTOCOLS
 from holdfast.evaluation.records import read_benign, read_records
 from holdfast.evaluation.result import CERTIFIED, ROBUST, Result
 from holdfast.evaluation.words import SCORE_WORDS
+from holdfast.gate.rules import UNATTACKED
 from holdfast.gate.values import values_of
 from holdfast.models.adapters.base import OpenedModel
 from holdfast.util.errors import HoldfastError, pick
 
 NEAR = 0.01
 """How far a value may be from the one that was handed in, as a share of its range."""
-OTHERS = 0.05
-"""The share of records that may be farther: of queries at the edge, rounding on another machine decides."""
+EVERY, EVERY_UNATTACKED = 20, 100
+"""One query in so many may be farther, under attack and without: at the edge, rounding on another machine decides."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,9 @@ class Compared:
 
     @property
     def ok(self) -> bool:
-        """Whether at most one query in twenty differs, and at least one may."""
-        return self.apart <= max(1, ceil(OTHERS * self.queries) - 1)
+        """Whether at most one query in :data:`EVERY` differs; one may where there are fewer."""
+        every = EVERY_UNATTACKED if self.score in UNATTACKED else EVERY
+        return self.apart <= max(1, self.queries // every)
 
 
 def recompute(
