@@ -55,5 +55,8 @@ def test_a_site_is_written_anew_and_nothing_else_is_touched(call: Call, refused:
     assert {path.relative_to(site): path.read_text() for path in site.rglob("*") if path.is_file()} == first
     assert call("report", tmp_path / "results" / "a", "--format", "site", "--out", site)[0] == 0
     assert [path.stem for path in (site / "models").iterdir()] == ["a-1a2b3c4d"]
+    everything = ("report", tmp_path / "results", "--format", "site", "--out", site)
+    assert "--pictures needs --format html" in refused(*everything, "--pictures", "2")
+    assert "--published goes with a table or a page" in refused(*everything, "--published")
     assert "holds other files" in refused("report", tmp_path / "results", "--format", "site", "--out", tmp_path)
     assert "is a file" in refused("report", tmp_path / "results", "--format", "site", "--out", site / "index.html")

@@ -219,6 +219,9 @@ def test_certified_queries_are_paired_by_their_radius(tmp_path: Path) -> None:
     decision = decide(new, old, both)
     assert verdicts(decision) == [Verdict.FAIL, Verdict.PASS, Verdict.CANNOT_TELL]
     assert "has no certified R@1 at 0.5" in decision.judged[2].why
+    (level,) = decide(old, None, rules(least=("certified R@1@0.25=30",))).judged
+    assert (level.after, level.low, level.verdict) == (50.0, 0.0, Verdict.CANNOT_TELL)
+    assert level.why == "25 is not ruled out: attack more queries"
     assert values_of(old, "certified R@1 at 0.25")["certified R@1 at 0.25"].values.sum() == 100 * 100
 
 

@@ -47,11 +47,15 @@ def report(  # noqa: PLR0917
     for name in chosen:
         if FORMAT_OF[name] != style:
             raise HoldfastError(f"--{name} needs --format {FORMAT_OF[name]}")
-    if columns is not None:
-        chosen["columns"] = [column.strip() for column in columns.split(",")]
     if write is None:
+        if published:
+            raise HoldfastError(
+                "--published goes with a table or a page; each model's page of a site has the published rows"
+            )
         _site(paths, out or Path("site"))
         return
+    if columns is not None:
+        chosen["columns"] = [column.strip() for column in columns.split(",")]
     place = out or (Path("report.html") if style == "html" else None)
     if place is None:
         text = write(results := find(paths), **chosen)
