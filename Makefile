@@ -33,7 +33,7 @@ test-encoders: .venv-encoders/ready
 test-matrix:
 	$(PYTHON) tests/matrix.py --jobs $(JOBS) $(MATRIX)
 
-# The explorer in a browser: Chromium, from Debian's packages where it is missing. CHROMIUM: one elsewhere.
+# The explorer and the board in a browser: Chromium, from Debian's packages where it is missing. CHROMIUM: one elsewhere.
 e2e: $(READY)
 	$(BIN)/python $(INSTALL) -e ".[dev,e2e]"
 	@test -x "$${CHROMIUM:-/usr/bin/chromium}" || \

@@ -41,3 +41,22 @@ def test_what_does_not_go_together_is_refused(refused: Refuse, tmp_path: Path, m
     assert "cannot write" in refused("report", path, "--out", tmp_path / "file" / "table.md")
     with pytest.raises(HoldfastError, match="at least 0"):
         html_text(find([path]), pictures=-1)
+
+
+def test_a_site_is_written_anew_and_nothing_else_is_touched(call: Call, refused: Refuse, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write(tmp_path / "results" / name / "result.json", name=name, model={"hash": name})
+    site = tmp_path / "site"
+    status, out, _ = call("report", tmp_path / "results", "--format", "site", "--out", site)
+    assert (status, out) == (0, f"written to {site / 'index.html'}\n")
+    first = {path.relative_to(site): path.read_text() for path in site.rglob("*") if path.is_file()}
+    assert len([name for name in first if name.suffix in (".html", ".json")]) == 5
+    assert call("report", tmp_path / "results", "--format", "site", "--out", site)[0] == 0
+    assert {path.relative_to(site): path.read_text() for path in site.rglob("*") if path.is_file()} == first
+    assert call("report", tmp_path / "results" / "a", "--format", "site", "--out", site)[0] == 0
+    assert [path.stem for path in (site / "models").iterdir()] == ["a-1a2b3c4d"]
+    everything = ("report", tmp_path / "results", "--format", "site", "--out", site)
+    assert "--pictures needs --format html" in refused(*everything, "--pictures", "2")
+    assert "--published goes with a table or a page" in refused(*everything, "--published")
+    assert "holds other files" in refused("report", tmp_path / "results", "--format", "site", "--out", tmp_path)
+    assert "is a file" in refused("report", tmp_path / "results", "--format", "site", "--out", site / "index.html")

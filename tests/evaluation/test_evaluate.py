@@ -14,6 +14,7 @@ from torch import Tensor
 from holdfast.data import Pixels, held_out
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.protocols import COLUMNS, ers
+from holdfast.evaluation.records import read_benign
 from holdfast.evaluation.saving import attack
 from holdfast.metrics.retrieval import retrieval_metrics as retrieve
 from holdfast.models.embedding import embed_dataset
@@ -62,6 +63,15 @@ def test_a_result_is_a_file_that_reports_read(checked: Result) -> None:
     assert checked.content["settings"].items() >= settings.items()
     assert checked.content["protocol_version"] == 2
     assert torch.__version__.startswith(checked.content["environment"]["libraries"]["torch"])
+
+
+def test_every_query_has_its_scores_without_attack(checked: Result) -> None:
+    assert checked.path is not None
+    found = read_benign(checked.path.parent)
+    assert [line["id"] for line in found] == list(range(100))
+    for name in ("R@1", "R@2", "R@4", "R@8", "mAP", "mAP@R", "R-Precision"):
+        mean = np.mean([line["scores"][name] for line in found])
+        assert mean == pytest.approx(checked.content["benign"][name], abs=1e-5)
 
 
 def test_scores_are_those_of_the_records(checked: Result) -> None:

@@ -147,6 +147,8 @@ def test_records_that_are_absent_or_others_are_said_to_be(tmp_path: Path) -> Non
         "says that robust R@1 is 60.000; by the records beside it it is 0.0"
         in decide(new, old, rules("robust R@1=2")).judged[0].why
     )
+    lines(soft, [record(i, {"R@1": 100.0}, {"R@2": 100.0}) for i in range(190)])
+    assert "the record of 0 has no R@1 after the attack" in decide(new, old, rules("robust R@1=2")).judged[0].why
     with pytest.raises(HoldfastError, match="needs --baseline"):
         decide(new, None, rules("R@1=1"))
     with pytest.raises(HoldfastError, match="there is no rule"):
@@ -217,6 +219,9 @@ def test_certified_queries_are_paired_by_their_radius(tmp_path: Path) -> None:
     decision = decide(new, old, both)
     assert verdicts(decision) == [Verdict.FAIL, Verdict.PASS, Verdict.CANNOT_TELL]
     assert "has no certified R@1 at 0.5" in decision.judged[2].why
+    (level,) = decide(old, None, rules(least=("certified R@1@0.25=30",))).judged
+    assert (level.after, level.low, level.verdict) == (50.0, 0.0, Verdict.CANNOT_TELL)
+    assert level.why == "25 is not ruled out: attack more queries"
     assert values_of(old, "certified R@1 at 0.25")["certified R@1 at 0.25"].values.sum() == 100 * 100
 
 

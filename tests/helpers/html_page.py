@@ -9,7 +9,7 @@ from typing import Any
 
 from holdfast.report import find, html_text
 
-VOID = {"meta", "img", "link", "base", "embed"}
+VOID = {"meta", "img", "link", "base", "embed", "input"}
 LIMIT = 5_000_000
 
 

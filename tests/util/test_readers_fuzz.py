@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from holdfast.evaluation.records import Records
+from holdfast.evaluation.records import Records, read_benign
 from holdfast.evaluation.result import BENIGN, COST, MEASURED, SCORES, find
 from holdfast.models.embedder import FORMAT, EmbedderConfig, _read_config
 from holdfast.report import STYLES
@@ -110,6 +110,11 @@ def records(folder: Path, content: bytes) -> None:
     assert all(isinstance(record["after"], dict) for record in Records(folder).of("es"))
 
 
+def benign(folder: Path, content: bytes) -> None:
+    (folder / "benign.jsonl").write_bytes(content)
+    assert all(isinstance(line["scores"], dict) for line in read_benign(folder))
+
+
 def costs(folder: Path, content: bytes) -> None:
     (folder / "records").mkdir(exist_ok=True)
     (folder / "records" / "es.jsonl").write_text(json.dumps(RECORD) + "\n")
@@ -163,6 +168,7 @@ KINDS: dict[str, tuple[Callable[[Path, bytes], None], Any, Callable[[Any], bytes
     "epochs": (epochs, {"step": 1, "epoch": 1, "R@1": 50.0}, as_csv),
     "records": (records, RECORD, as_line),
     "costs": (costs, COSTS, as_line),
+    "benign": (benign, {"id": 3, "scores": {"R@1": 100.0, "mAP": 75.5}}, as_line),
     "index": (an_index, INDEX.about, as_json),
     "request": (a_request, {"query": "0", "attack": "es", "label": None, "eps": 8, "steps": 3}, as_json),
     "environment": (an_environment, {"python": "3.11", "devices": []}, as_json),
@@ -276,5 +282,8 @@ HARD = {
 @pytest.mark.parametrize("name", KINDS)
 def test_what_would_break_a_parser_is_refused(name: str, content: str, tmp_path: Path) -> None:
     refused = refused_in_one_line(KINDS[name][0], tmp_path, HARD[content])
-    kept = name in ("steps", "epochs", "records", "costs", "environment") or (name, content) == ("config", "nothing")
+    kept = name in ("steps", "epochs", "records", "costs", "benign", "environment") or (name, content) == (
+        "config",
+        "nothing",
+    )
     assert refused or kept

@@ -15,13 +15,14 @@ from holdfast.cli.explore import explore
 from holdfast.cli.export import export
 from holdfast.cli.gate import gate
 from holdfast.cli.listing import listing
+from holdfast.cli.recompute import recompute
 from holdfast.cli.report import report
 from holdfast.cli.search import embed, search
 from holdfast.cli.streams import lost, protect, speaks
 from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
 
-VERBS = (train, evaluate, attack, compare, gate, report, explore, sweep, embed, search, export, doctor)
+VERBS = (train, evaluate, attack, compare, gate, recompute, report, explore, sweep, embed, search, export, doctor)
 
 app = typer.Typer(
     name="holdfast",

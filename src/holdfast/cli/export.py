@@ -25,6 +25,9 @@ def export(  # noqa: PLR0917
     dtype: Annotated[
         str, typer.Option(help="Of the weights in a hub folder: float32, or bfloat16 for half the size.")
     ] = "float32",
+    benchmark: Annotated[
+        str | None, typer.Option(help="Of a hub folder: list its scores on this data set of the Hub, OWNER/NAME.")
+    ] = None,
     best: Best = False,
     root: Root = None,
 ) -> None:
@@ -36,7 +39,15 @@ def export(  # noqa: PLR0917
 
     try:
         place, found, reason = write(
-            run, form, out, best=best, precision=dtype, verify=verify, queries=max_queries, root=root
+            run,
+            form,
+            out,
+            best=best,
+            precision=dtype,
+            verify=verify,
+            queries=max_queries,
+            root=root,
+            benchmark=benchmark,
         )
     except DifferenceError as error:
         display.compared(error.found)

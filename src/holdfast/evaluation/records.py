@@ -12,7 +12,7 @@ its readings, ``moved`` the size of the perturbation in the ball's norm. A batch
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NotRequired
@@ -123,9 +123,18 @@ class Records:
         return self.folder / "records" / f"{_stem(attack)}.jsonl"
 
 
-def read_records(folder: Path, attack: str) -> list[Record]:
-    """The records of an attack in the folder of a finished evaluation; none where it was not made."""
-    return read_lines(RecordLine, folder / "records" / f"{_stem(attack)}.jsonl")
+def read_records(folder: Path, attack: str, before: Collection[str] = (), after: Collection[str] = ()) -> list[Record]:
+    """The records of an attack in the folder of a finished evaluation; none where it was not made.
+
+    before, after: the readings that each has to have; HoldfastError where one lacks some.
+    """
+    file = folder / "records" / f"{_stem(attack)}.jsonl"
+    records = read_lines(RecordLine, file)
+    for record in records:
+        for when, names in (("before", before), ("after", after)):
+            if lacking := [name for name in names if name not in record[when]]:
+                raise HoldfastError(f"{file}: the record of {record['id']} has no {lacking[0]} {when} the attack")
+    return records
 
 
 def write_benign(folder: Path, ids: "Tensor", scores: "Mapping[str, Tensor]") -> None:

@@ -12,6 +12,7 @@ from holdfast.data import Pixels
 from holdfast.evaluation.result import NAME
 from holdfast.evaluation.settings import resolve_settings
 from holdfast.export import folder, native, onnx, program
+from holdfast.export.benchmark import check_benchmark
 from holdfast.export.source import Source, open_run
 from holdfast.export.verify import Compared, compared
 from holdfast.models.backbones import is_code
@@ -62,6 +63,7 @@ def export(
     verify: bool = False,
     queries: int = 16,
     root: str | Path | None = None,
+    benchmark: str | None = None,
 ) -> tuple[Path, list[Compared], str]:
     """Export the embedder of a run; where it lies now, what was compared, and why not more was, or ``""``.
 
@@ -74,6 +76,7 @@ def export(
         verify: compare before it takes its place; see :func:`.verify.compared`.
         queries: attacked for that.
         root: where the data set lies now.
+        benchmark: for the Hub, the data set that lists the scores, ``OWNER/NAME``; see :mod:`.benchmark`.
 
     Raises HoldfastError, before any work, for what cannot be exported, and DifferenceError for what came out otherwise.
     """
@@ -81,6 +84,9 @@ def export(
     pick("precision", precision, PRECISIONS)
     if precision != "float32" and form != "hub":
         raise HoldfastError(f"precision {precision!r} goes with format 'hub'; {form} holds float32")
+    if benchmark is not None and form != "hub":
+        raise HoldfastError(f"benchmark {benchmark!r} goes with format 'hub'")
+    listed = None if benchmark is None else check_benchmark(benchmark)
     source = open_run(run, best)
     place = HOME / f"{source.name}{'-best' if best else ''}{way.ending}" if out is None else Path(out)
     _check(place, form, way, source)
@@ -94,7 +100,7 @@ def export(
     write, load = way.write, way.load
     if form == "hub":
         own = source.embedder.backbone if is_code(source.embedder.config.backbone) else None
-        write, load = partial(folder.write, precision=precision), partial(folder.load, backbone=own)
+        write, load = partial(folder.write, precision=precision, benchmark=listed), partial(folder.load, backbone=own)
     if form == "native":
         load = partial(native.load, source=source)
     with writing(place.resolve()), way.placing(place) as temporary:

@@ -6,6 +6,7 @@
     config.yaml                      the settings of training, without places of one machine
     README.md                        the model card
     evaluations/*/result.json        what the card is made from
+    .eval_results/holdfast.yaml      scores for a leaderboard of the Hub, where one is named
 """
 
 import json
@@ -23,23 +24,30 @@ from torch import nn
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import Embed
 from holdfast.evaluation.result import NAME
+from holdfast.export.benchmark import PLACE as PLACE_OF_SCORES
+from holdfast.export.benchmark import eval_results
 from holdfast.export.card import card
 from holdfast.export.source import Source
 from holdfast.models.embedder import Embedder
 from holdfast.runs.config import Config
-from holdfast.util.atomic import temporary_for
+from holdfast.util.atomic import temporary_for, write_text
 from holdfast.util.errors import HoldfastError
 
 PLACE = re.compile(r"((?:^|=)(?:(?:hf|st|onnx|program|model|open_clip:[\w.-]+):)?)/(?:.*/)?")
 """What comes before the name of a file in an absolute path, alone or after ``--option=``, and in a model's word."""
 
 
-def write(source: Source, folder: Path, precision: str = "float32") -> None:
-    """The files of the folder; precision: ``float32``, or ``bfloat16`` for half the size, which rounds the weights."""
+def write(source: Source, folder: Path, precision: str = "float32", benchmark: str | None = None) -> None:
+    """The files of the folder; precision: ``float32``, or ``bfloat16`` for half the size, which rounds the weights.
+
+    benchmark: the data set of the Hub that lists the scores, ``OWNER/NAME``.
+    """
     chosen_on = source.config.chosen_on if source.weights == "best" else None
     source.embedder.save_pretrained(folder, dtype=PRECISIONS[precision], weights=source.weights, chosen_on=chosen_on)
     (folder / "config.yaml").write_text(portable(source.config).to_yaml())
     (folder / "README.md").write_text(card(source, precision), encoding="utf-8")
+    if benchmark is not None:
+        write_text(folder / PLACE_OF_SCORES, eval_results(source.results, benchmark))
     for result in source.results:
         assert result.path is not None
         place = folder / "evaluations" / result.path.parent.name / NAME

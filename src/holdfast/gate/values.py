@@ -1,5 +1,6 @@
 """The value that each query adds to a score, from the records beside a result."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +66,13 @@ def _found(result: Result, folder: Path, score: str) -> dict[str, Each]:
     if score in (ROBUST, SAMPLE):
         return {score: _worst(result, folder, score)}
     if score == LEAST:
-        found = {attack: _records(folder, attack) for attack in ("es", "ltm", "gtm")}
+        found = {
+            attack: _records(folder, attack, before=("ES:R",) if attack == "es" else (), after=(name,))
+            for attack, name in {"es": "ES:R", "ltm": "LTM", "gtm": "GTM"}.items()
+        }
         return {score: Each(_ids(found["es"]), withstood(found), *HUNDRED)}
     if score.startswith(CERTIFIED):
-        records, radius = _records(folder, CERTIFICATES), float(score.removeprefix(CERTIFIED))
+        records, radius = _records(folder, CERTIFICATES, after=("radius",)), float(score.removeprefix(CERTIFIED))
         return {
             score: Each(
                 _ids(records), np.array([100.0 * (one["after"]["radius"] > radius) for one in records]), *HUNDRED
@@ -96,9 +100,10 @@ def _worst(result: Result, folder: Path, score: str) -> Each:
     stages, queries = robust.get("stages"), robust.get("queries")
     if not stages or queries is None:
         raise HoldfastError(f"{result.path} does not say what the stages of robust R@1 did")
-    kept = {one["id"]: one["before"]["R@1"] for one in _records(folder, PREFIX + stages[0]["name"], stages[0]["tried"])}
+    first, reading = PREFIX + stages[0]["name"], ("R@1",)
+    kept = {one["id"]: one["before"]["R@1"] for one in _records(folder, first, stages[0]["tried"], before=reading)}
     for stage in stages if score == ROBUST else ():
-        for record in _records(folder, PREFIX + stage["name"], stage["tried"]):
+        for record in _records(folder, PREFIX + stage["name"], stage["tried"], after=reading):
             kept[record["id"]] = min(kept.get(record["id"], 0.0), record["after"]["R@1"])
     wrong = queries - len(kept)
     if wrong < 0:
@@ -108,9 +113,7 @@ def _worst(result: Result, folder: Path, score: str) -> Each:
 
 def _column(result: Result, folder: Path, column: Column, *, whole: bool) -> Each:
     """One of the ten scores; where it is not the ``whole`` score, its part of the ERS."""
-    records = _records(folder, column.attack)
-    if any(column.name not in record["after"] for record in records):
-        raise HoldfastError(f"the records of {column.attack!r} in {folder} have no {column.name}")
+    records = _records(folder, column.attack, after=(column.name,))
     raw = np.array([record["after"][column.name] for record in records])
     count = len(raw)
     share = count * weights(count, batch_of(result))
@@ -129,9 +132,9 @@ def batch_of(result: Result) -> int | None:
     return None if batches is None else batches[dataset.family if dataset else "224"]
 
 
-def _records(folder: Path, attack: str, count: int | None = None) -> list[Record]:
-    """The records of an attack; so many, where it is known."""
-    records = read_records(folder, attack)
+def _records(folder: Path, attack: str, count: int | None = None, **readings: Collection[str]) -> list[Record]:
+    """The records of an attack, so many where that is known, with these ``readings`` before and after it."""
+    records = read_records(folder, attack, **readings)
     if not records and count != 0:
         raise HoldfastError(f"{folder / 'records'} has no records of {attack!r}: a gate needs them beside the result")
     if count is not None and len(records) != count:

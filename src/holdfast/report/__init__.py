@@ -22,6 +22,13 @@ def html_text(results: Sequence[Result], root: Path | None = None, pictures: int
     return page(results, root, pictures)
 
 
+def site_files(results: Sequence[Result]) -> dict[str, str]:
+    """Results as a site, text by file name, whose first page is ``index.html``; see :func:`.board.site`."""
+    from holdfast.report.html.board import site  # noqa: PLC0415 (imports torch)
+
+    return site(results)
+
+
 STYLES: Mapping[str, Style] = {
     "markdown": markdown_text,
     "csv": csv_text,
@@ -51,5 +58,6 @@ __all__ = [
     "json_text",
     "markdown",
     "published",
+    "site_files",
     "table",
 ]

@@ -109,7 +109,7 @@ def conditions(result: Result) -> dict[str, Any]:
         "unreadable": content["benign"].get("unreadable"),
         "protocol": result.protocol,
         "protocol_version": content.get("protocol_version"),
-        "settings": content["settings"],
+        "settings": {name: value for name, value in content["settings"].items() if name != "protocol"},
         "surrogate": content["model"].get("surrogate"),
     }
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -58,6 +59,30 @@ def page(results: Sequence[Result], root: str | Path | None, pictures: int) -> s
         "checks": ("Can the scores be trusted?", checks.fill(results)),
         "repeat": ("How to repeat it", repeat.fill(results)),
     }
+    templates = environment()
+    shown = [
+        Section(name, title, templates.get_template(f"{name}.html.j2").render(filled))
+        for name, (title, filled) in sections.items()
+        if filled
+    ]
+    datasets = list(dict.fromkeys(result.dataset for result in results))
+    attacked = any(result.eps is not None or result.certified for result in results)
+    models = {entry.group.name for entry in found}
+    count = f"{counted(len(results), 'evaluation')} of {counted(len(models), 'model')}"
+    title = f"{'Retrieval under attack' if attacked else 'Retrieval'}: {', '.join(datasets)}"
+    return whole(title, f"{count}: {ATTACKED if attacked else CLEAN}.", shown)
+
+
+class Section(NamedTuple):
+    """A part of a page: its anchor, its heading, and HTML."""
+
+    id: str
+    title: str
+    body: str
+
+
+def environment() -> Environment:
+    """The templates of pages; what is filled in is escaped."""
     templates = Environment(
         loader=PackageLoader("holdfast.report.html"),
         autoescape=True,
@@ -66,18 +91,13 @@ def page(results: Sequence[Result], root: str | Path | None, pictures: int) -> s
         lstrip_blocks=True,
     )
     templates.globals["counted"] = counted
-    shown = [
-        {"id": name, "title": title, "body": templates.get_template(f"{name}.html.j2").render(filled)}
-        for name, (title, filled) in sections.items()
-        if filled
-    ]
-    datasets = list(dict.fromkeys(result.dataset for result in results))
-    attacked = any(result.eps is not None or result.certified for result in results)
-    models = {entry.group.name for entry in found}
-    count = f"{counted(len(results), 'evaluation')} of {counted(len(models), 'model')}"
-    return templates.get_template("page.html.j2").render(
-        title=f"{'Retrieval under attack' if attacked else 'Retrieval'}: {', '.join(datasets)}",
-        lead=f"{count}: {ATTACKED if attacked else CLEAN}.",
-        sections=shown,
-        version=__version__,
+    return templates
+
+
+def whole(title: str, lead: str, sections: Sequence[Section], script: str = "") -> str:
+    """A page of sections. script: the name of a template that is its only script; empty for a page without one."""
+    return (
+        environment()
+        .get_template("page.html.j2")
+        .render(title=title, lead=lead, sections=sections, version=__version__, script=script)
     )
