@@ -80,9 +80,9 @@ def evaluate(  # noqa: PLR0917
     folder = results_folder(model) if own else Path("evaluations") / model.name
     settings |= {"folder": out or folder, "surrogate": transfer, "batch": batch_size, "device": device}
     results = [run(model, images, protocol, eps=value, checks=False, **settings) for value in values[:-1]]
-    if index is not None:
-        results.append(run(model, images, protocol, eps=values[-1], checks=False, **settings))
     results.append(run(model, images, protocol, eps=values[-1], checks=not no_checks, index=index, **settings))
+    if index is not None:  # without it last: what does not go with it is refused first
+        results.insert(0, run(model, images, protocol, eps=values[-1], checks=False, **settings))
     display.result(results[-1])
     if index is not None:
         display.through_index(*results)

@@ -193,10 +193,15 @@ def test_what_is_no_index(word: str, message: str) -> None:
         evaluate(lambda images: 1 / 0, PIXELS, index=word, **QUICK)
 
 
+@pytest.mark.parametrize("word", ["PQ7", "OPQ6_42,IVF16,PQ6x4", "PCA8,Flat", "HNSW32,PQ12", "IVF65536_HNSW32,PQ32"])
+def test_what_may_go_with_some_model_is_an_index(word: str) -> None:
+    check_index(word)
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("PQ3", "index PQ3 does not go with 16 numbers .*multiple of the number of subquantizers"),
+        ("PQ3", "index PQ3 does not go with 80 vectors of 16 numbers .*multiple of the number of subquantizers"),
         ("IVF256,Flat", "index IVF256,Flat does not go with 80 vectors of 16 numbers .*training points .80."),
     ],
 )
