@@ -16,6 +16,8 @@ from holdfast.evaluation.indexed.factory import build_index, check_index
 from holdfast.evaluation.indexed.gallery import images_at_once, through
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.runner import runners_of
+from holdfast.evaluation.robust.compare import compare
+from holdfast.evaluation.saving import attack
 from holdfast.evaluation.settings import resolve_settings
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
@@ -221,6 +223,14 @@ def test_what_does_not_go_with_the_gallery(word: str, message: str) -> None:
 def test_what_has_no_index(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(HoldfastError, match=message):
         resolve_settings("28", **{"index": "SQ8", **settings})
+
+
+def test_where_every_vector_is_compared_an_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(HoldfastError, match="index SQ8 goes with evaluate"):
+        attack(MODEL, PIXELS, "es", tmp_path / "adv", index="SQ8", eps=0.1, quiet=True)
+    assert not (tmp_path / "adv").exists()
+    with pytest.raises(HoldfastError, match="index SQ8 goes with evaluate"):
+        compare(MODEL, MODEL, PIXELS, eps=0.1, index="SQ8", quiet=True)
 
 
 def test_without_faiss_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
