@@ -15,8 +15,8 @@ from holdfast.evaluation.evaluate import evaluate, prepared
 from holdfast.evaluation.indexed.factory import build_index, check_index
 from holdfast.evaluation.indexed.gallery import images_at_once, through
 from holdfast.evaluation.records import Records
-from holdfast.evaluation.runner import runners_of
 from holdfast.evaluation.robust.compare import compare
+from holdfast.evaluation.runner import runners_of
 from holdfast.evaluation.saving import attack
 from holdfast.evaluation.settings import resolve_settings
 from holdfast.util.errors import HoldfastError
