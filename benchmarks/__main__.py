@@ -36,6 +36,7 @@ def commands(data: Path | None) -> list[list[str]]:
         ["step", "--steps", "8", "--recipe", "est-r", *clothes],
         ["scaling"],
         ["memory"],
+        ["indexed"],
         ["rank_feedback"],
         ["metrics"],
         ["loading", *birds],

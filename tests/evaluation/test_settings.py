@@ -144,6 +144,7 @@ def test_every_field_is_in_the_hash() -> None:
         "seed": 1,
         "cascade": False,
         "minimal_eps": True,
+        "index": "SQ8",
         "sigma": 0.25,
         "draws": 100,
         "alpha": 0.01,

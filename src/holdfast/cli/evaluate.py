@@ -84,9 +84,9 @@ def evaluate(  # noqa: PLR0917
     settings |= {"folder": out or folder, "surrogate": transfer, "batch": batch_size, "device": device}
     with distributed.process_group(distributed.device(device)):
         results = [run(model, images, protocol, eps=value, checks=False, **settings) for value in values[:-1]]
-        if index is not None:
-            results.append(run(model, images, protocol, eps=values[-1], checks=False, **settings))
         results.append(run(model, images, protocol, eps=values[-1], checks=not no_checks, index=index, **settings))
+        if index is not None:  # without it last: what does not go with it is refused first
+            results.insert(0, run(model, images, protocol, eps=values[-1], checks=False, **settings))
     if speaks():
         _show(results, index is not None, published)
 

@@ -43,6 +43,7 @@ def attack(
     opened = open_model(model)
     pixels = load_test_set(opened) if data is None else as_pixels(data)
     resolved = resolve_settings(pixels.table.family, black_box=opened.black_box, attacks=(name,), **settings)
+    resolved.require_no_index()
     if not resolved.eps:
         raise HoldfastError("eps is above 0, or the images written would be those that were read")
     with working_in(folder), prepared(opened.embed, pixels, resolved, device, quiet) as target:

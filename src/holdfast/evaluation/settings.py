@@ -138,6 +138,11 @@ class AttackSettings:
         """Whether anything is attacked at all."""
         return bool(self.attacks) or self.cascade
 
+    def require_no_index(self) -> None:
+        """Raise HoldfastError where an index was asked for that nothing goes through."""
+        if self.index is not None:
+            raise HoldfastError(f"index {self.index} goes with evaluate: every vector is compared here")
+
     def hash(self, *others: Mapping[str, Any]) -> str:
         """Eight hex digits that stand for the budget, the protocol's version, and what else is given."""
         objects = [_identity(self.objects[name]) for name in self.attacks if name in self.objects]

@@ -4,10 +4,12 @@
 number is kept, the 40 items nearest by Hamming distance are taken, and their vectors decide.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from math import lcm
 from types import ModuleType
 from typing import Any
 
@@ -24,8 +26,8 @@ from holdfast.util.text import counted
 
 BINARY, RESCORED = "Binary", 40
 EXAMPLES = "SQ8, PQ32, IVF256,PQ32:nprobe=16, HNSW32:efSearch=64, Binary:rescore=40, or any other string of faiss"
-ANY_DIMENSION = 3840
-"""A dimension that most numbers of sub-vectors divide, to parse with before the model's is known."""
+ANY_DIMENSION = 64
+"""To parse with before the model's is known, times what the numbers of sub-vectors need."""
 BLOCK = 8192
 """Items that are added or decoded at once."""
 
@@ -59,7 +61,11 @@ def check_index(word: str | None) -> None:
     if name == BINARY:
         _rescored(word, parameters)
     else:
-        _opened(faiss, word, ANY_DIMENSION)
+        parts = [int(number) for number in re.findall(r"PQ([1-9]\d{0,3})(?!\d)", name)]
+        try:
+            _opened(faiss, word, lcm(ANY_DIMENSION, *parts))
+        except RuntimeError as error:
+            raise HoldfastError(f"{shown(word)} is no index ({faiss_said(error)}); give {EXAMPLES}") from None
 
 
 def build_index(word: str, items: Tensor) -> GalleryIndex:
@@ -72,9 +78,9 @@ def build_index(word: str, items: Tensor) -> GalleryIndex:
     vectors = items.detach().float().cpu().contiguous()
     if name == BINARY:
         return _binary(faiss, word, vectors, items, _rescored(word, parameters))
-    index = _opened(faiss, word, vectors.shape[1])
-    base = _base(faiss, index)
     try:
+        index = _opened(faiss, word, vectors.shape[1])
+        base = _base(faiss, index)
         index.train(vectors.numpy())
         with _one_thread(faiss) if isinstance(base, faiss.IndexHNSW) else nullcontext():
             for block in torch.split(vectors, BLOCK):
@@ -85,7 +91,8 @@ def build_index(word: str, items: Tensor) -> GalleryIndex:
         size = coder.sa_code_size() + (4 * base.hnsw.nb_neighbors(0) if isinstance(base, faiss.IndexHNSW) else 0)
         decoded = vectors if isinstance(base, faiss.IndexLSH) else _decoded(index, vectors)
     except RuntimeError as error:
-        raise _unfit(word, vectors.shape[1], error, len(vectors)) from None
+        size = f"{counted(len(vectors), 'vector')} of {counted(vectors.shape[1], 'number')}"
+        raise HoldfastError(f"index {word} does not go with {size} ({faiss_said(error)})") from None
     exhaustive = isinstance(index, faiss.IndexFlat | faiss.IndexScalarQuantizer | faiss.IndexPQ)
     if decoded is vectors:
         return GalleryIndex(word, items, partial(_search, index), exhaustive, size)
@@ -101,24 +108,14 @@ def _parts(word: str) -> tuple[str, str]:
 def _opened(faiss: ModuleType, word: str, dim: int) -> Any:
     """An empty index for vectors of ``dim`` numbers, set to search as the word says."""
     name, parameters = _parts(word)
-    try:
-        index = faiss.index_factory(dim, name, faiss.METRIC_L2)
-        if parameters:
-            faiss.ParameterSpace().set_index_parameters(index, parameters)
-    except RuntimeError as error:
-        raise _unfit(word, dim, error) from None
+    index = faiss.index_factory(dim, name, faiss.METRIC_L2)
+    if parameters:
+        faiss.ParameterSpace().set_index_parameters(index, parameters)
     base = _base(faiss, index)
     for clustering in (getattr(base, "cp", None), getattr(getattr(base, "pq", None), "cp", None)):
         if clustering is not None:
             clustering.min_points_per_centroid = 1  # faiss prints a warning otherwise
     return index
-
-
-def _unfit(word: str, dim: int, error: Exception, count: int | None = None) -> HoldfastError:
-    if count is None and dim == ANY_DIMENSION:
-        return HoldfastError(f"{shown(word)} is no index ({faiss_said(error)}); give {EXAMPLES}")
-    items = "" if count is None else f" {counted(count, 'vector')} of"
-    return HoldfastError(f"index {word} does not go with{items} {counted(dim, 'number')} ({faiss_said(error)})")
 
 
 def _base(faiss: ModuleType, index: Any) -> Any:

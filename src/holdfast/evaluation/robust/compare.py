@@ -117,6 +117,7 @@ def compare(
     black_box = first.black_box or second.black_box
     budgets = [resolve_settings(pixels.table.family, "worst", black_box, eps=radius, **settings) for radius in radii]
     where, usual = distributed.device(device), budgets[0]
+    usual.require_no_index()
     white = usual.gradient == "white-box" and any(one.eps for one in budgets)
     with (
         examined(first.embed, pixels, where, usual, white) as new,
