@@ -9,6 +9,7 @@ import typer
 from holdfast import __version__
 from holdfast.cli.attack import attack
 from holdfast.cli.compare import compare
+from holdfast.cli.corrupt import corrupt
 from holdfast.cli.doctor import doctor
 from holdfast.cli.evaluate import evaluate
 from holdfast.cli.explore import explore
@@ -20,7 +21,7 @@ from holdfast.cli.streams import lost, protect
 from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
 
-VERBS = (train, evaluate, attack, compare, report, explore, sweep, embed, search, export, doctor)
+VERBS = (train, evaluate, attack, corrupt, compare, report, explore, sweep, embed, search, export, doctor)
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory")
 
 app = typer.Typer(

@@ -70,6 +70,13 @@ class ModelOptions:
         images = load_test_set(model, data=self.data, root=self.root, queries=self.queries, gallery=self.gallery)
         return model, images
 
+    def results(self, model: "OpenedModel") -> Path:
+        """The folder for results where none is named: beside a run, of its own test set; else in this folder."""
+        from holdfast.evaluation.evaluate import results_folder  # noqa: PLC0415
+
+        own = self.data is None and self.queries is None
+        return results_folder(model) if own else Path("evaluations") / model.name
+
 
 @dataclass
 class AttackOptions:

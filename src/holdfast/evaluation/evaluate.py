@@ -123,7 +123,7 @@ def evaluate(
             tidy(place)
             return known
         held.enter_context(working_in(place))
-        measured = _benign(embedded, resolved.seed, pixels)
+        measured = clean_scores(embedded, resolved.seed, pixels)
         remarks, seen = [*opened.remarks, *wrapped.remarks, *wrapped.faults, *pixels.remarks()], other or wrapped
         if white and not seen.differentiable:
             if not measured["collapsed"]:
@@ -320,7 +320,7 @@ def _trusted(wrapped: WrappedModel, checks: list[Check]) -> bool | None:
     return all(one.passed is not False for one in checks if one.name != LONGER) if checks else None
 
 
-def _benign(embedded: EmbeddedDataset, seed: int, pixels: Pixels) -> dict[str, Any]:
+def clean_scores(embedded: EmbeddedDataset, seed: int, pixels: Pixels) -> dict[str, Any]:
     """``benign``, ``gauges`` and ``collapsed`` of a result."""
     gallery = embedded.gallery
     scores = benign(embedded.queries, gallery)

@@ -12,6 +12,7 @@ from holdfast.report.html.entries import by_setting, entries
 from holdfast.report.html.sections import (
     certified,
     checks,
+    corruptions,
     costs,
     glance,
     minimal,
@@ -53,6 +54,7 @@ def page(results: Sequence[Result], root: str | Path | None, pictures: int) -> s
         "radii": ("By attack radius", radii.fill(found)),
         "minimal": ("How little it takes", minimal.fill(found)),
         "certified": ("Certified R@1", certified.fill(results)),
+        "corruptions": ("Natural corruptions", corruptions.fill(results)),
         "training": ("Training", training.fill(weights)),
         "rankings": ("Ranked lists, clean and under attack", rankings.fill(weights, pictures, root)),
         "checks": ("Can the scores be trusted?", checks.fill(results)),

@@ -1,0 +1,45 @@
+"""What ``corrupt``, ``verify`` and the threats of ``attack`` print."""
+
+from typing import TYPE_CHECKING, Any
+
+from holdfast.cli import display
+from holdfast.util.text import counted
+
+if TYPE_CHECKING:
+    from holdfast.evaluation.result import Result
+
+
+def corruptions(result: "Result") -> None:
+    """Print R@1 by kind and severity, a table for each side, and what is left on the average."""
+    from holdfast.threats.corruption import MEASURES, SIDES, corruptions_of, mean_of  # noqa: PLC0415
+
+    found = corruptions_of(result)
+    assert found is not None
+    severities = sorted({cell["severity"] for cell in found["cells"]})
+    clean = ", ".join(f"{name} {_number(value)}" for name, value in {**found["clean"]}.items())
+    size = f"{counted(found['queries'], 'query')}, {found['gallery']:,} in the gallery"
+    print(f"{result.name} on {result.dataset}, {size}; clean: {clean}")
+    for side, words in SIDES.items():
+        cells = [cell for cell in found["cells"] if cell["side"] == side]
+        rows = []
+        for kind in [*dict.fromkeys(cell["kind"] for cell in cells), "mean"]:
+            alike = [cell for cell in cells if kind in (cell["kind"], "mean")]
+            by_severity = [[cell for cell in alike if cell["severity"] == one] for one in severities]
+            means = [_number(mean_of(some, "values", "R@1")) for some in by_severity]
+            ends = [
+                text
+                for name in MEASURES
+                for text in (_number(mean_of(alike, "values", name)), _number(mean_of(alike, "ratios", name), 3))
+            ]
+            rows.append([kind, *means, *ends])
+        if cells:
+            columns = ["R@1, % at severity", *map(str, severities), "mean", "of clean", "mAP", "of clean"]
+            display.table(words, columns, rows)
+    for remark in result.content["model"]["remarks"]:
+        print(f"note: {remark}")
+    if result.path is not None:
+        print(f"written to {result.path}")
+
+
+def _number(value: Any, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"
