@@ -20,8 +20,9 @@ from holdfast.cli.search import embed, search
 from holdfast.cli.streams import lost, protect
 from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
+from holdfast.cli.verify import verify
 
-VERBS = (train, evaluate, attack, corrupt, compare, report, explore, sweep, embed, search, export, doctor)
+VERBS = (train, evaluate, attack, corrupt, verify, compare, report, explore, sweep, embed, search, export, doctor)
 OUT_OF_MEMORY = ("out of memory", "not enough memory", "allocate memory")
 
 app = typer.Typer(

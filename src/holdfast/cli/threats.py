@@ -1,12 +1,15 @@
 """What ``corrupt``, ``verify`` and the threats of ``attack`` print."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from holdfast.cli import display
+from holdfast.report.tables import format_radius
 from holdfast.util.text import counted
 
 if TYPE_CHECKING:
     from holdfast.evaluation.result import Result
+
+WHEN: tuple[Literal["before", "after"], ...] = ("before", "after")
 
 
 def corruptions(result: "Result") -> None:
@@ -35,6 +38,33 @@ def corruptions(result: "Result") -> None:
         if cells:
             columns = ["R@1, % at severity", *map(str, severities), "mean", "of clean", "mAP", "of clean"]
             display.table(words, columns, rows)
+    _end(result)
+
+
+def verification(result: "Result") -> None:
+    """Print the threshold, the rates clean and under attack, and how little it takes."""
+    from holdfast.threats.verification import WORDS, verification_of  # noqa: PLC0415
+
+    found = verification_of(result)
+    assert found is not None
+    pairs = f"{counted(found['genuine'], 'genuine pair')}, {counted(found['impostors'], 'impostor pair')}"
+    print(f"{result.name} on {result.dataset}: {pairs}; accepted: nearer than {found['threshold']:.4f}")
+    accepted = f"TAR {_number(found['TAR']['value'])} % at FAR {_number(found['far'], 4)}"
+    print(f"clean: {accepted}, EER {_number(found['EER'])} %")
+    rows, most = [], format_radius(result.eps, result.norm)
+    for name, one in found["attacks"].items():
+        median = one["smallest"]["quartiles"][1]
+        least = f"> {most}" if median is None else format_radius(median, result.norm)
+        rate = "TAR" if name == "dodging" else "FAR"
+        shares = [f"{_number(one[when]['value'])} ({one[when]['kept']} of {one[when]['queries']})" for when in WHEN]
+        bounds = f"{_number(one['after']['low'])} to {_number(one['after']['high'])}"
+        rows.append([WORDS.get(name, name), rate, *shares, bounds, _number(one["EER"]), least])
+    columns = ["attack", "rate, %", "clean", "attacked", "95 % interval", "EER", "median minimal ε"]
+    display.table(f"the probe attacked, ε = {most}", columns, rows)
+    _end(result)
+
+
+def _end(result: "Result") -> None:
     for remark in result.content["model"]["remarks"]:
         print(f"note: {remark}")
     if result.path is not None:

@@ -22,6 +22,7 @@ from holdfast.report.html.sections import (
     scores,
     table,
     training,
+    verification,
 )
 from holdfast.util.errors import HoldfastError
 from holdfast.util.text import counted
@@ -55,6 +56,7 @@ def page(results: Sequence[Result], root: str | Path | None, pictures: int) -> s
         "minimal": ("How little it takes", minimal.fill(found)),
         "certified": ("Certified R@1", certified.fill(results)),
         "corruptions": ("Natural corruptions", corruptions.fill(results)),
+        "verification": ("Verification under attack", verification.fill(results)),
         "training": ("Training", training.fill(weights)),
         "rankings": ("Ranked lists, clean and under attack", rankings.fill(weights, pictures, root)),
         "checks": ("Can the scores be trusted?", checks.fill(results)),
