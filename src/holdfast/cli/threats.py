@@ -64,6 +64,27 @@ def verification(result: "Result") -> None:
     _end(result)
 
 
+def hub(result: "Result") -> None:
+    """Print how many queries poisons take, and what a detector sees of them."""
+    from holdfast.threats.hub import FLAGGED  # noqa: PLC0415
+
+    found = result.content["hub"]
+    made = f"made on {counted(found['made_on'], 'query')}, read on {found['read_on']:,} others"
+    natural = ", ".join(f"{name} {_number(value)} %" for name, value in found["natural"].items())
+    print(f"{result.name} on {result.dataset}: hubs {made}, ε = {format_radius(result.eps, result.norm)}")
+    print(f"the best natural item: {natural}")
+    rows = []
+    for count, one in enumerate([found["clean"], *found["poisoned"]]):
+        hits = [_number(value) for value in one["hits"].values()]
+        z = " ".join(_number(value) for value in one["z"])
+        rows.append([str(count), *hits, _number(one["R@1"]), z, _number(one["natural z"]), str(one["natural flagged"])])
+    flagged = f"natural items with z > {FLAGGED:g}"
+    columns = ["poisons", *found["natural"], "R@1", "their z", "highest natural z", flagged]
+    display.table("queries that have a poison among their first results, in %", columns, rows)
+    print("z: robust z-score of weighted reverse-neighbour counts, by which a detector tells hubs")
+    _end(result)
+
+
 def _end(result: "Result") -> None:
     for remark in result.content["model"]["remarks"]:
         print(f"note: {remark}")
