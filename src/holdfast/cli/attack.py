@@ -39,10 +39,12 @@ def attack(  # noqa: PLR0917
 ) -> None:
     """Write adversarial images as lossless PNGs that still work after rounding to 8 bits, with a manifest."""
     from holdfast.attacks import ATTACKS  # noqa: PLC0415
+    from holdfast.attacks.shared import Patch, Universal  # noqa: PLC0415
     from holdfast.cli import display, threats  # noqa: PLC0415
     from holdfast.evaluation.saving import attack as run  # noqa: PLC0415
     from holdfast.threats import THREATS  # noqa: PLC0415
     from holdfast.threats.hub import attack_hub  # noqa: PLC0415
+    from holdfast.threats.shared import attack_shared  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError, unknown  # noqa: PLC0415
     from holdfast.util.text import counted  # noqa: PLC0415
 
@@ -56,6 +58,12 @@ def attack(  # noqa: PLR0917
     if attack == "hub":
         model, images = target.open()
         threats.hub(attack_hub(model, images, out, device=device, **given, **asdict(how)))
+        return
+    if attack in ("universal", "patch"):
+        model, images = target.open()
+        kind = Patch(area=given.pop("area", Patch.area)) if attack == "patch" else Universal()
+        given |= {name: value for name, value in asdict(how).items() if value is not None}
+        threats.shared(attack_shared(model, images, kind, out, batch=batch_size, device=device, **given), attack)
         return
     settings = {**asdict(how), "max_queries": IMAGES if how.max_queries is None else how.max_queries}
     entries = run(*target.open(), attack, out, batch=batch_size, device=device, **settings)

@@ -85,6 +85,20 @@ def hub(result: "Result") -> None:
     _end(result)
 
 
+def shared(result: "Result", threat: str) -> None:
+    """Print R@1 under one perturbation or patch for all queries."""
+    found = result.content[threat]
+    made = f"made on {counted(found['made_on'], 'query')}, read on {found['read_on']:,} others"
+    size = f"ε = {format_radius(result.eps, result.norm)}" if threat == "universal" else "any pixels"
+    rows = []
+    for name, one in found["R@1"].items():
+        bounds = f"{_number(one['low'])} to {_number(one['high'])}"
+        rows.append([name, _number(one["value"]), bounds, f"{one['kept']} of {one['queries']}"])
+    columns = [threat, "R@1, %", "95 % interval", "queries"]
+    display.table(f"{result.name} on {result.dataset}: {made}, {size}", columns, rows)
+    _end(result)
+
+
 def _end(result: "Result") -> None:
     for remark in result.content["model"]["remarks"]:
         print(f"note: {remark}")
