@@ -168,20 +168,20 @@ def test_whoever_reads_the_files_finds_the_hits(tmp_path: Path) -> None:
             assert seen["hits"][f"hit@{k}"] == pytest.approx(
                 100 * np.mean([bool(poisons & {*one[:k]}) for one in lists])
             )
-        assert seen["R@1"] == pytest.approx(
+        assert seen["recall"] == pytest.approx(
             100 * np.mean([labels[one[0]] == labels[i] for one, i in zip(lists, read_on, strict=True)])
         )
         scores = oracles.robust_z(oracles.weighted_counts(lists, range(100)))
         assert seen["z"] == pytest.approx([scores[i] for i in found["poisons"][:count]], abs=1e-6)
         natural = [one for i, one in enumerate(scores) if i not in poisons]
-        assert (seen["natural z"], seen["natural flagged"]) == (
+        assert (seen["natural_z"], seen["natural_flagged"]) == (
             pytest.approx(max(natural)),
             sum(one > 3.5 for one in natural),
         )
     first = [one[0] for one in [lists[i] for i in range(len(read_on))]]
     assert found["natural"]["hit@1"] <= 100 * max(first.count(i) for i in range(100)) / len(read_on) + 5
     assert found["poisoned"][1]["hits"]["hit@10"] > 3 * found["natural"]["hit@10"] / 2
-    assert max(found["poisoned"][1]["z"]) > found["clean"]["natural z"]
+    assert max(found["poisoned"][1]["z"]) > found["clean"]["natural_z"]
 
 
 def test_poisons_take_their_places() -> None:
@@ -228,7 +228,13 @@ def test_from_the_command_line_to_the_report(call: Call, digits_run: Path, tmp_p
     hits = [f"{one:.1f}" for one in result.content["hub"]["poisoned"][1]["hits"].values()]
     assert [line.split()[1:3] for line in out.splitlines() if line.split()[:1] == ["2"]] == [hits]
     assert len([*tmp_path.glob("*-clean.png")]) == 2
-    assert page_of(result.path).sections
+    page = page_of(result.path)
+    assert "poisons" in page.sections
+    assert {*hits} <= {*page.inside("td")}
+    assert result.path is not None
+    (tmp_path / "bad.json").write_text(result.path.read_text().replace('"natural_z"', '"natural"'))
+    with pytest.raises(HoldfastError, match="hub"):
+        page_of(tmp_path / "bad.json")
 
 
 @pytest.mark.parametrize(

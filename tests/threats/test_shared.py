@@ -140,7 +140,7 @@ def test_whoever_reads_the_files_finds_the_recall(attack: Any, tmp_path: Path) -
         away = np.linalg.norm(clean - z, axis=1)
         away[i] = np.inf
         hits.append(labels[away.argmin()] == labels[i])
-    recall = found["R@1"]
+    recall = found["recall"]
     assert recall["attacked"]["value"] == pytest.approx(100 * np.mean(hits))
     assert recall["attacked"]["value"] < recall["clean"]["value"]
 
@@ -171,12 +171,14 @@ def test_from_the_command_line_to_the_report(call: Call, digits_run: Path, tmp_p
     status, out, err = call("attack", digits_run, *words, "--out", tmp_path)
     assert (status, err) == (0, "")
     (result,) = find([tmp_path])
-    recall = result.content["patch"]["R@1"]
+    recall = result.content["patch"]["recall"]
     for name, one in recall.items():
         assert [line.split()[1] for line in out.splitlines() if line.split()[:1] == [name]] == [f"{one['value']:.1f}"]
     with Image.open(tmp_path / "patch.png") as patch:
         assert patch.size == (Patch(area=0.1).canvas_side(8),) * 2
-    assert page_of(result.path).sections
+    page = page_of(result.path)
+    assert "poisons" in page.sections
+    assert f"{recall['attacked']['value']:.1f}" in page.inside("td")
 
 
 @pytest.mark.parametrize(

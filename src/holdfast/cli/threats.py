@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from holdfast.evaluation.result import Result
 
 WHEN: tuple[Literal["before", "after"], ...] = ("before", "after")
+RECALLS: tuple[Literal["clean", "untrained", "attacked"], ...] = ("clean", "untrained", "attacked")
 
 
 def corruptions(result: "Result") -> None:
@@ -66,9 +67,10 @@ def verification(result: "Result") -> None:
 
 def hub(result: "Result") -> None:
     """Print how many queries poisons take, and what a detector sees of them."""
-    from holdfast.threats.hub import FLAGGED  # noqa: PLC0415
+    from holdfast.threats.hub import FLAGGED, hubs_of  # noqa: PLC0415
 
-    found = result.content["hub"]
+    found = hubs_of(result)
+    assert found is not None
     made = f"made on {counted(found['made_on'], 'query')}, read on {found['read_on']:,} others"
     natural = ", ".join(f"{name} {_number(value)} %" for name, value in found["natural"].items())
     print(f"{result.name} on {result.dataset}: hubs {made}, ε = {format_radius(result.eps, result.norm)}")
@@ -77,7 +79,9 @@ def hub(result: "Result") -> None:
     for count, one in enumerate([found["clean"], *found["poisoned"]]):
         hits = [_number(value) for value in one["hits"].values()]
         z = " ".join(_number(value) for value in one["z"])
-        rows.append([str(count), *hits, _number(one["R@1"]), z, _number(one["natural z"]), str(one["natural flagged"])])
+        rows.append(
+            [str(count), *hits, _number(one["recall"]), z, _number(one["natural_z"]), str(one["natural_flagged"])]
+        )
     flagged = f"natural items with z > {FLAGGED:g}"
     columns = ["poisons", *found["natural"], "R@1", "their z", "highest natural z", flagged]
     display.table("queries that have a poison among their first results, in %", columns, rows)
@@ -87,11 +91,15 @@ def hub(result: "Result") -> None:
 
 def shared(result: "Result", threat: str) -> None:
     """Print R@1 under one perturbation or patch for all queries."""
-    found = result.content[threat]
+    from holdfast.threats.shared import shared_of  # noqa: PLC0415
+
+    found = shared_of(result, threat)
+    assert found is not None
     made = f"made on {counted(found['made_on'], 'query')}, read on {found['read_on']:,} others"
     size = f"ε = {format_radius(result.eps, result.norm)}" if threat == "universal" else "any pixels"
     rows = []
-    for name, one in found["R@1"].items():
+    for name in RECALLS:
+        one = found["recall"][name]
         bounds = f"{_number(one['low'])} to {_number(one['high'])}"
         rows.append([name, _number(one["value"]), bounds, f"{one['kept']} of {one['queries']}"])
     columns = [threat, "R@1, %", "95 % interval", "queries"]

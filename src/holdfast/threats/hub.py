@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import StrictFloat
 from torch import Generator, Tensor
 from typing_extensions import TypedDict
 
@@ -26,7 +27,7 @@ from holdfast.threats.base import Model, examine
 from holdfast.util.errors import HoldfastError, pick
 from holdfast.util.lock import working_in
 from holdfast.util.text import counted
-from holdfast.util.validate import Count, fit
+from holdfast.util.validate import Count, Measured, Whole, check, fit
 
 THREAT = "hub"
 """The protocol of these results, and the key of what they hold."""
@@ -40,6 +41,30 @@ class _Numbers(TypedDict):
     poisons: Count
     made_on: Count
     read_on: Count | None
+
+
+class _Seen(TypedDict):
+    hits: dict[str, Measured]
+    recall: Measured
+    z: list[StrictFloat]
+    natural_z: Measured
+    natural_flagged: Whole
+
+
+class Hubs(TypedDict):
+    """What a result of ``holdfast attack --attack hub`` holds under :data:`THREAT`; shares are in percent.
+
+    ``poisoned`` has for 1 to all poisons what ``clean`` has for none: ``hits`` by place, ``recall`` (R@1 of the
+    queries), and of the robust z-scores of weighted reverse-neighbour counts those of the poisons, the highest natural
+    one, and how many natural items are :data:`FLAGGED`. ``natural`` are the best hit rates of a natural item.
+    """
+
+    made_on: Whole
+    read_on: Whole
+    poisons: list[Whole]
+    natural: dict[str, Measured]
+    clean: _Seen
+    poisoned: list[_Seen]
 
 
 def attack_hub(
@@ -69,10 +94,7 @@ def attack_hub(
         settings: of :class:`.AttackSettings`: eps, step, steps, norm, gradient, query_budget, precision, restarts,
             seed.
 
-    Returns a result whose ``content["hub"]`` holds ``made_on`` and ``read_on`` (counts), ``natural`` (the best hit
-    rates of a natural item), ``clean`` and, in ``poisoned``, for 1 to all poisons: ``hits`` by place, R@1 of the
-    queries, and of the robust z-scores of weighted reverse-neighbour counts: those of the poisons, the highest natural
-    one, and how many natural items are :data:`FLAGGED`.
+    Returns a result whose ``content["hub"]`` is a :class:`Hubs`. Raises HoldfastError for what cannot be attacked.
     """
     numbers = fit(_Numbers, {"poisons": poisons, "made_on": made_on, "read_on": max_queries})
 
@@ -102,7 +124,15 @@ def attack_hub(
         ids = system.gallery.ids[rows]
         found = _measured(system, attack, ids, saved(it.target, Path(folder), ids))
         cost = Records(Path(folder)).cost()
-        return it.result(Path(folder), THREAT, identity, found, attacked=len(rows), cost=cost)
+        return it.result(Path(folder), THREAT, identity, found, attacked=found["read_on"], cost=cost)
+
+
+def hubs_of(result: Result) -> Hubs | None:
+    """What a result says of hubs; None of another result, and HoldfastError of a damaged one."""
+    found: Hubs | None = result.content.get(THREAT)
+    if found is not None:
+        check(Hubs, found, f"{result.path}: {THREAT}")
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +235,8 @@ def _seen(lists: Tensor, poisons: Tensor, system: System, rows: Tensor) -> dict[
     scores, mine = robust_z(reverse_neighbours(lists, gallery.ids)), torch.isin(gallery.ids, poisons)
     return {
         "hits": {f"hit@{k}": 100 * float(hits[:, :k].any(1).double().mean()) for k in HITS},
-        "R@1": 100 * float((first == system.queries.labels[rows]).double().mean()),
+        "recall": 100 * float((first == system.queries.labels[rows]).double().mean()),
         "z": [float(scores[gallery.ids == one]) for one in poisons],
-        "natural z": float(scores[~mine].max()),
-        "natural flagged": int((scores[~mine] > FLAGGED).sum()),
+        "natural_z": float(scores[~mine].max()),
+        "natural_flagged": int((scores[~mine] > FLAGGED).sum()),
     }

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Generator, Tensor
+from typing_extensions import TypedDict
 
 from holdfast.attacks.base import Attacked
 from holdfast.attacks.shared import GREY, OnAll, Patch, Universal, mean_margin
@@ -28,7 +29,7 @@ from holdfast.util.errors import HoldfastError
 from holdfast.util.lock import working_in
 from holdfast.util.progress import Progress
 from holdfast.util.text import counted
-from holdfast.util.validate import Count, fit
+from holdfast.util.validate import Count, Measured, Whole, check, fit
 
 ROUNDS = 4
 """Descents of the settings' steps, one after the other, with ever smaller steps; what is made is kept after each."""
@@ -37,6 +38,36 @@ IDLE = ("restarts", "step", "query_budget", "gradient")
 """Settings that a shared perturbation has no use for."""
 
 Shared = Universal | Patch
+
+
+class _Share(TypedDict):
+    value: Measured
+    low: Measured
+    high: Measured
+    kept: Whole
+    queries: Whole
+
+
+class _Recall(TypedDict):
+    clean: _Share
+    untrained: _Share
+    attacked: _Share
+
+
+class OneForAll(TypedDict):
+    """What a result holds under ``universal`` or ``patch``: R@1 of the queries that it was read on, in percent."""
+
+    made_on: Whole
+    read_on: Whole
+    recall: _Recall
+
+
+def shared_of(result: Result, threat: str) -> OneForAll | None:
+    """What a result says of ``universal`` or ``patch``; None of another one, and HoldfastError of a damaged one."""
+    found: OneForAll | None = result.content.get(threat)
+    if found is not None:
+        check(OneForAll, found, f"{result.path}: {threat}")
+    return found
 
 
 def attack_shared(
@@ -67,8 +98,8 @@ def attack_shared(
         settings: of :class:`.AttackSettings`: eps and norm (of a universal perturbation), steps (of each of the
             :data:`ROUNDS`), precision, seed.
 
-    Returns a result that holds under the attack's name ``made_on`` and ``read_on`` (counts), and R@1 of the latter,
-    with its interval: ``clean``, under an ``untrained`` perturbation of the same size, and ``attacked``.
+    Returns a result that holds under the attack's name a :class:`OneForAll`: R@1 of held-out queries ``clean``, under
+    an ``untrained`` perturbation of the same size, and ``attacked``.
     """
     threat = attack.name
     fit(Count, made_on, "made_on")
@@ -107,7 +138,7 @@ def attack_shared(
         found = {
             "made_on": len(made),
             "read_on": len(others),
-            "R@1": {"clean": recall["before"], "untrained": _share(noise.tolist()), "attacked": recall["saved"]},
+            "recall": {"clean": recall["before"], "untrained": _share(noise.tolist()), "attacked": recall["saved"]},
         }
         return it.result(place, threat, identity, found, attacked=len(others), cost=Records(place).cost())
 
