@@ -20,6 +20,7 @@ from holdfast.evaluation.protocols import PROTOCOLS
 from holdfast.evaluation.settings import attack_named, parse_radii, parse_radius
 from holdfast.models.backbones import find_backbone
 from holdfast.runs.config import resolve_config
+from holdfast.threats import THREATS
 from holdfast.util.errors import pick
 from tests.helpers.onnx import EXPORTS, REASON
 from tests.helpers.pages import DOCS, PAGES, ROOT, TYPED, anchors, blocks, commands, lines, links, words
@@ -30,7 +31,7 @@ CODED = [page for page in PAGES.keys() - TYPED if any(one.language == "python" f
 LOOKED_UP: dict[str, Callable[[Any], Any]] = {
     "recipe": parse_recipe,
     "protocol": lambda value: pick("protocol", value, PROTOCOLS),
-    "attack": lambda value: FEEDBACK.get(value) or attack_named(value, ATTACKS),
+    "attack": lambda value: FEEDBACK.get(value) or value in THREATS or attack_named(value, ATTACKS),
     "data": lambda value: pick("data set", value, DATASETS),
     "backbone": find_backbone,
     "eps": parse_radius,

@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("runs",),
     ("models",),
     ("training", "evaluation"),
+    ("threats",),
     ("search", "sweep", "report"),
     ("explorer", "export", "gate"),
     ("cli",),

@@ -9,6 +9,7 @@ import typer
 from holdfast import __version__
 from holdfast.cli.attack import attack
 from holdfast.cli.compare import compare
+from holdfast.cli.corrupt import corrupt
 from holdfast.cli.doctor import doctor
 from holdfast.cli.evaluate import evaluate
 from holdfast.cli.explore import explore
@@ -21,8 +22,12 @@ from holdfast.cli.search import embed, search
 from holdfast.cli.streams import lost, protect, speaks
 from holdfast.cli.sweep import sweep
 from holdfast.cli.train import train
+from holdfast.cli.verify import verify
 
-VERBS = (train, evaluate, attack, compare, gate, recompute, report, explore, sweep, embed, search, export, doctor)
+VERBS = (
+    *(train, evaluate, attack, corrupt, verify, compare, gate, recompute),
+    *(report, explore, sweep, embed, search, export, doctor),
+)
 
 app = typer.Typer(
     name="holdfast",

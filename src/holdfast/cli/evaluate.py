@@ -48,7 +48,6 @@ def evaluate(  # noqa: PLR0917
 ) -> None:
     """Attack a retrieval model, score it, and check whether the score can be trusted."""
     from holdfast.evaluation.evaluate import evaluate as run  # noqa: PLC0415
-    from holdfast.evaluation.evaluate import results_folder  # noqa: PLC0415
     from holdfast.evaluation.indexed.factory import check_index  # noqa: PLC0415
     from holdfast.evaluation.settings import parse_radii, resolve_settings  # noqa: PLC0415
     from holdfast.report import published as published_rows  # noqa: PLC0415
@@ -79,9 +78,7 @@ def evaluate(  # noqa: PLR0917
     for value in values:
         black = model.black_box and transfer is None
         resolve_settings(images.table.family, protocol, black, eps=value, index=index, **settings)
-    own = target.data is None and target.queries is None
-    folder = results_folder(model) if own else Path("evaluations") / model.name
-    settings |= {"folder": out or folder, "surrogate": transfer, "batch": batch_size, "device": device}
+    settings |= {"folder": out or target.results(model), "surrogate": transfer, "batch": batch_size, "device": device}
     with distributed.process_group(distributed.device(device)):
         results = [run(model, images, protocol, eps=value, checks=False, **settings) for value in values[:-1]]
         results.append(run(model, images, protocol, eps=values[-1], checks=not no_checks, index=index, **settings))

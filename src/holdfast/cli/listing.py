@@ -50,11 +50,13 @@ def attacks() -> None:
     from holdfast.attacks.feedback import FEEDBACK  # noqa: PLC0415
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.evaluation.words import ATTACK_WORDS  # noqa: PLC0415
+    from holdfast.threats import THREATS  # noqa: PLC0415
 
     rows = [[name, attack.side, ", ".join(attack.readings), ATTACK_WORDS[name].aim] for name, attack in ATTACKS.items()]
     display.table("attacks", ["name", "perturbs", "scores", "what it does"], rows)
     rows = [[name, ", ".join(one.milestones), one.aim] for name, one in FEEDBACK.items()]
     display.table("attacks on a search: attack --search", ["name", "at which search it is", "what it does"], rows)
+    display.table("of 'holdfast attack' alone", ["name", "what it does"], [[*one] for one in THREATS.items()])
 
 
 @listing.command()

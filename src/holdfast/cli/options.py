@@ -79,6 +79,13 @@ class ModelOptions:
 
         return load_test_set(model, data=self.data, root=self.root, queries=self.queries, gallery=self.gallery)
 
+    def results(self, model: "OpenedModel") -> Path:
+        """The folder for results where none is named: beside a run, of its own test set; else in this folder."""
+        from holdfast.evaluation.evaluate import results_folder  # noqa: PLC0415
+
+        own = self.data is None and self.queries is None
+        return results_folder(model) if own else Path("evaluations") / model.name
+
     @property
     def shown(self) -> dict[str, Any]:
         """How a model is shown images, where that is given."""
@@ -130,6 +137,40 @@ class SearchOptions:
         if self.ids is None:
             return None
         return [line.strip() for line in lines(self.ids, "an id of an item in each line") if line.strip()]
+
+
+OF = {
+    "poisons": ("hub",),
+    "query_class": ("hub",),
+    "made_on": ("hub", "universal", "patch"),
+    "area": ("patch",),
+}
+"""Which attacks an option of :class:`ThreatOptions` goes with."""
+
+
+@dataclass
+class ThreatOptions:
+    """Of one image, or one perturbation, for all queries."""
+
+    poisons: Annotated[int | None, typer.Option(help="Of hub: how many gallery images, 1 by default.")] = None
+    query_class: Annotated[str | None, typer.Option(help="Of hub: queries of this class alone.")] = None
+    made_on: Annotated[
+        int | None, typer.Option(help="Of hub, universal, patch: queries it is made on; others are for reading.")
+    ] = None
+    area: Annotated[float | None, typer.Option(help="Of patch: share of the image, 0.05 by default.")] = None
+
+    def given(self) -> dict[str, Any]:
+        """What was asked for."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def check(self, attack: str) -> None:
+        """Refuse what does not go with an attack."""
+        from holdfast.util.errors import HoldfastError  # noqa: PLC0415
+
+        for name in self.given():
+            if attack not in OF[name]:
+                option = f"--{name.replace('_', '-')}"
+                raise HoldfastError(f"{option} goes with --attack {' or '.join(OF[name])}, not {attack}")
 
 
 @dataclass

@@ -87,6 +87,39 @@ class DistanceToTarget:
 
 
 @dataclass(frozen=True, eq=False)
+class AlignWith:
+    """``-⟨z, c⟩`` of each image, for directions ``c`` (B, D)."""
+
+    direction: Tensor
+    floor: float = -inf
+
+    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
+        return -(z[:, 0] * self.direction[rows].to(z)).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class ComeNearer:
+    """``-mean_j σ((r_j - d(z, q_j)) / t)`` of each image: for how many queries it comes nearer than what they have.
+
+    The mean is over several ``t`` too: the smallest counts, and large ones draw an image that is far from all queries.
+
+    queries: (B, n, D). reach: ``r`` (B, n), the distance to beat. weights: of the queries, (B, n), adding up to 1.
+    temperatures: ``t`` of each image, (B, T).
+    """
+
+    queries: Tensor
+    reach: Tensor
+    weights: Tensor
+    temperatures: Tensor
+    floor: float = -inf
+
+    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
+        short = self.reach[rows] - pairs(z, self.queries[rows])
+        soft = (short[:, None] / self.temperatures[rows][:, :, None]).sigmoid().mean(1)
+        return -(soft * self.weights[rows]).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
 class CosineToTarget:
     """``1 - cos(z, target)`` of each image."""
 

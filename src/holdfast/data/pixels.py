@@ -41,6 +41,12 @@ def to_image(pixels: Tensor) -> Image.Image:
     return Image.fromarray(levels[..., 0] if levels.shape[2] == 1 else levels)
 
 
+def from_image(image: Image.Image, channels: int) -> Tensor:
+    """An image as pixels (channels, H, W) in [0, 1]; channels: 1 (grey) or 3 (colour)."""
+    levels = np.array(image.convert(_MODES[channels]), np.float32).reshape(image.height, image.width, channels)
+    return torch.from_numpy(levels).permute(2, 0, 1) / 255
+
+
 class Pixels:
     """The images of a table as float32 tensors (C, size, size) in [0, 1].
 

@@ -129,7 +129,7 @@ def evaluate(
         target, index = indexed(target, resolved)
         batch = images_at_once(batch, len(target.system.items))
         unattacked = distributed.by_first(lambda: per_query(target.system.queries, target.system.gallery))
-        measured = distributed.by_first(lambda: _benign(target, unattacked, embedded.classes, resolved.seed))
+        measured = distributed.by_first(lambda: clean_scores(target, unattacked, embedded.classes, resolved.seed))
         remarks, seen = [*opened.remarks, *wrapped.remarks, *wrapped.faults, *pixels.remarks()], other or wrapped
         if white and not seen.differentiable:
             if not measured["collapsed"]:
@@ -314,7 +314,7 @@ def _scores(runners: list[Runner], target: Target, resolved: AttackSettings, rec
     return {**scores, RRS: scores["ERS"] and rrs(found, sides, target.system, resolved.seed)}
 
 
-def _benign(target: Target, unattacked: Mapping[str, Tensor], classes: int, seed: int) -> dict[str, Any]:
+def clean_scores(target: Target, unattacked: Mapping[str, Tensor], classes: int, seed: int) -> dict[str, Any]:
     """``benign``, ``gauges`` and ``collapsed`` of a result. unattacked: the scores of each query."""
     gallery = target.system.gallery
     scores = benign_of(unattacked, gallery)

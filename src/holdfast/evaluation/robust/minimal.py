@@ -6,7 +6,7 @@ last adversarial image, scaled into the new ball, unless it approaches a wrong c
 of the cascade for trials.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from math import inf, isinf
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from holdfast.attacks.base import Attacked
 from holdfast.attacks.misrank import Misrank
+from holdfast.core.pgd import Ball
 from holdfast.evaluation.protocols import TRIALS, Stage
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.robust.cascade import PREFIX, descent, followed, stages_of
@@ -99,6 +100,39 @@ def summary(ids: Iterable[int], sizes: list[float], recall: list[float], eps: fl
     }
 
 
+Trial = Callable[[int, Tensor, Tensor, Tensor], Attacked]
+"""From the number of a halving, the places (n,) of the images to try, where they start (n, C, H, W) and their radii
+(n,), to what becomes of them."""
+
+
+def bisect(
+    found: Attacked, ball: Ball, trials: Sequence[Trial], broken: Callable[[Mapping[str, Tensor]], Tensor]
+) -> Attacked:
+    """Make the perturbations of images that are all broken smaller, in :data:`HALVINGS` halvings of the radius.
+
+    trials: each on the images that those before it did not break at the radius. broken: from readings to which images
+    (n,) are. Returns what was ``found``, changed in place, at the smallest perturbations that broke.
+    """
+    clean, images = found.clean, found.images
+    low = torch.zeros(len(images), device=images.device)
+    for i in range(HALVINGS):
+        high = ball.norm(images - clean).clamp(min=torch.finfo(images.dtype).eps)
+        low = low.where(low < high, 0)  # what failed there was the trial
+        radius, left = (low + high) / 2, torch.arange(len(images), device=images.device)
+        start = clean + (radius / high).view(-1, 1, 1, 1) * (images - clean)
+        for trial in trials:
+            if not len(left):
+                break
+            tried = trial(i, left, start[left], radius[left])
+            done = broken(tried.after)
+            images[left[done]] = tried.images[done]
+            for name, values in tried.after.items():
+                found.after[name][left[done]] = values[done]
+            left = left[~done]
+        low[left] = radius[left]
+    return found
+
+
 Breaker = tuple[Stage, int]
 """A stage of the cascade, and on how many queries it was tried."""
 
@@ -113,24 +147,14 @@ class Bisection(Runner):
     def carry_out(self, target: Target, rows: Tensor, surrogate: Target | None = None) -> Attacked:
         attempt = partial(self._attempt, target, surrogate)
         found = self._broken_again(target.system.queries.ids[rows].tolist(), rows, attempt)
-        clean, images, after = found.clean, found.images, found.after["R@1"]
-        low, eps = torch.zeros(len(rows), device=rows.device), self.resolved.eps
-        for i in range(HALVINGS):
-            high = self.pgd.ball.norm(images - clean).clamp(min=torch.finfo(images.dtype).eps)
-            low = low.where(low < high, 0)  # what failed there was the trial
-            trial, left = (low + high) / 2, torch.arange(len(rows), device=rows.device)
-            start = clean + (trial / high).view(-1, 1, 1, 1) * (images - clean)
-            for stage in list(stages_of(self.resolved, TRIALS)) or stages_of(self.resolved):
-                if not len(left):
-                    break
-                breaker, name = (stage, len(self.images)), f"{NAME}.{i}.{stage.name}"
-                initial = start[left] if stage.attack.toward is None else None
-                tried = attempt(breaker, name, rows[left], initial=initial, scale=trial[left] / eps)
-                broken = tried.after["R@1"] == 0
-                images[left[broken]], after[left[broken]] = tried.images[broken], tried.after["R@1"][broken]
-                left = left[~broken]
-            low[left] = trial[left]
-        return found
+        trials = list(stages_of(self.resolved, TRIALS)) or [*stages_of(self.resolved)]
+
+        def tried(stage: Stage, i: int, places: Tensor, start: Tensor, radius: Tensor) -> Attacked:
+            breaker, name = (stage, len(self.images)), f"{NAME}.{i}.{stage.name}"
+            initial = start if stage.attack.toward is None else None
+            return attempt(breaker, name, rows[places], initial=initial, scale=radius / self.resolved.eps)
+
+        return bisect(found, self.pgd.ball, [partial(tried, stage) for stage in trials], lambda z: z["R@1"] == 0)
 
     def _broken_again(self, ids: list[int], rows: Tensor, attempt: Callable[..., Attacked]) -> Attacked:
         """What became of the images in the cascade, by the stages that broke them."""

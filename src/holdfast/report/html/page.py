@@ -13,15 +13,18 @@ from holdfast.report.html.entries import by_setting, entries
 from holdfast.report.html.sections import (
     certified,
     checks,
+    corruptions,
     costs,
     glance,
     minimal,
+    poisons,
     radii,
     rankings,
     repeat,
     scores,
     table,
     training,
+    verification,
 )
 from holdfast.util.errors import HoldfastError
 from holdfast.util.text import counted
@@ -54,6 +57,9 @@ def page(results: Sequence[Result], root: str | Path | None, pictures: int) -> s
         "radii": ("By attack radius", radii.fill(found)),
         "minimal": ("How little it takes", minimal.fill(found)),
         "certified": ("Certified R@1", certified.fill(results)),
+        "corruptions": ("Natural corruptions", corruptions.fill(results)),
+        "verification": ("Verification under attack", verification.fill(results)),
+        "poisons": ("Hubs, and one perturbation for all", poisons.fill(results)),
         "training": ("Training", training.fill(weights)),
         "rankings": ("Ranked lists, clean and under attack", rankings.fill(weights, pictures, root)),
         "checks": ("Can the scores be trusted?", checks.fill(results)),

@@ -17,8 +17,8 @@ ERS = (
     "A model that gives every image the same embedding scores high too: look at the verdict.",
 )
 """A title, and what the caption adds to the words for the score."""
-CLEAN = ("R@1 without attack", "How often a query's first result is of its class. The model was not attacked.")
-"""The same where no attack was made."""
+CLEAN = ("R@1 without attack", "How often a query's first result is of its class, images as they are.")
+"""The same where no attack was made, or none on R@1."""
 
 
 def fill(results: Sequence[Result], settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
