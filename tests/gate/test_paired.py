@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from holdfast.evaluation.result import ROBUST
 from holdfast.gate.decide import RULED_OUT, Verdict, verdict_of
-from holdfast.gate.paired import Drop, drop_between, sign_test
+from holdfast.gate.paired import Drop, drop_between, resampled, sign_test
 from holdfast.gate.values import Each, values_of
 from holdfast.report import find
 from holdfast.util.errors import HoldfastError
@@ -59,6 +59,20 @@ def test_the_interval_is_that_of_the_normal_where_queries_are_many() -> None:
     assert drop.low == pytest.approx(middle - 1.96 * error, abs=0.3)
     assert drop.high == pytest.approx(middle + 1.96 * error, abs=0.3)
     assert drop.shown
+
+
+def test_the_interval_is_that_of_the_bootstrap_image_by_image() -> None:
+    """The slow twin draws images one by one; two columns of one length, and one of another."""
+    generator = np.random.default_rng(1)
+    columns = {"a": generator.normal(size=40), "b": generator.integers(0, 2, 40) * 5.0, "c": generator.normal(size=90)}
+    ends = {"a": (-3.0, 3.0), "b": (0.0, 5.0), "c": (-3.0, 3.0)}
+    known = {name: np.append(values, ends[name]) for name, values in columns.items()}
+    sums = []
+    for _ in range(4000):
+        drawn = {length: generator.integers(0, length, length) for length in (42, 92)}
+        sums.append(sum(values[drawn[len(values)]].mean() for values in known.values()))
+    wanted = np.percentile(sums, [2.5, 97.5])
+    assert resampled(columns, ends) == pytest.approx(tuple(wanted), abs=0.1)
 
 
 def test_queries_that_all_agree_do_not_rule_out_everything() -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from holdfast.evaluation.scores import Values, bootstrap, interval
+from holdfast.evaluation.scores import RESAMPLES, Values, interval
 from holdfast.gate.values import Each
 from holdfast.util.errors import HoldfastError
 
@@ -85,10 +85,20 @@ def _differences(name: str, old: Each, new: Each) -> Values:
 def resampled(
     values: Mapping[str, Values], ends: Mapping[str, tuple[float, float]], seed: int = 0
 ) -> tuple[float, float]:
-    """The 95 % interval of the sum of the means of columns, two made-up images added, one at either end of a range."""
-    known = {name: np.append(each, ends[name]) for name, each in values.items()}
-    spread = bootstrap(known, None, seed)
-    found = interval(np.sum([spread[name] for name in known], axis=0))
+    """The 95 % interval of the sum of the means of columns, two made-up images added, one at either end of a range.
+
+    A bootstrap over images: columns of one length are resampled together. Images with the same values are drawn as
+    one, with their number for a weight, which is the same distribution and takes a moment for shares.
+    """
+    generator, by_length = np.random.default_rng(seed), dict[int, list[Values]]()
+    for name, column in values.items():
+        by_length.setdefault(len(column), []).append(np.append(column, ends[name]))
+    spread = np.zeros(RESAMPLES)
+    for columns in by_length.values():
+        kinds, counts = np.unique(np.stack(columns, axis=1), axis=0, return_counts=True)
+        sums, images = kinds.sum(axis=1), counts.sum()
+        spread += [generator.multinomial(images, counts / images) @ sums / images for _ in range(RESAMPLES)]
+    found = interval(spread)
     return found["low"], found["high"]
 
 
