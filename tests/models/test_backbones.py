@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from holdfast.models.backbones import BACKBONES, find_backbone
 from holdfast.models.backbones.base import IMAGENET_MEAN
 from holdfast.util.errors import HoldfastError
+from tests.helpers.networks import batchnorm, scattered
 
 
 def build(name: str, dim: int, channels: int, size: int) -> nn.Module:
@@ -62,10 +63,7 @@ def by_names(state: dict[str, Tensor], x: Tensor) -> Tensor:
         return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
 
     def norm(name: str, x: Tensor) -> Tensor:
-        mean, var, weight, bias = (
-            state[f"{name}.{part}"].view(1, -1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return (x - mean) / (var + 1e-5).sqrt() * weight + bias
+        return batchnorm(state, name, x, 1e-5)
 
     x = F.max_pool2d(F.relu(norm("bn1", conv("conv1", x, 2))), 3, 2, 1)
     for stage in range(1, 5):
@@ -89,16 +87,7 @@ def by_names(state: dict[str, Tensor], x: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50"])
 def test_resnets_compute_what_their_names_say(name: str) -> None:
     torch.manual_seed(0)
-    network = build(name, dim=6, channels=3, size=32).double()
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            module.running_mean.normal_(std=0.1)
-            module.running_var.uniform_(0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.1, 0.5)
-            nn.init.normal_(module.bias, std=0.1)
-    network.eval()
+    network = scattered(build(name, dim=6, channels=3, size=32).double())
     x = torch.rand(2, 3, 40, 36, dtype=torch.float64)
     expected = by_names(network.state_dict(), x)
     assert expected.std() > 1e-3
