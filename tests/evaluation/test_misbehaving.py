@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.cli import main
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.util.errors import HoldfastError
 from tests.helpers.tiny import QUICK, counted, digits, embedder, interrupt, lasting, records
@@ -152,16 +151,3 @@ def test_an_error_of_the_backward_pass_is_one_line() -> None:
 
     with pytest.raises(HoldfastError, match=r"^attack 'ltm' fails on .* \(RuntimeError: boom\); .*kept"):
         evaluate(model, digits(), **SOME)
-
-
-@pytest.mark.parametrize("raised", ["sys.exit(0)", "raise StopIteration", "raise OSError('a\\n\\x1b[2Jb')"])
-def test_the_command_line_says_it_in_one_line(raised: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = f"import sys\n\ndef embed(images):\n    {raised}\n"
-    (tmp_path / "net.py").write_text(code)
-    with pytest.raises(SystemExit) as caught:
-        main(["evaluate", f"{tmp_path / 'net.py'}:embed", "--data", "digits", "--size", "8", "--channels", "1"])
-    assert caught.value.code == 2
-    said = capsys.readouterr().err
-    assert said.startswith("holdfast: the model fails on torch.float32 images of shape (64, 1, 8, 8) (")
-    assert said.count("\n") == 1
-    assert said.strip().isprintable()

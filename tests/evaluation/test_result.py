@@ -27,6 +27,8 @@ ELSEWHERE = {"settings": {"data.name": "mnist"}}
         ({"data": {"attacked": ENOUGH - 1}}, "too few queries"),
         ({"data": {"attacked": 1}, "collapsed": True, "trusted": False}, "COLLAPSED, UNTRUSTED, too few queries"),
         ({"data": {"attacked": 0}, "trusted": None}, "unchecked"),
+        ({"trusted": False}, "UNTRUSTED"),
+        ({"collapsed": True, "trusted": None}, "COLLAPSED, unchecked"),
     ],
 )
 def test_a_verdict_names_all_that_speaks_against_the_numbers(

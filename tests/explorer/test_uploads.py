@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from holdfast.data import Pixels, Table
-from holdfast.data.pixels import to_image
 from holdfast.explorer import uploads
 from holdfast.explorer.uploads import Shelf, TooLargeError, as_the_models_see, body, taken
 from holdfast.util.errors import HoldfastError
@@ -63,12 +62,6 @@ def test_an_upload_has_fewer_pixels_than_a_file_may_have(monkeypatch: pytest.Mon
     monkeypatch.setattr(uploads, "PIXELS", 95)
     with pytest.raises(HoldfastError, match="the image has 12 × 8 pixels, more than the 95 that are taken"):
         taken(saved(photo(12, 8)), digits(50))
-
-
-def test_an_image_of_a_test_set_comes_back_as_itself() -> None:
-    test = digits(50)
-    image = test.read(torch.tensor([3]))[0]
-    assert torch.equal(taken(saved(to_image(image[0])), test)[0], image)
 
 
 def test_a_shelf_keeps_what_was_used_last() -> None:

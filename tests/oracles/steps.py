@@ -128,29 +128,3 @@ def lagrangian(net: nn.Module, original: nn.Module, images: Tensor, weights: Seq
         moved = ((net(image[None])[0] - original(image[None])[0].detach()) ** 2).sum()
         terms.append(weight * (moved - rho))
     return torch.stack(terms).mean()
-
-
-def hardness_manipulation(
-    net: nn.Module,
-    images: Tensor,
-    triplets: Sequence[tuple[int, int, int]],
-    destination: float,
-    *,
-    eps: float,
-    step: float,
-    steps: int,
-    margin: float,
-    structure: float,
-) -> tuple[Tensor, Tensor]:
-    """Triplet loss and whole loss of one HM step with ICS, one triplet after the other. ``net`` is in eval mode."""
-    hard, spread = [], []
-    for triplet in triplets:
-        clean = images[list(triplet)]
-        adversarial = pgd(net, clean[None], lambda z, _: shortfall(z, destination), eps=eps, step=step, steps=steps)[
-            -1
-        ][0]
-        benign, shifted = net(clean), net(adversarial)
-        hard.append((hardness_of(shifted) + margin).clamp(min=0))
-        spread.append(((benign[0] - shifted[0]).norm() - (benign[0] - benign[1]).norm()).clamp(min=0))
-    loss = torch.stack(hard).mean()
-    return loss, loss + structure * torch.stack(spread).mean()

@@ -70,21 +70,6 @@ def test_a_foreign_file_is_named_with_the_reason(tmp_path: Path, changes: dict[s
         find([tmp_path])
 
 
-@pytest.mark.parametrize("text", ["", "{", "\xff", "[" * 100_000])
-def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "result.json"
-    path.write_text(text, encoding="latin-1")
-    with pytest.raises(HoldfastError, match=rf"{path} is not JSON"):
-        find([path])
-
-
-@pytest.mark.parametrize("text", ["[]", "3", "null", '{"scores": {}}'])
-def test_json_of_another_kind_is_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "result.json").write_text(text)
-    with pytest.raises(HoldfastError, match=r"result\.json is no result of 'holdfast evaluate': (format is|it holds)"):
-        find([tmp_path])
-
-
 # ---- the table ------------------------------------------------------------------------------------------------------
 
 
@@ -116,22 +101,11 @@ def test_what_was_not_measured_is_empty(tmp_path: Path) -> None:
     assert json.loads(json_text(find([path])))[0]["columns"]["TMA"]["value"] is None
 
 
-@pytest.mark.parametrize(
-    ("collapsed", "trusted", "verdict"),
-    [
-        (False, True, "ok"),
-        (False, False, "UNTRUSTED"),
-        (False, None, "unchecked"),
-        (True, True, "COLLAPSED"),
-        (True, False, "COLLAPSED, UNTRUSTED"),
-        (True, None, "COLLAPSED, unchecked"),
-    ],
-)
-def test_the_verdict_stands_in_every_table(tmp_path: Path, collapsed: bool, trusted: bool | None, verdict: str) -> None:
-    results = find([write(tmp_path / "result.json", collapsed=collapsed, trusted=trusted)])
+def test_the_verdict_stands_in_every_table(tmp_path: Path) -> None:
+    results = find([write(tmp_path / "result.json", collapsed=True, trusted=False)])
     for header, rows in (table(results), comparison(results), compare(results[0])):
-        assert rows[0][header.index("verdict")] == verdict
-    assert next(csv.DictReader(io.StringIO(csv_text(results))))["verdict"] == verdict
+        assert rows[0][header.index("verdict")] == "COLLAPSED, UNTRUSTED"
+    assert next(csv.DictReader(io.StringIO(csv_text(results))))["verdict"] == "COLLAPSED, UNTRUSTED"
 
 
 @pytest.mark.parametrize(

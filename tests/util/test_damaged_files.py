@@ -266,7 +266,8 @@ FILES: dict[str, tuple[Callable[[Path, bytes], None], bytes]] = {
     **{f"CUB: {name}": (cub(name), content) for name, content in CUB.items()},
     "CARS": (cars, CARS),
     "SOP": (sop, SOP),
-    **{f"an image: {form}": (an_image, picture(form)) for form in ("png", "jpeg", "webp", "bmp", "gif", "tiff", "ppm")},
+    **{f"an image: {form}": (an_image, picture(form)) for form in ("png", "jpeg", "jpeg2000", "webp", "bmp", "gif")},
+    **{f"an image: {form}": (an_image, picture(form)) for form in ("tiff", "ppm")},
     "an upload": (an_upload, picture("png")),
 }
 
