@@ -93,7 +93,7 @@ def test_a_query_without_a_record_fails_in_both() -> None:
 
 def test_other_queries_and_other_targets_are_refused() -> None:
     for old, new, why in (
-        (each([1.0, 2.0]), each([1.0]), "1 queries here, 2 in the baseline"),
+        (each([1.0, 2.0]), each([1.0]), "1 query here, 2 in the baseline"),
         (each([1.0, 2.0], [0, 1]), each([1.0, 2.0], [0, 2]), "the queries are not those"),
         (each([1.0, 2.0], [0, -1]), each([1.0, 2.0], [7, 8]), "the queries are not those"),
         (each([1.0], [4], ((1,),)), each([1.0], [4], ((2,),)), "query 4 was attacked toward another image"),

@@ -41,6 +41,10 @@ def shown(preprocessing: Preprocessing, folder: Path) -> Tensor:
     return images
 
 
+STRIDE = 1e-7
+"""Of finite differences in float64: so short that hardly any ReLU turns within it."""
+
+
 def slope_error(embed: Embed, images: Tensor) -> float:
     """How far the gradient of an embedding from the pixels is from finite differences, as a share of these.
 
@@ -55,8 +59,8 @@ def slope_error(embed: Embed, images: Tensor) -> float:
     for _ in range(4):
         direction = torch.randn(pixels.shape, generator=generators, dtype=torch.float64)
         with torch.no_grad():
-            ahead, behind = (((embed(pixels + h * direction)) * weights).sum() for h in (1e-5, -1e-5))
-        slope = ((ahead - behind) / 2e-5).item()
+            ahead, behind = (((embed(pixels + h * direction)) * weights).sum() for h in (STRIDE, -STRIDE))
+        slope = ((ahead - behind) / (2 * STRIDE)).item()
         worst = max(worst, abs((gradient * direction).sum().item() - slope) / abs(slope))
     return worst
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from holdfast.models.adapters.base import IMAGENET_MEAN
 from holdfast.models.backbones import BACKBONES, find_backbone
-from holdfast.models.backbones.base import IMAGENET_MEAN
 from holdfast.util.errors import HoldfastError
 from tests.helpers.networks import batchnorm, scattered
 

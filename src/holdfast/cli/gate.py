@@ -52,8 +52,11 @@ def gate(  # noqa: PLR0917
 def _one(path: Path) -> "Result":
     from holdfast.report import find  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError  # noqa: PLC0415
+    from holdfast.util.text import counted  # noqa: PLC0415
 
     results = find([path])
     if len(results) > 1:
-        raise HoldfastError(f"{path} has {len(results)} results; name one of them, such as {results[0].path}")
+        raise HoldfastError(
+            f"{path} has {counted(len(results), 'result')}; name one of them, such as {results[0].path}"
+        )
     return results[0]

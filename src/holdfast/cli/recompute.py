@@ -21,12 +21,15 @@ def recompute(
     from holdfast.gate.recompute import recompute as run  # noqa: PLC0415
     from holdfast.report import find  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError  # noqa: PLC0415
+    from holdfast.util.text import counted  # noqa: PLC0415
 
     if sample < 1:
         raise HoldfastError(f"--sample is at least 1, not {sample}")
     (found, *others) = find([result])
     if others:
-        raise HoldfastError(f"{result} has {1 + len(others)} results; name one of them, such as {found.path}")
+        raise HoldfastError(
+            f"{result} has {counted(1 + len(others), 'result')}; name one of them, such as {found.path}"
+        )
     model, images = target.open()
     compared = run(found, model, images, sample, batch=batch_size, device=device)
     agreed = all(one.ok for one in compared)

@@ -8,6 +8,7 @@ import numpy as np
 from holdfast.evaluation.scores import RESAMPLES, Values, interval
 from holdfast.gate.values import Each
 from holdfast.util.errors import HoldfastError
+from holdfast.util.text import counted
 
 LEVEL = 0.025
 """The chance of a drop that is none, at most: the sign test is one-sided, as is each end of the interval of 95 %."""
@@ -65,7 +66,7 @@ def drop_between(old: Mapping[str, Each], new: Mapping[str, Each], lower: bool =
 def _differences(name: str, old: Each, new: Each) -> Values:
     """New value minus old, query by query; those without a record are 0 in both."""
     if len(old.values) != len(new.values):
-        raise HoldfastError(f"{name}: {len(new.values)} queries here, {len(old.values)} in the baseline")
+        raise HoldfastError(f"{name}: {counted(len(new.values), 'query')} here, {len(old.values)} in the baseline")
     if -1 not in (*old.ids, *new.ids) and old.ids != new.ids:
         raise HoldfastError(f"{name}: the queries are not those of the baseline")
     if moved := [one for one, ours, theirs in zip(new.ids, new.chosen, old.chosen, strict=False) if ours != theirs]:

@@ -38,7 +38,7 @@ from holdfast.runs.folder import Run
 from holdfast.training.build import batches_of
 from holdfast.training.loop import finished
 from holdfast.util.errors import HoldfastError, shown, unknown, within
-from holdfast.util.validate import Amount, Count, OneOf, Positive, Whole, fit, read_yaml
+from holdfast.util.validate import Amount, Count, OneOf, Positive, Text, Whole, fit, read_yaml
 
 START = "start"
 MAX_NAME_BYTES = 255
@@ -62,6 +62,7 @@ class Evaluation:
     max_queries: Count | None = None
     seed: Whole | None = None
     minimal_eps: StrictBool | None = None
+    index: Text | None = None
     sigma: Positive | None = None
     draws: Count | None = None
     attacks: Annotated[Names, Field(min_length=1)] | None = None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks import CA, System
-from holdfast.core.gallery import Gallery, same_set
+from holdfast.core.gallery import Gallery
 from holdfast.evaluation.evaluate import evaluate, prepared
 from holdfast.evaluation.indexed.factory import build_index, check_index
 from holdfast.evaluation.indexed.gallery import images_at_once, through
@@ -22,7 +22,7 @@ from holdfast.evaluation.settings import resolve_settings
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
 from tests.conftest import Call, Refuse
-from tests.helpers.tiny import digits, embedder, rows
+from tests.helpers.tiny import digits, embedder, rows, same_set
 from tests.oracles import indexes as slow
 from tests.oracles.attacks import candidate_rank, listed
 

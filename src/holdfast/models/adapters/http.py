@@ -101,7 +101,7 @@ class Endpoint:
             content = parse_json(answer, f"what {self.name} answers", _refused)
             check(kind, content, said)
             if len(content[name]) != len(part):
-                raise HoldfastError(f"{said}: there are {len(content[name])} for {len(part)} images")
+                raise HoldfastError(f"{said}: there are {len(content[name])} for {counted(len(part), 'image')}")
             yield from content[name]
             files = files[len(part) :]
 
