@@ -93,5 +93,5 @@ $(READY): pyproject.toml constraints.txt
 .venv-encoders/ready: pyproject.toml constraints-encoders.txt
 	$(PYTHON) -m venv .venv-encoders
 	.venv-encoders/bin/python $(subst constraints.txt,constraints-encoders.txt,$(INSTALL)) \
-		torchvision pytest hypothesis -e ".[timm,open_clip,hf,st]"
+		torchvision pytest hypothesis -e ".[timm,open-clip,hf,st]"
 	touch .venv-encoders/ready

@@ -20,8 +20,8 @@ CORE = (
     *("pyyaml", "pydantic", "typer", "rich", "jinja2"),
 )
 EXTRAS = {
-    **{name: (name,) for name in ("timm", "open_clip", "tensorboard", "wandb")},
-    **{"hf": ("transformers",), "st": ("sentence_transformers",)},
+    **{name: (name,) for name in ("timm", "tensorboard", "wandb")},
+    **{"open-clip": ("open_clip",), "hf": ("transformers",), "st": ("sentence_transformers",)},
     **{
         "hub": ("huggingface_hub",),
         "qdrant": ("qdrant_client",),

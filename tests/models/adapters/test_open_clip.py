@@ -34,7 +34,7 @@ PREPROCESS = [
 
 def test_the_library_is_asked_for_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "open_clip", None)
-    with pytest.raises(HoldfastError, match=r"pip install 'holdfast\[open_clip\]'"):
+    with pytest.raises(HoldfastError, match=r"pip install 'holdfast\[open-clip\]'"):
         open_model("open_clip:ViT-B-32:openai")
 
 

@@ -39,7 +39,7 @@ def open_open_clip(word: str, weights: Path | None = None, best: bool = False) -
 
     Raises HoldfastError where open_clip, the architecture or its weights are missing.
     """
-    library = require("open_clip", "open_clip")
+    library = require("open_clip", "open-clip")
     architecture, _, pretrained = word.removeprefix("open_clip:").partition(":")
     if pretrained and weights is not None:
         raise HoldfastError(f"{word} names its weights already; leave out {weights}")
