@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from typing_extensions import TypedDict
 
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels
@@ -24,11 +25,22 @@ from holdfast.models.wrapped import WrappedModel
 from holdfast.runs.folder import environment
 from holdfast.util import distributed
 from holdfast.util.atomic import write_json
+from holdfast.util.validate import Measured, Whole
 
 Model = str | Path | Embed | OpenedModel
 """What :func:`.open_model` takes."""
 VERSION = 1
 """Of what threats measure."""
+
+
+class Share(TypedDict):
+    """A share in percent with its 95 % interval: ``kept`` of ``queries``."""
+
+    value: Measured
+    low: Measured
+    high: Measured
+    kept: Whole
+    queries: Whole
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,14 +22,14 @@ from holdfast.evaluation.saving import save
 from holdfast.evaluation.scores import share
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
 from holdfast.models.adapters.base import OpenedModel
-from holdfast.threats.base import Examined, Model, examine
+from holdfast.threats.base import Examined, Model, Share, examine
 from holdfast.util.arrays import read_arrays, write_arrays
 from holdfast.util.atomic import replacing
 from holdfast.util.errors import HoldfastError
 from holdfast.util.lock import working_in
 from holdfast.util.progress import Progress
 from holdfast.util.text import counted
-from holdfast.util.validate import Count, Measured, Whole, check, fit
+from holdfast.util.validate import Count, Whole, check, fit
 
 ROUNDS = 4
 """Descents of the settings' steps, one after the other, with ever smaller steps; what is made is kept after each."""
@@ -40,18 +40,10 @@ IDLE = ("restarts", "step", "query_budget", "gradient")
 Shared = Universal | Patch
 
 
-class _Share(TypedDict):
-    value: Measured
-    low: Measured
-    high: Measured
-    kept: Whole
-    queries: Whole
-
-
 class _Recall(TypedDict):
-    clean: _Share
-    untrained: _Share
-    attacked: _Share
+    clean: Share
+    untrained: Share
+    attacked: Share
 
 
 class OneForAll(TypedDict):

@@ -22,7 +22,7 @@ from holdfast.evaluation.runner import Runner, Target, attack_batch, generators_
 from holdfast.evaluation.scores import share
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
 from holdfast.models.adapters.base import OpenedModel
-from holdfast.threats.base import Examined, Model, examine
+from holdfast.threats.base import Examined, Model, Share, examine
 from holdfast.threats.pairs import (
     Faces,
     count_pairs,
@@ -49,14 +49,6 @@ WORDS = {
 }
 
 
-class _Share(TypedDict):
-    value: Measured
-    low: Measured
-    high: Measured
-    kept: Whole
-    queries: Whole
-
-
 class _Smallest(TypedDict):
     queries: Whole
     beyond: Whole
@@ -65,8 +57,8 @@ class _Smallest(TypedDict):
 
 
 class _Attack(TypedDict):
-    before: _Share
-    after: _Share
+    before: Share
+    after: Share
     EER: Measured
     smallest: _Smallest
 
@@ -82,7 +74,7 @@ class Verification(TypedDict):
     threshold: Measured
     genuine: Whole
     impostors: Whole
-    TAR: _Share
+    TAR: Share
     EER: Measured
     attacks: dict[StrictStr, _Attack]
 
