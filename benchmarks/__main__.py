@@ -77,7 +77,8 @@ def main() -> None:
             print(f"$ python -m benchmarks.{' '.join(command)}\n{output}", flush=True)
             failed += [command] if code else []
             for one in rows(output):
-                table.add_row(one["row"], f"{one['figure']:.3g}", one["bar"], "yes" if one["met"] else "NO")
+                met = {True: "yes", False: "NO", None: ""}[one.get("met")]
+                table.add_row(one["row"], f"{one['figure']:.3g} {one['unit']}", one.get("bar", ""), met)
     Console(width=None if sys.stdout.isatty() else 160).print(table)
     for command in failed:
         print(f"FAILED: python -m benchmarks.{' '.join(command)}")

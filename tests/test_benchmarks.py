@@ -1,15 +1,17 @@
 """How benchmarks take turns and report; their figures are nobody's test."""
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import __main__ as benchmarks
 from benchmarks import independent_attack
 from benchmarks.__main__ import commands, rows
-from benchmarks.side_by_side import Bar, interleaved, row
+from benchmarks.side_by_side import Bar, interleaved, row, tell
 from holdfast import evaluate
 
 
@@ -34,6 +36,22 @@ def test_a_row_says_whether_its_bar_is_met(
     (found,) = rows(printed)
     assert (found["row"], found["figure"], found["met"]) == ("speed", figure, met)
     assert found["details"] == {"seconds": 0.3333}
+
+
+def test_the_table_of_all_benchmarks_has_figures_without_a_bar(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tell("searches", 12.5, "%")
+    row("speed", 1.0, "x", Bar(least=2))
+    printed = capsys.readouterr().out
+    monkeypatch.setattr(benchmarks, "commands", lambda data: [["some"], ["other"]])
+    monkeypatch.setattr(benchmarks, "run", lambda command: (command, printed, int(command == ["other"])))
+    monkeypatch.setattr(sys, "argv", ["benchmarks"])
+    with pytest.raises(SystemExit, match="True"):
+        benchmarks.main()
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert cells.count(["searches", "12.5 %", "", ""]) == 2
+    assert cells.count(["speed", "1 x", "at least 2", "NO"]) == 2
 
 
 def test_every_benchmark_is_there_and_gets_its_images_where_they_are() -> None:
