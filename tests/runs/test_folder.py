@@ -272,6 +272,16 @@ def test_what_training_cost_is_the_sum_of_its_steps(tmp_path: Path) -> None:
     assert run.cost() == {"steps": 1, "passes": 0, "seconds": 2.0}
 
 
+def test_what_training_cost_is_told_by_an_exported_folder(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.cost_file.write_text('{"steps": 3, "passes": 99.0, "seconds": 0.75}')
+    assert run.cost() == {"steps": 3, "passes": 99.0, "seconds": 0.75}
+    for content in ('{"steps": -1}', '{"seconds": "long"}', "[]", "3"):
+        run.cost_file.write_text(content)
+        with pytest.raises(HoldfastError, match=r"cost\.json"):
+            run.cost()
+
+
 def test_a_folder_is_checked_without_a_trace(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     Run(folder).check(CONFIG, resume=False)

@@ -60,12 +60,12 @@ def open_run(word: str | Path, best: bool = False) -> Source:
     run = Run(model.folder)
     config, weights = run.config(), str(model.about["weights"])
     results = results_of(run, weights)
-    cost = run.cost() or next((result.training for result in results), {})
-    cost = {key: value for key, value in cost.items() if key in ("steps", "passes", "seconds")}
     ended = not run.state_file.exists() or finished(run, config)
     origin = config.model.backbone
     config = replace(config, model=replace(config.model, backbone=_placeless(origin)))
-    return Source(frozen_copy(model.embed), run.folder.resolve().name, config, weights, results, cost, ended, origin)
+    return Source(
+        frozen_copy(model.embed), run.folder.resolve().name, config, weights, results, run.cost(), ended, origin
+    )
 
 
 def frozen_copy(embedder: Embedder) -> Embedder:

@@ -36,7 +36,7 @@ from holdfast.util.arrays import save_safetensors
 from holdfast.util.atomic import write_json, write_text
 from holdfast.util.errors import HoldfastError, within
 from holdfast.util.text import to_csv
-from holdfast.util.validate import Whole, fit, parse_json, read_csv, read_lines, read_yaml
+from holdfast.util.validate import Whole, check, fit, parse_json, read_csv, read_json, read_lines, read_yaml
 
 BEFORE = {"validation.share": 0, "validation.on_test": True}
 """What runs did that do not say it."""
@@ -56,6 +56,14 @@ class _Step(TypedDict, total=False):
     passes: StrictFloat
     seconds: StrictFloat
     waited: StrictFloat
+
+
+class Cost(TypedDict, total=False):
+    """What training took: optimiser steps, images passed forward, and seconds in these steps."""
+
+    steps: Whole
+    passes: StrictFloat
+    seconds: StrictFloat
 
 
 class _Epoch(TypedDict):
@@ -90,6 +98,7 @@ class Run:
         self.state_file = self.folder / "state.safetensors"
         self.steps_file = self.folder / "steps.jsonl"
         self.epochs_file = self.folder / "epochs.csv"
+        self.cost_file = self.folder / "cost.json"
         self.best = self.folder / "best"
 
     def begin(self, config: Config, resume: bool) -> State | None:
@@ -150,10 +159,12 @@ class Run:
     def cost(self) -> dict[str, float]:
         """What training took so far: ``steps``, ``passes`` (images passed forward), ``seconds`` in its steps.
 
-        Empty where that is not known: an exported folder has no log.
+        From its log, or where there is none from ``cost.json``, which an exported folder has; empty without either.
         """
         if not self.steps_file.exists():
-            return {}
+            known = read_json(self.cost_file) if self.cost_file.exists() else {}
+            check(Cost, known, str(self.cost_file))
+            return {key: known[key] for key in Cost.__annotations__ if key in known}
         lines = self.steps()
         sums = {key: sum(line.get(key, 0.0) for line in lines) for key in ("passes", "seconds")}
         return {"steps": len(lines), **sums}
