@@ -1,6 +1,7 @@
 """``holdfast sweep``: what it does and leaves, what it prints beforehand and afterwards."""
 
 import re
+import sys
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,15 @@ def test_a_plan_of_what_is_not_begun(tmp_path: Path, call: Call, monkeypatch: py
         ["tiny", "act-r", "2", "steps", "cvpr22,", "strict", "?"],
     ]
     assert "runs: 3; about 1 h 03 min, 2 at a time; " in shown
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_needs_no_ray(tmp_path: Path, call: Call, refused: Refuse, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Estimator, "seconds", lambda *_: [5.0])
+    monkeypatch.setitem(sys.modules, "ray", None)
+    arguments = ("sweep", write(tmp_path), "--out", tmp_path / "out", "--ray", "auto")
+    assert call(*arguments, "--dry-run")[0] == 0
+    assert "ray is not installed; install it: pip install 'holdfast[ray]'" in refused(*arguments)
     assert not (tmp_path / "out").exists()
 
 

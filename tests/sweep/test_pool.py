@@ -12,7 +12,7 @@ import pytest
 
 from holdfast.sweep import execute, pool
 from holdfast.sweep.plan import Planned
-from holdfast.sweep.pool import carry_out
+from holdfast.sweep.pool import carry_out, in_slots
 from holdfast.sweep.slots import slots_of
 from holdfast.training.loop import train
 from tests.helpers.runs import assert_same, together, weights
@@ -37,7 +37,7 @@ def machine(patch: pytest.MonkeyPatch, runs: list[Planned]) -> Machine:
 
 
 def failures(runs: list[Planned], slots: int = 1) -> dict[str, str]:
-    found = carry_out(runs, CPU * slots, quiet=True)
+    found = carry_out(runs, in_slots(CPU * slots), quiet=True)
     assert found.keys() == {run.folder for run in runs if not is_done(run)}
     return {folder.name: why for folder, why in found.items()}
 
@@ -150,7 +150,7 @@ def test_an_interrupt_ends_the_processes_and_nothing_else_begins(tmp_path: Path,
     processes.meanwhile = meanwhile
     patch.setattr(pool, "wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        carry_out(runs, CPU, quiet=True)
+        carry_out(runs, in_slots(CPU), quiet=True)
     assert processes.calls == [f"train {runs[0].name}"]
 
 
@@ -173,7 +173,7 @@ def test_progress_says_what_is_done_and_at_work(
 
     processes.meanwhile = meanwhile
     patch.setattr(pool.Progress, "__call__", lambda _, *look: looks.append(look))
-    assert carry_out(runs, CPU).keys() == {runs[1].folder}
+    assert carry_out(runs, in_slots(CPU)).keys() == {runs[1].folder}
     assert len(processes.calls) == 3
     assert capsys.readouterr().out.splitlines() == ["sweep: 2 of 3 runs done, 1 failed"]
 
@@ -211,7 +211,7 @@ def test_a_run_ends_with_its_killed_sweep_and_the_next_goes_on_to_the_same_weigh
     run, slots = runs[0].run, slots_of([device])
     with monkeypatch.context() as patch:
         patch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-        sweep = forked(lambda: carry_out(runs, slots, quiet=True))
+        sweep = forked(lambda: carry_out(runs, in_slots(slots), quiet=True))
     try:
         gate.arrived()
     finally:
@@ -225,7 +225,7 @@ def test_a_run_ends_with_its_killed_sweep_and_the_next_goes_on_to_the_same_weigh
     assert (run.place().step, runs[0].trained()) == (4, False)
 
     monkeypatch.setattr(execute.subprocess, "call", inside)
-    assert not carry_out(runs, slots, quiet=True)
+    assert not carry_out(runs, in_slots(slots), quiet=True)
     processes = len(slots[0].devices)
     assert json.loads((run.folder / "environment.json").read_text())["processes"] == processes
     assert [line["step"] for line in run.steps()] == list(range(1, 9))

@@ -41,7 +41,6 @@ def test_devices(devices: list[str], jobs: int, expected: list[tuple[int, str, s
         program = [sys.executable, "-m", *(torchrun if processes > 1 else []), "holdfast"]
         option = ["--device", device] if device else []
         assert slot.command("train", "--resume") == [*program, "train", "--resume", *option]
-        assert slot.alone().command("evaluate") == [sys.executable, "-m", "holdfast", "evaluate", *option]
         environment = slot.environment()
         assert environment.items() >= os.environ.items()
         assert [environment.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")] == [threads, visible]

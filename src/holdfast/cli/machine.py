@@ -20,7 +20,7 @@ CORE = (
     *("pyyaml", "pydantic", "typer", "rich", "jinja2"),
 )
 EXTRAS = {
-    **{name: (name,) for name in ("timm", "tensorboard", "wandb")},
+    **{name: (name,) for name in ("timm", "tensorboard", "wandb", "ray")},
     **{"open-clip": ("open_clip",), "hf": ("transformers",), "st": ("sentence_transformers",)},
     **{
         "hub": ("huggingface_hub",),

@@ -21,16 +21,21 @@ def sweep(  # noqa: PLR0917
         list[str] | None, typer.Option(help="Repeatable, a run on each at a time; cuda:0+cuda:1: a run on both.")
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at a time on each device.")] = 1,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Do the runs on a Ray cluster: HOST:PORT, or auto, that of this machine."),
+    ] = None,
 ) -> None:
     """Train and evaluate a matrix of runs; what is done is skipped, and a failure stops no other run."""
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.runs.config import assigned  # noqa: PLC0415
+    from holdfast.sweep.cluster import on_ray  # noqa: PLC0415
     from holdfast.sweep.plan import plan  # noqa: PLC0415
-    from holdfast.sweep.pool import carry_out  # noqa: PLC0415
+    from holdfast.sweep.pool import carry_out, in_slots  # noqa: PLC0415
     from holdfast.sweep.slots import slots_of  # noqa: PLC0415
     from holdfast.util.text import counted  # noqa: PLC0415
 
-    slots = slots_of(device or (), jobs)
+    place = on_ray(ray, out, device or (), jobs) if ray is not None else in_slots(slots_of(device or (), jobs))
     given = {"data.root": str(root.absolute())} if root else {}
     runs = plan(files, out, only or (), given | assigned(changes or ()))
     if dry_run:
@@ -40,7 +45,7 @@ def sweep(  # noqa: PLR0917
         at_once = len(device) if device and name != "cpu" else 1  # runs on one device share what is timed
         display.planned(runs, Estimator(name).seconds(runs), at_once)
         return
-    failed = carry_out(runs, slots)
+    failed = carry_out(runs, place)
     display.swept(runs, failed)
     if failed:
         print(f"not done: {len(failed)} of {counted(len(runs), 'run')}; the same command goes on with them")

@@ -6,7 +6,6 @@ import subprocess
 from holdfast.sweep import lifeline
 from holdfast.sweep.plan import Planned
 from holdfast.sweep.slots import Slot
-from holdfast.util.errors import brief
 
 LOG = "log.txt"
 SAYS = "holdfast: "
@@ -18,19 +17,16 @@ def execute(run: Planned, slot: Slot, stdin: int = subprocess.PIPE) -> str | Non
 
     stdin: of its processes, which end where it does: a pipe whose other end this process holds.
     """
-    try:
+    if not run.trained():
+        if run.start and not run.start.trained():
+            return f"the run it starts from is not trained: {run.start.folder}"
+        why = _call(run, slot, stdin, *run.words())
         if not run.trained():
-            if run.start and not run.start.trained():
-                return f"the run it starts from is not trained: {run.start.folder}"
-            why = _call(run, slot, stdin, *run.words())
-            if not run.trained():
-                return f"train: {why}"
-        for one in run.missing():
-            why = _call(run, slot.alone(), stdin, "evaluate", str(run.folder), *one.options())
-            if not one.done(run.run, run.config):
-                return f"evaluate {one.protocol}: {why}"
-    except Exception as error:
-        return brief(error)
+            return f"train: {why}"
+    for one in run.missing():
+        why = _call(run, slot, stdin, "evaluate", str(run.folder), *one.options())
+        if not one.done(run.run, run.config):
+            return f"evaluate {one.protocol}: {why}"
     return None
 
 

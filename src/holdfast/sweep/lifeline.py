@@ -7,12 +7,6 @@ VARIABLE = "HOLDFAST_ENDS_WITH_STDIN"
 
 
 def hold() -> None:
-    """Where the environment asks for it, end this process at once when its standard input ends."""
+    """Where the environment asks for it, end this process at once when its standard input ends; nothing comes by it."""
     if VARIABLE in os.environ:
-        threading.Thread(target=_wait, daemon=True).start()
-
-
-def _wait() -> None:
-    while os.read(0, 1):
-        pass
-    os._exit(1)
+        threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()

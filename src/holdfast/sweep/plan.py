@@ -174,15 +174,13 @@ def plan(files: Sequence[Path], out: Path, only: Sequence[str] = (), given: Mapp
     for name in only:
         if name not in names:
             raise unknown("run", name, names)
-    chosen = [run for run in runs if not only or run.name in only]
-    starts = [run.start for run in chosen]
-    chosen = [run for run in runs if run in chosen or run in starts]
+    wanted = [run for run in runs if not only or run.name in only]
+    chosen = [run for run in runs if run in wanted or run in [one.start for one in wanted]]
     for run in chosen:
         weights = run.config.model.weights
-        begun = run.start is not None and weights == _weights(run.start)
-        file = None if begun or weights == IMAGENET else weights
-        if file is not None and not os.path.exists(file):  # noqa: PTH110 (no error for long names)
-            raise HoldfastError(f"{run.sweep}, {run.name}: there is no file of weights {file}")
+        exempt = (None, IMAGENET, run.start and _weights(run.start))
+        if weights not in exempt and not os.path.exists(str(weights)):  # noqa: PTH110 (no error for long names)
+            raise HoldfastError(f"{run.sweep}, {run.name}: there is no file of weights {weights}")
         run.run.check(run.config, resume=True)
     return chosen
 

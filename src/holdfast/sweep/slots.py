@@ -4,7 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -21,10 +21,6 @@ class Slot:
     devices: tuple[str, ...] = ()
     threads: int | None = None
 
-    def alone(self) -> "Slot":
-        """The first device of several."""
-        return replace(self, devices=self.devices[:1])
-
     def command(self, *words: str) -> list[str]:
         """A command of ``holdfast``, as it is called here; a GPU is the first that the process sees."""
         several = ["torch.distributed.run", "--standalone", "--nproc-per-node", str(len(self.devices)), "-m"]
@@ -33,8 +29,7 @@ class Slot:
 
     def environment(self) -> dict[str, str]:
         """The variables of its processes: the GPUs that they see, and their threads."""
-        changed = {"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}
-        changed |= os.environ
+        changed = ({"OMP_NUM_THREADS": str(self.threads)} if self.threads else {}) | os.environ
         if gpus := _gpus(self.devices):
             seen = os.environ.get(VISIBLE) or ",".join(map(str, range(torch.cuda.device_count())))
             changed[VISIBLE] = ",".join(seen.split(",")[gpu] for gpu in gpus)
