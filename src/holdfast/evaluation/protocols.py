@@ -77,7 +77,7 @@ BUDGETS: dict[str, tuple[float, float, int]] = {"28": (77 / 255, 3 / 255, 32), "
 
 STRICT = Protocol(
     "strict",
-    2,
+    3,
     "every attack's intent carried out, and robust R@1; the default",
     ATTACKS,
     best=True,
@@ -103,7 +103,7 @@ CVPR22 = Protocol(
     batch={"28": 128, "224": 112},
 )
 
-WORST = Protocol("worst", 1, "robust R@1 alone: the share of queries that no attack breaks", {}, True, cascade=True)
+WORST = Protocol("worst", 2, "robust R@1 alone: the share of queries that no attack breaks", {}, True, cascade=True)
 
 BENIGN = Protocol("benign", 1, "no attack: retrieval metrics, NMI and collapse gauges only", {})
 
@@ -115,21 +115,26 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (STRIC
 class Stage:
     """One attack of the cascade on robust R@1, tried on the queries that all stages before have left.
 
-    steps, restarts: of Auto-PGD, which starts with steps of 2 ε, or of Square or NES, where no query budget sets them.
-    lasting: whether a longer attack, which tells if the cascade has converged, is made of it.
+    steps, restarts: of Auto-PGD, or of Square or NES where no query budget sets them. first: the first step of Auto-PGD
+    in units of ε. lasting: whether a longer attack, which tells if the cascade has converged, is made of it.
     """
 
     name: str
     attack: Misrank
     steps: int = 100
     restarts: int = 0
+    first: float = 2.0
     gradient: Gradient = WHITE_BOX
     lasting: bool = False
 
 
+FINE = 0.05
+"""The first step, in units of ε, of a descent that follows a rough landscape closely."""
+
 CASCADE: tuple[Stage, ...] = (
     Stage("margin", Misrank()),
-    Stage("soft", Misrank(SOFT), lasting=True),
+    Stage("soft", Misrank(SOFT)),
+    Stage("soft-fine", Misrank(SOFT), 400, first=FINE, lasting=True),
     *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(5)),
     Stage("away", Misrank(away=True), 50),
     Stage("soft-noise", Misrank(SOFT, start=1.0), restarts=1, lasting=True),

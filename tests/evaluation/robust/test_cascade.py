@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
-from holdfast.evaluation.evaluate import evaluate
+from holdfast.evaluation.evaluate import evaluate, prepared
 from holdfast.evaluation.protocols import CASCADE, Stage
+from holdfast.evaluation.records import Records
 from holdfast.evaluation.result import Result, read
 from holdfast.evaluation.robust import cascade
 from holdfast.evaluation.settings import resolve_settings
+from holdfast.models.open import open_model
+from holdfast.models.test_set import load_test_set
+from holdfast.util.progress import Progress
 from tests.helpers.result_files import write
 from tests.helpers.tiny import counted, digits, embedder, lasting, records, rows
 
@@ -77,6 +82,20 @@ def test_it_falls_with_the_radius_and_below_every_quick_attack(monkeypatch: pyte
     quick = worst(protocol="strict", attacks=("es", "ltm", "gtm"), steps=8, cascade=True)
     assert quick.number("robust R@1") == values[2]
     assert all(quick.number(name) >= values[2] for name in ("ES:R", "LTM", "GTM"))  # type: ignore[operator]
+
+
+def test_fine_steps_break_what_steps_across_the_ball_do_not(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five queries of the zoo's HM that were once called robust at 32/255."""
+    stages = {one.name: replace(one, steps=100) for one in CASCADE}
+    monkeypatch.setattr(cascade, "CASCADE", tuple(stages[name] for name in ("margin", "soft", "soft-fine")))
+    opened, rows = open_model("zoo:fashion-hm-s-lga-ics"), torch.tensor([551, 964, 1076, 1145, 2612])
+    pixels, budget = (
+        load_test_set(opened, root=real_data / "fashion-mnist"),
+        resolve_settings("28", "worst", eps=32 / 255),
+    )
+    with prepared(opened.embed, pixels, budget, "cpu", quiet=True) as target, Progress("", 5, quiet=True) as progress:
+        found, _ = cascade.robust_recall(target, budget, rows, Records(None), progress, batch=64)
+    assert {one["name"]: one["broke"] for one in found["stages"]} == {"margin": 0, "soft": 0, "soft-fine": 5}
 
 
 def test_square_breaks_what_hides_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
