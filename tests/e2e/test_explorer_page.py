@@ -16,7 +16,8 @@ expect.set_options(timeout=1000 * GUARD)
 
 def set_attack(page: Any, name: str = "es", eps: int = 70, steps: int = 20) -> None:
     page.get_by_label("Attack", exact=True).select_option(name)
-    page.locator("#eps").fill(str(eps))
+    if name != "patch":
+        page.locator("#eps").fill(str(eps))
     page.get_by_label("Steps").fill(str(steps))
 
 
@@ -82,6 +83,22 @@ def test_a_target_is_shown_with_its_places(tab: Any) -> None:
     assert page.locator(".targets img").first.get_attribute("src") == page.locator(".targets img").last.get_attribute(
         "src"
     )
+
+
+def test_a_patch_is_painted_on_the_query(tab: Any) -> None:
+    page = tab(width=1200, color_scheme="dark")
+    set_attack(page, "patch", steps=5)
+    expect(page.locator("#eps")).to_be_hidden()
+    attack(page)
+    done(page)
+    figures = page.locator("article").first.locator("figure")
+    expect(figures).to_have_count(3)
+    expect(figures.last).to_contain_text("the patch, upright")
+    sides = figures.locator("img").evaluate_all("all => all.map((one) => [one.naturalWidth, one.complete])")
+    assert sides == [[8, True], [8, True], [2, True]]
+    assert len(shown(page, "After")) == 10
+    page.get_by_label("Attack", exact=True).select_option("es")
+    expect(page.locator("#eps")).to_be_visible()
 
 
 def test_the_keyboard_is_enough_and_a_telephone_wide_enough(tab: Any) -> None:

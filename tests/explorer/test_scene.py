@@ -14,11 +14,13 @@ from holdfast.attacks import ATTACKS
 from holdfast.core.batching import WIDTH
 from holdfast.evaluation.saving import attack as save_attack
 from holdfast.evaluation.settings import resolve_settings
-from holdfast.explorer.attacking import Outcome, amplified, attack, clean, gain
+from holdfast.explorer.attacking.course import Outcome
+from holdfast.explorer.attacking.offers import OFFERS, attack, settled
+from holdfast.explorer.attacking.pictures import amplified, gain
+from holdfast.explorer.attacking.query import clean
+from holdfast.explorer.attacking.ranking import FIRST, ranked
 from holdfast.explorer.jobs import Cancelled
-from holdfast.explorer.ranking import FIRST, ranked
 from holdfast.explorer.scene import Query, Scene, open_scene
-from holdfast.explorer.server import ON_QUERIES
 from holdfast.util.errors import HoldfastError
 from tests.helpers.explorer_runs import run_folder
 from tests.helpers.tiny import photos
@@ -32,7 +34,8 @@ def quiet(progress: Any) -> None:
 
 
 def attacked(scene: Scene, query: Query, name: str, **settings: Any) -> Outcome:
-    resolved = resolve_settings("28", attacks=(name,), **{"eps": EPS, "step": 0.1, "steps": 6, **settings})
+    given = {"eps": EPS, "step": 0.1, "steps": 6, **settings}
+    resolved = settled(name, "28", {key: value for key, value in given.items() if key in OFFERS[name].takes})
     return attack(scene, query, resolved, quiet)
 
 
@@ -156,6 +159,9 @@ def test_an_image_that_is_not_in_the_gallery_leaves_nothing_out(scene: Scene) ->
 
 
 # --- attacks
+
+
+ON_QUERIES = {name: OFFERS[name].words for name in ATTACKS if name in OFFERS}
 
 
 @pytest.mark.parametrize("name", ON_QUERIES)

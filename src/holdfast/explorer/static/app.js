@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { board, count, counted, el, hits, model } from "./view.js";
 
 const EVERY = 200; // milliseconds between two questions about an attack
+const SETTINGS = ["eps", "steps", "step", "seed"];
 
 const wide = matchMedia("(min-width: 62.01rem)"); // choices and results side by side
 const $ = (id) => document.getElementById(id);
@@ -107,14 +108,19 @@ async function upload(file) {
 const attackNamed = (name) => state.scene.attacks.find((one) => one.name === name);
 
 function describe() {
-  $("aim").textContent = attackNamed($("attack").value).aim;
+  const { aim, takes } = attackNamed($("attack").value);
+  $("aim").textContent = aim;
+  for (const name of SETTINGS) {
+    $(name).disabled = !takes.includes(name); // what is hidden keeps no form from being sent
+    $(name).closest(".setting").hidden = $(name).disabled;
+  }
 }
 
 async function start() {
   settle();
   const { query } = state;
   const settings = { query: query.key, attack: $("attack").value };
-  for (const name of ["eps", "steps", "step", "seed"]) settings[name] = $(name).valueAsNumber;
+  for (const name of attackNamed(settings.attack).takes) settings[name] = $(name).valueAsNumber;
   if (query.upload) settings.label = query.label;
   busy(true);
   show();
@@ -162,7 +168,7 @@ function progress(job) {
 function done(job) {
   const left = job.result.models.map((one, i) => `${state.scene.models[i].name} finds ${hits(one.after.found)} of ${one.after.found.length}`);
   $("status").textContent = `Done: ${left.join(", ")}.`;
-  show(job, job.result.models.map((one) => one.trace), job.result.steps);
+  show(job, job.result.models.map((one) => one.trace), job.result.of);
   reveal();
 }
 
@@ -221,7 +227,7 @@ function fill(scene) {
   $("classes").replaceChildren(...scene.classes.slice(0, 300).map(([, name]) => el("option", { value: name })));
   $("label").replaceChildren(...scene.classes.map(([label, name]) => el("option", { value: label }, name)));
   $("attack").replaceChildren(...scene.attacks.map(({ name, title }) => el("option", { value: name }, title)));
-  for (const name of ["eps", "steps", "step", "seed"]) $(name).value = String(Number(defaults[name].toFixed(3)));
+  for (const name of SETTINGS) $(name).value = String(Number(defaults[name].toFixed(3)));
   $("eps-range").value = $("eps").value;
   $("steps").max = String(scene.limits.steps);
   document.documentElement.classList.toggle("tiny", size <= 64);

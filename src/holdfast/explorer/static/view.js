@@ -121,7 +121,9 @@ export function model(about, clean, after, report, attack, address, file) {
       el("div", { class: "attacked" },
         figure(file("clean"), "the image as it is", "as it is"),
         figure(adversarial, "the attacked image", "attacked; ", el("a", { href: adversarial, download: `${about.name}-${report.attack}.png` }, "save as PNG")),
-        figure(file("perturbation"), "the change, around grey", `the change, ${trim(report.amplified, 1)} times amplified`),
+        report.amplified
+          ? figure(file("perturbation"), "the change, around grey", `the change, ${trim(report.amplified, 1)} times amplified`)
+          : figure(file("patch"), "the patch", "the patch, upright"),
         el("div", { class: "facts" },
           readings(attack.readings, after.readings),
           el("p", { class: "note" },

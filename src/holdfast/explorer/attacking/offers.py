@@ -1,0 +1,63 @@
+"""The attacks that the page offers: what each is called, what may be chosen of it, and what carries it out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from holdfast.attacks import ATTACKS, RankingAttack
+from holdfast.attacks.shared import Patch
+from holdfast.evaluation.settings import AttackSettings, resolve_settings
+from holdfast.evaluation.words import ATTACK_WORDS, FIRST_RIGHT, AttackWords
+from holdfast.explorer.attacking.course import Outcome
+from holdfast.explorer.attacking.query import attack_patch, attack_query
+from holdfast.explorer.jobs import Tell
+from holdfast.explorer.scene import Query, Scene
+from holdfast.util.errors import HoldfastError
+
+BUDGET = ("eps", "step", "steps", "seed")
+"""What may be chosen of an attack that changes every pixel a little."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """One attack. carry_out: on the models of a scene. kind: of no protocol. takes: the settings to choose."""
+
+    words: AttackWords
+    carry_out: Callable[[Scene, Query, AttackSettings, Tell], Outcome] = attack_query
+    kind: RankingAttack | None = None
+    takes: tuple[str, ...] = BUDGET
+
+    def plain(self, name: str) -> dict[str, Any]:
+        """What the page is told of it."""
+        return {"name": name, **asdict(self.words), "title": f"{name.upper()}: {self.words.title}", "takes": self.takes}
+
+
+OFFERS: dict[str, Offer] = {
+    **{name: Offer(words) for name, words in ATTACK_WORDS.items() if ATTACKS[name].side == "query"},
+    Patch.name: Offer(
+        AttackWords(
+            "paint a patch",
+            f"Hides {100 * Patch.area:g} % of the query below a square of any pixels, so that its first result is "
+            "wrong. It is made anew for this query at places drawn at random, in four rounds of the steps below.",
+            (FIRST_RIGHT,),
+        ),
+        attack_patch,
+        Patch(),
+        takes=("steps", "seed"),
+    ),
+}
+"""By the name in :data:`.ATTACKS` or :data:`.THREATS`."""
+
+
+def settled(name: str, family: str | None, given: Mapping[str, Any]) -> AttackSettings:
+    """The settings of an attack that is offered, of what was ``given``; raises HoldfastError for what it takes not."""
+    offer = OFFERS[name]
+    if extra := sorted(given.keys() - set(offer.takes)):
+        raise HoldfastError(f"attack {name} takes no {extra[0]}; it takes {', '.join(offer.takes)}")
+    fixed: dict[str, Any] = {} if "eps" in offer.takes else {"eps": 1.0}  # every value is open to the pixels
+    return resolve_settings(family, attacks=(offer.kind or name,), **fixed, **given)
+
+
+def attack(scene: Scene, query: Query, resolved: AttackSettings, tell: Tell) -> Outcome:
+    """Carry out the only attack of the settings, one that is offered; raises HoldfastError where it is impossible."""
+    return OFFERS[resolved.attacks[0]].carry_out(scene, query, resolved, tell)
