@@ -101,6 +101,26 @@ def test_a_patch_is_painted_on_the_query(tab: Any) -> None:
     expect(page.locator("#eps")).to_be_visible()
 
 
+def test_an_image_is_made_a_hub(tab: Any) -> None:
+    page = tab(width=390)
+    set_attack(page, "hub", steps=5)
+    attack(page)
+    expect(page.get_by_text("Done: plain: first for")).to_be_visible()
+    board = page.locator(".board li").first
+    said = re.search(r"of ([\d.]+) % of other queries before, ([\d.]+) % after", board.inner_text())
+    assert said is not None
+    bars = board.locator(".bar .filled").evaluate_all("all => all.map((one) => one.width.baseVal.value / 2)")
+    assert [round(one, 1) for one in bars] == [float(one) for one in said.groups()]
+    expect(board.locator(".note").last).to_contain_text("z-score")
+    expect(page.locator("article").first).to_contain_text("Made on 100 queries, read on 99 others.")
+    won = page.locator("article").first.locator(".asking li")
+    share = page.locator("article").first.locator(".readings td").nth(2).inner_text()
+    assert won.count() == min(10, round(99 * float(share.removesuffix(" %")) / 100))
+    page.locator("#gallery button").nth(1).click()
+    expect(page.get_by_text("not attacked yet")).to_have_count(2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_the_keyboard_is_enough_and_a_telephone_wide_enough(tab: Any) -> None:
     page = tab(width=390, height=844)
     page.get_by_label("Class, file or number").focus()

@@ -1,8 +1,9 @@
-"""The threats of the explorer: a patch on one query."""
+"""The threats of the explorer: a patch on one query, and a hub."""
 
 from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from holdfast.attacks.base import APPROACH
+from holdfast.attacks.hub import Hub
 from holdfast.attacks.shared import Patch
 from holdfast.core.pgd import LInf
 from holdfast.explorer.attacking.course import Outcome
@@ -18,6 +21,7 @@ from holdfast.explorer.attacking.query import clean
 from holdfast.explorer.attacking.ranking import FIRST, ranked
 from holdfast.explorer.jobs import Cancelled
 from holdfast.explorer.scene import Query, Scene, open_scene
+from holdfast.threats.hub import attack_hub
 from holdfast.threats.shared import ROUNDS, laid
 from holdfast.util.errors import HoldfastError
 from tests.helpers.explorer_runs import run_folder
@@ -107,7 +111,68 @@ def test_a_patch_takes_no_radius(name: str) -> None:
         settled("patch", "28", {name: 0.1})
 
 
+# --- a hub
+
+
+def test_a_hub_is_that_of_the_command(scene: Scene, folders: list[str], tmp_path: Path) -> None:
+    given: dict[str, Any] = {"eps": 0.3, "step": 0.1, "steps": STEPS, "seed": 2}
+    wanted = attack_hub(folders[0], scene.pixels, tmp_path, device="cpu", quiet=True, **given).content["hub"]
+    outcome = attacked(scene, scene.ask(wanted["poisons"][0]), "hub", **given)
+    found = outcome.report["models"][0]
+    after, clean = ({one["name"]: one[when] for one in found["readings"]} for when in ("after", "before"))
+    poisoned = wanted["poisoned"][0]
+    assert after == {**poisoned["hits"], "z": poisoned["z"][0], "R@1": poisoned["recall"]}
+    assert (clean["R@1"], found["natural"]["hit@10"]) == (wanted["clean"]["recall"], wanted["natural"]["hit@10"])
+    assert (found["made_on"], found["read_on"]) == (wanted["made_on"], wanted["read_on"])
+    assert outcome.files["0-adversarial"] == (tmp_path / f"{wanted['poisons'][0]}.png").read_bytes()
+
+
+@pytest.mark.parametrize("uploaded", [False, True])
+def test_whoever_reads_a_hubs_file_finds_its_hits(uploaded: bool, scene: Scene) -> None:
+    query = seventh(scene)
+    if uploaded:
+        query = scene.ask_with(0.5 * query.image)[0]
+    told: list[dict[str, Any]] = []
+    outcome = attacked(scene, query, "hub", told.append, eps=1.0)
+    for i, model in enumerate(scene.models):
+        found, queries, gallery = outcome.report["models"][i], model.target.system.queries, model.target.system.gallery
+        with torch.no_grad():
+            z = model.target.model(pixels(outcome.files[f"{i}-adversarial"]))
+        rows = [j for j in Hub().drawn(queries)[1].tolist() if int(queries.ids[j]) != query.id]
+        first, tenth = [], 0
+        for j in rows:
+            near = sorted(
+                (float((queries.embeddings[j] - (z[0] if int(k) == query.id else item)).norm()), int(k))
+                for item, k in [*zip(gallery.embeddings, gallery.ids, strict=True), *([(z[0], query.id)] * uploaded)]
+                if int(k) != int(queries.ids[j])
+            )
+            first += [int(queries.ids[j])] * (near[0][1] == query.id)
+            tenth += query.id in [k for _, k in near[:10]]
+        after = {one["name"]: one["after"] for one in found["readings"]}
+        assert after["hit@1"] == pytest.approx(100 * len(first) / len(rows))
+        assert after["hit@10"] == pytest.approx(100 * tenth / len(rows))
+        assert [one["id"] for one in found["won"]] == first[:10]
+        assert found["read_on"] == len(rows)
+        assert after["hit@10"] > found["readings"][1]["before"]
+    assert [one["model"] for one in told] == sorted(one["model"] for one in told)
+    assert told[-1]["step"] == told[-1]["steps"] == APPROACH + STEPS
+    assert all(0 <= value <= 100 for trace in told[-1]["traces"] for value in trace)
+
+
+def test_a_gallery_that_is_too_small_has_no_hub(folders: list[str]) -> None:
+    with (
+        open_scene(folders[:1], images=9, device="cpu", quiet=True) as scene,
+        pytest.raises(HoldfastError, match="^a hub needs a gallery of at least 12 images, not 9$"),
+    ):
+        attacked(scene, scene.ask(next(iter(scene.rows))), "hub")
+    with open_scene(folders[:1], images=12, device="cpu", quiet=True) as scene:
+        assert attacked(scene, scene.ask(next(iter(scene.rows))), "hub").report["models"][0]["made_on"] == 6
+
+
+# --- all of them
+
+
 def test_what_is_offered_has_words_for_its_readings() -> None:
     for name, offer in OFFERS.items():
         kind = settled(name, "28", {}).attack(name)
-        assert len(offer.words.readings) == len(kind.readings)
+        assert len(offer.words.readings) == len(kind.readings) + 2 * (name == "hub")  # z-score and R@1

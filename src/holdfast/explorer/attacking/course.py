@@ -19,6 +19,8 @@ from holdfast.util.errors import HoldfastError
 Look = Callable[[Tensor], None]
 """What hears the embedding ``(1, D)`` of the image each time a descent looks at it."""
 
+Note = Callable[[float], None]
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -69,13 +71,12 @@ def on_each_model(
     tell: Tell,
     *,
     steps: int,
-    value: Callable[[int, Tensor], float],
-    carry_out: Callable[[int, Look], Part],
+    carry_out: Callable[[int, Note], Part],
 ) -> Outcome:
     """Attack a query by the only attack of the settings, each model by itself.
 
-    steps: of one model. value: of a model and an embedding, what the curve of the steps shows. carry_out: attacks one
-    model. ``tell`` hears ``model`` (which one), ``step``, ``steps``, and ``traces``: for each model so far the values.
+    steps: of one model. carry_out: attacks one model, and notes at each step what its curve shows. ``tell`` hears
+    ``model`` (which one), ``step``, ``steps``, and ``traces``: for each model so far what was noted.
     """
     traces: list[list[float]] = []
     parts: list[dict[str, Any]] = []
@@ -83,13 +84,13 @@ def on_each_model(
     for i, model in enumerate(scene.models):
         traces.append([])
 
-        def look(z: Tensor, i: int = i) -> None:
-            traces[i].append(value(i, z))
+        def note(value: float, i: int = i) -> None:
+            traces[i].append(value)
             step = min(len(traces[i]), steps)
             tell({"model": i, "step": step, "steps": steps, "traces": [list(one) for one in traces]})
 
         try:
-            report, made = carry_out(i, look)
+            report, made = carry_out(i, note)
         except FloatingPointError as error:
             raise HoldfastError(
                 f"{model.name} gives NaN or infinite embeddings on the way: no attack is possible"

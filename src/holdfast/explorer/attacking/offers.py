@@ -5,10 +5,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from holdfast.attacks import ATTACKS, RankingAttack
+from holdfast.attacks.hub import HITS, Hub
 from holdfast.attacks.shared import Patch
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
-from holdfast.evaluation.words import ATTACK_WORDS, FIRST_RIGHT, AttackWords
+from holdfast.evaluation.words import ATTACK_WORDS, FIRST_RIGHT, AttackWords, Reading
 from holdfast.explorer.attacking.course import Outcome
+from holdfast.explorer.attacking.hub import READ_ON, attack_hub
 from holdfast.explorer.attacking.query import attack_patch, attack_query
 from holdfast.explorer.jobs import Tell
 from holdfast.explorer.scene import Query, Scene
@@ -20,16 +22,27 @@ BUDGET = ("eps", "step", "steps", "seed")
 
 @dataclass(frozen=True)
 class Offer:
-    """One attack. carry_out: on the models of a scene. kind: of no protocol. takes: the settings to choose."""
+    """One attack.
+
+    carry_out: on the models of a scene. made: from the seed, where it is of no protocol. takes: the settings to choose.
+    shows: what the page shows of it.
+    """
 
     words: AttackWords
     carry_out: Callable[[Scene, Query, AttackSettings, Tell], Outcome] = attack_query
-    kind: RankingAttack | None = None
+    made: Callable[[int], RankingAttack] | None = None
     takes: tuple[str, ...] = BUDGET
+    shows: str = "ranking"
 
     def plain(self, name: str) -> dict[str, Any]:
         """What the page is told of it."""
-        return {"name": name, **asdict(self.words), "title": f"{name.upper()}: {self.words.title}", "takes": self.takes}
+        return {
+            "name": name,
+            **asdict(self.words),
+            "title": f"{name.upper()}: {self.words.title}",
+            "takes": self.takes,
+            "shows": self.shows,
+        }
 
 
 OFFERS: dict[str, Offer] = {
@@ -42,8 +55,23 @@ OFFERS: dict[str, Offer] = {
             (FIRST_RIGHT,),
         ),
         attack_patch,
-        Patch(),
+        lambda seed: Patch(),
         takes=("steps", "seed"),
+    ),
+    Hub.name: Offer(
+        AttackWords(
+            "come first for many",
+            "Makes a gallery image of this one that comes first for as many queries as possible, whatever they ask "
+            "for. It is made on 100 of them at most, and read on others.",
+            (
+                *(Reading(f"other queries that have it among their first {k}", "%") for k in HITS),
+                Reading("z-score, by which a detector tells hubs"),
+                Reading("R@1 of these queries", "%"),
+            ),
+        ),
+        attack_hub,
+        lambda seed: Hub(read_on=READ_ON, seed=seed),
+        shows="hub",
     ),
 }
 """By the name in :data:`.ATTACKS` or :data:`.THREATS`."""
@@ -55,7 +83,9 @@ def settled(name: str, family: str | None, given: Mapping[str, Any]) -> AttackSe
     if extra := sorted(given.keys() - set(offer.takes)):
         raise HoldfastError(f"attack {name} takes no {extra[0]}; it takes {', '.join(offer.takes)}")
     fixed: dict[str, Any] = {} if "eps" in offer.takes else {"eps": 1.0}  # every value is open to the pixels
-    return resolve_settings(family, attacks=(offer.kind or name,), **fixed, **given)
+    return resolve_settings(
+        family, attacks=(offer.made(given.get("seed", 0)) if offer.made else name,), **fixed, **given
+    )
 
 
 def attack(scene: Scene, query: Query, resolved: AttackSettings, tell: Tell) -> Outcome:

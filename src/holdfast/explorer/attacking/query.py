@@ -14,7 +14,7 @@ from holdfast.core.gallery import Queries
 from holdfast.core.pgd import LInf, rounded
 from holdfast.evaluation.runner import generators_of, reading
 from holdfast.evaluation.settings import AttackSettings
-from holdfast.explorer.attacking.course import Look, Outcome, Part, Told, Watched, change, on_each_model
+from holdfast.explorer.attacking.course import Look, Note, Outcome, Part, Told, Watched, change, on_each_model
 from holdfast.explorer.attacking.pictures import amplified, gain, png
 from holdfast.explorer.attacking.ranking import FIRST, Ranking, ranked
 from holdfast.explorer.jobs import Tell
@@ -100,16 +100,13 @@ def _compared(
         name = scene.title(query.label)
         raise HoldfastError(f"the gallery holds no other image of class {name}: there is no right answer to lose")
 
-    def found(i: int, z: Tensor) -> float:
-        return sum(ranked(scene.models[i].target, query.seen_by(i), z).found)
-
-    def carry_out(i: int, look: Look) -> Part:
+    def carry_out(i: int, note: Note) -> Part:
         model, seen = scene.models[i], query.seen_by(i)
-        attacked, images, files = attempt(model, seen, look)
+        attacked, images, files = attempt(model, seen, lambda z: note(sum(ranked(model.target, seen, z).found)))
         report = _outcome(scene, model, seen, kind=kind, attacked=attacked, images=images)
         return report, {"adversarial": png(images), **files}
 
-    return on_each_model(scene, query, resolved, tell, steps=steps, value=found, carry_out=carry_out)
+    return on_each_model(scene, query, resolved, tell, steps=steps, carry_out=carry_out)
 
 
 def _outcome(

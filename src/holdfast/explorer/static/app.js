@@ -1,14 +1,21 @@
 // The page: what is chosen, what is under way, and what came of it.
 
 import * as api from "./api.js";
-import { board, count, counted, el, hits, model } from "./view.js";
+import { hub, hubDone, won } from "./hub.js";
+import { count, counted, el, hits, lists, ranking } from "./view.js";
 
 const EVERY = 200; // milliseconds between two questions about an attack
 const SETTINGS = ["eps", "steps", "step", "seed"];
 
+// What is shown of an attack: a line of the board, a model below it, and a word when it is done.
+const SHOWN = {
+  ranking: { row: ranking, model: lists, done: (about, { after }) => `${about.name} finds ${hits(after.found)} of ${after.found.length}` },
+  hub: { row: hub, model: won, done: hubDone },
+};
+
 const wide = matchMedia("(min-width: 62.01rem)"); // choices and results side by side
 const $ = (id) => document.getElementById(id);
-const state = { scene: null, search: "", page: 0, pages: 1, total: 0, query: null, clean: null, asking: null, busy: false, job: null };
+const state = { scene: null, search: "", page: 0, pages: 1, total: 0, query: null, clean: null, asking: null, busy: false, job: null, attack: null };
 const address = (id) => `images/${id}.png?of=${state.scene.key}`;
 
 function complain(error) {
@@ -122,6 +129,7 @@ async function start() {
   const settings = { query: query.key, attack: $("attack").value };
   for (const name of attackNamed(settings.attack).takes) settings[name] = $(name).valueAsNumber;
   if (query.upload) settings.label = query.label;
+  state.attack = attackNamed(settings.attack);
   busy(true);
   show();
   if (wide.matches) reveal();
@@ -166,8 +174,8 @@ function progress(job) {
 }
 
 function done(job) {
-  const left = job.result.models.map((one, i) => `${state.scene.models[i].name} finds ${hits(one.after.found)} of ${one.after.found.length}`);
-  $("status").textContent = `Done: ${left.join(", ")}.`;
+  const said = job.result.models.map((one, i) => SHOWN[state.attack.shows].done(state.scene.models[i], one));
+  $("status").textContent = `Done: ${said.join(", ")}.`;
   show(job, job.result.models.map((one) => one.trace), job.result.of);
   reveal();
 }
@@ -206,16 +214,12 @@ function busy(running) {
 function show(job = null, traces = [], steps = 1) {
   const { models } = state.scene;
   const results = job?.result.models;
-  const lines = state.clean.map((one, i) => ({
-    before: one.found,
-    after: results?.[i].after.found,
-    trace: traces[i],
-    target: results?.[i].targets.length === 1 ? results[i].targets[0] : null,
-  }));
-  $("board").replaceChildren(board(models, state.query.class, lines, steps));
+  const { row, model } = SHOWN[traces.length ? state.attack.shows : "ranking"];
+  $("board").replaceChildren(el("ol", { class: "board" }, ...models.map((about, i) =>
+    row(about, state.query.class, state.clean[i], results?.[i], traces[i], steps))));
   if (traces.length && !job) return;
   $("models").replaceChildren(...models.map((about, i) =>
-    model(about, state.clean[i], results?.[i], job?.result, job && attackNamed(job.result.attack), address,
+    model(about, state.clean[i], results?.[i], job?.result, state.attack, address,
       (name) => `results/${job.id}/${name === "clean" ? name : `${i}-${name}`}.png`)));
 }
 
