@@ -121,6 +121,26 @@ def test_an_image_is_made_a_hub(tab: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_an_index_is_shown_beside_every_vector_compared(indexed: str, tab: Any) -> None:
+    page = tab(width=390, at=indexed)
+    expect(page.locator("#subject")).to_contain_text("2 models. Searched by the index IVF16,PQ4x4.")
+    expect(page.locator("#attack option[value=hub]")).to_have_count(0)
+    beside = page.locator(".board li").first.locator(".note", has_text="exact:")
+    expect(beside).to_have_text(re.compile(r"exact: \d+ of 10; exact place of the first result: \d+$"))
+    set_attack(page, "qa+")
+    attack(page)
+    done(page)
+    expect(beside).to_have_text(re.compile(r"exact: \d+ of 10 → \d+ of 10; exact place of .*: \d+ → (\d+|none)$"))
+    expect(page.locator(".targets figcaption").first).to_have_text(
+        re.compile(r"place (\d+|beyond 10) → (\d+|beyond 10), exact \d+ → \d+$")
+    )
+    for title in ("Before", "After"):
+        moves = page.locator("article").first.locator(".list").filter(has_text=title).locator("li").all_inner_texts()
+        assert moves
+        assert all(re.search(r"(stays|(now|was) (\d+|beyond 10))\s+exact \d+$", one) for one in moves)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_the_keyboard_is_enough_and_a_telephone_wide_enough(tab: Any) -> None:
     page = tab(width=390, height=844)
     page.get_by_label("Class, file or number").focus()

@@ -141,7 +141,7 @@ def test_a_ranking_is_that_of_the_distances_without_the_own_entry(scene: Scene) 
         gallery = model.target.system.gallery
         distances = torch.cdist(query.embeddings[i].double(), gallery.embeddings.double())[0]
         wanted = [j for j in distances.argsort().tolist() if int(gallery.ids[j]) != row]
-        found = ranked(model.target, query.seen_by(i), query.embeddings[i])
+        found = ranked(model, query.seen_by(i), query.embeddings[i])
         assert found.order.tolist() == wanted
         assert found.places[wanted].tolist() == list(range(1, IMAGES))
         assert int(found.places[scene.rows[row]]) == 0
@@ -180,7 +180,7 @@ def test_every_attack_stays_in_the_ball_and_shows_what_it_shows(name: str, scene
         image = torch.from_numpy(file)[None, None] / 255
         with torch.no_grad():
             z = model.target.model(image)
-        after = ranked(model.target, query.seen_by(i), z)
+        after = ranked(model, query.seen_by(i), z)
         ids = model.target.system.gallery.ids
         assert [one["id"] for one in found["after"]["list"]] == ids[after.order[:FIRST]].tolist()
         assert found["before"] == clean(scene, query)[i] | {"list": found["before"]["list"]}
@@ -217,7 +217,7 @@ def test_all_models_are_pushed_toward_the_first_models_choice(scene: Scene, fold
 
 def clean_list(scene: Scene, row: int, model: int) -> list[dict[str, Any]]:
     query = scene.ask(row)
-    found = ranked(scene.models[model].target, query.seen_by(model), query.embeddings[model])
+    found = ranked(scene.models[model], query.seen_by(model), query.embeddings[model])
     ids = scene.models[model].target.system.gallery.ids[found.order]
     return [{"id": int(k), "match": bool(m)} for k, m in zip(ids, found.matching[found.order], strict=True)]
 

@@ -73,7 +73,7 @@ def test_a_patch_is_painted_on_the_query_and_what_is_found_is_read_off_the_file(
         again = laid(Patch(), patch[0], model.target, query.seen_by(i), query.image, ball=LInf(1.0), seed=3)
         assert torch.equal(file, again.images)
         with torch.no_grad():
-            after = ranked(model.target, query.seen_by(i), model.target.model(file))
+            after = ranked(model, query.seen_by(i), model.target.model(file))
         ids = model.target.system.gallery.ids
         assert [one["id"] for one in found["after"]["list"]] == ids[after.order[:FIRST]].tolist()
         assert found["before"]["found"] == clean(scene, query)[i]["found"]
@@ -162,7 +162,7 @@ def test_whoever_reads_a_hubs_file_finds_its_hits(uploaded: bool, scene: Scene) 
 def test_a_gallery_that_is_too_small_has_no_hub(folders: list[str]) -> None:
     with (
         open_scene(folders[:1], images=9, device="cpu", quiet=True) as scene,
-        pytest.raises(HoldfastError, match="^a hub needs a gallery of at least 12 images, not 9$"),
+        pytest.raises(HoldfastError, match=r"^a hub needs a gallery of at least 12 images, not 9$"),
     ):
         attacked(scene, scene.ask(next(iter(scene.rows))), "hub")
     with open_scene(folders[:1], images=12, device="cpu", quiet=True) as scene:

@@ -80,7 +80,10 @@ class Site:
                 "gallery": len(scene.system.gallery.ids),
                 "classes": list(scene.labels.items()),
                 "models": [{"name": model.name, "about": model.about} for model in scene.models],
-                "attacks": [offer.plain(name) for name, offer in OFFERS.items()],
+                "index": scene.index,
+                "attacks": [
+                    offer.plain(name) for name, offer in OFFERS.items() if offer.indexed or scene.index is None
+                ],
                 "defaults": budget(self.defaults),
                 "limits": {"bytes": uploads.BYTES, "steps": STEPS, "page": PAGE},
             }

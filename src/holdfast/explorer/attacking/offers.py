@@ -25,7 +25,7 @@ class Offer:
     """One attack.
 
     carry_out: on the models of a scene. made: from the seed, where it is of no protocol. takes: the settings to choose.
-    shows: what the page shows of it.
+    shows: what the page shows of it. indexed: whether it goes through an index.
     """
 
     words: AttackWords
@@ -33,6 +33,7 @@ class Offer:
     made: Callable[[int], RankingAttack] | None = None
     takes: tuple[str, ...] = BUDGET
     shows: str = "ranking"
+    indexed: bool = True
 
     def plain(self, name: str) -> dict[str, Any]:
         """What the page is told of it."""
@@ -72,6 +73,7 @@ OFFERS: dict[str, Offer] = {
         attack_hub,
         lambda seed: Hub(read_on=READ_ON, seed=seed),
         shows="hub",
+        indexed=False,
     ),
 }
 """By the name in :data:`.ATTACKS` or :data:`.THREATS`."""

@@ -16,7 +16,7 @@ from holdfast.evaluation.runner import generators_of, reading
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.explorer.attacking.course import Look, Note, Outcome, Part, Told, Watched, change, on_each_model
 from holdfast.explorer.attacking.pictures import amplified, gain, png
-from holdfast.explorer.attacking.ranking import FIRST, Ranking, ranked
+from holdfast.explorer.attacking.ranking import FIRST, Ranking, by_distance, ranked
 from holdfast.explorer.jobs import Tell
 from holdfast.explorer.scene import Model, Query, Scene
 from holdfast.threats.shared import ROUNDS, blank, in_eight_bits, laid, reach, rounds
@@ -25,8 +25,11 @@ from holdfast.util.errors import HoldfastError
 
 def clean(scene: Scene, query: Query) -> list[dict[str, Any]]:
     """What each model finds for a query as it is."""
-    rankings = [ranked(model.target, query.seen_by(i), query.embeddings[i]) for i, model in enumerate(scene.models)]
-    return [_shown(scene, model, one, one) for model, one in zip(scene.models, rankings, strict=True)]
+    found = []
+    for i, model in enumerate(scene.models):
+        ranking, exact = _both(model, query.seen_by(i), query.embeddings[i])
+        found.append(_shown(scene, model, ranking, ranking, exact))
+    return found
 
 
 Attempt = Callable[[Model, Queries, Look], tuple[Attacked, Tensor, dict[str, bytes]]]
@@ -102,7 +105,7 @@ def _compared(
 
     def carry_out(i: int, note: Note) -> Part:
         model, seen = scene.models[i], query.seen_by(i)
-        attacked, images, files = attempt(model, seen, lambda z: note(sum(ranked(model.target, seen, z).found)))
+        attacked, images, files = attempt(model, seen, lambda z: note(sum(ranked(model, seen, z).found)))
         report = _outcome(scene, model, seen, kind=kind, attacked=attacked, images=images)
         return report, {"adversarial": png(images), **files}
 
@@ -116,25 +119,41 @@ def _outcome(
     with torch.no_grad():
         z = model.target.model(images)
         read = attacked.outcome(z)
-    before, after = (ranked(model.target, seen, one) for one in (seen.embeddings, z))
+    (before, exact), (after, later) = (_both(model, seen, one) for one in (seen.embeddings, z))
     values = {"before": reading(attacked.before, 0), "after": reading(read, 0)}
     return {
-        "before": _shown(scene, model, before, after),
-        "after": _shown(scene, model, after, before),
+        "before": _shown(scene, model, before, after, exact),
+        "after": _shown(scene, model, after, before, later),
         "readings": [
             {"name": name, **{when: one[name] if isfinite(one[name]) else None for when, one in values.items()}}
             for name in kind.readings
         ],
-        "targets": [[int(ranking.places[row]) for ranking in (before, after)] for row in attacked.chosen[0]],
+        "targets": _places(attacked.chosen, before, after),
+        "exact_targets": None if exact is None or later is None else _places(attacked.chosen, exact, later),
         **change(attacked.clean, images),
     }
 
 
-def _shown(scene: Scene, model: Model, ranking: Ranking, other: Ranking) -> dict[str, Any]:
-    """The first results, each with its place in another ranking."""
+def _both(model: Model, seen: Queries, z: Tensor) -> tuple[Ranking, Ranking | None]:
+    """What a model finds, and beside an index what it would find if every vector were compared."""
+    return ranked(model, seen, z), None if model.index is None else by_distance(model.exact, seen, z)
+
+
+def _places(rows: Tensor, *rankings: Ranking) -> list[list[int]]:
+    """The place of each of the ``rows`` (1, k) in each ranking."""
+    return [[int(ranking.places[row]) for ranking in rankings] for row in rows[0]]
+
+
+def _shown(scene: Scene, model: Model, ranking: Ranking, other: Ranking, exact: Ranking | None) -> dict[str, Any]:
+    """The first results, each with its place in another ranking and, beside an index, in the exact one."""
     ids = model.target.system.gallery.ids
     results = [
-        {**scene.about(int(ids[row])), "match": bool(ranking.matching[row]), "other": int(other.places[row])}
+        {
+            **scene.about(int(ids[row])),
+            "match": bool(ranking.matching[row]),
+            "other": int(other.places[row]),
+            "exact": None if exact is None else int(exact.places[row]),
+        }
         for row in ranking.order[:FIRST].tolist()
     ]
-    return {"found": ranking.found, "list": results}
+    return {"found": ranking.found, "list": results, "exact": None if exact is None else exact.found}

@@ -225,9 +225,9 @@ function show(job = null, traces = [], steps = 1) {
 
 function fill(scene) {
   state.scene = scene;
-  const { data, size, queries, gallery: items, models, defaults } = scene;
+  const { data, size, queries, gallery: items, models, defaults, index } = scene;
   const many = queries === items ? counted(items, "image") : `${counted(queries, "query", "queries")}, ${counted(items, "gallery image")}`;
-  $("subject").textContent = `${data}, ${many} of ${size} pixels. ${counted(models.length, "model")}.`;
+  $("subject").textContent = `${data}, ${many} of ${size} pixels. ${counted(models.length, "model")}.${index ? ` Searched by the index ${index}.` : ""}`;
   $("classes").replaceChildren(...scene.classes.slice(0, 300).map(([, name]) => el("option", { value: name })));
   $("label").replaceChildren(...scene.classes.map(([label, name]) => el("option", { value: label }, name)));
   $("attack").replaceChildren(...scene.attacks.map(({ name, title }) => el("option", { value: name }, title)));

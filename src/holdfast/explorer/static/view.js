@@ -65,31 +65,45 @@ export function line(about, picture, said, trace, steps, total) {
 
 export const first = (good, words) => el("span", { class: `first ${good ? "kept" : "lost"}` }, `${good ? "✓" : "✕"} ${words}`);
 
+// Of an index only the first results are known.
+const place = (n) => (n ? count(n) : "beyond 10");
+const moved = (places, exact) => `place ${place(places[0])} → ${place(places[1])}${exact ? `, exact ${count(exact[0])} → ${count(exact[1])}` : ""}`;
+
+// What would be found if every vector were compared, and where the first result of the index stands then.
+function compared(clean, result) {
+  const said = (read) => (result ? `${read(clean)} → ${read(result.after)}` : read(clean));
+  const found = said((one) => `${hits(one.exact)} of ${one.exact.length}`);
+  const first = said((one) => (one.list.length ? count(one.list[0].exact) : "none"));
+  return `exact: ${found}; exact place of the first result: ${first}`;
+}
+
 // What a model found before, what it finds now. `result` may be missing, or still on its way.
 export function ranking(about, className, clean, result, trace, steps) {
   const [before, after, total] = [clean.found, result?.after.found, clean.found.length];
   const running = !after && trace?.length > 0;
   const now = running ? sorted(trace.at(-1), total) : after;
   const when = running ? "now" : "after";
-  const share = (found) => [el("b", {}, String(hits(found))), ` of ${total}`];
+  const share = (found) => [el("b", {}, String(hits(found))), ` of ${found.length}`];
   const found = el("span", {}, `finds ${className} `, ...share(before), now ? " times before, " : " times");
   if (now) found.append(...share(now), ` ${when}`);
   const said = [found];
   if (after) said.push(first(after[0], verdict(before, after)));
-  if (result?.targets.length === 1) said.push(el("span", { class: "note" }, `target: place ${count(result.targets[0][0])} → ${count(result.targets[0][1])}`));
+  if (clean.exact) said.push(el("span", { class: "note" }, compared(clean, result)));
+  if (result?.targets.length === 1) said.push(el("span", { class: "note" }, `target: ${moved(result.targets[0], result.exact_targets?.[0])}`));
   const row = (words, marks) => [el("span", { class: "when" }, words), marks ? dots(marks, words) : el("span", { class: "note" }, "not attacked yet")];
   return line(about, [...row("before", before), ...row(when, now)], said, trace, steps, total);
 }
 
 function results(title, list, when, address) {
   const items = list.map((item, i) => {
-    const move = when && (item.other === i + 1 ? "stays" : `${when} ${count(item.other)}`);
+    const move = when && (item.other === i + 1 ? "stays" : `${when} ${place(item.other)}`);
     const mark = item.match ? "✓" : "✕";
     return el("li", { class: item.match ? "match" : "other" },
       el("img", { class: "image", src: address(item.id), alt: "" }),
       el("span", { class: "place" }, String(i + 1)),
       el("span", { class: "name", title: `${item.class}, ${item.name}` }, `${mark} ${item.class}`),
-      move ? el("span", { class: "move" }, move) : "");
+      move ? el("span", { class: "move" }, move) : "",
+      item.exact === null ? "" : el("span", { class: "move" }, `exact ${count(item.exact)}`));
   });
   return el("div", { class: "list" }, el("h4", {}, title), el("ol", {}, ...items));
 }
@@ -106,11 +120,11 @@ function readings(words, values) {
   return el("table", { class: "readings" }, el("thead", {}, head), el("tbody", {}, ...rows));
 }
 
-function targets(words, chosen, places, address) {
+function targets(words, chosen, { targets: places, exact_targets: exact }, address) {
   if (!chosen.length) return "";
   const items = chosen.map((one, i) =>
     el("figure", {}, el("img", { class: "image", src: address(one.id), alt: `${one.class}, ${one.name}` }),
-      el("figcaption", {}, one.class, el("br"), `place ${count(places[i][0])} → ${count(places[i][1])}`)));
+      el("figcaption", {}, one.class, el("br"), moved(places[i], exact?.[i]))));
   return el("div", { class: "targets" }, el("h4", {}, `Target: ${words}`), el("div", { class: "figures" }, ...items));
 }
 
@@ -133,7 +147,7 @@ export function pictures(about, after, report, attack, file) {
 // A model's lists, and the attacked image where there is one.
 export function lists(about, clean, after, report, attack, address, file) {
   const parts = [el("h3", {}, about.name)];
-  if (after) parts.push(pictures(about, after, report, attack, file), targets(attack.target, report.targets, after.targets, address));
+  if (after) parts.push(pictures(about, after, report, attack, file), targets(attack.target, report.targets, after, address));
   const found = after
     ? [results("Before", after.before.list, "now", address), results("After", after.after.list, "was", address)]
     : [results("As it is", clean.list, "", address)];
