@@ -121,6 +121,51 @@ def test_an_image_is_made_a_hub(tab: Any) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
+def test_two_images_are_compared_by_a_verifier(tab: Any) -> None:
+    page = tab(width=1200)
+    board = page.locator(".board li").first
+    set_attack(page, "dodging")
+    expect(page.locator("#template-name")).to_have_text("an image that the attack chooses")
+    attack(page)
+    expect(page.get_by_text(re.compile("Done: plain takes them for (the same|different)"))).to_be_visible()
+    distance = re.compile(r"distance ([\d.]+) before, ([\d.]+) after")
+    before, after = map(float, distance.search(board.inner_text()).groups())  # type: ignore[union-attr]
+    assert after > before
+    told = page.locator("article").first.locator("p.note").last
+    expect(told).to_contain_text(re.compile(r"\(FAR\) of 1 %, of [\d,]+ impostor pairs .* can show is [\d.]+ %"))
+    query = page.locator("#asked").inner_text()
+    set_attack(page, "impersonation")
+    page.get_by_role("button", name="Choose it").click()
+    chosen = page.locator("#gallery button", has=page.locator(f"img:not([alt^='{query[0]}'])")).first
+    chosen.click()
+    expect(page.locator("#asked")).to_have_text(query)
+    title = str(chosen.get_attribute("title"))
+    expect(page.locator("#template-name")).to_have_text(title)
+    attack(page)
+    expect(page.get_by_text("Done: plain takes them for")).to_be_visible()
+    before, after = map(float, distance.search(board.inner_text()).groups())  # type: ignore[union-attr]
+    assert after < before
+    threshold = re.search(r"the same below ([\d.]+), the threshold at FAR 1 %", board.inner_text())
+    assert threshold is not None
+    verdict = ["same" if one < float(threshold[1]) else "different" for one in (before, after)]
+    said = f"{verdict[0]} → {verdict[1]}" if verdict[0] != verdict[1] else f"{verdict[0]}, as before"
+    expect(board.locator(".first")).to_have_text(f"{'✓' if verdict[1] == 'different' else '✕'} {said}")
+    expect(page.locator("article").first.locator(".targets figcaption")).to_have_text(title.replace(", ", ""))
+
+
+def test_two_images_that_are_no_pair_are_refused_in_words(tab: Any) -> None:
+    page = tab()
+    set_attack(page, "dodging")
+    page.get_by_role("button", name="Choose it").click()
+    page.locator("#gallery button").first.click()
+    attack(page)
+    expect(page.get_by_role("alert")).to_have_text(re.compile("^an image is not compared with itself"))
+    page.get_by_role("button", name="Let it choose").click()
+    attack(page)
+    expect(page.get_by_text("Done: plain takes them for")).to_be_visible()
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
 def test_an_index_is_shown_beside_every_vector_compared(indexed: str, tab: Any) -> None:
     page = tab(width=390, at=indexed)
     expect(page.locator("#subject")).to_contain_text("2 models. Searched by the index IVF16,PQ4x4.")
@@ -132,12 +177,12 @@ def test_an_index_is_shown_beside_every_vector_compared(indexed: str, tab: Any) 
     done(page)
     expect(beside).to_have_text(re.compile(r"exact: \d+ of 10 → \d+ of 10; exact place of .*: \d+ → (\d+|none)$"))
     expect(page.locator(".targets figcaption").first).to_have_text(
-        re.compile(r"place (\d+|beyond 10) → (\d+|beyond 10), exact \d+ → \d+$")
+        re.compile(r"place (\d+|> 10) → (\d+|> 10), exact \d+ → \d+$")
     )
     for title in ("Before", "After"):
         moves = page.locator("article").first.locator(".list").filter(has_text=title).locator("li").all_inner_texts()
         assert moves
-        assert all(re.search(r"(stays|(now|was) (\d+|beyond 10))\s+exact \d+$", one) for one in moves)
+        assert all(re.search(r"(stays|(now|was) (\d+|> 10))\s+exact \d+$", one) for one in moves)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 

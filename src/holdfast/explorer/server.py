@@ -51,6 +51,7 @@ class AttackRequest(TypedDict):
     query: StrictStr
     attack: Annotated[str, OneOf(OFFERS)]
     label: NotRequired[Whole | None]
+    template: NotRequired[StrictStr | None]
     eps: NotRequired[Levels]
     step: NotRequired[Levels]
     steps: NotRequired[Annotated[Whole, Field(le=STEPS)]]
@@ -116,8 +117,8 @@ class Site:
     async def attack(self, request: Request) -> Response:
         body = await uploads.body(request.stream(), SMALL)
         asked = fit(AttackRequest, parse_json(body, "the request"), "the request")
-        resolved = self._budget(asked)
         query = await run_in_threadpool(self._query, asked["query"], asked.get("label"))
+        resolved = self._budget(asked, await run_in_threadpool(self._template, asked.get("template")))
         scene = self.scene
         job = self.jobs.submit(_client(request), lambda tell: attack(scene, query, resolved, tell))
         return JSONResponse(self._described(job), 202)
@@ -168,10 +169,17 @@ class Site:
             raise HoldfastError(f"the gallery has no class {chosen}")
         return replace(query, label=chosen)
 
-    def _budget(self, asked: AttackRequest) -> AttackSettings:
+    def _template(self, key: str | None) -> Query | None:
+        """The image that another is compared with; an upload has an id beside that of the other."""
+        if key is None:
+            return None
+        found = self._query(key, None)
+        return replace(found, id=found.id + 1) if key.startswith("upload-") else found
+
+    def _budget(self, asked: AttackRequest, template: Query | None) -> AttackSettings:
         given: dict[str, Any] = {key: value for key, value in asked.items() if key in BUDGET}
         given |= {key: given[key] / 255 for key in ("eps", "step") if key in given}
-        return settled(asked["attack"], self.scene.table.family, given)
+        return settled(asked["attack"], self.scene.table.family, given, template)
 
     def _job(self, request: Request) -> Job:
         job = self.jobs.find(request.path_params["job"])

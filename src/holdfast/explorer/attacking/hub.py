@@ -34,8 +34,6 @@ def attack_hub(scene: Scene, query: Query, resolved: AttackSettings, tell: Tell)
     The curve shows for how many percent of the held-out queries it is among the first ten. Raises HoldfastError where
     there are too few queries or items.
     """
-    if scene.index is not None:
-        raise HoldfastError("attack hub goes without --index, which would have to be built anew with the hub in it")
     if (items := len(scene.system.gallery.ids)) < LEAST:
         raise HoldfastError(f"a hub needs a gallery of at least {LEAST} images, not {items}")
     name = resolved.attacks[0]

@@ -1,23 +1,27 @@
 """The attacks that the page offers: what each is called, what may be chosen of it, and what carries it out."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from holdfast.attacks import ATTACKS, RankingAttack
 from holdfast.attacks.hub import HITS, Hub
 from holdfast.attacks.shared import Patch
+from holdfast.attacks.verification import Dodging, NearestImpersonation
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
 from holdfast.evaluation.words import ATTACK_WORDS, FIRST_RIGHT, AttackWords, Reading
 from holdfast.explorer.attacking.course import Outcome
 from holdfast.explorer.attacking.hub import READ_ON, attack_hub
+from holdfast.explorer.attacking.pair import Pair, attack_pair
 from holdfast.explorer.attacking.query import attack_patch, attack_query
 from holdfast.explorer.jobs import Tell
 from holdfast.explorer.scene import Query, Scene
 from holdfast.util.errors import HoldfastError
 
+TEMPLATE = "template"
 BUDGET = ("eps", "step", "steps", "seed")
 """What may be chosen of an attack that changes every pixel a little."""
+COMPARED = (Reading("distance to the image it is compared with, 0 to 2"), Reading("taken for the same", "yes"))
 
 
 @dataclass(frozen=True)
@@ -75,21 +79,54 @@ OFFERS: dict[str, Offer] = {
         shows="hub",
         indexed=False,
     ),
+    "dodging": Offer(
+        AttackWords(
+            "no longer recognised",
+            "Moves the image as far as possible from another one of its class, so that a verifier takes them for two.",
+            COMPARED,
+        ),
+        attack_pair,
+        lambda seed: Pair("dodging", Dodging()),
+        takes=(*BUDGET, TEMPLATE),
+        shows="pair",
+        indexed=False,
+    ),
+    "impersonation": Offer(
+        AttackWords(
+            "taken for another",
+            "Moves the image onto one of another class, so that a verifier takes them for the same.",
+            COMPARED,
+        ),
+        attack_pair,
+        lambda seed: Pair("impersonation", NearestImpersonation()),
+        takes=(*BUDGET, TEMPLATE),
+        shows="pair",
+        indexed=False,
+    ),
 }
-"""By the name in :data:`.ATTACKS` or :data:`.THREATS`."""
+"""By name: the attacks on queries of :data:`.ATTACKS`, then the threats."""
 
 
-def settled(name: str, family: str | None, given: Mapping[str, Any]) -> AttackSettings:
-    """The settings of an attack that is offered, of what was ``given``; raises HoldfastError for what it takes not."""
+def settled(name: str, family: str | None, given: Mapping[str, Any], template: Query | None = None) -> AttackSettings:
+    """The settings of an attack that is offered, of what was ``given``; raises HoldfastError for what it takes not.
+
+    template: what an attack on a verifier compares with; None: the attack chooses it.
+    """
     offer = OFFERS[name]
-    if extra := sorted(given.keys() - set(offer.takes)):
+    keys = given.keys() if template is None else {*given, TEMPLATE}
+    if extra := sorted(keys - set(offer.takes)):
         raise HoldfastError(f"attack {name} takes no {extra[0]}; it takes {', '.join(offer.takes)}")
+    kind: RankingAttack | str = name
+    if offer.made is not None:
+        kind = offer.made(given.get("seed", 0))
+        kind = replace(kind, template=template) if isinstance(kind, Pair) else kind
     fixed: dict[str, Any] = {} if "eps" in offer.takes else {"eps": 1.0}  # every value is open to the pixels
-    return resolve_settings(
-        family, attacks=(offer.made(given.get("seed", 0)) if offer.made else name,), **fixed, **given
-    )
+    return resolve_settings(family, attacks=(kind,), **fixed, **given)
 
 
 def attack(scene: Scene, query: Query, resolved: AttackSettings, tell: Tell) -> Outcome:
     """Carry out the only attack of the settings, one that is offered; raises HoldfastError where it is impossible."""
-    return OFFERS[resolved.attacks[0]].carry_out(scene, query, resolved, tell)
+    offer = OFFERS[resolved.attacks[0]]
+    if scene.index is not None and not offer.indexed:
+        raise HoldfastError(f"attack {resolved.attacks[0]} goes without --index {scene.index}")
+    return offer.carry_out(scene, query, resolved, tell)

@@ -2,6 +2,7 @@
 
 import * as api from "./api.js";
 import { hub, hubDone, won } from "./hub.js";
+import { compared, pair, pairDone } from "./pair.js";
 import { count, counted, el, hits, lists, ranking } from "./view.js";
 
 const EVERY = 200; // milliseconds between two questions about an attack
@@ -11,11 +12,12 @@ const SETTINGS = ["eps", "steps", "step", "seed"];
 const SHOWN = {
   ranking: { row: ranking, model: lists, done: (about, { after }) => `${about.name} finds ${hits(after.found)} of ${after.found.length}` },
   hub: { row: hub, model: won, done: hubDone },
+  pair: { row: pair, model: compared, done: pairDone },
 };
 
 const wide = matchMedia("(min-width: 62.01rem)"); // choices and results side by side
 const $ = (id) => document.getElementById(id);
-const state = { scene: null, search: "", page: 0, pages: 1, total: 0, query: null, clean: null, asking: null, busy: false, job: null, attack: null };
+const state = { scene: null, search: "", page: 0, pages: 1, total: 0, query: null, clean: null, asking: null, busy: false, job: null, attack: null, template: null, picking: false };
 const address = (id) => `images/${id}.png?of=${state.scene.key}`;
 
 function complain(error) {
@@ -33,7 +35,7 @@ async function gallery(search, page) {
   const found = await api.images(search, page);
   Object.assign(state, { search, page, pages: found.pages, total: found.total });
   $("gallery").replaceChildren(...found.images.map((image) =>
-    el("li", {}, el("button", { type: "button", "data-id": image.id, "aria-pressed": "false", title: `${image.class}, ${image.name}`, onclick: () => choose({ ...image, key: String(image.id) }) },
+    el("li", {}, el("button", { type: "button", "data-id": image.id, "aria-pressed": "false", title: `${image.class}, ${image.name}`, onclick: () => taken({ ...image, key: String(image.id) }) },
       el("img", { class: "image", src: address(image.id), alt: `${image.class}, ${image.name}`, loading: "lazy" })))));
   $("page").textContent = found.total ? `${page + 1} of ${count(found.pages)}, ${counted(found.total, "image")}` : "nothing is found";
   $("previous").disabled = page <= 0;
@@ -47,6 +49,24 @@ function mark() {
   for (const button of $("gallery").querySelectorAll("button")) {
     button.setAttribute("aria-pressed", String(state.query?.key === button.dataset.id));
   }
+}
+
+const taken = (image) => (state.picking ? compareWith(image) : choose(image));
+
+// What an attack on a verifier compares the query with; null: the attack chooses it.
+function compareWith(image) {
+  settle();
+  state.template = image;
+  pick(false);
+  $("template").hidden = $("unpick").hidden = !image;
+  if (image) Object.assign($("template"), { src: address(image.id), alt: image.class });
+  $("template-name").textContent = image ? `${image.class}, ${image.name}` : "an image that the attack chooses";
+}
+
+function pick(picking) {
+  state.picking = picking;
+  $("pick").setAttribute("aria-pressed", String(picking));
+  $("pick").textContent = picking ? "Click it among the images" : "Choose it";
 }
 
 async function choose(query) {
@@ -117,6 +137,8 @@ const attackNamed = (name) => state.scene.attacks.find((one) => one.name === nam
 function describe() {
   const { aim, takes } = attackNamed($("attack").value);
   $("aim").textContent = aim;
+  $("compare").hidden = !takes.includes("template");
+  pick(false);
   for (const name of SETTINGS) {
     $(name).disabled = !takes.includes(name); // what is hidden keeps no form from being sent
     $(name).closest(".setting").hidden = $(name).disabled;
@@ -127,9 +149,10 @@ async function start() {
   settle();
   const { query } = state;
   const settings = { query: query.key, attack: $("attack").value };
-  for (const name of attackNamed(settings.attack).takes) settings[name] = $(name).valueAsNumber;
-  if (query.upload) settings.label = query.label;
   state.attack = attackNamed(settings.attack);
+  for (const name of SETTINGS) if (state.attack.takes.includes(name)) settings[name] = $(name).valueAsNumber;
+  if (state.template && state.attack.takes.includes("template")) settings.template = state.template.key;
+  if (query.upload) settings.label = query.label;
   busy(true);
   show();
   if (wide.matches) reveal();
@@ -216,7 +239,7 @@ function show(job = null, traces = [], steps = 1) {
   const results = job?.result.models;
   const { row, model } = SHOWN[traces.length ? state.attack.shows : "ranking"];
   $("board").replaceChildren(el("ol", { class: "board" }, ...models.map((about, i) =>
-    row(about, state.query.class, state.clean[i], results?.[i], traces[i], steps))));
+    row(about, state.query.class, state.clean[i], results?.[i], traces[i], steps, job?.result.genuine))));
   if (traces.length && !job) return;
   $("models").replaceChildren(...models.map((about, i) =>
     model(about, state.clean[i], results?.[i], job?.result, state.attack, address,
@@ -236,6 +259,7 @@ function fill(scene) {
   $("steps").max = String(scene.limits.steps);
   document.documentElement.classList.toggle("tiny", size <= 64);
   describe();
+  compareWith(null);
 }
 
 const guarded = (action) => (...given) => action(...given).catch(complain);
@@ -252,6 +276,8 @@ $("any").addEventListener("click", guarded(any));
 $("file").addEventListener("change", () => $("file").files[0] && upload($("file").files[0]));
 $("label").addEventListener("change", () => guarded(choose)({ ...state.query, label: Number($("label").value) }));
 $("attack").addEventListener("change", describe);
+$("pick").addEventListener("click", () => pick(!state.picking));
+$("unpick").addEventListener("click", () => compareWith(null));
 $("eps-range").addEventListener("input", () => ($("eps").value = $("eps-range").value));
 $("eps").addEventListener("input", () => ($("eps-range").value = $("eps").value));
 $("attack-form").addEventListener("submit", (event) => {

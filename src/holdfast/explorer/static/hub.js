@@ -1,23 +1,17 @@
 // A hub: the share of queries that have the image among their first results.
 
-import { count, counted, el, first, line, pictures, svg, trim } from "./view.js";
+import { bar, count, counted, el, first, line, pictures, trim, waiting } from "./view.js";
 
 const share = (value) => `${trim(value, 1)} %`;
 const before = (result, name) => result.readings.find((one) => one.name === name).before;
 const after = (result, name) => result.readings.find((one) => one.name === name).after;
 
-function bar(value, words) {
-  const label = `${words}: among the first 10 of ${share(value)}`;
-  return svg("svg", { class: "bar", viewBox: "0 0 200 16", role: "img", "aria-label": label },
-    svg("title", {}, label),
-    svg("rect", { x: 0, y: 0, width: 200, height: 16, rx: 3, class: "ground" }),
-    svg("rect", { x: 0, y: 0, width: 2 * value, height: 16, rx: 3, class: "filled" }));
-}
+const found = (value, words) => bar(value / 100, `${words}: among the first 10 of ${share(value)}`);
 
 export function hub(about, className, clean, result, trace, steps) {
-  const row = (words, value) => [el("span", { class: "when" }, words), bar(value, words)];
+  const row = (words, value) => [el("span", { class: "when" }, words), found(value, words)];
   if (!result) {
-    if (!trace?.length) return line(about, [el("span", {}), el("span", { class: "note" }, "not attacked yet")], [], trace, steps, 100);
+    if (!trace?.length) return waiting(about);
     return line(about, row("now", trace.at(-1)), [el("span", {}, "among the first 10 of ", el("b", {}, share(trace.at(-1))), " of other queries")], trace, steps, 100);
   }
   const change = (name) => [el("b", {}, share(before(result, name))), " of other queries before, ", el("b", {}, share(after(result, name))), " after"];

@@ -63,10 +63,22 @@ export function line(about, picture, said, trace, steps, total) {
     trace?.length ? curve(trace, steps, total) : "");
 }
 
+// A share of the whole, from 0 to 1, with a mark where one is given.
+export function bar(value, label, mark = null) {
+  const parts = [svg("title", {}, label),
+    svg("rect", { x: 0, y: 0, width: 200, height: 16, rx: 3, class: "ground" }),
+    svg("rect", { x: 0, y: 0, width: 200 * value, height: 16, rx: 3, class: "filled" })];
+  if (mark !== null) parts.push(svg("line", { x1: 200 * mark, x2: 200 * mark, y1: 0, y2: 16, class: "mark" }));
+  return svg("svg", { class: "bar", viewBox: "0 0 200 16", role: "img", "aria-label": label }, ...parts);
+}
+
+// A model whose turn is still to come.
+export const waiting = (about) => line(about, [el("span", {}), el("span", { class: "note" }, "not attacked yet")], []);
+
 export const first = (good, words) => el("span", { class: `first ${good ? "kept" : "lost"}` }, `${good ? "✓" : "✕"} ${words}`);
 
 // Of an index only the first results are known.
-const place = (n) => (n ? count(n) : "beyond 10");
+const place = (n) => (n ? count(n) : "> 10");
 const moved = (places, exact) => `place ${place(places[0])} → ${place(places[1])}${exact ? `, exact ${count(exact[0])} → ${count(exact[1])}` : ""}`;
 
 // What would be found if every vector were compared, and where the first result of the index stands then.
