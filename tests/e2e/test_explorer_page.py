@@ -207,6 +207,26 @@ def test_the_keyboard_is_enough_and_a_telephone_wide_enough(tab: Any) -> None:
     assert unnamed == []
 
 
+def test_a_telephone_is_wide_enough_for_long_file_names(tab: Any) -> None:
+    page = tab(width=390, height=844)
+
+    def renamed(route: Any) -> None:
+        answer = route.fetch()
+        found = answer.json()
+        for image in found["images"]:
+            image["name"] = 30 * "folder" + ".png"
+        route.fulfill(response=answer, json=found)
+
+    page.route("**/api/images*", renamed)
+    page.get_by_role("button", name="Search").click()
+    set_attack(page, "dodging", steps=1)
+    for image, role in ((3, "Choose it"), (4, "Attack")):
+        page.locator("#gallery button").nth(image).click()
+        page.get_by_role("button", name=role).click()
+    expect(page.locator("#asked")).to_contain_text("folder.png")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def png(image: Image.Image) -> bytes:
     file = BytesIO()
     image.save(file, "PNG")

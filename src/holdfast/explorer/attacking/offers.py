@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from holdfast.attacks import ATTACKS, RankingAttack
-from holdfast.attacks.hub import HITS, Hub
+from holdfast.attacks.hub import Hub
 from holdfast.attacks.shared import Patch
 from holdfast.attacks.verification import Dodging, NearestImpersonation
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
@@ -16,6 +16,7 @@ from holdfast.explorer.attacking.pair import Pair, attack_pair
 from holdfast.explorer.attacking.query import attack_patch, attack_query
 from holdfast.explorer.jobs import Tell
 from holdfast.explorer.scene import Query, Scene
+from holdfast.threats.hub import DEPTH
 from holdfast.util.errors import HoldfastError
 
 TEMPLATE = "template"
@@ -69,7 +70,8 @@ OFFERS: dict[str, Offer] = {
             "Makes a gallery image of this one that comes first for as many queries as possible, whatever they ask "
             "for. It is made on 100 of them at most, and read on others.",
             (
-                *(Reading(f"other queries that have it among their first {k}", "%") for k in HITS),
+                Reading("other queries that have it first", "%"),
+                Reading(f"other queries that have it among their first {DEPTH}", "%"),
                 Reading("z-score, by which a detector tells hubs"),
                 Reading("R@1 of these queries", "%"),
             ),
