@@ -150,7 +150,7 @@ def test_two_images_are_compared_by_a_verifier(tab: Any) -> None:
     verdict = ["same" if one < float(threshold[1]) else "different" for one in (before, after)]
     said = f"{verdict[0]} → {verdict[1]}" if verdict[0] != verdict[1] else f"{verdict[0]}, as before"
     expect(board.locator(".first")).to_have_text(f"{'✓' if verdict[1] == 'different' else '✕'} {said}")
-    expect(page.locator("article").first.locator(".targets figcaption")).to_have_text(title.replace(", ", ""))
+    expect(page.locator("article").first.locator(".beside figcaption")).to_have_text(title.replace(", ", ""))
 
 
 def test_two_images_that_are_no_pair_are_refused_in_words(tab: Any) -> None:
@@ -219,6 +219,7 @@ def test_a_telephone_is_wide_enough_for_long_file_names(tab: Any) -> None:
 
     page.route("**/api/images*", renamed)
     page.get_by_role("button", name="Search").click()
+    expect(page.locator("#gallery button").first).to_have_attribute("title", re.compile("folder"))
     set_attack(page, "dodging", steps=1)
     for image, role in ((3, "Choose it"), (4, "Attack")):
         page.locator("#gallery button").nth(image).click()

@@ -32,9 +32,9 @@ export function compared(about, clean, result, report, attack, address, file) {
   const { template } = report;
   return el("article", {}, el("h3", {}, about.name),
     pictures(about, result, report, attack, file),
-    el("div", { class: "targets" }, el("h4", {}, "Compared with"), el("div", { class: "figures" },
-      el("figure", {}, el("img", { class: "image", src: file("template"), alt: template.class || template.name }),
-        el("figcaption", {}, template.class, el("br"), template.name)))),
+    el("h4", {}, "Compared with"),
+    el("figure", { class: "beside" }, el("img", { class: "image", src: file("template"), alt: template.class || template.name }),
+      el("figcaption", {}, template.class, el("br"), template.name)),
     el("p", { class: "note" }, `The threshold is for a false accept rate (FAR) of ${percent(far)}, ` +
       `of ${count(impostors)} impostor pairs and ${count(genuine)} genuine ones; the least that they can show is ${percent(least)}.`));
 }
