@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,32 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def address(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where two models are explored."""
+def folders(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Two models."""
     root = tmp_path_factory.mktemp("runs")
     settings = {"recipe": "none-r", "model.dim": 16, "batch.pairs": 100, "optim.epochs": 2, "validation.attacked": 0}
     train(resolve_config(settings), root / "plain", device="cpu", quiet=True)
-    folders = [str(root / "plain"), str(run_folder(root / "other", seed=1))]
-    options = ["--port", "0", "--max-images", "200", "--device", "cpu"]
+    return [str(root / "plain"), str(run_folder(root / "other", seed=1))]
+
+
+@pytest.fixture(scope="module")
+def address(folders: list[str]) -> Iterator[str]:
+    """Where two models are explored."""
+    with explored(folders) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def indexed(folders: list[str]) -> Iterator[str]:
+    """Where they are explored through an index."""
+    with explored(folders, "--index", "IVF16,PQ4x4") as found:
+        yield found
+
+
+@contextmanager
+def explored(folders: list[str], *further: str) -> Iterator[str]:
+    """Where models are explored."""
+    options = ["--port", "0", "--max-images", "200", "--device", "cpu", *further]
     command = [sys.executable, "-m", "tests.e2e.served", "explore", *folders, *options]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
@@ -68,12 +88,12 @@ def tab(browser: Any, address: str, faults: list[str], request: pytest.FixtureRe
     """Opens pages; each leaves a screenshot. ``tab(width=390, color_scheme="dark")``."""
     pages: list[Any] = []
 
-    def open_one(width: int = 1360, height: int = 900, **options: Any) -> Any:
+    def open_one(width: int = 1360, height: int = 900, at: str = address, **options: Any) -> Any:
         page = browser.new_context(viewport={"width": width, "height": height}, **options).new_page()
         page.set_default_timeout(1000 * GUARD)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
-        page.goto(address)
+        page.goto(at)
         page.locator("#models li").first.wait_for()
         pages.append(page)
         return page

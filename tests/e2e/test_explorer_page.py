@@ -16,7 +16,8 @@ expect.set_options(timeout=1000 * GUARD)
 
 def set_attack(page: Any, name: str = "es", eps: int = 70, steps: int = 20) -> None:
     page.get_by_label("Attack", exact=True).select_option(name)
-    page.locator("#eps").fill(str(eps))
+    if name != "patch":
+        page.locator("#eps").fill(str(eps))
     page.get_by_label("Steps").fill(str(steps))
 
 
@@ -84,6 +85,107 @@ def test_a_target_is_shown_with_its_places(tab: Any) -> None:
     )
 
 
+def test_a_patch_is_painted_on_the_query(tab: Any) -> None:
+    page = tab(width=1200, color_scheme="dark")
+    set_attack(page, "patch", steps=5)
+    expect(page.locator("#eps")).to_be_hidden()
+    attack(page)
+    done(page)
+    figures = page.locator("article").first.locator("figure")
+    expect(figures).to_have_count(3)
+    expect(figures.last).to_contain_text("the patch, upright")
+    sides = figures.locator("img").evaluate_all("all => all.map((one) => [one.naturalWidth, one.complete])")
+    assert sides == [[8, True], [8, True], [2, True]]
+    assert len(shown(page, "After")) == 10
+    page.get_by_label("Attack", exact=True).select_option("es")
+    expect(page.locator("#eps")).to_be_visible()
+
+
+def test_an_image_is_made_a_hub(tab: Any) -> None:
+    page = tab(width=390)
+    set_attack(page, "hub", steps=5)
+    attack(page)
+    expect(page.get_by_text("Done: plain: first for")).to_be_visible()
+    board = page.locator(".board li").first
+    said = re.search(r"of ([\d.]+) % of other queries before, ([\d.]+) % after", board.inner_text())
+    assert said is not None
+    bars = board.locator(".bar .filled").evaluate_all("all => all.map((one) => one.width.baseVal.value / 2)")
+    assert [round(one, 1) for one in bars] == [float(one) for one in said.groups()]
+    expect(board.locator(".note").last).to_contain_text("z-score")
+    expect(page.locator("article").first).to_contain_text("Made on 100 queries, read on 99 others.")
+    won = page.locator("article").first.locator(".asking li")
+    share = page.locator("article").first.locator(".readings td").nth(2).inner_text()
+    assert won.count() == min(10, round(99 * float(share.removesuffix(" %")) / 100))
+    page.locator("#gallery button").nth(1).click()
+    expect(page.get_by_text("not attacked yet")).to_have_count(2)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_two_images_are_compared_by_a_verifier(tab: Any) -> None:
+    page = tab(width=1200)
+    board = page.locator(".board li").first
+    set_attack(page, "dodging")
+    expect(page.locator("#template-name")).to_have_text("an image that the attack chooses")
+    attack(page)
+    expect(page.get_by_text(re.compile("Done: plain takes them for (the same|different)"))).to_be_visible()
+    distance = re.compile(r"distance ([\d.]+) before, ([\d.]+) after")
+    before, after = map(float, distance.search(board.inner_text()).groups())  # type: ignore[union-attr]
+    assert after > before
+    told = page.locator("article").first.locator("p.note").last
+    expect(told).to_contain_text(re.compile(r"\(FAR\) of 1 %, of [\d,]+ impostor pairs .* can show is [\d.]+ %"))
+    query = page.locator("#asked").inner_text()
+    set_attack(page, "impersonation")
+    page.get_by_role("button", name="Choose it").click()
+    chosen = page.locator("#gallery button", has=page.locator(f"img:not([alt^='{query[0]}'])")).first
+    chosen.click()
+    expect(page.locator("#asked")).to_have_text(query)
+    title = str(chosen.get_attribute("title"))
+    expect(page.locator("#template-name")).to_have_text(title)
+    attack(page)
+    expect(page.get_by_text("Done: plain takes them for")).to_be_visible()
+    before, after = map(float, distance.search(board.inner_text()).groups())  # type: ignore[union-attr]
+    assert after < before
+    threshold = re.search(r"the same below ([\d.]+), the threshold at FAR 1 %", board.inner_text())
+    assert threshold is not None
+    verdict = ["same" if one < float(threshold[1]) else "different" for one in (before, after)]
+    said = f"{verdict[0]} → {verdict[1]}" if verdict[0] != verdict[1] else f"{verdict[0]}, as before"
+    expect(board.locator(".first")).to_have_text(f"{'✓' if verdict[1] == 'different' else '✕'} {said}")
+    expect(page.locator("article").first.locator(".beside figcaption")).to_have_text(title.replace(", ", ""))
+
+
+def test_two_images_that_are_no_pair_are_refused_in_words(tab: Any) -> None:
+    page = tab()
+    set_attack(page, "dodging")
+    page.get_by_role("button", name="Choose it").click()
+    page.locator("#gallery button").first.click()
+    attack(page)
+    expect(page.get_by_role("alert")).to_have_text(re.compile("^an image is not compared with itself"))
+    page.get_by_role("button", name="Let it choose").click()
+    attack(page)
+    expect(page.get_by_text("Done: plain takes them for")).to_be_visible()
+    expect(page.get_by_role("alert")).to_be_hidden()
+
+
+def test_an_index_is_shown_beside_every_vector_compared(indexed: str, tab: Any) -> None:
+    page = tab(width=390, at=indexed)
+    expect(page.locator("#subject")).to_contain_text("2 models. Searched by the index IVF16,PQ4x4.")
+    expect(page.locator("#attack option[value=hub]")).to_have_count(0)
+    beside = page.locator(".board li").first.locator(".note", has_text="exact:")
+    expect(beside).to_have_text(re.compile(r"exact: \d+ of 10; exact place of the first result: \d+$"))
+    set_attack(page, "qa+")
+    attack(page)
+    done(page)
+    expect(beside).to_have_text(re.compile(r"exact: \d+ of 10 → \d+ of 10; exact place of .*: \d+ → (\d+|none)$"))
+    expect(page.locator(".targets figcaption").first).to_have_text(
+        re.compile(r"place (\d+|> 10) → (\d+|> 10), exact \d+ → \d+$")
+    )
+    for title in ("Before", "After"):
+        moves = page.locator("article").first.locator(".list").filter(has_text=title).locator("li").all_inner_texts()
+        assert moves
+        assert all(re.search(r"(stays|(now|was) (\d+|> 10))\s+exact \d+$", one) for one in moves)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
 def test_the_keyboard_is_enough_and_a_telephone_wide_enough(tab: Any) -> None:
     page = tab(width=390, height=844)
     page.get_by_label("Class, file or number").focus()
@@ -103,6 +205,27 @@ def test_the_keyboard_is_enough_and_a_telephone_wide_enough(tab: Any) -> None:
         f"all => all.filter(one => !({named})).map(one => one.outerHTML)"
     )
     assert unnamed == []
+
+
+def test_a_telephone_is_wide_enough_for_long_file_names(tab: Any) -> None:
+    page = tab(width=390, height=844)
+
+    def renamed(route: Any) -> None:
+        answer = route.fetch()
+        found = answer.json()
+        for image in found["images"]:
+            image["name"] = 30 * "folder" + ".png"
+        route.fulfill(response=answer, json=found)
+
+    page.route("**/api/images*", renamed)
+    page.get_by_role("button", name="Search").click()
+    expect(page.locator("#gallery button").first).to_have_attribute("title", re.compile("folder"))
+    set_attack(page, "dodging", steps=1)
+    for image, role in ((3, "Choose it"), (4, "Attack")):
+        page.locator("#gallery button").nth(image).click()
+        page.get_by_role("button", name=role).click()
+    expect(page.locator("#asked")).to_contain_text("folder.png")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def png(image: Image.Image) -> bytes:

@@ -14,11 +14,13 @@ from holdfast.attacks import ATTACKS
 from holdfast.core.batching import WIDTH
 from holdfast.evaluation.saving import attack as save_attack
 from holdfast.evaluation.settings import resolve_settings
-from holdfast.explorer.attacking import Outcome, amplified, attack, clean, gain
+from holdfast.explorer.attacking.course import Outcome
+from holdfast.explorer.attacking.offers import OFFERS, attack, settled
+from holdfast.explorer.attacking.pictures import amplified, gain
+from holdfast.explorer.attacking.query import clean
+from holdfast.explorer.attacking.ranking import FIRST, ranked
 from holdfast.explorer.jobs import Cancelled
-from holdfast.explorer.ranking import FIRST, ranked
 from holdfast.explorer.scene import Query, Scene, open_scene
-from holdfast.explorer.server import ON_QUERIES
 from holdfast.util.errors import HoldfastError
 from tests.helpers.explorer_runs import run_folder
 from tests.helpers.tiny import photos
@@ -32,7 +34,8 @@ def quiet(progress: Any) -> None:
 
 
 def attacked(scene: Scene, query: Query, name: str, **settings: Any) -> Outcome:
-    resolved = resolve_settings("28", attacks=(name,), **{"eps": EPS, "step": 0.1, "steps": 6, **settings})
+    given = {"eps": EPS, "step": 0.1, "steps": 6, **settings}
+    resolved = settled(name, "28", {key: value for key, value in given.items() if key in OFFERS[name].takes})
     return attack(scene, query, resolved, quiet)
 
 
@@ -138,7 +141,7 @@ def test_a_ranking_is_that_of_the_distances_without_the_own_entry(scene: Scene) 
         gallery = model.target.system.gallery
         distances = torch.cdist(query.embeddings[i].double(), gallery.embeddings.double())[0]
         wanted = [j for j in distances.argsort().tolist() if int(gallery.ids[j]) != row]
-        found = ranked(model.target, query.seen_by(i), query.embeddings[i])
+        found = ranked(model, query.seen_by(i), query.embeddings[i])
         assert found.order.tolist() == wanted
         assert found.places[wanted].tolist() == list(range(1, IMAGES))
         assert int(found.places[scene.rows[row]]) == 0
@@ -158,6 +161,9 @@ def test_an_image_that_is_not_in_the_gallery_leaves_nothing_out(scene: Scene) ->
 # --- attacks
 
 
+ON_QUERIES = {name: OFFERS[name].words for name in ATTACKS if name in OFFERS}
+
+
 @pytest.mark.parametrize("name", ON_QUERIES)
 def test_every_attack_stays_in_the_ball_and_shows_what_it_shows(name: str, scene: Scene) -> None:
     query = scene.ask(list(scene.rows)[7])
@@ -174,7 +180,7 @@ def test_every_attack_stays_in_the_ball_and_shows_what_it_shows(name: str, scene
         image = torch.from_numpy(file)[None, None] / 255
         with torch.no_grad():
             z = model.target.model(image)
-        after = ranked(model.target, query.seen_by(i), z)
+        after = ranked(model, query.seen_by(i), z)
         ids = model.target.system.gallery.ids
         assert [one["id"] for one in found["after"]["list"]] == ids[after.order[:FIRST]].tolist()
         assert found["before"] == clean(scene, query)[i] | {"list": found["before"]["list"]}
@@ -211,7 +217,7 @@ def test_all_models_are_pushed_toward_the_first_models_choice(scene: Scene, fold
 
 def clean_list(scene: Scene, row: int, model: int) -> list[dict[str, Any]]:
     query = scene.ask(row)
-    found = ranked(scene.models[model].target, query.seen_by(model), query.embeddings[model])
+    found = ranked(scene.models[model], query.seen_by(model), query.embeddings[model])
     ids = scene.models[model].target.system.gallery.ids[found.order]
     return [{"id": int(k), "match": bool(m)} for k, m in zip(ids, found.matching[found.order], strict=True)]
 

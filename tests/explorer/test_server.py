@@ -314,7 +314,7 @@ def test_a_page_must_name_itself(client: str, site: TestClient) -> None:
 
 @given(
     st.dictionaries(
-        st.sampled_from(["eps", "steps", "step", "seed", "label"]),
+        st.sampled_from(["eps", "steps", "step", "seed", "label", "template"]),
         st.recursive(
             st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=8),
             lambda x: st.lists(x, max_size=2),

@@ -14,6 +14,9 @@ def explore(  # noqa: PLR0917
     data: DataName = None,
     root: Root = None,
     max_images: Annotated[int | None, typer.Option(help="So many test images only, evenly taken.")] = None,
+    index: Annotated[
+        str | None, typer.Option(help="Search the gallery by a faiss index, such as SQ8 or IVF256,PQ32:nprobe=16.")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Serve a page on which you pick an image, attack it, and watch what each model finds."""
@@ -27,5 +30,5 @@ def explore(  # noqa: PLR0917
     with listen(host, port) as listener:
         if not address_of(listener)[1]:
             typer.echo(f"holdfast: whoever reaches {host} can use this page: it asks for no password", err=True)
-        with open_scene(models, data=data, root=root, images=max_images, device=device) as scene:
+        with open_scene(models, data=data, root=root, images=max_images, index=index, device=device) as scene:
             serve(scene, listener)

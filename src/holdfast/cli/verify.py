@@ -7,13 +7,14 @@ from typing import Annotated
 import typer
 
 from holdfast.cli.options import AttackOptions, BatchSize, Device, ModelOptions, grouped
+from holdfast.threats import FAR
 
 
 @grouped
 def verify(  # noqa: PLR0917
     target: ModelOptions,
     how: AttackOptions,
-    far: Annotated[float, typer.Option(help="False accept rate that the threshold is for, in (0, 1).")] = 0.01,
+    far: Annotated[float, typer.Option(help="False accept rate that the threshold is for, in (0, 1).")] = FAR,
     batch_size: BatchSize = 128,
     out: Annotated[Path | None, typer.Option(help="Folder for results; by default beside the run.")] = None,
     device: Device = None,

@@ -11,11 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from holdfast.attacks import System
 from holdfast.core.gallery import Queries
 from holdfast.data import Pixels
 from holdfast.defense.recipes import RECIPES
 from holdfast.evaluation.evaluate import prepared
 from holdfast.evaluation.fingerprint import describe_data
+from holdfast.evaluation.indexed.factory import GalleryIndex, check_index
+from holdfast.evaluation.indexed.gallery import indexed
 from holdfast.evaluation.runner import Target
 from holdfast.evaluation.settings import resolve_settings
 from holdfast.models.open import open_model
@@ -29,11 +32,17 @@ SHARED = ("name", "size", "resize", "channels", "hash")
 
 @dataclass(frozen=True, eq=False)
 class Model:
-    """A model under its name, with what it makes of the test set. about: one line on how it was trained."""
+    """A model under its name, with what it makes of the test set.
+
+    about: one line on how it was trained. target: as attacks see it, through the index where there is one. exact: the
+    system in which every vector is compared.
+    """
 
     name: str
     about: str
     target: Target
+    exact: System
+    index: GalleryIndex | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +74,12 @@ class Scene:
             raise HoldfastError(
                 "all gallery images are of one class: there is no wrong answer that an attack could bring"
             )
+
+    @property
+    def index(self) -> str | None:
+        """The word of the index that the gallery is searched by."""
+        index = self.models[0].index
+        return None if index is None else index.word
 
     @cached_property
     def rows(self) -> dict[int, int]:
@@ -148,19 +163,22 @@ def open_scene(
     data: str | None = None,
     root: str | Path | None = None,
     images: int | None = None,
+    index: str | None = None,
     device: str | None = None,
     quiet: bool = False,
 ) -> Iterator[Scene]:
     """The scene of some models, which must share one test set; their networks are fixed inside.
 
     data, root: the test set and where it lies; by default that of the models' own runs. images: so many of it only,
-    evenly taken.
+    evenly taken. index: that the gallery is searched by, as :func:`.build_index` has it.
+
     Raises HoldfastError for what cannot be shown, as far as possible before anything is embedded.
     """
     if not specs:
         raise HoldfastError("name at least one model")
     if images is not None and images < 2:
         raise HoldfastError(f"--max-images is at least 2, not {images}")
+    check_index(index)
     opened = [open_model(spec) for spec in specs]
     if black := [spec for spec, model in zip(specs, opened, strict=True) if model.black_box]:
         raise HoldfastError(
@@ -176,14 +194,15 @@ def open_scene(
             same = " (other images or other classes)" if facts[0]["name"] == fact["name"] else ""
             raise HoldfastError(f"models side by side need one test set: {one}, {other}{same}")
     pixels, where = _fewer(sets[0], images), distributed.device(device)
-    resolved, names = resolve_settings(pixels.table.family), _distinct([model.name for model in opened])
+    resolved, names = resolve_settings(pixels.table.family, index=index), _distinct([model.name for model in opened])
     with ExitStack() as stack:
         models = []
         for model, name in zip(opened, names, strict=True):
             target = stack.enter_context(prepared(model.embed, pixels, resolved, where, quiet))
             target.model.width = 1  # from here on one image is passed at a time, and not 64 for the sake of one
             target = replace(target, system=replace(target.system, width=1))
-            models.append(Model(name, _about(model.about), target))
+            through, built = indexed(target, resolved)
+            models.append(Model(name, _about(model.about), through, target.system, built))
         yield Scene(models)
 
 

@@ -1,6 +1,6 @@
 """The page and what it asks for, as a Starlette application."""
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from secrets import token_urlsafe
@@ -17,11 +17,12 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 from typing_extensions import TypedDict
 
-from holdfast.attacks import ATTACKS
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
-from holdfast.evaluation.words import ATTACK_WORDS
 from holdfast.explorer import uploads
-from holdfast.explorer.attacking import attack, budget, clean, png
+from holdfast.explorer.attacking.course import budget
+from holdfast.explorer.attacking.offers import BUDGET, OFFERS, attack, settled
+from holdfast.explorer.attacking.pictures import png
+from holdfast.explorer.attacking.query import clean
 from holdfast.explorer.guard import Guard
 from holdfast.explorer.jobs import BusyError, Job, Jobs
 from holdfast.explorer.scene import Query, Scene
@@ -38,9 +39,6 @@ STEPS = 1000
 SMALL = 2**14
 """Bytes of a request that is no upload."""
 
-ON_QUERIES = {name: words for name, words in ATTACK_WORDS.items() if ATTACKS[name].side == "query"}
-"""The attacks that perturb a query, which is what the page is about."""
-
 CLIENT = "x-holdfast-client"
 STATUS: dict[type[Exception], int] = {BusyError: 409, uploads.TooLargeError: 413}
 
@@ -51,8 +49,9 @@ class AttackRequest(TypedDict):
     """What ``POST /api/attacks`` takes; ``eps`` and ``step`` in units of 1/255."""
 
     query: StrictStr
-    attack: Annotated[str, OneOf(ON_QUERIES)]
+    attack: Annotated[str, OneOf(OFFERS)]
     label: NotRequired[Whole | None]
+    template: NotRequired[StrictStr | None]
     eps: NotRequired[Levels]
     step: NotRequired[Levels]
     steps: NotRequired[Annotated[Whole, Field(le=STEPS)]]
@@ -82,9 +81,9 @@ class Site:
                 "gallery": len(scene.system.gallery.ids),
                 "classes": list(scene.labels.items()),
                 "models": [{"name": model.name, "about": model.about} for model in scene.models],
+                "index": scene.index,
                 "attacks": [
-                    {"name": name, **asdict(words), "title": f"{name.upper()}: {words.title}"}
-                    for name, words in ON_QUERIES.items()
+                    offer.plain(name) for name, offer in OFFERS.items() if offer.indexed or scene.index is None
                 ],
                 "defaults": budget(self.defaults),
                 "limits": {"bytes": uploads.BYTES, "steps": STEPS, "page": PAGE},
@@ -118,8 +117,8 @@ class Site:
     async def attack(self, request: Request) -> Response:
         body = await uploads.body(request.stream(), SMALL)
         asked = fit(AttackRequest, parse_json(body, "the request"), "the request")
-        resolved = self._budget(asked)
         query = await run_in_threadpool(self._query, asked["query"], asked.get("label"))
+        resolved = self._budget(asked, await run_in_threadpool(self._template, asked.get("template")))
         scene = self.scene
         job = self.jobs.submit(_client(request), lambda tell: attack(scene, query, resolved, tell))
         return JSONResponse(self._described(job), 202)
@@ -170,10 +169,17 @@ class Site:
             raise HoldfastError(f"the gallery has no class {chosen}")
         return replace(query, label=chosen)
 
-    def _budget(self, asked: AttackRequest) -> AttackSettings:
-        given: dict[str, Any] = {key: asked[key] / 255 for key in ("eps", "step") if key in asked}
-        given |= {key: asked[key] for key in ("steps", "seed") if key in asked}
-        return resolve_settings(self.scene.table.family, attacks=(asked["attack"],), **given)
+    def _template(self, key: str | None) -> Query | None:
+        """The image that another is compared with; an upload has an id beside that of the other."""
+        if key is None:
+            return None
+        found = self._query(key, None)
+        return replace(found, id=found.id + 1) if key.startswith("upload-") else found
+
+    def _budget(self, asked: AttackRequest, template: Query | None) -> AttackSettings:
+        given: dict[str, Any] = {key: value for key, value in asked.items() if key in BUDGET}
+        given |= {key: given[key] / 255 for key in ("eps", "step") if key in given}
+        return settled(asked["attack"], self.scene.table.family, given, template)
 
     def _job(self, request: Request) -> Job:
         job = self.jobs.find(request.path_params["job"])

@@ -7,3 +7,6 @@ THREATS = {
     "patch": "one patch, put anywhere on a query, makes its first result wrong",
 }
 """The threats that ``holdfast attack`` carries out beside :data:`.ATTACKS`, and what they do."""
+
+FAR = 0.01
+"""The false accept rate that a verifier's threshold is for, unless another is asked for."""

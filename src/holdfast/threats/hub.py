@@ -206,29 +206,41 @@ def _drawn(gallery: Gallery, poisons: int, attack: Hub) -> Tensor:
 
 
 def _measured(system: System, attack: Hub, ids: Tensor, z: Tensor) -> dict[str, Any]:
-    made, rows = attack.drawn(system.queries)
-    rows = rows[~torch.isin(system.queries.ids[rows], ids)]
-    if not len(rows):
-        raise HoldfastError("the queries that hubs could be read on are the poisons themselves: take fewer poisons")
+    made, rows = attack.drawn(system.queries)[0], held_out(system, attack, ids)
     lists = [first_items(system, rows, DEPTH)[1]]
     for count in range(1, len(ids) + 1):
         lists.append(first_items(poisoned(system, ids[:count], z[:count]), rows, DEPTH)[1])
-    natural = {}
-    for k in HITS:
-        _, times = torch.unique(lists[0][:, :k], return_counts=True)
-        natural[f"hit@{k}"] = 100 * int(times.max()) / len(rows)
     return {
         "made_on": len(made),
         "read_on": len(rows),
         "poisons": ids.tolist(),
-        "natural": natural,
-        "clean": _seen(lists[0], ids[:0], system, rows),
-        "poisoned": [_seen(one, ids[:count], system, rows) for count, one in enumerate(lists) if count],
+        "natural": natural_hits(lists[0]),
+        "clean": seen(lists[0], ids[:0], system, rows),
+        "poisoned": [seen(one, ids[:count], system, rows) for count, one in enumerate(lists) if count],
     }
 
 
-def _seen(lists: Tensor, poisons: Tensor, system: System, rows: Tensor) -> dict[str, Any]:
-    """What lists (Q, k) of gallery ids have of the ``poisons`` (n,), and what a detector sees of them."""
+def held_out(system: System, attack: Hub, ids: Tensor) -> Tensor:
+    """The rows (n,) of the queries that hubs of these ids are read on, without the hubs themselves."""
+    rows = attack.drawn(system.queries)[1]
+    rows = rows[~torch.isin(system.queries.ids[rows], ids)]
+    if not len(rows):
+        raise HoldfastError("the queries that hubs could be read on are the poisons themselves: take fewer poisons")
+    return rows
+
+
+def natural_hits(lists: Tensor) -> dict[str, float]:
+    """Of lists (Q, k) of gallery ids, in percent, how many the best item is in, by place."""
+    found = {}
+    for k in HITS:
+        _, times = torch.unique(lists[:, :k], return_counts=True)
+        found[f"hit@{k}"] = 100 * int(times.max()) / len(lists)
+    return found
+
+
+def seen(lists: Tensor, poisons: Tensor, system: System, rows: Tensor) -> dict[str, Any]:
+    """What the lists (Q, k) of gallery ids of the queries at ``rows`` have of the ``poisons`` (n,), and what a detector
+    sees of them: ``hits``, ``recall``, ``z`` and so on, as :class:`Hubs` has them."""
     gallery, hits = system.gallery, torch.isin(lists, poisons)
     order = gallery.ids.argsort()
     first = gallery.labels[order[torch.searchsorted(gallery.ids[order], lists[:, 0].contiguous())]]

@@ -76,6 +76,11 @@ def distances(probes: Queries, templates: Queries) -> tuple[Tensor, Tensor]:
     return torch.cat(found[0]).sort().values, torch.cat(found[1]).sort().values
 
 
+def least_rate(impostors: int) -> float:
+    """The least false accept rate that so many impostor pairs can show; 1 or more: none."""
+    return ceil(1e6 * NEEDED / impostors) / 1e6
+
+
 def require_rate(far: float, impostors: int, genuine: int) -> None:
     """Raise HoldfastError for a false accept rate that so many pairs cannot show, and say which they can."""
     if not genuine or not impostors:
@@ -84,8 +89,8 @@ def require_rate(far: float, impostors: int, genuine: int) -> None:
     if not 0 < far < 1:
         raise HoldfastError(f"far is above 0 and below 1, as 0.01, not {far:g}")
     if far * impostors < NEEDED - 1e-9:
-        least = NEEDED / impostors
-        possible = f"{ceil(1e6 * least) / 1e6:g} is the least" if least < 1 else "no rate is possible"
+        least = least_rate(impostors)
+        possible = f"{least:g} is the least" if least < 1 else "no rate is possible"
         raise HoldfastError(
             f"far {far:g} of {counted(impostors, 'impostor pair')} is less than the {NEEDED} false accepts that a rate "
             f"needs to mean anything: {possible}"
@@ -95,9 +100,14 @@ def require_rate(far: float, impostors: int, genuine: int) -> None:
 def threshold_at(far: float, impostors: Tensor) -> float:
     """The largest distance below which at most a share ``far`` of the ``impostors`` (n,), ascending, lie.
 
-    A pair is accepted if it is nearer than that: impostors tied there are all rejected.
+    A pair is accepted, by :func:`accepted_at`, if it is nearer: impostors tied there are all rejected.
     """
     return float(impostors[floor(far * len(impostors) + 1e-9)])
+
+
+def accepted_at(threshold: float, reached: Tensor) -> Tensor:
+    """Which pairs are accepted, (n,) bool, by their distances (n,)."""
+    return reached < threshold
 
 
 def equal_error_rate(genuine: Tensor, impostors: Tensor) -> float:

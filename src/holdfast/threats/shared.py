@@ -1,5 +1,6 @@
 """One perturbation, or one patch, for all queries: made on some, read on others."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing_extensions import TypedDict
 
 from holdfast.attacks.base import Attacked
 from holdfast.attacks.shared import GREY, OnAll, Patch, Universal, mean_margin
-from holdfast.core.pgd import BALLS, PGD, LInf, crossing, rounded
+from holdfast.core.gallery import Queries
+from holdfast.core.objectives import Objective
+from holdfast.core.pgd import BALLS, PGD, Ball, LInf, crossing, rounded
 from holdfast.data import Pixels
 from holdfast.data.pixels import to_image
 from holdfast.evaluation.evaluate import Data
@@ -148,14 +151,57 @@ class Spread(Runner):
         if not readable.all():
             raise HoldfastError(f"{counted(int((~readable).sum()), 'image')} can no longer be read")
         clean = clean.to(perturbed.embeddings.device)
-        chosen = attack.choose(perturbed, target.system, [])
-        plan = attack.plan(perturbed, target.system, chosen)
-        generators = generators_of(self.name, self.seed, perturbed.ids.tolist())
-        numbers = torch.stack([torch.rand(attack.numbers, generator=one) for one in generators])
-        with torch.no_grad():
-            images = rounded(attack(self.canvas, clean, numbers.to(clean)), clean, self.pgd.ball)
-            before, after = plan.outcome(perturbed.embeddings), plan.outcome(target.model(images))
-        return Attacked(clean, images, chosen, before, after, plan.outcome)
+        return laid(attack, self.canvas, target, perturbed, clean, ball=self.pgd.ball, seed=self.seed)
+
+
+def laid(
+    attack: Shared, canvas: Tensor, target: Target, perturbed: Queries, images: Tensor, *, ball: Ball, seed: int
+) -> Attacked:
+    """A finished canvas (C, h, h) laid on images (B, C, H, W), in 8 bits; where, the seed and the ids decide."""
+    chosen = attack.choose(perturbed, target.system, [])
+    plan = attack.plan(perturbed, target.system, chosen)
+    generators = generators_of(attack.name, seed, perturbed.ids.tolist())
+    numbers = torch.stack([torch.rand(attack.numbers, generator=one) for one in generators])
+    with torch.no_grad():
+        after = rounded(attack(canvas, images, numbers.to(images)), images, ball)
+        read = plan.outcome(perturbed.embeddings), plan.outcome(target.model(after))
+    return Attacked(images, after, chosen, *read, plan.outcome)
+
+
+def blank(attack: Shared, pixels: Pixels) -> Tensor:
+    """A canvas (1, 1, C, h, h) that is perturbed in no way."""
+    side = attack.canvas_side(pixels.size)
+    return torch.full((1, 1, pixels.channels, side, side), GREY)
+
+
+def rounds(
+    attack: Shared,
+    target: Target,
+    images: Tensor,
+    objective: Objective,
+    resolved: AttackSettings,
+    *,
+    canvas: Tensor,
+    done: int = 0,
+) -> Iterator[Tensor]:
+    """The canvas (1, 1, C, h, h) after each of the :data:`ROUNDS` that are left, made on images (N, C, H, W)."""
+    start, ball = torch.full_like(canvas, GREY), reach(attack, resolved)
+    for i in range(done, ROUNDS):
+        size = 2 * (1 - (i + 0.5) / ROUNDS) * crossing(ball.eps, ROUNDS * resolved.steps)
+        (generator,) = generators_of(attack.name, resolved.seed, [i])
+        embed = OnAll(target.model, attack, images, generator, target.model.width)
+        canvas = PGD(ball, size, resolved.steps)(embed, start, objective, initial=canvas)
+        yield canvas
+
+
+def reach(attack: Shared, resolved: AttackSettings) -> Ball:
+    """How far a canvas may get from :data:`.GREY`: a patch to every value."""
+    return LInf(0.5) if isinstance(attack, Patch) else BALLS[resolved.norm](resolved.eps)
+
+
+def in_eight_bits(canvas: Tensor, ball: Ball) -> Tensor:
+    """A canvas (1, 1, C, h, h) as its file holds it, (C, h, h)."""
+    return rounded(canvas[0], torch.full_like(canvas[0], GREY), ball)[0]
 
 
 def _drawn(it: Examined, made_on: int, read_on: int) -> tuple[Tensor, Tensor]:
@@ -174,27 +220,22 @@ def _made(it: Examined, attack: Shared, made: Tensor, place: Path, *, identity: 
     """The finished canvas (C, h, h), on the grid of 8 bits; goes on where a killed call has left it in ``place``."""
     pixels, file = it.target.pixels, place / STATE
     queries = it.target.system.queries.take(made)
-    side, device = attack.canvas_side(pixels.size), queries.embeddings.device
-    start = torch.full((1, 1, pixels.channels, side, side), GREY, device=device)
-    canvas, done = start, 0
+    device = queries.embeddings.device
+    canvas, done = blank(attack, pixels).to(device), 0
     if file.exists():
         known = read_arrays(file, ("canvas", "rounds", "identity"))
         if str(known["identity"]) != identity:
             raise HoldfastError(f"{place} holds images of another attack, model or data set; give another folder")
-        canvas, done = torch.from_numpy(known["canvas"]).to(device).view_as(start), int(known["rounds"])
+        canvas, done = torch.from_numpy(known["canvas"]).to(device).view_as(canvas), int(known["rounds"])
     images = pixels.read(queries.ids.cpu())[0].to(device)
-    ball = LInf(0.5) if isinstance(attack, Patch) else BALLS[it.resolved.norm](it.resolved.eps)
     objective = mean_margin(queries, it.target.system)
     with Progress("making it", ROUNDS, done, quiet=quiet) as progress:
-        for i in range(done, ROUNDS):
-            size = 2 * (1 - (i + 0.5) / ROUNDS) * crossing(ball.eps, ROUNDS * it.resolved.steps)
-            (generator,) = generators_of(attack.name, it.resolved.seed, [i])
-            embed = OnAll(it.wrapped, attack, images, generator, it.wrapped.width)
-            canvas = PGD(ball, size, it.resolved.steps)(embed, start, objective, initial=canvas)
-            state = {"canvas": canvas.cpu().numpy(), "rounds": np.array(i + 1), "identity": np.array(identity)}
+        left = rounds(attack, it.target, images, objective, it.resolved, canvas=canvas, done=done)
+        for i, canvas in enumerate(left, done + 1):
+            state = {"canvas": canvas.cpu().numpy(), "rounds": np.array(i), "identity": np.array(identity)}
             write_arrays(file, state)
             progress.advance()
-    return rounded(canvas[0], start[0], ball)[0]
+    return in_eight_bits(canvas, reach(attack, it.resolved))
 
 
 def _untrained(it: Examined, attack: Shared, canvas: Tensor) -> Tensor:

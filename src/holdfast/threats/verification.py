@@ -11,6 +11,7 @@ from pydantic import StrictStr
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from holdfast.attacks import System
 from holdfast.attacks.base import Attacked
 from holdfast.attacks.verification import Dodging, Impersonation, NearestImpersonation
 from holdfast.data import Pixels
@@ -22,9 +23,11 @@ from holdfast.evaluation.runner import Runner, Target, attack_batch, generators_
 from holdfast.evaluation.scores import share
 from holdfast.evaluation.settings import AttackSettings, resolve_settings
 from holdfast.models.adapters.base import OpenedModel
+from holdfast.threats import FAR
 from holdfast.threats.base import Examined, Model, Share, examine
 from holdfast.threats.pairs import (
     Faces,
+    accepted_at,
     count_pairs,
     distances,
     drawn_probes,
@@ -83,7 +86,7 @@ def verify(
     model: Model,
     data: Data | None = None,
     *,
-    far: float = 0.01,
+    far: float = FAR,
     folder: str | Path | None = None,
     batch: int = 128,
     device: torch.device | str | None = None,
@@ -148,9 +151,7 @@ def _sides(pixels: Pixels) -> tuple[Faces, Faces]:
 
 
 def _measured(it: Examined, far: float, records: Records, batch: int, quiet: bool) -> tuple[dict[str, Any], int]:
-    system = it.target.system
-    drawn = drawn_probes(len(system.queries.ids), len(system.gallery.ids), it.resolved.seed)
-    genuine, impostors = distances(system.queries.take(drawn.to(system.queries.ids.device)), system.gallery)
+    genuine, impostors = clean_distances(it.target.system, it.resolved.seed)
     require_rate(far, len(impostors), len(genuine))
     threshold = threshold_at(far, impostors)
     runners, found = runners_of(it.target, it.resolved, batch), dict[str, Any]()
@@ -180,9 +181,18 @@ def _measured(it: Examined, far: float, records: Records, batch: int, quiet: boo
     }, len(runners[0].images)
 
 
+def clean_distances(system: System, seed: int) -> tuple[Tensor, Tensor]:
+    """The distances that a threshold is found from, of genuine and of impostor pairs, ``(g,)`` and ``(i,)``, ascending.
+
+    Where there are too many pairs, the seed draws the probes.
+    """
+    drawn = drawn_probes(len(system.queries.ids), len(system.gallery.ids), seed)
+    return distances(system.queries.take(drawn.to(system.queries.ids.device)), system.gallery)
+
+
 def _accepted(reached: Tensor, threshold: float) -> dict[str, float]:
     """The share of distances (n,) that are accepted, in percent, with its interval."""
-    return share(100 * (reached < threshold).double().cpu().numpy())
+    return share(100 * accepted_at(threshold, reached).double().cpu().numpy())
 
 
 def _reached(runner: Runner, records: Records) -> list[Tensor]:
@@ -201,7 +211,7 @@ class Right:
     def wrong(self, readings: Mapping[str, Tensor]) -> Tensor:
         """Of which pairs it is not, (n,) bool, by the one reading there is, their distances (n,)."""
         (reached,) = readings.values()
-        accepted = reached < self.threshold
+        accepted = accepted_at(self.threshold, reached)
         return ~accepted if self.genuine else accepted
 
 

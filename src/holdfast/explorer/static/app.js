@@ -1,13 +1,23 @@
 // The page: what is chosen, what is under way, and what came of it.
 
 import * as api from "./api.js";
-import { board, count, counted, el, hits, model } from "./view.js";
+import { hub, hubDone, won } from "./hub.js";
+import { compared, pair, pairDone } from "./pair.js";
+import { count, counted, el, hits, lists, ranking } from "./view.js";
 
 const EVERY = 200; // milliseconds between two questions about an attack
+const SETTINGS = ["eps", "steps", "step", "seed"];
+
+// What is shown of an attack: a line of the board, a model below it, and a word when it is done.
+const SHOWN = {
+  ranking: { row: ranking, model: lists, done: (about, { after }) => `${about.name} finds ${hits(after.found)} of ${after.found.length}` },
+  hub: { row: hub, model: won, done: hubDone },
+  pair: { row: pair, model: compared, done: pairDone },
+};
 
 const wide = matchMedia("(min-width: 62.01rem)"); // choices and results side by side
 const $ = (id) => document.getElementById(id);
-const state = { scene: null, search: "", page: 0, pages: 1, total: 0, query: null, clean: null, asking: null, busy: false, job: null };
+const state = { scene: null, search: "", page: 0, pages: 1, total: 0, query: null, clean: null, asking: null, busy: false, job: null, attack: null, template: null, picking: false };
 const address = (id) => `images/${id}.png?of=${state.scene.key}`;
 
 function complain(error) {
@@ -25,7 +35,7 @@ async function gallery(search, page) {
   const found = await api.images(search, page);
   Object.assign(state, { search, page, pages: found.pages, total: found.total });
   $("gallery").replaceChildren(...found.images.map((image) =>
-    el("li", {}, el("button", { type: "button", "data-id": image.id, "aria-pressed": "false", title: `${image.class}, ${image.name}`, onclick: () => choose({ ...image, key: String(image.id) }) },
+    el("li", {}, el("button", { type: "button", "data-id": image.id, "aria-pressed": "false", title: `${image.class}, ${image.name}`, onclick: () => taken({ ...image, key: String(image.id) }) },
       el("img", { class: "image", src: address(image.id), alt: `${image.class}, ${image.name}`, loading: "lazy" })))));
   $("page").textContent = found.total ? `${page + 1} of ${count(found.pages)}, ${counted(found.total, "image")}` : "nothing is found";
   $("previous").disabled = page <= 0;
@@ -39,6 +49,24 @@ function mark() {
   for (const button of $("gallery").querySelectorAll("button")) {
     button.setAttribute("aria-pressed", String(state.query?.key === button.dataset.id));
   }
+}
+
+const taken = (image) => (state.picking ? compareWith(image) : choose(image));
+
+// What an attack on a verifier compares the query with; null: the attack chooses it.
+function compareWith(image) {
+  settle();
+  state.template = image;
+  pick(false);
+  $("template").hidden = $("unpick").hidden = !image;
+  if (image) Object.assign($("template"), { src: address(image.id), alt: image.class });
+  $("template-name").textContent = image ? `${image.class}, ${image.name}` : "an image that the attack chooses";
+}
+
+function pick(picking) {
+  state.picking = picking;
+  $("pick").setAttribute("aria-pressed", String(picking));
+  $("pick").textContent = picking ? "Click it among the images" : "Choose it";
 }
 
 async function choose(query) {
@@ -107,14 +135,23 @@ async function upload(file) {
 const attackNamed = (name) => state.scene.attacks.find((one) => one.name === name);
 
 function describe() {
-  $("aim").textContent = attackNamed($("attack").value).aim;
+  const { aim, takes } = attackNamed($("attack").value);
+  $("aim").textContent = aim;
+  $("compare").hidden = !takes.includes("template");
+  pick(false);
+  for (const name of SETTINGS) {
+    $(name).disabled = !takes.includes(name); // what is hidden keeps no form from being sent
+    $(name).closest(".setting").hidden = $(name).disabled;
+  }
 }
 
 async function start() {
   settle();
   const { query } = state;
   const settings = { query: query.key, attack: $("attack").value };
-  for (const name of ["eps", "steps", "step", "seed"]) settings[name] = $(name).valueAsNumber;
+  state.attack = attackNamed(settings.attack);
+  for (const name of SETTINGS) if (state.attack.takes.includes(name)) settings[name] = $(name).valueAsNumber;
+  if (state.template && state.attack.takes.includes("template")) settings.template = state.template.key;
   if (query.upload) settings.label = query.label;
   busy(true);
   show();
@@ -160,9 +197,9 @@ function progress(job) {
 }
 
 function done(job) {
-  const left = job.result.models.map((one, i) => `${state.scene.models[i].name} finds ${hits(one.after.found)} of ${one.after.found.length}`);
-  $("status").textContent = `Done: ${left.join(", ")}.`;
-  show(job, job.result.models.map((one) => one.trace), job.result.steps);
+  const said = job.result.models.map((one, i) => SHOWN[state.attack.shows].done(state.scene.models[i], one));
+  $("status").textContent = `Done: ${said.join(", ")}.`;
+  show(job, job.result.models.map((one) => one.trace), job.result.of);
   reveal();
 }
 
@@ -200,32 +237,29 @@ function busy(running) {
 function show(job = null, traces = [], steps = 1) {
   const { models } = state.scene;
   const results = job?.result.models;
-  const lines = state.clean.map((one, i) => ({
-    before: one.found,
-    after: results?.[i].after.found,
-    trace: traces[i],
-    target: results?.[i].targets.length === 1 ? results[i].targets[0] : null,
-  }));
-  $("board").replaceChildren(board(models, state.query.class, lines, steps));
+  const { row, model } = SHOWN[traces.length ? state.attack.shows : "ranking"];
+  $("board").replaceChildren(el("ol", { class: "board" }, ...models.map((about, i) =>
+    row(about, state.query.class, state.clean[i], results?.[i], traces[i], steps, job?.result.genuine))));
   if (traces.length && !job) return;
   $("models").replaceChildren(...models.map((about, i) =>
-    model(about, state.clean[i], results?.[i], job?.result, job && attackNamed(job.result.attack), address,
+    model(about, state.clean[i], results?.[i], job?.result, state.attack, address,
       (name) => `results/${job.id}/${name === "clean" ? name : `${i}-${name}`}.png`)));
 }
 
 function fill(scene) {
   state.scene = scene;
-  const { data, size, queries, gallery: items, models, defaults } = scene;
+  const { data, size, queries, gallery: items, models, defaults, index } = scene;
   const many = queries === items ? counted(items, "image") : `${counted(queries, "query", "queries")}, ${counted(items, "gallery image")}`;
-  $("subject").textContent = `${data}, ${many} of ${size} pixels. ${counted(models.length, "model")}.`;
+  $("subject").textContent = `${data}, ${many} of ${size} pixels. ${counted(models.length, "model")}.${index ? ` Searched by the index ${index}.` : ""}`;
   $("classes").replaceChildren(...scene.classes.slice(0, 300).map(([, name]) => el("option", { value: name })));
   $("label").replaceChildren(...scene.classes.map(([label, name]) => el("option", { value: label }, name)));
   $("attack").replaceChildren(...scene.attacks.map(({ name, title }) => el("option", { value: name }, title)));
-  for (const name of ["eps", "steps", "step", "seed"]) $(name).value = String(Number(defaults[name].toFixed(3)));
+  for (const name of SETTINGS) $(name).value = String(Number(defaults[name].toFixed(3)));
   $("eps-range").value = $("eps").value;
   $("steps").max = String(scene.limits.steps);
   document.documentElement.classList.toggle("tiny", size <= 64);
   describe();
+  compareWith(null);
 }
 
 const guarded = (action) => (...given) => action(...given).catch(complain);
@@ -242,6 +276,8 @@ $("any").addEventListener("click", guarded(any));
 $("file").addEventListener("change", () => $("file").files[0] && upload($("file").files[0]));
 $("label").addEventListener("change", () => guarded(choose)({ ...state.query, label: Number($("label").value) }));
 $("attack").addEventListener("change", describe);
+$("pick").addEventListener("click", () => pick(!state.picking));
+$("unpick").addEventListener("click", () => compareWith(null));
 $("eps-range").addEventListener("input", () => ($("eps").value = $("eps-range").value));
 $("eps").addEventListener("input", () => ($("eps-range").value = $("eps").value));
 $("attack-form").addEventListener("submit", (event) => {
