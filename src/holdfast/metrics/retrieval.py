@@ -174,7 +174,10 @@ def _ranks_on_cpu(distances: Tensor, positives: Tensor, relevant: Tensor) -> tup
 
 def _counted(items: np.ndarray, wanted: np.ndarray) -> tuple[list[int], list[int]]:
     """How many of the ``items`` (N,) are less than each of the ``wanted`` (P,), and how many are no greater."""
-    return [np.count_nonzero(items < one) for one in wanted], [np.count_nonzero(items <= one) for one in wanted]
+    less, no_greater = (
+        [int(np.count_nonzero(than(items, one))) for one in wanted] for than in (np.less, np.less_equal)
+    )
+    return less, no_greater
 
 
 def _found_in_bins(items: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
