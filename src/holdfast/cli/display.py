@@ -259,7 +259,7 @@ def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> 
     table("what is to be done", ["sweep", "run", "training", "evaluations to make", "time left"], rows)
     ways = f", {slots} at a time" if slots > 1 else ""
     total_time = format_duration(sum(left for left in seconds if not isnan(left)) / slots)
-    print(f"runs: {len(runs)}; about {total_time}{ways}; start-up, validations and checks of evaluations not counted")
+    print(f"runs: {len(runs)}; about {total_time}{ways}, evaluations at the most; start-up and validations not counted")
 
 
 def estimated(name: str, found: "Sequence[Estimate]") -> None:

@@ -110,8 +110,10 @@ def cost(calls: Sequence[Call], images: int, batch: int, pace: Pace) -> Cost:
 def most_calls(pgd: PGD, approach: bool = False) -> list[Call]:
     """The calls of an attack in which no image is finished before the last step."""
     white, each = pgd.gradient == WHITE_BOX, getattr(pgd.gradient, "queries", 1)
+    descents = 1 + pgd.restarts + approach
     steps = pgd.steps * each * (1 + pgd.restarts) + APPROACH * approach
-    return [Call(1.0, white)] * (steps * pgd.draws) + [Call(1.0, False)]
+    last = descents * (white and (pgd.best or pgd.restarts > 0))
+    return [Call(1.0, white)] * (steps * pgd.draws) + [Call(1.0, False)] * (last * pgd.draws + 1)
 
 
 def stretched(calls: Sequence[Call], tried: PGD, asked: PGD, approach: bool = False) -> list[Call]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 
 from holdfast.core.pgd import Embed
@@ -15,6 +16,7 @@ from holdfast.evaluation.evaluate import Data, asked, examined
 from holdfast.evaluation.indexed.gallery import images_at_once, indexed
 from holdfast.evaluation.robust.cascade import stages_of
 from holdfast.evaluation.runner import attacked_rows, runners_of
+from holdfast.evaluation.scores import share
 from holdfast.models.adapters.base import OpenedModel
 from holdfast.util import distributed
 from holdfast.util.text import counted
@@ -86,8 +88,10 @@ def estimate(
             if resolved.cascade and tried.stood:
                 parts += tried.cascade()
                 names = " and ".join(stage.name for stage, _ in zip(stages_of(resolved), tried.stood, strict=False))
-                queries = counted(tried.stood[0].tried, "query")
-                basis.append(f"of {queries} tried, {tried.stood[-1].withstood} withstood {names}")
+                queries, withstood = tried.stood[0].tried, tried.stood[-1].withstood
+                found = share(np.repeat([100.0, 0.0], [withstood, queries - withstood]))
+                spread = f"95 %: {found['low']:.0f} to {found['high']:.0f} %"
+                basis.append(f"of {counted(queries, 'query')} tried, {withstood} withstood {names} ({spread})")
             if resolved.minimal_eps:
                 parts.append(tried.minimal())
             if checks:

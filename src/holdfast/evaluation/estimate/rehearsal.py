@@ -32,7 +32,7 @@ STEPS = 4
 """Of an attack that is timed."""
 STAGES = 2
 """Stages of the cascade that are tried to their end; who withstands them is expected to withstand the others."""
-FEWEST, SHARE, MOST = 16, 8, 64
+FEWEST, SHARE, MOST = 32, 8, 64
 """On how many queries these are tried: an eighth of those attacked, within these bounds."""
 AGAIN = 8
 """Queries that the checks are tried on."""
@@ -94,7 +94,7 @@ class Rehearsal:
         """The attacks, by name."""
         found: dict[str, Tried] = {}
         for runner in self.runners:
-            rows = self.sketch.rows(runner.attack.side)
+            rows = self.sketch.rows(runner.attack.side)[: self.batch]
             short = replace(runner.pgd, steps=min(STEPS, runner.pgd.steps))
             if not found:  # to warm up
                 self._watched(replace(runner, pgd=replace(short, steps=1)), self.target, rows, self.surrogate)

@@ -18,6 +18,8 @@ from holdfast.util.memory import peak
 
 ATTACKED, ALONE = 4096, 512
 """Images that are embedded where there are attacks to try, and where there are none."""
+FEWEST = 64
+"""Images to try attacks on where a batch is smaller."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +48,7 @@ def sketch(
     device: torch.device,
     known: Tensor | None = None,
 ) -> Sketch:
-    """Embed the first batch of what is attacked, images of its classes, and others; or those with ids ``known``."""
+    """Embed a batch of what is attacked, images of its classes, and others; or those with ids ``known``."""
     table = pixels.table
     labels, ids = torch.from_numpy(table.labels), torch.arange(len(pixels))
     asks, found = (torch.from_numpy(mask) for mask in (table.is_query, table.is_gallery))
@@ -54,7 +56,7 @@ def sketch(
     tried = {}
     for side, images, others in (("query", queries, gallery), ("candidate", gallery, queries)):
         rows = matched_rows(images.ids, images.labels, others, pixels, resolved)
-        tried[side] = images.ids[rows[torch.linspace(0, len(rows) - 1, min(batch, len(rows))).long()]]
+        tried[side] = images.ids[rows[torch.linspace(0, len(rows) - 1, min(max(batch, FEWEST), len(rows))).long()]]
     known = _chosen(labels, torch.cat([*tried.values()]), resolved.attacking) if known is None else known
     began = perf_counter()
     with peak(device) as used:
@@ -76,6 +78,6 @@ def _chosen(labels: Tensor, tried: Tensor, attacking: bool) -> Tensor:
         return order[:ALONE].sort().values
     if len(labels) <= ATTACKED:
         return torch.arange(len(labels))
-    mates = order[torch.isin(labels[order], labels[tried])]
-    chosen: Tensor = torch.unique(torch.cat([tried, mates[: ATTACKED // 2], order[: ATTACKED // 2]]))
-    return chosen
+    mates = order[torch.isin(labels[order], labels[tried])][: ATTACKED // 2]
+    chosen = dict.fromkeys(torch.cat([tried, mates, order]).tolist())
+    return torch.tensor([*chosen][:ATTACKED]).sort().values
