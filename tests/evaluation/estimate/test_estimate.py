@@ -62,6 +62,7 @@ def test_stages_that_no_query_is_left_for_cost_nothing() -> None:
         ({"protocol": "benign"}, ()),
         ({"protocol": "cvpr22", "steps": 2}, (*NINE, "checks")),
         ({"attacks": ("es", "gtm"), "steps": 2}, ("es", "gtm", "checks")),
+        ({"protocol": "worst", "eps": 0}, ("checks",)),
         ({"protocol": "worst", "minimal_eps": True}, (*STAGES, "minimal ε", "checks")),
         ({"protocol": "worst", "gradient": "nes", "query_budget": 120}, ("square", "nes", "checks")),
         ({"attacks": ("es",), "gradient": "square", "query_budget": 20}, ("es", "checks")),

@@ -83,11 +83,14 @@ class Rehearsal:
         return self.sketch.target
 
     @cached_property
+    def right(self) -> Tensor:
+        """Which of the queries to try (t,) are right unattacked."""
+        return unattacked(self.target, self.sketch.rows("query"), self.resolved.seed) > 0
+
+    @property
     def rows(self) -> Tensor:
         """Of the queries to try, those that are right unattacked; all where none is."""
-        rows = self.sketch.rows("query")
-        right = rows[unattacked(self.target, rows, self.resolved.seed) > 0]
-        return right if len(right) else rows
+        return self.sketch.rows("query")[self.right | ~self.right.any()]
 
     @cached_property
     def tried(self) -> dict[str, Tried]:
@@ -119,7 +122,7 @@ class Rehearsal:
     @property
     def withstand(self) -> int:
         """How many queries are expected to withstand the cascade."""
-        return self._left(self.stood[-1].withstood) if self.stood else self._left(1)
+        return self._left(self.stood[-1].withstood)
 
     def attacks(self) -> Iterator[Part]:
         """Each of the attacks."""
@@ -151,7 +154,7 @@ class Rehearsal:
             calls, alone, _ = watch(few, len(some), lambda target, _: check(target, self.resolved, some, progress))
         whole = [tried.pace for tried in self.tried.values()]
         whole += [self._pace(stage, WIDTH) for stage in stages_of(self.resolved)][:1] if self.resolved.cascade else []
-        pace = replace(max(whole, key=lambda one: len(one.block)), beside=alone.beside)
+        pace = replace(max(whole or [alone], key=lambda one: len(one.block)), beside=alone.beside)
         costs = [
             (cost(calls, total, total, pace), cost([one._replace(share=1.0) for one in calls], total, total, pace))
         ]
@@ -168,8 +171,7 @@ class Rehearsal:
 
     def _left(self, tried: int) -> int:
         """How many of all queries are expected to be left where ``tried`` of those that stages were tried on are."""
-        right = self.total * len(self.rows) / len(self.sketch.rows("query"))
-        return round(right * tried / self.stood[0].tried)
+        return round(self.total * float(self.right.double().mean()) * tried / self.stood[0].tried)
 
     def _runner(self, stage: Stage, steps: int | None = None) -> Runner:
         pgd = descent(stage, self.resolved)

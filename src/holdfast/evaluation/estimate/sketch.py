@@ -14,7 +14,9 @@ from holdfast.evaluation.runner import Target, matched_rows
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.models.embedding import EmbeddedDataset, embed_rows
 from holdfast.models.wrapped import WrappedModel
+from holdfast.util.errors import HoldfastError
 from holdfast.util.memory import peak
+from holdfast.util.text import counted
 
 ATTACKED, ALONE = 4096, 512
 """Images that are embedded where there are attacks to try, and where there are none."""
@@ -67,8 +69,15 @@ def sketch(
     whole[known] = z
     classes = len(torch.unique(labels))
     embedded = EmbeddedDataset(whole, ids.to(device), labels.to(device), asks.to(device), found.to(device), classes)
-    tried = {side: images[torch.isin(images, known)] for side, images in tried.items()}
-    return Sketch(Target(model, System(embedded.queries, embedded.gallery), pixels), tried, known, seconds, used.bytes)
+    readable = {side: images[torch.isin(images, known)] for side, images in tried.items()}
+    for side, images in tried.items():
+        if resolved.attacking and len(images) and not len(readable[side]):
+            raise HoldfastError(
+                f"{table.name}: none of {counted(len(images), 'image')} to try an attack on can be read"
+            )
+    return Sketch(
+        Target(model, System(embedded.queries, embedded.gallery), pixels), readable, known, seconds, used.bytes
+    )
 
 
 def _chosen(labels: Tensor, tried: Tensor, attacking: bool) -> Tensor:
