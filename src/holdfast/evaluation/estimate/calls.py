@@ -14,9 +14,9 @@ from torch import Tensor
 from holdfast.attacks.base import APPROACH
 from holdfast.core.gradients import WHITE_BOX
 from holdfast.core.pgd import PGD
+from holdfast.evaluation.estimate.memory import peak
 from holdfast.evaluation.runner import Target
 from holdfast.models.wrapped import WrappedModel
-from holdfast.util.memory import peak
 
 T = TypeVar("T")
 

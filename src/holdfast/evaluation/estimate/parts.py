@@ -5,11 +5,11 @@ from time import perf_counter
 
 import torch
 
+from holdfast.evaluation.estimate.memory import peak
 from holdfast.evaluation.estimate.sketch import Sketch
 from holdfast.metrics.clustering import kmeans
 from holdfast.metrics.collapse import gauges
 from holdfast.metrics.retrieval import per_query
-from holdfast.util.memory import peak
 
 RANKED, FEW = 512, 64
 """Queries whose benign metrics are timed, and fewer, to tell what each of them adds."""

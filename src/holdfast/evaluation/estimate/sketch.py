@@ -10,12 +10,12 @@ from torch.nn.functional import normalize
 from holdfast.attacks import System
 from holdfast.core.gallery import Queries
 from holdfast.data import Pixels
+from holdfast.evaluation.estimate.memory import peak
 from holdfast.evaluation.runner import Target, matched_rows
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.models.embedding import EmbeddedDataset, embed_rows
 from holdfast.models.wrapped import WrappedModel
 from holdfast.util.errors import HoldfastError
-from holdfast.util.memory import peak
 from holdfast.util.text import counted
 
 ATTACKED, ALONE = 4096, 512
@@ -55,7 +55,7 @@ def sketch(
     labels, ids = torch.from_numpy(table.labels), torch.arange(len(pixels))
     asks, found = (torch.from_numpy(mask) for mask in (table.is_query, table.is_gallery))
     queries, gallery = (Queries(torch.empty(int(mask.sum()), 0), labels[mask], ids[mask]) for mask in (asks, found))
-    tried = {}
+    tried: dict[str, Tensor] = {}
     for side, images, others in (("query", queries, gallery), ("candidate", gallery, queries)):
         rows = matched_rows(images.ids, images.labels, others, pixels, resolved)
         tried[side] = images.ids[rows[torch.linspace(0, len(rows) - 1, min(max(batch, FEWEST), len(rows))).long()]]
@@ -69,7 +69,7 @@ def sketch(
     whole[known] = z
     classes = len(torch.unique(labels))
     embedded = EmbeddedDataset(whole, ids.to(device), labels.to(device), asks.to(device), found.to(device), classes)
-    readable = {side: images[torch.isin(images, known)] for side, images in tried.items()}
+    readable = {side: wanted[torch.isin(wanted, known)] for side, wanted in tried.items()}
     for side, images in tried.items():
         if resolved.attacking and len(images) and not len(readable[side]):
             raise HoldfastError(
