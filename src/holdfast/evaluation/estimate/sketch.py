@@ -70,10 +70,10 @@ def sketch(
     classes = len(torch.unique(labels))
     embedded = EmbeddedDataset(whole, ids.to(device), labels.to(device), asks.to(device), found.to(device), classes)
     readable = {side: wanted[torch.isin(wanted, known)] for side, wanted in tried.items()}
-    for side, images in tried.items():
-        if resolved.attacking and len(images) and not len(readable[side]):
+    for side, wanted in tried.items():
+        if resolved.attacking and len(wanted) and not len(readable[side]):
             raise HoldfastError(
-                f"{table.name}: none of {counted(len(images), 'image')} to try an attack on can be read"
+                f"{table.name}: none of {counted(len(wanted), 'image')} to try an attack on can be read"
             )
     return Sketch(
         Target(model, System(embedded.queries, embedded.gallery), pixels), readable, known, seconds, used.bytes
