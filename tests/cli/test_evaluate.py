@@ -135,6 +135,28 @@ def test_published_rows_are_put_beside(call: Call, run: Path, tmp_path: Path, mo
     assert "published in: robrank repository" in out
 
 
+@pytest.mark.usefixtures("short_attacks")
+@pytest.mark.parametrize(
+    ("asked", "rows"),
+    [
+        (("--protocol", "worst"), ["embedding", "benign metrics", "margin", "soft-noise", "square", "checks"]),
+        (("--attack", "es", "--eps-curve", "8,51/255"), ["embedding", "benign metrics", "es", "checks"]),
+        (("--protocol", "benign"), ["embedding", "benign metrics"]),
+    ],
+)
+def test_a_dry_run_only_says_what_it_takes(
+    asked: tuple[str, ...], rows: list[str], call: Call, run: Path, tmp_path: Path
+) -> None:
+    few = () if "benign" in asked else ("--max-queries", "12")
+    status, out, err = call("evaluate", run, *asked, *few, "--dry-run", "--out", tmp_path / "out")
+    assert (status, err) == (0, "")
+    assert not (tmp_path / "out").exists()
+    for row in rows:
+        line = rf"^ *{row} +[\d,]+ +\d+ (s|min) +\d+ (s|min) +(\d+\.\d\d GB|\?) *$"
+        assert len(re.findall(line, out, re.MULTILINE)) == (2 if "--eps-curve" in asked and row != "checks" else 1), row
+    assert re.fullmatch(r"about \d+ s, at most \d+ s; found out in \d+ s", out.splitlines()[-1])
+
+
 MODEL = """
 from torch import nn
 
@@ -201,3 +223,4 @@ def test_attack_writes_images_and_a_manifest(call: Call, run: Path, tmp_path: Pa
 )
 def test_what_cannot_be_evaluated(arguments: list[str], told: str, refused: Refuse, run: Path) -> None:
     assert told in refused("evaluate", run, *arguments)
+    assert told in refused("evaluate", run, *arguments, "--dry-run")

@@ -116,7 +116,7 @@ def test_the_plan_says_what_is_left(swept: tuple[int, Path], call: Call, tmp_pat
     for row, pattern in zip(rows, patterns, strict=True):
         assert re.fullmatch(rf"tiny\s+{pattern}\s+\d+ s", row)
     assert re.search(
-        r"^runs: 3; about \d+ s; start-up, validations and checks of evaluations not counted$", shown, re.MULTILINE
+        r"^runs: 3; about \d+ s, evaluations at the most; start-up and validations not counted$", shown, re.MULTILINE
     ), "two at a time share the cores that were timed"
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
@@ -131,7 +131,7 @@ def test_a_plan_of_what_is_not_begun(tmp_path: Path, call: Call, monkeypatch: py
         ["tiny", "none-r", "2", "steps", "cvpr22,", "strict", "2", "h", "05", "min"],
         ["tiny", "act-r", "2", "steps", "cvpr22,", "strict", "?"],
     ]
-    assert "runs: 3; about 1 h 03 min, 2 at a time; " in shown
+    assert "runs: 3; about 1 h 03 min, 2 at a time, evaluations at the most; " in shown
     assert not (tmp_path / "out").exists()
 
 

@@ -1,4 +1,5 @@
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch.nn.functional import normalize
 
 from holdfast.core import batching as blocks
 from holdfast.core.gallery import Gallery, Queries
+from holdfast.metrics import retrieval
 from holdfast.metrics.retrieval import _queries_per_block, _ranks, _ranks_on_cpu, per_query, retrieval_metrics
 from holdfast.util.errors import HoldfastError
 from tests.helpers.tiny import same_set
@@ -185,9 +187,16 @@ def test_precision_follows_the_input_but_is_never_below_float32() -> None:
 
 
 @settings(max_examples=60)
-@given(seed=st.integers(0, 10**6), items=st.integers(1, 30), positives=st.integers(1, 30), coarse=st.booleans())
-def test_both_ways_to_rank_agree(seed: int, items: int, positives: int, coarse: bool) -> None:
-    """One full sort, as on an accelerator, and the rows one by one, as on a CPU; unused places hold infinity."""
+@given(
+    seed=st.integers(0, 10**6),
+    items=st.integers(1, 60),
+    positives=st.integers(1, 30),
+    coarse=st.booleans(),
+    bins=st.sampled_from([1, 5, 4096]),
+)
+def test_all_ways_to_rank_agree(seed: int, items: int, positives: int, coarse: bool, bins: int) -> None:
+    """One full sort, as on an accelerator, and the rows one by one, as on a CPU, where few positives are compared with
+    all items and more are found in bins; unused places hold infinity."""
     rng = np.random.default_rng(seed)
     distances = rng.integers(0, 6, (5, items)) if coarse else rng.standard_normal((5, items))
     table = torch.from_numpy(distances.astype(np.float32))
@@ -195,7 +204,8 @@ def test_both_ways_to_rank_agree(seed: int, items: int, positives: int, coarse: 
     relevant = torch.from_numpy(rng.integers(1, positives + 1, 5))
     wanted = table[:, :positives].clone()
     wanted[torch.arange(positives) >= relevant[:, None]] = torch.inf
-    sides = zip(_ranks(table, wanted, relevant), _ranks_on_cpu(table, wanted, relevant), strict=True)
+    with patch.object(retrieval, "BINS", bins):
+        sides = zip(_ranks(table, wanted, relevant), _ranks_on_cpu(table, wanted, relevant), strict=True)
     for (sorting, rows), below in zip(sides, (np.less, np.less_equal), strict=True):
         assert sorting.equal(rows)
         for row, count in enumerate(relevant.tolist()):

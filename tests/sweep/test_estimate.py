@@ -1,13 +1,14 @@
 """How long a sweep takes: what is left of each run, from a few timed steps of each kind."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from holdfast.report import Result
+from holdfast.evaluation.estimate.estimate import Estimate
+from holdfast.evaluation.estimate.parts import Part
 from holdfast.runs.config import Config
 from holdfast.runs.folder import Run
 from holdfast.sweep import estimate
@@ -22,16 +23,15 @@ LONG: dict[str, Any] = {**SMALL, "steps": None}
 
 @dataclass
 class Machine:
-    """A machine on which a hardened step takes a second per PGD step, a plain one a quarter, an evaluation 10.
+    """A machine on which a hardened step takes a second per PGD step, a plain one a quarter, and an evaluation 10 at
+    the most.
 
     The first step takes long, and the others not all as long.
     """
 
-    now: float = 0.0
     trained: list[Config] = field(default_factory=list)
     evaluated: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     devices: list[Any] = field(default_factory=list)
-    attacking: float = 4.0
 
     def train(self, config: Config, folder: str | Path, *, device: Any, quiet: bool) -> None:
         assert quiet
@@ -43,25 +43,19 @@ class Machine:
         for i, times in enumerate((100, 0.5, 1, 1.5), start=1):
             Run(folder).log_step({"step": i, "seconds": 0.75 * times * seconds, "waited": 0.25 * times * seconds})
 
-    def evaluate(
-        self, _: object, pixels: Any, protocol: str, *, checks: bool, device: Any, quiet: bool, **settings: Any
-    ) -> Result:
-        assert quiet
-        assert not checks
+    def estimate(
+        self, _: object, pixels: Any, protocol: str, *, checks: bool, device: Any, **settings: Any
+    ) -> Estimate:
         assert len(pixels) == TEST_IMAGES
-        self.evaluated.append((protocol, settings))
+        self.evaluated.append((protocol, {"checks": checks, **settings}))
         self.devices.append(device)
-        self.now += 10.0
-        return Result(None, {"cost": {"seconds": self.attacking}})
-
-    def perf_counter(self) -> float:
-        return self.now
+        return Estimate((Part("all", 0, 1.0, 10.0, None),), (), 0.0)
 
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     machine = Machine()
-    for name in ("train", "evaluate", "perf_counter"):
+    for name in ("train", "estimate"):
         monkeypatch.setattr(estimate, name, getattr(machine, name))
     return machine
 
@@ -156,24 +150,17 @@ def test_weights_that_are_not_there_yet_are_not_read(tmp_path: Path, machine: Ma
     assert machine.trained[-1].model.weights == weights
 
 
-def test_attacks_are_scaled_to_all_images_and_steps(tmp_path: Path, machine: Machine) -> None:
-    """Of 10 seconds 4 were attacks, on 64 images with 2 steps."""
+def test_evaluations_take_the_most_that_is_estimated(tmp_path: Path, machine: Machine) -> None:
     given = [
         {"protocol": "strict", "steps": 32, "max_queries": 256},
-        {"protocol": "strict", "steps": 32},
-        {"protocol": "cvpr22", "steps": 1, "attacks": ["es"]},
+        {"protocol": "cvpr22", "steps": 1, "attacks": ["es"], "checks": False},
     ]
     (run,) = runs = planned(tmp_path, evaluations=given)
     leave(run)
-    expected = [6 + 4 * 4 * 16, 6 + 4 * TEST_IMAGES / 64 * 16, 6 + 4 * TEST_IMAGES / 64]
-    for one, seconds in zip(run.evaluations, expected, strict=True):
-        found = Estimator("cpu").seconds([replace(run, evaluations=(one,))], quiet=True)
-        assert found == [pytest.approx(seconds)]
-    assert Estimator("cpu").seconds(runs, quiet=True) == [pytest.approx(sum(expected))]
-    assert machine.evaluated[:3] == [
-        ("strict", {"steps": 2, "max_queries": 64}),
-        ("strict", {"steps": 2, "max_queries": 64}),
-        ("cvpr22", {"steps": 1, "max_queries": 64, "attacks": ["es"]}),
+    assert Estimator("cpu").seconds(runs, quiet=True) == [20]
+    assert machine.evaluated == [
+        ("strict", {"checks": True, "steps": 32, "max_queries": 256}),
+        ("cvpr22", {"checks": False, "steps": 1, "attacks": ["es"]}),
     ]
     assert set(machine.devices) == {"cpu"}
 

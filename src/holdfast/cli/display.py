@@ -24,6 +24,7 @@ from holdfast.util.text import console, counted, plain
 if TYPE_CHECKING:
     from typing import Any
 
+    from holdfast.evaluation.estimate.estimate import Estimate
     from holdfast.evaluation.result import Result
     from holdfast.evaluation.robust.compare import Comparison
     from holdfast.export.verify import Compared
@@ -258,7 +259,26 @@ def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> 
     table("what is to be done", ["sweep", "run", "training", "evaluations to make", "time left"], rows)
     ways = f", {slots} at a time" if slots > 1 else ""
     total_time = format_duration(sum(left for left in seconds if not isnan(left)) / slots)
-    print(f"runs: {len(runs)}; about {total_time}{ways}; start-up, validations and checks of evaluations not counted")
+    print(f"runs: {len(runs)}; about {total_time}{ways}, evaluations at the most; start-up and validations not counted")
+
+
+def estimated(name: str, found: "Sequence[Estimate]") -> None:
+    """Print what evaluations of a model would take, part by part, and on what that rests."""
+    rows = [
+        [one.name, f"{one.passes:,}", *map(format_duration, (one.seconds, one.most)), _gigabytes(one.memory)]
+        for estimate in found
+        for one in estimate.parts
+    ]
+    table(f"{name}: what an evaluation takes", ["", "images passed", "expected", "at most", "peak memory"], rows)
+    for estimate in found:
+        print(f"expected: {'; '.join(estimate.basis)}")
+    seconds, most, took = (sum(getattr(one, what) for one in found) for what in ("seconds", "most", "took"))
+    print("not counted: start-up, certificates; at most: no attack ends before its last step")
+    print(f"about {format_duration(seconds)}, at most {format_duration(most)}; found out in {format_duration(took)}")
+
+
+def _gigabytes(count: int | None) -> str:
+    return "?" if count is None else f"{count / 1e9:.2f} GB"
 
 
 def swept(runs: "Sequence[Planned]", failed: Mapping[Path, str]) -> None:

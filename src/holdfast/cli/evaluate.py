@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,7 @@ from holdfast.cli.options import AttackOptions, BatchSize, Device, ModelOptions,
 from holdfast.cli.streams import speaks
 
 if TYPE_CHECKING:
+    from holdfast.evaluation.estimate.estimate import Estimate
     from holdfast.evaluation.result import Result
 
 
@@ -43,10 +44,14 @@ def evaluate(  # noqa: PLR0917
     no_checks: Annotated[
         bool, typer.Option("--no-checks", help="Do not find out if the scores can be trusted.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say how long it takes, and how much memory.")
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="Folder for results; by default beside the run.")] = None,
     device: Device = None,
 ) -> None:
     """Attack a retrieval model, score it, and check whether the score can be trusted."""
+    from holdfast.evaluation.estimate.estimate import estimate  # noqa: PLC0415
     from holdfast.evaluation.evaluate import evaluate as run  # noqa: PLC0415
     from holdfast.evaluation.indexed.factory import check_index  # noqa: PLC0415
     from holdfast.evaluation.settings import parse_radii, resolve_settings  # noqa: PLC0415
@@ -78,20 +83,35 @@ def evaluate(  # noqa: PLR0917
     for value in values:
         black = model.black_box and transfer is None
         resolve_settings(images.table.family, protocol, black, eps=value, index=index, **settings)
-    settings |= {"folder": out or target.results(model), "surrogate": transfer, "batch": batch_size, "device": device}
+    settings |= {"surrogate": transfer, "batch": batch_size, "device": device}
+    todo: list[dict[str, Any]] = [{"eps": value, "checks": False} for value in values[:-1]]
+    todo.append({"eps": values[-1], "checks": not no_checks, "index": index})
+    if index is not None:  # without it last: what does not go with it is refused first
+        todo.append({"eps": values[-1], "checks": False})
+    if dry_run:
+        _foretell([estimate(model, images, protocol, **settings, **one) for one in todo], model.name)
+        return
+    settings["folder"] = out or target.results(model)
     with distributed.process_group(distributed.device(device)):
-        results = [run(model, images, protocol, eps=value, checks=False, **settings) for value in values[:-1]]
-        results.append(run(model, images, protocol, eps=values[-1], checks=not no_checks, index=index, **settings))
-        if index is not None:  # without it last: what does not go with it is refused first
-            results.insert(0, run(model, images, protocol, eps=values[-1], checks=False, **settings))
+        results = [run(model, images, protocol, **settings, **one) for one in todo]
+    if index is not None:
+        results.reverse()
+    _show(results, index is not None, published)
+
+
+def _foretell(found: "list[Estimate]", model: str) -> None:
+    from holdfast.cli import display  # noqa: PLC0415
+
     if speaks():
-        _show(results, index is not None, published)
+        display.estimated(model, found)
 
 
 def _show(results: "list[Result]", through_index: bool, published: bool) -> None:
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.report import compare  # noqa: PLC0415
 
+    if not speaks():
+        return
     display.result(results[-1])
     if through_index:
         display.through_index(*results)

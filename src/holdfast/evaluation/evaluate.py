@@ -94,24 +94,14 @@ def evaluate(
 
     Raises HoldfastError for what cannot be evaluated, before any attack.
     """
-    opened = open_model(model)
+    opened, pixels, resolved, other_embed = asked(model, data, protocol, settings, surrogate=surrogate, batch=batch)
     if folder is None and data is None:
         folder = results_folder(opened)
-    pixels = load_test_set(opened) if data is None else as_pixels(data)
-    resolved = resolve_settings(
-        pixels.table.family, protocol, black_box=opened.black_box and surrogate is None, **settings
-    )
-    embed, other_embed = opened.embed, None if surrogate is None else open_model(surrogate).embed
-    if surrogate is not None and not resolved.rules.best:
-        raise HoldfastError(f"protocol {protocol!r} has no transfer attacks; use protocol 'strict'")
-    if batch < 1:
-        raise HoldfastError(f"batch is at least 1 image, not {batch}")
-    check_index(resolved.index)
     where = distributed.device(device)
     white = resolved.attacking and resolved.gradient == "white-box"
     with (
         distributed.process_group(where),
-        examined(embed, pixels, where, resolved, white and surrogate is None) as wrapped,
+        examined(opened.embed, pixels, where, resolved, white and surrogate is None) as wrapped,
         examined(other_embed, pixels, where, resolved, white) as other,
         ExitStack() as held,
     ):
@@ -171,6 +161,28 @@ def evaluate(
             write_benign(place, target.system.queries.ids, unattacked)
             write_json(place / NAME, content)
     return Result(None if place is None else place / NAME, content)
+
+
+def asked(
+    model: str | Path | Embed | OpenedModel,
+    data: Data | None,
+    protocol: str,
+    settings: Mapping[str, Any],
+    *,
+    surrogate: str | Path | Embed | OpenedModel | None,
+    batch: int,
+) -> tuple[OpenedModel, Pixels, AttackSettings, Embed | None]:
+    """What is to be evaluated, on what, how, and whose gradients the attacks see; refused where it does not fit."""
+    opened = open_model(model)
+    pixels = load_test_set(opened) if data is None else as_pixels(data)
+    black_box = opened.black_box and surrogate is None
+    resolved = resolve_settings(pixels.table.family, protocol, black_box=black_box, **settings)
+    if surrogate is not None and not resolved.rules.best:
+        raise HoldfastError(f"protocol {protocol!r} has no transfer attacks; use protocol 'strict'")
+    if batch < 1:
+        raise HoldfastError(f"batch is at least 1 image, not {batch}")
+    check_index(resolved.index)
+    return opened, pixels, resolved, None if surrogate is None else open_model(surrogate).embed
 
 
 def results_folder(model: OpenedModel) -> Path:

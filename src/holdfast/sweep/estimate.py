@@ -7,16 +7,13 @@ from math import nan
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
-from time import perf_counter
 
 import torch
 
-from holdfast.core.batching import WIDTH
 from holdfast.defense.recipes import Recipe
-from holdfast.evaluation.evaluate import evaluate
-from holdfast.evaluation.settings import resolve_settings
+from holdfast.evaluation.estimate.estimate import estimate
 from holdfast.runs.config import Config, WarmupConfig, decisive
-from holdfast.runs.data import family_of, pixels_of, table_of
+from holdfast.runs.data import pixels_of, table_of
 from holdfast.runs.folder import Run
 from holdfast.sweep.plan import Evaluation, Planned
 from holdfast.training.build import embedder_of
@@ -25,9 +22,6 @@ from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
 
 STEPS = 4
-ATTACK_STEPS = 2
-QUERIES = WIDTH
-"""One block of images: fewer cost as much."""
 
 
 class Estimator:
@@ -40,7 +34,7 @@ class Estimator:
     def seconds(self, runs: Sequence[Planned], *, quiet: bool = False) -> list[float]:
         """What is left to do of each run; NaN for one that fails while it is timed.
 
-        Not counted: start-up, validations, and the checks of evaluations. Raises HoldfastError where data is missing.
+        Not counted: start-up and validations. Raises HoldfastError where data is missing.
         """
         for run in runs:
             run.steps()
@@ -85,19 +79,11 @@ class Estimator:
         return self.known[key]
 
     def _evaluation(self, config: Config, evaluation: Evaluation) -> float:
-        """Embedding as it is, and the attacks of a few images and steps scaled up."""
+        """At the most: what a model withstands is not known before it is trained."""
         key = json.dumps([asdict(config.data), config.model.backbone, config.model.dim, asdict(evaluation)])
         if key not in self.known:
-            resolved = resolve_settings(family_of(config), evaluation.protocol, **evaluation.settings)
             pixels = pixels_of(config, table_of(config).test())
-            few = {**evaluation.settings, "steps": min(ATTACK_STEPS, resolved.steps), "max_queries": QUERIES}
-            few.pop("query_budget", None)  # the steps are given
             embedder, _ = embedder_of(replace(config, model=replace(config.model, weights=None)))
-            began = perf_counter()
-            result = evaluate(
-                embedder.eval(), pixels, evaluation.protocol, checks=False, device=self.device, quiet=True, **few
-            )
-            wall, attacking = perf_counter() - began, result.content["cost"]["seconds"]
-            queries, timed = (min(count, len(pixels)) for count in (resolved.max_queries or len(pixels), QUERIES))
-            self.known[key] = wall + attacking * (max(1, queries / timed) * resolved.steps / max(1, few["steps"]) - 1)
+            what = {"checks": evaluation.checks, "device": self.device, **evaluation.settings}
+            self.known[key] = estimate(embedder.eval(), pixels, evaluation.protocol, **what).most
         return self.known[key]

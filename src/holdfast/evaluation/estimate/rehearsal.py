@@ -1,0 +1,210 @@
+"""What attacks and checks take: a few steps of each on a batch, the first stages of the cascade on a few queries."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from holdfast.attacks import RankingAttack
+from holdfast.attacks.base import Attacked
+from holdfast.core.batching import WIDTH
+from holdfast.core.gradients import Gradient
+from holdfast.core.pgd import PGD
+from holdfast.evaluation.checks import check
+from holdfast.evaluation.checks.arrival import LONGER, SAMPLE
+from holdfast.evaluation.checks.trust import CHECKED
+from holdfast.evaluation.estimate.calls import Call, Cost, Pace, cost, most_calls, stretched, watch
+from holdfast.evaluation.estimate.parts import Part
+from holdfast.evaluation.estimate.sketch import Sketch
+from holdfast.evaluation.protocols import TRIALS, Stage
+from holdfast.evaluation.robust.cascade import SAMPLE as LASTING
+from holdfast.evaluation.robust.cascade import descent, followed, stages_of
+from holdfast.evaluation.robust.draws import AVERAGED, DrawingRunner, unattacked
+from holdfast.evaluation.robust.minimal import HALVINGS
+from holdfast.evaluation.runner import Runner, Target, narrowed
+from holdfast.evaluation.settings import AttackSettings
+from holdfast.util.progress import Progress
+
+STEPS = 4
+"""Of an attack that is timed."""
+STAGES = 2
+"""Stages of the cascade that are tried to their end; who withstands them is expected to withstand the others."""
+FEWEST, SHARE, MOST = 32, 8, 64
+"""On how many queries these are tried: an eighth of those attacked, within these bounds."""
+AGAIN = 8
+"""Queries that the checks are tried on."""
+
+
+class Tried(NamedTuple):
+    """An attack by the descent ``tried``, shorter than the one ``asked`` for, on a batch. approach: it has one."""
+
+    calls: list[Call]
+    pace: Pace
+    tried: PGD
+    asked: PGD
+    approach: bool
+
+    def costs(self, images: int, batch: int, times: int = 1) -> tuple[Cost, Cost]:
+        """What a descent ``times`` as long as asked costs: as expected, and at the most."""
+        asked = replace(self.asked, steps=times * self.asked.steps)
+        expected = stretched(self.calls, self.tried, asked, self.approach)
+        most = most_calls(asked, self.approach)
+        return cost(expected, images, batch, self.pace), cost(most, images, batch, self.pace)
+
+
+class Stood(NamedTuple):
+    """A stage of the cascade tried to its end: its calls, on how many queries, and how many of them withstood it."""
+
+    calls: list[Call]
+    tried: int
+    withstood: int
+
+
+@dataclass(frozen=True, eq=False)
+class Rehearsal:
+    """The attacks of a budget on the images of a sketch, and what they take on all, ``total`` queries among them.
+
+    batch: images attacked at once. surrogate: what the attacks see in place of the target.
+    """
+
+    sketch: Sketch
+    resolved: AttackSettings
+    runners: Sequence[Runner]
+    total: int
+    batch: int
+    surrogate: Target | None = None
+    paces: dict[tuple[Gradient, int, int], Pace] = field(default_factory=dict)
+
+    @property
+    def target(self) -> Target:
+        return self.sketch.target
+
+    @cached_property
+    def right(self) -> Tensor:
+        """Which of the queries to try (t,) are right unattacked."""
+        return unattacked(self.target, self.sketch.rows("query"), self.resolved.seed) > 0
+
+    @property
+    def rows(self) -> Tensor:
+        """Of the queries to try, those that are right unattacked; all where none is."""
+        return self.sketch.rows("query")[self.right | ~self.right.any()]
+
+    @cached_property
+    def tried(self) -> dict[str, Tried]:
+        """The attacks, by name."""
+        found: dict[str, Tried] = {}
+        for runner in self.runners:
+            rows = self.sketch.rows(runner.attack.side)[: self.batch]
+            short = replace(runner.pgd, steps=min(STEPS, runner.pgd.steps))
+            if not found:  # to warm up
+                self._watched(replace(runner, pgd=replace(short, steps=1)), self.target, rows, self.surrogate)
+            calls, pace, _ = self._watched(replace(runner, pgd=short), self.target, rows, self.surrogate)
+            approach = self._approaches(runner.attack, rows)
+            found[runner.name] = Tried(calls, pace, short, runner.pgd, approach)
+        return found
+
+    @cached_property
+    def stood(self) -> list[Stood]:
+        """The first stages of the cascade."""
+        count = min(max(FEWEST, self.total // SHARE), MOST, len(self.rows))
+        left, found = self.rows[torch.linspace(0, len(self.rows) - 1, count).long()], list[Stood]()
+        for stage in [*stages_of(self.resolved)][:STAGES]:
+            if tried := len(left):
+                with narrowed(self.target, tried) as few:
+                    calls, _, attacked = self._watched(self._runner(stage), few, left, followed(stage, self.surrogate))
+                left = left[attacked.after["R@1"] > 0]
+                found.append(Stood(calls, tried, len(left)))
+        return found
+
+    @property
+    def withstand(self) -> int:
+        """How many queries are expected to withstand the cascade."""
+        return self._left(self.stood[-1].withstood)
+
+    def attacks(self) -> Iterator[Part]:
+        """Each of the attacks."""
+        for runner in self.runners:
+            tried = self.tried[runner.name]
+            yield _part(runner.name, tried.costs(len(runner.images), self.batch), tried.pace)
+
+    def cascade(self) -> Iterator[Part]:
+        """Each stage of robust R@1."""
+        for i, stage in enumerate(stages_of(self.resolved)):
+            most, known = self._most(stage), self.stood[i] if i < len(self.stood) else None
+            calls, images = (known.calls, self._left(known.tried)) if known else (most, self.withstand)
+            pace, whole = self._pace(stage, images), self._pace(stage, self.total)
+            costs = cost(calls, images, self.batch, pace), cost(most, self.total, self.batch, whole)
+            yield _part(stage.name, costs, whole)
+
+    def minimal(self) -> Part:
+        """The search for the smallest ε of each query that the cascade breaks, none of whose trials ends early."""
+        calls = [call for stage in stages_of(self.resolved, TRIALS) for call in self._most(stage)] * HALVINGS
+        stage, broken = next(stages_of(self.resolved)), self._left(self.stood[0].tried) - self.withstand
+        paces = [self._pace(stage, images) for images in (broken, self.total)]
+        costs = cost(calls, broken, self.batch, paces[0]), cost(calls, self.total, self.batch, paces[1])
+        return _part("minimal ε", costs, paces[1])
+
+    def checks(self) -> Part:
+        """What is found out about the scores."""
+        total, some = min(CHECKED, self.total), self.sketch.rows("query")[:AGAIN]
+        with narrowed(self.target, len(some)) as few, Progress("", 0, quiet=True) as progress:
+            calls, alone, _ = watch(few, len(some), lambda target, _: check(target, self.resolved, some, progress))
+        whole = [tried.pace for tried in self.tried.values()]
+        whole += [self._pace(stage, WIDTH) for stage in stages_of(self.resolved)][:1] if self.resolved.cascade else []
+        pace = replace(max(whole or [alone], key=lambda one: len(one.block)), beside=alone.beside)
+        costs = [
+            (cost(calls, total, total, pace), cost([one._replace(share=1.0) for one in calls], total, total, pace))
+        ]
+        for tried in self.tried.values() if not self.resolved.black_box else ():
+            if tried.asked.best:
+                costs.append(tried.costs(min(SAMPLE, self.total), SAMPLE, LONGER))
+        for stage in stages_of(self.resolved) if self.resolved.cascade and not self.resolved.black_box else ():
+            if stage.lasting:
+                longer, images = self._most(stage, LONGER), [min(LASTING, one) for one in (self.withstand, self.total)]
+                least, most = (cost(longer, one, LASTING, self._pace(stage, one)) for one in images)
+                costs.append((least, most))
+        expected, highest = (sum(column, Cost()) for column in zip(*costs, strict=True))
+        return _part("checks", (expected, highest), pace)
+
+    def _left(self, tried: int) -> int:
+        """How many of all queries are expected to be left where ``tried`` of those that stages were tried on are."""
+        return round(self.total * float(self.right.double().mean()) * tried / self.stood[0].tried)
+
+    def _runner(self, stage: Stage, steps: int | None = None) -> Runner:
+        pgd = descent(stage, self.resolved)
+        pgd = pgd if steps is None else replace(pgd, steps=min(steps, pgd.steps), restarts=0)
+        return DrawingRunner(stage.name, stage.attack, pgd, self.rows, self.resolved.seed, self.batch)
+
+    def _most(self, stage: Stage, times: int = 1) -> list[Call]:
+        draws = AVERAGED if self.target.model.random else 1
+        approach = stage.attack.away or stage.attack.toward is not None
+        return most_calls(replace(descent(stage, self.resolved, times), draws=draws), approach)
+
+    def _pace(self, stage: Stage, images: int) -> Pace:
+        """How fast a stage's calls are on so many queries; those of an approach take no longer."""
+        rows = self.rows[: max(1, min(images, self.batch, len(self.rows)))]
+        with narrowed(self.target, min(images, WIDTH)) as few:
+            key = stage.gradient, stage.attack.count, few.model.width
+            if key not in self.paces:
+                runner, other = self._runner(stage, STEPS), followed(stage, self.surrogate)
+                self.paces[key] = self._watched(runner, few, rows, other)[1]
+        return self.paces[key]
+
+    def _watched(
+        self, runner: Runner, target: Target, rows: Tensor, surrogate: Target | None
+    ) -> tuple[list[Call], Pace, Attacked]:
+        return watch(target, len(rows), lambda one, other: runner.carry_out(one, rows, other), surrogate)
+
+    def _approaches(self, attack: RankingAttack, rows: Tensor) -> bool:
+        one = self.target.system.perturbed(attack).take(rows[:1])
+        generators = [torch.Generator().manual_seed(0)]
+        chosen = attack.choose(one, self.target.system, generators)
+        return attack.plan(one, self.target.system, chosen).approach is not None
+
+
+def _part(name: str, costs: tuple[Cost, Cost], pace: Pace) -> Part:
+    expected, most = costs
+    return Part(name, expected.passes, expected.seconds, max(expected.seconds, most.seconds), pace.memory)
