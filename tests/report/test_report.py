@@ -83,6 +83,20 @@ def test_a_row_of_the_table(tmp_path: Path) -> None:
     }
 
 
+def test_neighbours_that_differ_in_radius_only_stand_by_rising_radius(tmp_path: Path) -> None:
+    names = [("a", 8), ("a", 2), ("b", 4), ("a", 1), ("b", 2), ("b", 1)]
+    files = [
+        write(tmp_path / f"{i}.json", name=name, settings={"eps": eps / 255}) for i, (name, eps) in enumerate(names)
+    ]
+    files.append(write(tmp_path / "weak.json", name="b", settings={"eps": 0.5 / 255, "steps": 2}))
+    header, rows = table(find(files))
+    shown = [(row[0], row[header.index("ε")]) for row in rows]
+    assert shown == [
+        *[("a", "2/255"), ("a", "8/255"), ("b", "4/255"), ("a", "1/255")],
+        *[("b", "1/255"), ("b", "2/255"), ("b", "0.5/255")],
+    ]
+
+
 def test_what_was_not_measured_is_empty(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", **{"ERS": None, "robust R@1": None, "trusted": None})
     content = json.loads(path.read_text())

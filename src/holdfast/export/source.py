@@ -87,7 +87,8 @@ def _placeless(backbone: str) -> str:
 def results_of(run: Run, weights: str) -> tuple[Result, ...]:
     """The evaluations of a run's weights in its folder: of the present ones, as far as the cost of training tells.
 
-    Those with an ERS come first, of these protocol strict, white-box before the rest, with the most images attacked.
+    Those with an ERS come first, of these protocol strict, white-box before the rest, with the most images attacked;
+    then by rising ε.
     """
     cost = run.cost()
     found = [read(path) for path in sorted(run.folder.glob(f"evaluations/*/{NAME}"))]
@@ -96,7 +97,7 @@ def results_of(run: Run, weights: str) -> tuple[Result, ...]:
     return tuple(sorted((result for result in found if cost.items() <= result.training.items()), key=_rank))
 
 
-def _rank(result: Result) -> tuple[bool, bool, bool, int]:
+def _rank(result: Result) -> tuple[bool, bool, bool, int, float]:
     whole, protocol = result.number("ERS") is not None, result.content["protocol"]
     attacked = result.content["data"].get("attacked") or 0
-    return not whole, protocol != "strict", result.protocol != protocol, -attacked
+    return not whole, protocol != "strict", result.protocol != protocol, -attacked, result.eps or 0.0

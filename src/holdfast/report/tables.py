@@ -1,6 +1,7 @@
 """Results as a table, in Markdown, as CSV and as JSON."""
 
 from collections.abc import Collection, Iterator, Sequence
+from itertools import groupby
 from math import isinf
 from typing import NamedTuple
 
@@ -63,14 +64,16 @@ def _place(name: str) -> tuple[bool, float]:
 
 
 def table(results: Sequence[Result]) -> tuple[Header, Rows]:
-    """One row per result.
+    """One row per result; neighbours that differ in ε only stand by rising ε.
 
     Percentages have one decimal, TMA and ES:D three; ERS is followed by its interval; the cost of training is in image
     passes (``1.23M``) and seconds; minimal ε is the median. A cell is empty where nothing was measured.
     """
     measures = measures_of(results)
     header = ["name", *SETTING, *measures, *COST, "verdict"]
-    return header, [[one.name, *setting_of(one), *texts(one, measures, ("ERS",)), one.verdict] for one in results]
+    alike = groupby(results, lambda one: (one.name, setting_of(one)._replace(radius="")))
+    ordered = [one for _, group in alike for one in sorted(group, key=lambda one: one.eps or 0.0)]
+    return header, [[one.name, *setting_of(one), *texts(one, measures, ("ERS",)), one.verdict] for one in ordered]
 
 
 def markdown_text(results: Sequence[Result], columns: Sequence[str] = ()) -> str:
