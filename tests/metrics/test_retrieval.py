@@ -193,13 +193,16 @@ def test_precision_follows_the_input_but_is_never_below_float32() -> None:
     positives=st.integers(1, 30),
     coarse=st.booleans(),
     bins=st.sampled_from([1, 5, 4096]),
+    huge=st.booleans(),
 )
-def test_all_ways_to_rank_agree(seed: int, items: int, positives: int, coarse: bool, bins: int) -> None:
+def test_all_ways_to_rank_agree(  # noqa: PLR0917
+    seed: int, items: int, positives: int, coarse: bool, bins: int, huge: bool
+) -> None:
     """One full sort, as on an accelerator, and the rows one by one, as on a CPU, where few positives are compared with
-    all items and more are found in bins; unused places hold infinity."""
+    all items and more are found in bins; unused places hold infinity. Some differences are too large for their type."""
     rng = np.random.default_rng(seed)
     distances = rng.integers(0, 6, (5, items)) if coarse else rng.standard_normal((5, items))
-    table = torch.from_numpy(distances.astype(np.float32))
+    table = torch.from_numpy((distances * (1e38 if huge else 1)).clip(-3e38, 3e38).astype(np.float32))
     positives = min(positives, items)
     relevant = torch.from_numpy(rng.integers(1, positives + 1, 5))
     wanted = table[:, :positives].clone()

@@ -276,7 +276,7 @@ def test_what_training_cost_is_told_by_an_exported_folder(tmp_path: Path) -> Non
     run = Run(tmp_path)
     run.cost_file.write_text('{"steps": 3, "passes": 99.0, "seconds": 0.75}')
     assert run.cost() == {"steps": 3, "passes": 99.0, "seconds": 0.75}
-    for content in ('{"steps": -1}', '{"seconds": "long"}', "[]", "3"):
+    for content in ('{"steps": -1}', '{"seconds": "long"}', '{"seconds": 1e999}', '{"passes": -5.0}', "[]", "3"):
         run.cost_file.write_text(content)
         with pytest.raises(HoldfastError, match=r"cost\.json"):
             run.cost()

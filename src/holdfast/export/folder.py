@@ -4,7 +4,7 @@
 
     config.json, model.safetensors   the embedder, for ``Embedder.from_pretrained``
     config.yaml                      the settings of training, without places of one machine
-    cost.json                        what training took, where that is known
+    cost.json                        what training took, as far as that is known
     README.md                        the model card
     evaluations/*/result.json        what the card is made from
     .eval_results/holdfast.yaml      scores for a leaderboard of the Hub, where one is named
@@ -46,8 +46,7 @@ def write(source: Source, folder: Path, precision: str = "float32", benchmark: s
     chosen_on = source.config.chosen_on if source.weights == "best" else None
     source.embedder.save_pretrained(folder, dtype=PRECISIONS[precision], weights=source.weights, chosen_on=chosen_on)
     (folder / "config.yaml").write_text(portable(source.config).to_yaml())
-    if source.cost:
-        write_json(folder / "cost.json", source.cost)
+    write_json(folder / "cost.json", source.cost)
     (folder / "README.md").write_text(card(source, precision), encoding="utf-8")
     if benchmark is not None:
         write_text(folder / PLACE_OF_SCORES, eval_results(source.results, benchmark))

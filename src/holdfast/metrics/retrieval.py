@@ -185,6 +185,10 @@ def _found_in_bins(items: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, n
     bin, so only those that share a bin with a wanted one are sorted, and the others counted."""
     near = items[items <= wanted[-1]]
     low = near.min()
+    with np.errstate(over="ignore"):
+        if not np.isfinite(wanted[-1] - low):
+            near.sort()
+            return near.searchsorted(wanted), near.searchsorted(wanted, side="right")
     width = max((wanted[-1] - low) / BINS, np.finfo(items.dtype).tiny)
     bins, places = (((values - low) / width).astype(np.intp) for values in (near, wanted))
     counts = np.bincount(bins)

@@ -62,8 +62,8 @@ class Cost(TypedDict, total=False):
     """What training took: optimiser steps, images passed forward, and seconds in these steps."""
 
     steps: Whole
-    passes: StrictFloat
-    seconds: StrictFloat
+    passes: Annotated[StrictFloat, Field(ge=0, le=1e30)]
+    seconds: Annotated[StrictFloat, Field(ge=0, le=1e30)]
 
 
 class _Epoch(TypedDict):

@@ -65,6 +65,10 @@ def test_stages_that_no_query_is_left_for_cost_nothing() -> None:
         ({"protocol": "worst", "eps": 0}, ("checks",)),
         ({"protocol": "worst", "minimal_eps": True}, (*STAGES, "minimal ε", "checks")),
         ({"protocol": "worst", "gradient": "nes", "query_budget": 120}, ("square", "nes", "checks")),
+        (
+            {"protocol": "worst", "gradient": "square", "query_budget": 60, "eps": 0.3, "minimal_eps": True},
+            ("square", "nes", "minimal ε", "checks"),
+        ),
         ({"attacks": ("es",), "gradient": "square", "query_budget": 20}, ("es", "checks")),
         ({"attacks": ("es",), "steps": 2, "surrogate": embedder(1)}, ("es", "checks")),
     ],
@@ -75,6 +79,14 @@ def test_every_part_of_an_evaluation_is_there(given: dict[str, Any], parts: tupl
     assert names(found) == ("embedding", *["embedding"] * ("surrogate" in given), "benign metrics", *parts)
     assert all(part.seconds <= part.most for part in found.parts)
     assert found.took > 0
+    assert all(part.passes > 0 for part in found.parts if part.name == "minimal ε")
+
+
+def test_an_index_that_is_built_is_a_part() -> None:
+    pytest.importorskip("faiss", reason="needs faiss-cpu")
+    found = estimate(MODEL, digits(), eps=0.1, steps=1, attacks=("es",), checks=False, index="SQ8", **FEW)
+    assert names(found) == ("embedding", "index", "benign metrics", "es")
+    assert found.basis[1] == "1 step of each attack"
 
 
 def test_few_images_are_embedded_of_a_large_set(monkeypatch: pytest.MonkeyPatch) -> None:

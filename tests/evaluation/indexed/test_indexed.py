@@ -204,6 +204,7 @@ def test_what_may_go_with_some_model_is_an_index(word: str) -> None:
     ("word", "message"),
     [
         ("PQ3", "index PQ3 does not go with 80 vectors of 16 numbers .*multiple of the number of subquantizers"),
+        ("IVF4,Flat:nprobe=0", "index IVF4,Flat:nprobe=0 does not go with 80 vectors of 16 numbers"),
         ("IVF256,Flat", "index IVF256,Flat does not go with 80 vectors of 16 numbers .*training points .80."),
     ],
 )

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from holdfast.core.pgd import Embed
-from holdfast.evaluation.estimate.parts import Part, benign, embedding
+from holdfast.evaluation.estimate.parts import Part, benign, embedding, through_index
 from holdfast.evaluation.estimate.rehearsal import STEPS, Rehearsal
 from holdfast.evaluation.estimate.sketch import sketch
 from holdfast.evaluation.evaluate import Data, asked, examined
-from holdfast.evaluation.indexed.gallery import images_at_once, indexed
+from holdfast.evaluation.indexed.gallery import images_at_once
 from holdfast.evaluation.robust.cascade import stages_of
 from holdfast.evaluation.runner import attacked_rows, runners_of
 from holdfast.evaluation.scores import share
@@ -75,7 +75,9 @@ def estimate(
         drawn = sketch(wrapped, pixels, resolved, batch, device=where)
         transfer = None if seen is None else sketch(seen, pixels, resolved, batch, device=where, known=drawn.known)
         parts = [embedding(one) for one in (drawn, transfer) if one is not None]
-        drawn = replace(drawn, target=indexed(drawn.target, resolved)[0])
+        if resolved.index is not None:
+            drawn, building = through_index(drawn, resolved)
+            parts.append(building)
         parts.append(benign(drawn))
         basis = [f"{len(drawn.known):,} of {counted(len(pixels), 'image')} embedded"]
         runners = runners_of(drawn.target, resolved, batch)
@@ -84,7 +86,11 @@ def estimate(
             total = len(attacked_rows("query", drawn.target, resolved))
             tried = Rehearsal(drawn, resolved, runners, total, batch, None if transfer is None else transfer.target)
             parts += tried.attacks()
-            basis += [f"{counted(STEPS, 'step')} of each attack"] * bool(runners)
+            basis += (
+                [f"{counted(min(STEPS, max(one.pgd.steps for one in runners)), 'step')} of each attack"]
+                if runners
+                else []
+            )
             if resolved.cascade and tried.stood:
                 parts += tried.cascade()
                 names = " and ".join(stage.name for stage, _ in zip(stages_of(resolved), tried.stood, strict=False))

@@ -1,12 +1,14 @@
-"""What embedding and the benign metrics take: of some images, scaled to all."""
+"""What embedding, an index and the benign metrics take: of some images, scaled to all."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import torch
 
 from holdfast.evaluation.estimate.memory import peak
 from holdfast.evaluation.estimate.sketch import Sketch
+from holdfast.evaluation.indexed.gallery import indexed
+from holdfast.evaluation.settings import AttackSettings
 from holdfast.metrics.clustering import kmeans
 from holdfast.metrics.collapse import gauges
 from holdfast.metrics.retrieval import per_query
@@ -32,6 +34,15 @@ def embedding(sketch: Sketch) -> Part:
     count = len(sketch.target.pixels)
     seconds = sketch.seconds * count / len(sketch.known)
     return Part("embedding", count, seconds, seconds, sketch.memory)
+
+
+def through_index(sketch: Sketch, resolved: AttackSettings) -> tuple[Sketch, Part]:
+    """The same images behind the index, and what it took to train and fill that."""
+    began = perf_counter()
+    with peak(sketch.target.system.gallery.embeddings.device) as used:
+        target = indexed(sketch.target, resolved)[0]
+    seconds = perf_counter() - began
+    return replace(sketch, target=target), Part("index", 0, seconds, seconds, used.bytes)
 
 
 def benign(sketch: Sketch) -> Part:

@@ -19,11 +19,11 @@ from holdfast.evaluation.checks.trust import CHECKED
 from holdfast.evaluation.estimate.calls import Call, Cost, Pace, cost, most_calls, stretched, watch
 from holdfast.evaluation.estimate.parts import Part
 from holdfast.evaluation.estimate.sketch import Sketch
-from holdfast.evaluation.protocols import TRIALS, Stage
+from holdfast.evaluation.protocols import Stage
 from holdfast.evaluation.robust.cascade import SAMPLE as LASTING
 from holdfast.evaluation.robust.cascade import descent, followed, stages_of
 from holdfast.evaluation.robust.draws import AVERAGED, DrawingRunner, unattacked
-from holdfast.evaluation.robust.minimal import HALVINGS
+from holdfast.evaluation.robust.minimal import HALVINGS, trials_of
 from holdfast.evaluation.runner import Runner, Target, narrowed
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.util.progress import Progress
@@ -141,7 +141,7 @@ class Rehearsal:
 
     def minimal(self) -> Part:
         """The search for the smallest ε of each query that the cascade breaks, none of whose trials ends early."""
-        calls = [call for stage in stages_of(self.resolved, TRIALS) for call in self._most(stage)] * HALVINGS
+        calls = [call for stage in trials_of(self.resolved) for call in self._most(stage)] * HALVINGS
         stage, broken = next(stages_of(self.resolved)), self._left(self.stood[0].tried) - self.withstand
         paces = [self._pace(stage, images) for images in (broken, self.total)]
         costs = cost(calls, broken, self.batch, paces[0]), cost(calls, self.total, self.batch, paces[1])
@@ -153,7 +153,9 @@ class Rehearsal:
         with narrowed(self.target, len(some)) as few, Progress("", 0, quiet=True) as progress:
             calls, alone, _ = watch(few, len(some), lambda target, _: check(target, self.resolved, some, progress))
         whole = [tried.pace for tried in self.tried.values()]
-        whole += [self._pace(stage, WIDTH) for stage in stages_of(self.resolved)][:1] if self.resolved.cascade else []
+        whole += (
+            [self._pace(stage, WIDTH) for stage in [*stages_of(self.resolved)][:1]] if self.resolved.cascade else []
+        )
         pace = replace(max(whole or [alone], key=lambda one: len(one.block)), beside=alone.beside)
         costs = [
             (cost(calls, total, total, pace), cost([one._replace(share=1.0) for one in calls], total, total, pace))

@@ -90,6 +90,7 @@ def build_index(word: str, items: Tensor) -> GalleryIndex:
         coder = faiss.downcast_index(base.storage) if isinstance(base, faiss.IndexHNSW) else index
         size = coder.sa_code_size() + (4 * base.hnsw.nb_neighbors(0) if isinstance(base, faiss.IndexHNSW) else 0)
         decoded = vectors if isinstance(base, faiss.IndexLSH) else _decoded(index, vectors)
+        index.search(vectors[:1].numpy(), 1)
     except RuntimeError as error:
         size = f"{counted(len(vectors), 'vector')} of {counted(vectors.shape[1], 'number')}"
         raise HoldfastError(f"index {word} does not go with {size} ({faiss_said(error)})") from None

@@ -100,6 +100,11 @@ def summary(ids: Iterable[int], sizes: list[float], recall: list[float], eps: fl
     }
 
 
+def trials_of(resolved: AttackSettings) -> list[Stage]:
+    """What a query meets at each radius: the stages of its cascade where none of :data:`.TRIALS` can be made."""
+    return [*stages_of(resolved, TRIALS)] or [*stages_of(resolved)]
+
+
 Trial = Callable[[int, Tensor, Tensor, Tensor], Attacked]
 """From the number of a halving, the places (n,) of the images to try, where they start (n, C, H, W) and their radii
 (n,), to what becomes of them."""
@@ -147,7 +152,7 @@ class Bisection(Runner):
     def carry_out(self, target: Target, rows: Tensor, surrogate: Target | None = None) -> Attacked:
         attempt = partial(self._attempt, target, surrogate)
         found = self._broken_again(target.system.queries.ids[rows].tolist(), rows, attempt)
-        trials = list(stages_of(self.resolved, TRIALS)) or [*stages_of(self.resolved)]
+        trials = trials_of(self.resolved)
 
         def tried(stage: Stage, i: int, places: Tensor, start: Tensor, radius: Tensor) -> Attacked:
             breaker, name = (stage, len(self.images)), f"{NAME}.{i}.{stage.name}"
