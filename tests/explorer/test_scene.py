@@ -1,6 +1,5 @@
 """Models side by side: what is found, and that an attack is the one that ``holdfast attack`` makes."""
 
-from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from holdfast.explorer.attacking.ranking import FIRST, ranked
 from holdfast.explorer.jobs import Cancelled
 from holdfast.explorer.scene import Query, Scene, open_scene
 from holdfast.util.errors import HoldfastError
+from tests.explorer.conftest import IMAGES
 from tests.helpers.explorer_runs import run_folder
 from tests.helpers.tiny import photos
 
 EPS = 0.3
-IMAGES = 120
 
 
 def quiet(progress: Any) -> None:
@@ -43,18 +42,6 @@ def on_photos(folder: Path, root: Path) -> Path:
     """A run on a folder of colour images."""
     settings = {"data.name": "folder", "data.root": str(root), "data.size": 8, "data.resize": 8}
     return run_folder(folder, **settings, **{"model.backbone": "c2f2"})
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    root = tmp_path_factory.mktemp("runs")
-    return [str(run_folder(root / name, seed)) for seed, name in enumerate(("one", "other"))]
-
-
-@pytest.fixture(scope="module")
-def scene(folders: list[str]) -> Iterator[Scene]:
-    with open_scene(folders, images=IMAGES, device="cpu", quiet=True) as scene:
-        yield scene
 
 
 # --- the models and their test set

@@ -1,6 +1,5 @@
 """The threats of the explorer: a patch on one query, and a hub."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -24,9 +23,8 @@ from holdfast.explorer.scene import Query, Scene, open_scene
 from holdfast.threats.hub import attack_hub
 from holdfast.threats.shared import ROUNDS, laid
 from holdfast.util.errors import HoldfastError
-from tests.helpers.explorer_runs import run_folder
 
-IMAGES, STEPS = 120, 5
+STEPS = 5
 
 
 def quiet(progress: Any) -> None:
@@ -44,18 +42,6 @@ def pixels(content: bytes) -> torch.Tensor:
 
 def seventh(scene: Scene) -> Query:
     return scene.ask(list(scene.rows)[7])
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    root = tmp_path_factory.mktemp("runs")
-    return [str(run_folder(root / name, seed)) for seed, name in enumerate(("one", "other"))]
-
-
-@pytest.fixture(scope="module")
-def scene(folders: list[str]) -> Iterator[Scene]:
-    with open_scene(folders, images=IMAGES, device="cpu", quiet=True) as scene:
-        yield scene
 
 
 # --- a patch

@@ -141,7 +141,7 @@ CASCADE: tuple[Stage, ...] = (
     Stage("margin-noise", Misrank(start=1.0), restarts=1),
     Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
-"""The stages of robust R@1, in order; see docs/robustness.md."""
+"""The stages of robust R@1, in order; see docs/concepts/robust.md."""
 
 BLACK_BOX: tuple[Stage, ...] = (
     Stage("square", Misrank(), 250, gradient=Square()),

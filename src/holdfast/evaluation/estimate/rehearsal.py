@@ -32,7 +32,7 @@ STEPS = 4
 """Of an attack that is timed."""
 STAGES = 2
 """Stages of the cascade that are tried to their end; who withstands them is expected to withstand the others."""
-FEWEST, SHARE, MOST = 32, 8, 64
+FEWEST, ONE_IN, MOST = 32, 8, 64
 """On how many queries these are tried: an eighth of those attacked, within these bounds."""
 AGAIN = 8
 """Queries that the checks are tried on."""
@@ -109,7 +109,7 @@ class Rehearsal:
     @cached_property
     def stood(self) -> list[Stood]:
         """The first stages of the cascade."""
-        count = min(max(FEWEST, self.total // SHARE), MOST, len(self.rows))
+        count = min(max(FEWEST, self.total // ONE_IN), MOST, len(self.rows))
         left, found = self.rows[torch.linspace(0, len(self.rows) - 1, count).long()], list[Stood]()
         for stage in [*stages_of(self.resolved)][:STAGES]:
             if tried := len(left):

@@ -51,6 +51,12 @@ class Offer:
         }
 
 
+def _of_a_pair(title: str, aim: str, made: Callable[[], Pair]) -> Offer:
+    """An attack on a verifier."""
+    words, takes = AttackWords(title, aim, COMPARED), (*BUDGET, TEMPLATE)
+    return Offer(words, attack_pair, lambda seed: made(), takes=takes, shows="pair", indexed=False)
+
+
 OFFERS: dict[str, Offer] = {
     **{name: Offer(words) for name, words in ATTACK_WORDS.items() if ATTACKS[name].side == "query"},
     Patch.name: Offer(
@@ -81,29 +87,15 @@ OFFERS: dict[str, Offer] = {
         shows="hub",
         indexed=False,
     ),
-    "dodging": Offer(
-        AttackWords(
-            "no longer recognised",
-            "Moves the image as far as possible from another one of its class, so that a verifier takes them for two.",
-            COMPARED,
-        ),
-        attack_pair,
-        lambda seed: Pair("dodging", Dodging()),
-        takes=(*BUDGET, TEMPLATE),
-        shows="pair",
-        indexed=False,
+    "dodging": _of_a_pair(
+        "no longer recognised",
+        "Moves the image as far as possible from another one of its class, so that a verifier takes them for two.",
+        lambda: Pair("dodging", Dodging()),
     ),
-    "impersonation": Offer(
-        AttackWords(
-            "taken for another",
-            "Moves the image onto one of another class, so that a verifier takes them for the same.",
-            COMPARED,
-        ),
-        attack_pair,
-        lambda seed: Pair("impersonation", NearestImpersonation()),
-        takes=(*BUDGET, TEMPLATE),
-        shows="pair",
-        indexed=False,
+    "impersonation": _of_a_pair(
+        "taken for another",
+        "Moves the image onto one of another class, so that a verifier takes them for the same.",
+        lambda: Pair("impersonation", NearestImpersonation()),
     ),
 }
 """By name: the attacks on queries of :data:`.ATTACKS`, then the threats."""
