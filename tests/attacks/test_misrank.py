@@ -1,6 +1,4 @@
-"""Attacks on robust R@1 against twins: the margin, its soft form, and whose items are rivals."""
-
-import math
+"""Attacks on robust R@1 against twins: the margin, the odds that they follow, and whose items are rivals."""
 
 import pytest
 import torch
@@ -8,30 +6,36 @@ from torch import Tensor
 
 from holdfast.attacks import System
 from holdfast.attacks.base import attack_images
-from holdfast.attacks.misrank import TEMPERATURE, Misrank
-from holdfast.core.objectives import WRONG, DistanceToTarget
-from holdfast.core.pgd import PGD, Adaptive, LInf
+from holdfast.attacks.misrank import LEAST, Misrank
+from holdfast.core.ball import LInf
+from holdfast.core.objectives import DistanceToTarget
+from holdfast.core.odds import WRONG
+from holdfast.core.pgd import PGD, Adaptive
 from tests.oracles.attacks import Listed, listed, recall_at_1, world
 from tests.oracles.steps import distance
 
 
-def softmin(distances: list[float], count: int, temperature: float) -> float:
-    nearest = sorted(distances)[:count]
-    return -temperature * math.log(sum(math.exp(-d / temperature) for d in nearest))
+def log_weight(distances: list[Tensor], temperature: float) -> Tensor:
+    return torch.stack([-d / temperature for d in distances]).logsumexp(0)
 
 
-def naive(attack: Misrank, z: list[float], clean: list[float], query: int, sides: tuple[Listed, Listed]) -> float:
-    """The objective of one query at ``z``."""
+def naive(
+    attack: Misrank, z: Tensor, clean: list[float], query: int, sides: tuple[Listed, Listed]
+) -> tuple[float, Tensor]:
+    """The objective of one query at ``z`` (D,), and the gradient that a descent follows, by differentiation."""
     queries, gallery = sides
     label, identity = queries.labels[query], queries.ids[query]
     seen = [i for i in range(len(gallery)) if gallery.ids[i] != identity]
-    away = sorted((distance(clean, gallery.points[i]), i) for i in seen)
-    temperature = TEMPERATURE * away[(len(away) - 1) // 2][0]
-    d = {i: distance(z, gallery.points[i]) for i in seen}
+    away = sorted(distance(clean, gallery.points[i]) for i in seen)
+    z = z.double().requires_grad_()
+    d = {i: (z - torch.tensor(gallery.points[i], dtype=torch.float64)).norm() for i in seen}
     match, other = ([d[i] for i in seen if (gallery.labels[i] == label) == same] for same in (True, False))
-    if min(other) < min(match):
-        return WRONG
-    return softmin(other, attack.count, temperature) - softmin(match, attack.count, temperature)
+    margin = min(other).item() - min(match).item()
+    if margin < 0:
+        return WRONG, torch.zeros_like(z)
+    temperature = max(attack.odds * margin, LEAST * away[(len(away) - 1) // 2])
+    (gradient,) = torch.autograd.grad(log_weight(match, temperature) - log_weight(other, temperature), z)
+    return margin, gradient
 
 
 def moved(system: System, seed: int) -> Tensor:
@@ -39,18 +43,23 @@ def moved(system: System, seed: int) -> Tensor:
     return system.queries.embeddings + 0.1 * noise
 
 
-@pytest.mark.parametrize("attack", [Misrank(), Misrank(3), Misrank(50)])
+@pytest.mark.parametrize("attack", [Misrank(), Misrank(odds=0.1), Misrank(odds=3)])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_objective_is_the_naive_one(attack: Misrank, seed: int) -> None:
+def test_the_objective_is_the_margin_and_its_gradient_that_of_the_odds(attack: Misrank, seed: int) -> None:
     system = world(seed, queries=12, items=30, grid=False)
     queries = system.queries
-    z = moved(system, seed)
+    z = moved(system, seed)[:, None].requires_grad_()
     objective = attack.plan(queries, system, queries.ids.new_empty((12, 0))).objective
-    got = objective(z[:, None], torch.arange(12))
+    values = objective(z, torch.arange(12))
+    (gradients,) = torch.autograd.grad(values.sum(), z)
+    assert torch.equal(values, objective(z.detach(), torch.arange(12)))
     sides = listed(queries), listed(system.gallery)
-    for i, (found, at, clean) in enumerate(zip(got.tolist(), z.tolist(), queries.embeddings.tolist(), strict=True)):
-        expected = naive(attack, at, clean, i, sides)
-        assert found == pytest.approx(expected, abs=2e-4)
+    for i, clean in enumerate(queries.embeddings.tolist()):
+        value, gradient = naive(attack, z[i, 0].detach(), clean, i, sides)
+        assert values[i].item() == pytest.approx(value, abs=2e-4)
+        torch.testing.assert_close(
+            gradients[i, 0].double(), gradient, rtol=0, atol=1e-3 + 0.02 * float(gradient.norm())
+        )
 
 
 def test_a_wrong_query_is_finished_and_pulls_no_more() -> None:
@@ -66,9 +75,7 @@ def test_a_wrong_query_is_finished_and_pulls_no_more() -> None:
     assert gradient[~wrong].flatten(1).any(1).all()
 
 
-@pytest.mark.parametrize(
-    "attack", [Misrank(), Misrank(5), Misrank(5, start=1.0), Misrank(away=True), Misrank(toward=0)]
-)
+@pytest.mark.parametrize("attack", [Misrank(), Misrank(odds=1), Misrank(odds=0.3, start=1.0), Misrank(toward=0)])
 def test_what_an_attack_breaks_is_wrong_within_the_ball(attack: Misrank) -> None:
     """A network that is the identity: an image is its embedding."""
     system = world(1, queries=12, items=30, grid=False)

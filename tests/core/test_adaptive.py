@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from holdfast.core.ball import BALLS
 from holdfast.core.gradients import random_like
-from holdfast.core.pgd import BALLS, PGD, Adaptive
+from holdfast.core.pgd import PGD, Adaptive
 from holdfast.core.steps import checkpoints
 from tests.core.test_pgd import ConvNet, Total, linear, uniform
 

@@ -10,8 +10,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from holdfast.core.ball import BALLS
 from holdfast.core.fused import PRECISIONS
-from holdfast.core.pgd import BALLS
 from holdfast.core.samplers import SAMPLERS
 from holdfast.data import DATASETS
 from holdfast.runs.config import Config, flatten, resolve_config

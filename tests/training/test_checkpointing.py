@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from holdfast.core.pgd import PGD, LInf
+from holdfast.core.ball import LInf
+from holdfast.core.pgd import PGD
 from holdfast.defense.recipes import parse_recipe
 from holdfast.models.backbones import find_backbone
 from holdfast.models.embedder import Embedder, EmbedderConfig

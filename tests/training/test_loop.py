@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from holdfast.core.pgd import PGD, LInf
+from holdfast.core.ball import LInf
+from holdfast.core.pgd import PGD
 from holdfast.core.samplers import EmbeddedBatch
 from holdfast.core.triplets import Triplets
 from holdfast.data import Pixels

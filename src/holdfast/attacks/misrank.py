@@ -9,12 +9,11 @@ from torch import Tensor
 
 from holdfast.attacks.base import ImageGenerators, Plan, System, missed, own_entries, recall_at_1, visible_distances
 from holdfast.core.gallery import Queries
-from holdfast.core.objectives import DistanceToTarget, Objective, ShiftEmbedding, SoftMargin
+from holdfast.core.objectives import DistanceToTarget, Objective
+from holdfast.core.odds import ClassOdds
 
-SOFT = 50
-"""Over how many of the nearest items a margin is usually softened."""
-TEMPERATURE = 0.03
-"""Of the soft minima, as a share of the median distance from the clean query to the gallery."""
+LEAST = 0.003
+"""The least temperature of the log odds, as a share of the median distance from the clean query to the gallery."""
 
 
 @dataclass(frozen=True)
@@ -22,14 +21,13 @@ class Misrank:
     """Bring an image of another class before all of the query's own. Reading: R@1 in %, and through an index whether it
     missed the nearest item (100, else 0).
 
-    count: over how many of the nearest items the margin is softened; 1: not at all. toward: move to the centroid of a
-    wrong class first, and start from there: of the class nearest to the clean query (0), the second nearest (1), and so
-    on. away: likewise away from where the query was. start: as of :class:`.RankingAttack`.
+    odds: the temperature of the log odds that a descent follows, in units of the margin; 0: it follows the margin.
+    toward: move to the centroid of a wrong class first, and start from there: of the class nearest to the clean query
+    (0), the second nearest (1), and so on. start: as of :class:`.RankingAttack`.
     """
 
-    count: int = 1
+    odds: float = 0.0
     toward: int | None = None
-    away: bool = False
     start: float = 0.0
     side: ClassVar[str] = "query"
     readings: ClassVar[tuple[str, ...]] = ("R@1",)
@@ -41,8 +39,8 @@ class Misrank:
         items = system.items
         matching = perturbed.labels[:, None] == items.labels
         distances = visible_distances(items, perturbed, own_entries)
-        temperature = TEMPERATURE * distances.median(1).values.clamp(min=torch.finfo(distances.dtype).tiny)
-        objective = SoftMargin(items, matching, items.own(perturbed.ids), temperature, self.count)
+        least = LEAST * distances.median(1).values.clamp(min=torch.finfo(distances.dtype).tiny)
+        objective = ClassOdds(items, matching, items.own(perturbed.ids), self.odds, least)
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
             found = {"R@1": recall_at_1(z, perturbed, system)}
@@ -54,8 +52,6 @@ class Misrank:
 
     def _approach(self, perturbed: Queries, system: System, distances: Tensor) -> Objective | None:
         """distances: clean, to the items of other classes, (B, N), else infinite."""
-        if self.away:
-            return ShiftEmbedding(perturbed.embeddings[:, None])
         if self.toward is None:
             return None
         labels = system.items.labels

@@ -9,7 +9,8 @@ from importlib import metadata
 
 import torch
 
-from holdfast.core.pgd import PGD, LInf
+from holdfast.core.ball import LInf
+from holdfast.core.pgd import PGD
 from holdfast.defense.recipes import parse_recipe
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.util.errors import HoldfastError, brief

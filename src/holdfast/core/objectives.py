@@ -167,46 +167,6 @@ class Margin:
         return (near - far).clamp(min=self.floor)
 
 
-WRONG = -1e9
-"""The value of a query whose first result is wrong already."""
-
-
-@dataclass(frozen=True, eq=False)
-class SoftMargin:
-    """By how much other classes are farther than matches, each side a soft minimum over its ``count`` nearest.
-
-    ``softmin d = -T log Σ exp(-d / T)``: where one item alone decides, a descent follows that item only; here it also
-    lowers the next ones, which pays off once the nearest changes. With a count of 1 it is the plain margin.
-
-    matching, own: (B, N). temperature: T of each image, (B,). A query is finished once its first result is
-    wrong, as :meth:`.Items.distances` measure it.
-    """
-
-    items: Items
-    matching: Tensor
-    own: Tensor
-    temperature: Tensor
-    count: int
-    floor: float = WRONG
-
-    def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        z, temperature = z[:, 0], self.temperature[rows][:, None]
-        distances = self.items.distances(z.detach())
-        matching, own = take_rows(self.matching, rows), take_rows(self.own, rows)
-        matches, others = distances.masked_fill(~matching | own, inf), distances.masked_fill(matching, inf)
-        wrong = others.amin(1) < matches.amin(1)
-        near, far = (self._softmin(z, side, temperature) for side in (others, matches))
-        return (near - far).masked_fill(wrong, self.floor)
-
-    def _softmin(self, z: Tensor, distances: Tensor, temperature: Tensor) -> Tensor:
-        values, rows = distances.topk(min(self.count, len(self.items)), dim=1, largest=False)
-        exact = pairs(z[:, None], self.items.embeddings[rows]).masked_fill(values.isinf(), inf)
-        if self.count == 1:
-            return exact[:, 0]
-        soft: Tensor = -temperature[:, 0] * (-exact / temperature).logsumexp(1)
-        return soft
-
-
 @dataclass(frozen=True, eq=False)
 class RankHinge:
     """``mean_x max(0, ±(d(z, c) - d(z, x)))``, summed over the ``chosen`` items ``c`` (B, M), of each image.

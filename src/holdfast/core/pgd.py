@@ -7,6 +7,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from holdfast.core.ball import Ball, LInf
 from holdfast.core.gradients import (
     WHITE_BOX,
     Generators,
@@ -17,70 +18,18 @@ from holdfast.core.gradients import (
     random_like,
 )
 from holdfast.core.objectives import Objective
-from holdfast.core.steps import AdaptiveWalk, FixedWalk, Walk
+from holdfast.core.steps import AdamWalk, AdaptiveWalk, FixedWalk, Walk, of_each
 from holdfast.util.text import counted
 
 Embed = Callable[[Tensor], Tensor]
 """A model: images (n, C, H, W) in [0, 1] to embeddings (n, D)."""
 
 
-class Ball(Protocol):
-    """The perturbations allowed: all ``r`` with a norm of at most ``eps``, per image."""
-
-    @property
-    def eps(self) -> float: ...
-
-    def norm(self, r: Tensor) -> Tensor:
-        """The size of perturbations, ``(n, ...) -> (n,)``."""
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        """The steepest direction of unit size, ``(n, ...) -> (n, ...)``; zero where the gradient is zero."""
-
-    def project(self, r: Tensor) -> Tensor:
-        """The nearest perturbation inside the ball, ``(n, ...) -> (n, ...)``."""
-
-
-@dataclass(frozen=True)
-class LInf:
-    """Every pixel may change by at most ``eps`` (in units of the pixel range [0, 1])."""
-
-    eps: float
-
-    def norm(self, r: Tensor) -> Tensor:
-        return r.flatten(1).abs().amax(1)
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        return gradient.sign()
-
-    def project(self, r: Tensor) -> Tensor:
-        return r.clamp(-self.eps, self.eps)
-
-
-@dataclass(frozen=True)
-class L2:
-    """The change of an image has a Euclidean norm of at most ``eps``."""
-
-    eps: float
-
-    def norm(self, r: Tensor) -> Tensor:
-        return _norm(r).flatten()
-
-    def direction(self, gradient: Tensor) -> Tensor:
-        norm = _norm(gradient)
-        return gradient / norm.masked_fill(norm == 0, 1)
-
-    def project(self, r: Tensor) -> Tensor:
-        return r * (self.eps / _norm(r).clamp(min=torch.finfo(r.dtype).tiny)).clamp(max=1)
-
-
-BALLS: dict[str, type[LInf] | type[L2]] = {"linf": LInf, "l2": L2}
-
-
 class Schedule(Protocol):
     """How the steps of a descent follow on each other."""
 
-    def begin(self, images: Tensor, steps: int) -> Walk:
-        """A descent of so many steps from ``images`` (G, R, C, H, W)."""
+    def begin(self, images: Tensor, steps: int, ball: Ball) -> Walk:
+        """A descent of so many steps in a ball from ``images`` (G, R, C, H, W)."""
 
 
 @dataclass(frozen=True)
@@ -89,8 +38,8 @@ class Fixed:
 
     sizes: Callable[[float], float]
 
-    def begin(self, images: Tensor, steps: int) -> "FixedWalk":
-        return FixedWalk(self.sizes, steps)
+    def begin(self, images: Tensor, steps: int, ball: Ball) -> FixedWalk:
+        return FixedWalk(self.sizes, steps, ball)
 
 
 def _even(progress: float) -> float:
@@ -117,8 +66,20 @@ class Adaptive:
     the same size, goes back to its best point and halves its steps.
     """
 
-    def begin(self, images: Tensor, steps: int) -> "AdaptiveWalk":
-        return AdaptiveWalk(images, steps)
+    def begin(self, images: Tensor, steps: int, ball: Ball) -> AdaptiveWalk:
+        return AdaptiveWalk(images, steps, ball)
+
+
+@dataclass(frozen=True)
+class Adam:
+    """Adam (Kingma & Ba, ICLR 2015), with steps that fall linearly to nothing.
+
+    A pixel whose gradient keeps its sign moves by whole steps, one whose gradient changes by less: on a rough landscape
+    that leads farther than the sign of each gradient.
+    """
+
+    def begin(self, images: Tensor, steps: int, ball: Ball) -> AdamWalk:
+        return AdamWalk(images, steps, ball)
 
 
 def crossing(eps: float, steps: int) -> float:
@@ -225,7 +186,7 @@ class PGD:
         """One descent of the groups ``rows`` from ``current``, which it changes: the images, and the objective ``(G,)``
         where the best iterate is kept (else, and of other groups, infinite)."""
         keep = self.best or self.restarts > 0
-        walk = self.schedule.begin(current, self.steps)
+        walk = self.schedule.begin(current, self.steps, self.ball)
         result = current.clone() if keep else current
         lowest = torch.full((len(images),), torch.inf, device=images.device)
         known = torch.full((len(images),), torch.nan, dtype=torch.float64, device=images.device)
@@ -243,21 +204,21 @@ class PGD:
 
         value = once if self.draws == 1 else over_draws(once, self.draws)
 
-        def step(at: Tensor, gradient: Tensor, size: Tensor | float) -> Tensor:
+        def step(at: Tensor, direction: Tensor, size: Tensor | float) -> Tensor:
             origin, length = images[rows].flatten(0, 1), self.step * size
             if isinstance(length, Tensor):
                 length = _of_each_image(length, at)
             r = at.flatten(0, 1) - origin
             if scale is None:
-                r = self.ball.project(r - length * self.ball.direction(gradient.flatten(0, 1)))
+                r = self.ball.project(r - length * direction.flatten(0, 1))
             else:
                 times = _of_each_image(scale[rows], at)
-                r = times * self.ball.project(r / times - length * self.ball.direction(gradient.flatten(0, 1)))
+                r = times * self.ball.project(r / times - length * direction.flatten(0, 1))
             return (origin + r).clamp(0, 1).view_as(at)
 
         def move(direction: Tensor) -> Tensor:
-            size = walk.size
-            return step(current[rows], direction, size[rows] if isinstance(size, Tensor) else size)
+            ahead, size = of_each(self.ball.direction, direction), walk.size
+            return step(current[rows], ahead, size[rows] if isinstance(size, Tensor) else size)
 
         def note(values: Tensor) -> None:
             better = rows[values < lowest[rows]]
@@ -321,8 +282,3 @@ def _as_files(images: Tensor, clean: Tensor, ball: Ball, times: Tensor | None) -
 def _of_each_image(values: Tensor, groups: Tensor) -> Tensor:
     """What each of the ``groups`` (G, R, C, H, W) has one of, (G,), for each of their images, (G * R, 1, 1, 1)."""
     return values.repeat_interleave(groups.shape[1]).view(-1, *[1] * (groups.ndim - 2))
-
-
-def _norm(x: Tensor) -> Tensor:
-    norm: Tensor = torch.linalg.vector_norm(x, dim=tuple(range(1, x.ndim)), keepdim=True)
-    return norm

@@ -1,4 +1,4 @@
-"""How one descent takes its steps: of sizes known before, or as they pay."""
+"""How one descent takes its steps: of sizes known before, as they pay, or as long as a pixel's gradient is sure."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,9 +7,15 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from holdfast.core.ball import Ball
+
 Move = Callable[[Tensor, Tensor, Tensor | float], Tensor]
-"""From images (g, R, C, H, W), a gradient like them, and the size of a step against it, to where that leads, inside all
-bounds."""
+"""From images (g, R, C, H, W), a direction like them, and the size of a step against it, to where that leads."""
+
+
+def of_each(function: Callable[[Tensor], Tensor], groups: Tensor) -> Tensor:
+    """What a function (n, C, H, W) -> (n, C, H, W) makes of the images of groups (g, R, C, H, W), one by one."""
+    return function(groups.flatten(0, 1)).view_as(groups)
 
 
 class Walk(Protocol):
@@ -29,6 +35,7 @@ class FixedWalk:
 
     sizes: Callable[[float], float]
     steps: int
+    ball: Ball
     taken: int = 0
 
     @property
@@ -36,7 +43,7 @@ class FixedWalk:
         return self.sizes((self.taken + 0.5) / self.steps)
 
     def go(self, rows: Tensor, at: Tensor, values: Tensor, gradient: Tensor, move: Move) -> Tensor:
-        reached = move(at, gradient, self.size)
+        reached = move(at, of_each(self.ball.direction, gradient), self.size)
         self.taken += 1
         return reached
 
@@ -51,8 +58,8 @@ PAYING = 0.75
 class AdaptiveWalk:
     """A descent by Auto-PGD; each group has a state of its own, so that others do not change its course."""
 
-    def __init__(self, images: Tensor, steps: int) -> None:
-        self.taken, self.checkpoints = 0, checkpoints(steps)
+    def __init__(self, images: Tensor, steps: int, ball: Ball) -> None:
+        self.taken, self.checkpoints, self.ball = 0, checkpoints(steps), ball
         self.size = torch.ones(len(images), device=images.device)
         self.best, self.slope, self.previous = images.clone(), torch.zeros_like(images), images.clone()
         self.lowest, self.before = (torch.full_like(self.size, torch.inf) for _ in range(2))
@@ -68,10 +75,11 @@ class AdaptiveWalk:
         self.best[kept], self.slope[kept], self.lowest[kept] = at[better], gradient[better], values[better]
         if (span := self.checkpoints.get(self.taken)) is not None:
             at, gradient = self._look_back(rows, at, gradient, span)
-        reached = move(at, gradient, self.size[rows])
+        direction = of_each(self.ball.direction, gradient)
+        reached = move(at, direction, self.size[rows])
         if self.taken:
             past = at - self.previous[rows]
-            reached = move(at + (1 - MOMENTUM) * (reached - at) + MOMENTUM * past, gradient, 0.0)
+            reached = move(at + (1 - MOMENTUM) * (reached - at) + MOMENTUM * past, direction, 0.0)
         self.previous[rows] = at
         self.taken += 1
         return reached
@@ -95,3 +103,31 @@ def checkpoints(steps: int) -> dict[int, int]:
         found[place] = span
         span = max(span - max(1, int(0.03 * steps)), 1, int(0.06 * steps))
     return found
+
+
+DECAYS = 0.9, 0.999
+"""Of Adam's means of the gradient and of its square."""
+
+
+class AdamWalk:
+    """A descent by Adam; each group has means of its own, so that others do not change its course."""
+
+    def __init__(self, images: Tensor, steps: int, ball: Ball) -> None:
+        self.taken, self.steps, self.ball = 0, steps, ball
+        self.mean, self.square = torch.zeros_like(images), torch.zeros_like(images)
+
+    @property
+    def size(self) -> float:
+        return 1 - self.taken / self.steps
+
+    def go(self, rows: Tensor, at: Tensor, values: Tensor, gradient: Tensor, move: Move) -> Tensor:
+        for kept, new, decay in zip((self.mean, self.square), (gradient, gradient.square()), DECAYS, strict=True):
+            kept[rows] = kept[rows].lerp(new, 1 - decay)
+        mean, square = (
+            kept[rows] / (1 - decay ** (self.taken + 1))
+            for kept, decay in zip((self.mean, self.square), DECAYS, strict=True)
+        )
+        direction = mean / square.sqrt().clamp(min=torch.finfo(square.dtype).tiny)
+        reached = move(at, of_each(self.ball.within, direction), self.size)
+        self.taken += 1
+        return reached

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 from holdfast.attacks import ATTACKS, CA, QA, TMA, RankingAttack
 from holdfast.attacks.base import nearest_percent_after_the_first, no_entries
-from holdfast.attacks.misrank import SOFT, Misrank
+from holdfast.attacks.misrank import Misrank
 from holdfast.attacks.shift import ESBeforeLastStep
 from holdfast.attacks.top1 import GTM, LTM, place_among_others
 from holdfast.core.gradients import NES, WHITE_BOX, Gradient, Square
 from holdfast.core.objectives import farthest_other_within_nearest_match
-from holdfast.core.pgd import CONSTANT, Adaptive, Schedule
+from holdfast.core.pgd import CONSTANT, Adam, Adaptive, Schedule
 from holdfast.util.errors import HoldfastError
 
 
@@ -72,16 +72,18 @@ class Protocol:
     cascade: bool = False
 
 
+ADAPTIVE, ADAM = Adaptive(), Adam()
+
 BUDGETS: dict[str, tuple[float, float, int]] = {"28": (77 / 255, 3 / 255, 32), "224": (8 / 255, 3 / 255, 32)}
 """eps, step and steps of both protocols, by the family of the data set."""
 
 STRICT = Protocol(
     "strict",
-    3,
+    4,
     "every attack's intent carried out, and robust R@1; the default",
     ATTACKS,
     best=True,
-    schedule=Adaptive(),
+    schedule=ADAPTIVE,
     cascade=True,
 )
 
@@ -103,7 +105,7 @@ CVPR22 = Protocol(
     batch={"28": 128, "224": 112},
 )
 
-WORST = Protocol("worst", 2, "robust R@1 alone: the share of queries that no attack breaks", {}, True, cascade=True)
+WORST = Protocol("worst", 3, "robust R@1 alone: the share of queries that no attack breaks", {}, True, cascade=True)
 
 BENIGN = Protocol("benign", 1, "no attack: retrieval metrics, NMI and collapse gauges only", {})
 
@@ -115,8 +117,8 @@ PROTOCOLS: dict[str, Protocol] = {protocol.name: protocol for protocol in (STRIC
 class Stage:
     """One attack of the cascade on robust R@1, tried on the queries that all stages before have left.
 
-    steps, restarts: of Auto-PGD, or of Square or NES where no query budget sets them. first: the first step of Auto-PGD
-    in units of ε. lasting: whether a longer attack, which tells if the cascade has converged, is made of it.
+    steps, restarts: of the descent, or of Square or NES where no query budget sets them. first: its first step in units
+    of ε. schedule: of its steps. lasting: a longer attack, which tells if the cascade has converged, is made of it.
     """
 
     name: str
@@ -124,20 +126,22 @@ class Stage:
     steps: int = 100
     restarts: int = 0
     first: float = 2.0
+    schedule: Schedule = ADAPTIVE
     gradient: Gradient = WHITE_BOX
     lasting: bool = False
 
 
-FINE = 0.05
-"""The first step, in units of ε, of a descent that follows a rough landscape closely."""
+FINE = 0.06
+"""The first step of Adam, in units of ε."""
 
 CASCADE: tuple[Stage, ...] = (
     Stage("margin", Misrank()),
-    Stage("soft", Misrank(SOFT)),
-    Stage("soft-fine", Misrank(SOFT), 400, first=FINE, lasting=True),
-    *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(5)),
-    Stage("away", Misrank(away=True), 50),
-    Stage("soft-noise", Misrank(SOFT, start=1.0), restarts=1, lasting=True),
+    Stage("odds", Misrank(odds=0.3)),
+    Stage("adam-1", Misrank(odds=1), 200, first=FINE, schedule=ADAM, lasting=True),
+    *(Stage(f"adam-{odds:g}", Misrank(odds=odds), 200, first=FINE, schedule=ADAM) for odds in (0.3, 0.1, 3)),
+    Stage("adam-near", Misrank(odds=1, start=0.2), 200, first=FINE, schedule=ADAM),
+    Stage("adam-margin", Misrank(), 200, first=2 * FINE, schedule=ADAM),
+    *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(2)),
     Stage("margin-noise", Misrank(start=1.0), restarts=1),
     Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
@@ -145,13 +149,13 @@ CASCADE: tuple[Stage, ...] = (
 
 BLACK_BOX: tuple[Stage, ...] = (
     Stage("square", Misrank(), 250, gradient=Square()),
-    Stage("nes", Misrank(SOFT), 5, gradient=NES()),
+    Stage("nes", Misrank(), 5, gradient=NES()),
 )
 """The stages of robust R@1 where there are no gradients."""
 
 TRIALS: tuple[Stage, ...] = (
-    Stage("soft", Misrank(SOFT), 50),
     Stage("margin", Misrank(), 50),
-    *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(3)),
+    Stage("odds", Misrank(odds=0.3), 50),
+    Stage("adam-1", Misrank(odds=1), 100, first=FINE, schedule=ADAM),
 )
 """What a query meets at each radius of the search for its minimal ε: the first two from its last adversarial image."""

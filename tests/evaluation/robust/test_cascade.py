@@ -84,18 +84,19 @@ def test_it_falls_with_the_radius_and_below_every_quick_attack(monkeypatch: pyte
     assert all(quick.number(name) >= values[2] for name in ("ES:R", "LTM", "GTM"))  # type: ignore[operator]
 
 
-def test_fine_steps_break_what_steps_across_the_ball_do_not(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five queries of the zoo's HM that were once called robust at 32/255."""
-    stages = {one.name: replace(one, steps=100) for one in CASCADE}
-    monkeypatch.setattr(cascade, "CASCADE", tuple(stages[name] for name in ("margin", "soft", "soft-fine")))
-    opened, rows = open_model("zoo:fashion-hm-s-lga-ics"), torch.tensor([551, 964, 1076, 1145, 2612])
+def test_adam_breaks_what_the_sign_of_the_gradient_does_not(real_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five queries of the zoo's HM that were once called robust at 32/255. Roundings decide the end of a single one."""
+    monkeypatch.setattr(cascade, "CASCADE", CASCADE[:3])
+    opened, rows = open_model("zoo:fashion-hm-s-lga-ics"), torch.tensor([94, 2395, 4296, 5330, 8444])
     pixels, budget = (
         load_test_set(opened, root=real_data / "fashion-mnist"),
         resolve_settings("28", "worst", eps=32 / 255),
     )
     with prepared(opened.embed, pixels, budget, "cpu", quiet=True) as target, Progress("", 5, quiet=True) as progress:
         found, _ = cascade.robust_recall(target, budget, rows, Records(None), progress, batch=64)
-    assert {one["name"]: one["broke"] for one in found["stages"]} == {"margin": 0, "soft": 0, "soft-fine": 5}
+    margin, odds, adam = (one["broke"] for one in found["stages"])
+    assert margin + odds <= 1
+    assert adam >= 3
 
 
 def test_square_breaks_what_hides_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

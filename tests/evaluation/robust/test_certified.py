@@ -229,7 +229,7 @@ def test_the_result_says_it_all(noisy: Embedder) -> None:
     assert found is not None
     assert found["largest"] == pytest.approx(0.3 * 1.4985, abs=1e-3)
     assert (found["sigma"], found["draws"], found["alpha"], found["queries"]) == (0.3, 100, 0.001, 9)
-    assert [one["radius"] for one in found["radii"]] == [0, 0.25, 0.5, 1]
+    assert [one["radius"] for one in found["radii"]] == [0, 0.25, 0.5, 0.75, 1]
     assert found["radii"][1]["linf"] == pytest.approx(0.25 / 8)
     assert found["radii"][0]["kept"] + found["abstained"] == found["radii"][0]["attacked"]["kept"]
     for one in found["radii"]:
@@ -245,7 +245,7 @@ def test_a_black_box_is_certified_and_not_attacked() -> None:
 
     found = evaluate(blind, digits(), **QUICK, quiet=True).certified
     assert found is not None
-    assert [one["attacked"] is None for one in found["radii"]] == [False, True, True, True]
+    assert [one["attacked"] is None for one in found["radii"]] == [False, True, True, True, True]
 
 
 def test_too_little_is_never_called_broken_or_certain() -> None:

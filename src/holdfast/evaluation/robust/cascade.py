@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from holdfast.core.ball import BALLS
 from holdfast.core.gradients import NES, WHITE_BOX
-from holdfast.core.pgd import BALLS, DECAYING, PGD, Adaptive, crossing
+from holdfast.core.pgd import DECAYING, PGD, crossing
 from holdfast.evaluation.checks.arrival import LONGER
 from holdfast.evaluation.protocols import BLACK_BOX, CASCADE, Stage
 from holdfast.evaluation.records import Records
@@ -102,7 +103,7 @@ def descent(stage: Stage, resolved: AttackSettings, times: int = 1) -> PGD:
     pgd = PGD(ball, first, steps, gradient=stage.gradient, best=True, restarts=stage.restarts)
     if isinstance(stage.gradient, NES):
         return replace(pgd, step=crossing(resolved.eps, pgd.steps), schedule=DECAYING)
-    return replace(pgd, schedule=Adaptive()) if stage.gradient == WHITE_BOX else pgd
+    return replace(pgd, schedule=stage.schedule) if stage.gradient == WHITE_BOX else pgd
 
 
 SAMPLE, POINTS = 64, 0.5

@@ -17,7 +17,7 @@ from holdfast.evaluation.settings import AttackSettings
 from holdfast.util.errors import HoldfastError
 from holdfast.util.progress import Progress
 
-RADII = (0.0, 0.25, 0.5, 1.0)
+RADII = (0.0, 0.25, 0.5, 0.75, 1.0)
 """L2 radii at which certified R@1 is reported, in units of the pixel range [0, 1]."""
 NAME = "certified"
 """What the records are called."""

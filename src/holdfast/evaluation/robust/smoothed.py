@@ -1,6 +1,6 @@
 """The smoothed search under attack: what is left of its R@1 bounds the truth from above.
 
-The attack descends on the mean of the soft margin over noisy copies, as Salman et al. (NeurIPS 2019) do.
+The attack descends on the mean log odds of noisy copies, as Salman et al. (NeurIPS 2019) do.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from holdfast.attacks.misrank import Misrank
+from holdfast.core.ball import L2
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import Objective
-from holdfast.core.pgd import L2, PGD, Adaptive
-from holdfast.evaluation.protocols import CASCADE
+from holdfast.core.pgd import PGD, Adaptive
 from holdfast.evaluation.records import Record, Records
 from holdfast.evaluation.robust.smoothing import SmoothedSearch, least_probability, noise_like, record_of
 from holdfast.evaluation.runner import generators_of
@@ -20,7 +21,7 @@ from holdfast.util.progress import Progress
 
 NAME = "smoothed-"
 """What the records of a radius are called begins with it."""
-MARGIN = next(stage.attack for stage in CASCADE if stage.name == "soft")
+ATTACK = Misrank(odds=0.3)
 STEPS = 20
 """Few, for each of them embeds :data:`SEEN` copies."""
 SEEN, READ = 16, 128
@@ -66,7 +67,7 @@ class _Descent:
         (generator,) = generators_of(NAME, self.search.seed, [0])
         noise = noise_like(images[0], self.search.sigma, SEEN, generator)
         copies = queries.take(torch.arange(len(images), device=images.device).repeat_interleave(SEEN))
-        plan = MARGIN.plan(copies, system, copies.ids.new_empty((len(copies.ids), 0)))
+        plan = ATTACK.plan(copies, system, copies.ids.new_empty((len(copies.ids), 0)))
         pgd = PGD(L2(self.radius), 2 * self.radius, STEPS, schedule=Adaptive(), best=True)
 
         def embed(images: Tensor) -> Tensor:
