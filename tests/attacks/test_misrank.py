@@ -8,8 +8,7 @@ from holdfast.attacks import System
 from holdfast.attacks.base import attack_images
 from holdfast.attacks.misrank import LEAST, Misrank
 from holdfast.core.ball import LInf
-from holdfast.core.objectives import DistanceToTarget
-from holdfast.core.odds import WRONG
+from holdfast.core.objectives import WRONG, DistanceToTarget
 from holdfast.core.pgd import PGD, Adaptive
 from tests.oracles.attacks import Listed, listed, recall_at_1, world
 from tests.oracles.steps import distance

@@ -344,9 +344,9 @@ def test_the_attack_moves_what_is_compared() -> None:
     moved = attacked(model, images, 0.2)
     assert 0.1 < (moved - images).abs().max() <= 0.2 + 1e-6
     found = compared(model, model, digits(), queries=6)[-1]
-    assert found.before == found.after
     assert found.before is not None
     assert found.before > 0.1
+    assert found.after == pytest.approx(found.before, rel=1e-5)  # the two are passed in batches of other sizes
 
 
 def test_a_model_that_differs_under_attack_only_is_found() -> None:

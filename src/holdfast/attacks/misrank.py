@@ -9,8 +9,7 @@ from torch import Tensor
 
 from holdfast.attacks.base import ImageGenerators, Plan, System, missed, own_entries, recall_at_1, visible_distances
 from holdfast.core.gallery import Queries
-from holdfast.core.objectives import DistanceToTarget, Objective
-from holdfast.core.odds import ClassOdds
+from holdfast.core.objectives import ClassOdds, DistanceToTarget, Objective
 
 LEAST = 0.003
 """The least temperature of the log odds, as a share of the median distance from the clean query to the gallery."""

@@ -141,8 +141,9 @@ CASCADE: tuple[Stage, ...] = (
     *(Stage(f"adam-{odds:g}", Misrank(odds=odds), 200, first=FINE, schedule=ADAM) for odds in (0.3, 0.1, 3)),
     Stage("adam-near", Misrank(odds=1, start=0.2), 200, first=FINE, schedule=ADAM),
     Stage("adam-margin", Misrank(), 200, first=2 * FINE, schedule=ADAM),
-    *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(2)),
+    *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(9)),
     Stage("margin-noise", Misrank(start=1.0), restarts=1),
+    Stage("odds-noise", Misrank(odds=0.3, start=1.0), restarts=2),
     Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
 """The stages of robust R@1, in order; see docs/concepts/robust.md."""
@@ -158,4 +159,4 @@ TRIALS: tuple[Stage, ...] = (
     Stage("odds", Misrank(odds=0.3), 50),
     Stage("adam-1", Misrank(odds=1), 100, first=FINE, schedule=ADAM),
 )
-"""What a query meets at each radius of the search for its minimal ε: the first two from its last adversarial image."""
+"""What a query meets at each radius of the search for its minimal ε, from its last adversarial image."""

@@ -142,7 +142,7 @@ def _decoded(index: Any, vectors: Tensor) -> Tensor:
     found = vectors
     for start in range(0, len(vectors), BLOCK):
         given = vectors[start : start + BLOCK]
-        block = torch.from_numpy(index.reconstruct_n(start, len(given)))
+        block = torch.as_tensor(index.reconstruct_n(start, len(given)))
         if found is vectors and not torch.equal(block, given):
             found = vectors.clone()
         if found is not vectors:

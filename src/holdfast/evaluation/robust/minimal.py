@@ -2,8 +2,7 @@
 
 Of a query that the cascade broke, the adversarial image is made again. Then the radius is halved, between the largest
 one at which all trials failed and the size of the smallest perturbation that broke the query. A trial starts from the
-last adversarial image, scaled into the new ball, unless it approaches a wrong class first. A black box has the stages
-of the cascade for trials.
+last adversarial image, scaled into the new ball. A black box has the stages of the cascade for trials.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -156,8 +155,7 @@ class Bisection(Runner):
 
         def tried(stage: Stage, i: int, places: Tensor, start: Tensor, radius: Tensor) -> Attacked:
             breaker, name = (stage, len(self.images)), f"{NAME}.{i}.{stage.name}"
-            initial = start if stage.attack.toward is None else None
-            return attempt(breaker, name, rows[places], initial=initial, scale=radius / self.resolved.eps)
+            return attempt(breaker, name, rows[places], initial=start, scale=radius / self.resolved.eps)
 
         return bisect(found, self.pgd.ball, [partial(tried, stage) for stage in trials], lambda z: z["R@1"] == 0)
 
