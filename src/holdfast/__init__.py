@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast.attacks import ATTACKS as ATTACKS
-    from holdfast.core.ball import L2 as L2
-    from holdfast.core.ball import LInf as LInf
     from holdfast.core.gallery import Gallery as Gallery
     from holdfast.core.gallery import Queries as Queries
     from holdfast.core.gradients import NES as NES
     from holdfast.core.gradients import Square as Square
     from holdfast.core.pgd import PGD as PGD
     from holdfast.core.samplers import SAMPLERS as SAMPLERS
+    from holdfast.core.steps import L2 as L2
+    from holdfast.core.steps import LInf as LInf
     from holdfast.core.triplets import Triplets as Triplets
     from holdfast.core.triplets import hardness as hardness
     from holdfast.data import DATASETS as DATASETS
@@ -61,8 +61,8 @@ HOMES = {
         "attacks": "ATTACKS",
         "core.gallery": "Gallery Queries",
         "core.gradients": "NES Square",
-        "core.ball": "L2 LInf",
         "core.pgd": "PGD",
+        "core.steps": "L2 LInf",
         "core.samplers": "SAMPLERS",
         "core.triplets": "Triplets hardness",
         "data": "DATASETS Dataset ImageBatches Loader PairBatches Pixels Table held_out load_dataset query_gallery",

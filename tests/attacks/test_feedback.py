@@ -13,10 +13,10 @@ from torch import Tensor
 from holdfast.attacks import System
 from holdfast.attacks.base import attack_images
 from holdfast.attacks.feedback import RankFeedback, RankPromotion, rank_weights, without_own
-from holdfast.core.ball import LInf
 from holdfast.core.gallery import Gallery, Queries
 from holdfast.core.gradients import Square
 from holdfast.core.pgd import PGD
+from holdfast.core.steps import LInf
 from holdfast.util.errors import HoldfastError
 from tests.oracles import feedback as slow
 from tests.oracles.attacks import generators

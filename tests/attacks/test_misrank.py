@@ -7,9 +7,9 @@ from torch import Tensor
 from holdfast.attacks import System
 from holdfast.attacks.base import attack_images
 from holdfast.attacks.misrank import LEAST, Misrank
-from holdfast.core.ball import LInf
 from holdfast.core.objectives import WRONG, DistanceToTarget
 from holdfast.core.pgd import PGD, Adaptive
+from holdfast.core.steps import LInf
 from tests.oracles.attacks import Listed, listed, recall_at_1, world
 from tests.oracles.steps import distance
 

@@ -13,10 +13,10 @@ from torch.nn.functional import normalize
 
 from holdfast.attacks import CA, QA, SPQA, Order, System
 from holdfast.attacks.base import nearest_percent, nearest_percent_after_the_first, no_entries, own_entries, sample_pool
-from holdfast.core.ball import LInf
 from holdfast.core.gallery import Gallery, nearest
 from holdfast.core.objectives import Objective, Sign
 from holdfast.core.pgd import PGD
+from holdfast.core.steps import LInf
 from holdfast.evaluation.protocols import CVPR22, STRICT
 from holdfast.util.errors import HoldfastError
 from tests.helpers.tiny import same_set

@@ -11,8 +11,8 @@ from torch.nn.functional import normalize
 
 from holdfast.attacks import ES, TMA, System
 from holdfast.attacks.shift import ESBeforeLastStep
-from holdfast.core.ball import LInf
 from holdfast.core.pgd import PGD
+from holdfast.core.steps import LInf
 from holdfast.evaluation.protocols import CVPR22, STRICT
 from tests.helpers.tiny import same_set
 from tests.oracles import attacks as naive

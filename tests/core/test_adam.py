@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from holdfast.core.ball import BALLS
 from holdfast.core.pgd import PGD, Adam
+from holdfast.core.steps import BALLS
 from tests.core.test_pgd import ConvNet, Total, linear, uniform
 
 

@@ -6,10 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from holdfast.core.ball import BALLS
 from holdfast.core.gradients import random_like
 from holdfast.core.pgd import PGD, Adaptive
-from holdfast.core.steps import checkpoints
+from holdfast.core.steps import BALLS, checkpoints
 from tests.core.test_pgd import ConvNet, Total, linear, uniform
 
 

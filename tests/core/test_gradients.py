@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.core.ball import BALLS, L2, Ball, LInf
 from holdfast.core.gradients import HALVINGS, NES, BackPropagation, Generators, Gradient, Iterate, Square
 from holdfast.core.pgd import PGD, rounded
+from holdfast.core.steps import BALLS, L2, Ball, LInf
 from tests.oracles.attacks import generators
 
 EPS = 0.05

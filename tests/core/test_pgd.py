@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from holdfast.core.ball import BALLS, L2, LInf
 from holdfast.core.gradients import WHITE_BOX, BackPropagation, Generators, Gradient, Iterate, Square, random_like
 from holdfast.core.objectives import CollapsePair, RaiseHardness, ShiftEmbedding
 from holdfast.core.pgd import CONSTANT, DECAYING, PGD, Adaptive
+from holdfast.core.steps import BALLS, L2, LInf
 from holdfast.core.triplets import hardness
 from tests.oracles import steps as oracles
 from tests.oracles.attacks import generators

@@ -12,10 +12,10 @@ from torch import Generator, Tensor, nn
 from torch.fx import Proxy
 from torch.nn.functional import normalize
 
-from holdfast.core.ball import L2, LInf
 from holdfast.core.objectives import Objective
 from holdfast.core.pgd import PGD
 from holdfast.core.samplers import SAMPLERS, EmbeddedBatch
+from holdfast.core.steps import L2, LInf
 from holdfast.core.triplets import ANCHOR, Triplets, hardness
 from holdfast.defense.base import (
     AdversarialTriplets,

@@ -8,8 +8,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
-from holdfast.core.ball import LInf
 from holdfast.core.pgd import PGD
+from holdfast.core.steps import LInf
 from holdfast.data import load_dataset
 from holdfast.defense.base import Defense
 from holdfast.defense.original import RATE, STEPS, Constraint, Original

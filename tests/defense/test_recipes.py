@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from holdfast import report
-from holdfast.core.ball import LInf
 from holdfast.core.pgd import PGD
 from holdfast.core.samplers import EmbeddedBatch
+from holdfast.core.steps import LInf
 from holdfast.defense.base import AdversarialTriplets, Plain, ReachHardness, ShiftedBatch
 from holdfast.defense.destinations import Boosted, Constant, Gradual, Sampled
 from holdfast.defense.fare import Fare

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from holdfast.attacks import System
 from holdfast.attacks.base import Attacked
-from holdfast.core.ball import LInf
 from holdfast.core.batching import WIDTH
 from holdfast.core.gallery import Gallery, Queries
+from holdfast.core.steps import LInf
 from holdfast.evaluation import checks
 from holdfast.evaluation.checks import CHECKS, Check, check, probe, rises
 from holdfast.evaluation.runner import Target, attack_batch

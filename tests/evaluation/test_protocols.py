@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from holdfast.attacks import ATTACKS, CA, RankingAttack, System
 from holdfast.attacks.base import no_entries, own_entries
-from holdfast.core.ball import LInf
 from holdfast.core.pgd import PGD
+from holdfast.core.steps import LInf
 from holdfast.evaluation.protocols import BENIGN, COLUMNS, CVPR22, PROTOCOLS, STRICT, TOP1, ers
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.models.wrapped import WrappedModel

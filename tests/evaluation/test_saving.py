@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from holdfast.core.ball import L2, LInf
 from holdfast.core.batching import WIDTH
 from holdfast.core.pgd import rounded
+from holdfast.core.steps import L2, LInf
 from holdfast.data import Pixels, held_out
 from holdfast.evaluation.saving import attack
 from holdfast.util.errors import HoldfastError

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from holdfast.attacks import CA, QA, SPQA, Order
-from holdfast.core.ball import L2, LInf
 from holdfast.core.pgd import CONSTANT, DECAYING, Adaptive
+from holdfast.core.steps import L2, LInf
 from holdfast.evaluation.protocols import CVPR22, STRICT
 from holdfast.evaluation.settings import (
     GRADIENTS,

@@ -13,7 +13,7 @@ from PIL import Image
 from holdfast.attacks.base import APPROACH
 from holdfast.attacks.hub import Hub
 from holdfast.attacks.shared import Patch
-from holdfast.core.ball import LInf
+from holdfast.core.steps import LInf
 from holdfast.explorer.attacking.course import Outcome
 from holdfast.explorer.attacking.offers import OFFERS, attack, settled
 from holdfast.explorer.attacking.query import clean

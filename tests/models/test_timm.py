@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from holdfast.core.ball import LInf
 from holdfast.core.pgd import PGD
+from holdfast.core.steps import LInf
 from holdfast.defense.recipes import parse_recipe
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.models.open import open_model

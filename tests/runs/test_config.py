@@ -10,9 +10,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from holdfast.core.ball import BALLS
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.samplers import SAMPLERS
+from holdfast.core.steps import BALLS
 from holdfast.data import DATASETS
 from holdfast.runs.config import Config, flatten, resolve_config
 from holdfast.training.trackers import TRACKERS

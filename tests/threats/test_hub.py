@@ -12,10 +12,10 @@ from PIL import Image
 
 from holdfast.attacks.base import Plan, System, attack_images
 from holdfast.attacks.hub import TEMPERATURES, Hub, first_items, without
-from holdfast.core.ball import LInf
 from holdfast.core.gallery import Gallery, Queries
 from holdfast.core.objectives import AlignWith, ComeNearer
 from holdfast.core.pgd import PGD, Adaptive
+from holdfast.core.steps import LInf
 from holdfast.report import find
 from holdfast.threats.hub import attack_hub, poisoned, reverse_neighbours, robust_z
 from holdfast.util.errors import HoldfastError

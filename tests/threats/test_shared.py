@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from holdfast.attacks.shared import GREY, MeanOf, OnAll, Patch, Universal, mean_margin
-from holdfast.core.ball import L2, LInf
 from holdfast.core.objectives import AlignWith
 from holdfast.core.pgd import PGD
+from holdfast.core.steps import L2, LInf
 from holdfast.evaluation.result import Result
 from holdfast.report import find
 from holdfast.threats.shared import attack_shared

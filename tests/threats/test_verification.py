@@ -14,8 +14,8 @@ from torch.nn.functional import normalize
 
 from holdfast.attacks.base import attack_images
 from holdfast.attacks.verification import Dodging, Impersonation, NearestImpersonation
-from holdfast.core.ball import LInf
 from holdfast.core.pgd import PGD, Adaptive
+from holdfast.core.steps import LInf
 from holdfast.data import Pixels, Table
 from holdfast.evaluation.result import Result
 from holdfast.evaluation.robust import minimal

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
-from holdfast.core.ball import LInf
 from holdfast.core.pgd import PGD
+from holdfast.core.steps import LInf
 from holdfast.defense.recipes import parse_recipe
 from holdfast.models.backbones import find_backbone
 from holdfast.models.embedder import Embedder, EmbedderConfig

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from holdfast.core.ball import LInf
 from holdfast.core.pgd import PGD
 from holdfast.core.samplers import EmbeddedBatch
+from holdfast.core.steps import LInf
 from holdfast.core.triplets import Triplets
 from holdfast.data import Pixels
 from holdfast.defense.original import Constraint

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from holdfast.core.ball import LInf
 from holdfast.core.objectives import Objective
 from holdfast.core.pgd import PGD
 from holdfast.core.samplers import SAMPLERS, EmbeddedBatch
+from holdfast.core.steps import LInf
 from holdfast.core.triplets import ANCHOR, NEGATIVE, Triplets
 from holdfast.defense.base import (
     AdversarialTriplets,

@@ -9,8 +9,8 @@ from importlib import metadata
 
 import torch
 
-from holdfast.core.ball import LInf
 from holdfast.core.pgd import PGD
+from holdfast.core.steps import LInf
 from holdfast.defense.recipes import parse_recipe
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.util.errors import HoldfastError, brief

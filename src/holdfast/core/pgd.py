@@ -7,7 +7,6 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from holdfast.core.ball import Ball, LInf
 from holdfast.core.gradients import (
     WHITE_BOX,
     Generators,
@@ -18,7 +17,7 @@ from holdfast.core.gradients import (
     random_like,
 )
 from holdfast.core.objectives import Objective
-from holdfast.core.steps import AdamWalk, AdaptiveWalk, FixedWalk, Walk, of_each
+from holdfast.core.steps import AdamWalk, AdaptiveWalk, Ball, FixedWalk, LInf, Walk, of_each
 from holdfast.util.text import counted
 
 Embed = Callable[[Tensor], Tensor]

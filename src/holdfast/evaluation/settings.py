@@ -16,10 +16,10 @@ from typing_extensions import TypedDict
 
 from holdfast.attacks import CA, QA, SPQA, Order, RankingAttack
 from holdfast.attacks.base import name_of
-from holdfast.core.ball import BALLS
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.gradients import NES, WHITE_BOX, Gradient, Square
 from holdfast.core.pgd import CONSTANT, DECAYING, PGD, Adaptive, Schedule, crossing
+from holdfast.core.steps import BALLS
 from holdfast.evaluation.protocols import BUDGETS, COLUMNS, PROTOCOLS, Protocol
 from holdfast.util.errors import HoldfastError, pick
 from holdfast.util.validate import Amount, Count, OneOf, Positive, Whole, fit

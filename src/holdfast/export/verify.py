@@ -6,9 +6,9 @@ from itertools import cycle
 import torch
 from torch import Generator, Tensor
 
-from holdfast.core.ball import LInf
 from holdfast.core.objectives import ShiftEmbedding
 from holdfast.core.pgd import PGD, Embed, crossing
+from holdfast.core.steps import LInf
 from holdfast.data import Pixels
 from holdfast.evaluation.protocols import BUDGETS
 from holdfast.models.embedder import Embedder

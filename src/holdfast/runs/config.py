@@ -10,10 +10,10 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import Field, StrictBool, StrictInt
 
-from holdfast.core.ball import BALLS
 from holdfast.core.fused import PRECISIONS
 from holdfast.core.pgd import crossing
 from holdfast.core.samplers import SAMPLERS
+from holdfast.core.steps import BALLS
 from holdfast.data import DATASETS
 from holdfast.data.resizing import INTERPOLATIONS, Resizing
 from holdfast.defense.recipes import LossConfig, parse_recipe

@@ -25,8 +25,8 @@ import numpy.typing as npt
 import yaml
 from pydantic import BeforeValidator, Field, StrictBool, StrictStr
 
-from holdfast.core.ball import BALLS
 from holdfast.core.fused import PRECISIONS
+from holdfast.core.steps import BALLS
 from holdfast.data import load_dataset
 from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.protocols import PROTOCOLS

@@ -12,10 +12,10 @@ from typing_extensions import TypedDict
 
 from holdfast.attacks.base import Attacked
 from holdfast.attacks.shared import GREY, OnAll, Patch, Universal, mean_margin
-from holdfast.core.ball import BALLS, Ball, LInf
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import Objective
 from holdfast.core.pgd import PGD, crossing, rounded
+from holdfast.core.steps import BALLS, Ball, LInf
 from holdfast.data import Pixels
 from holdfast.data.pixels import to_image
 from holdfast.evaluation.evaluate import Data

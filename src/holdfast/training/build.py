@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from holdfast.core.ball import BALLS
 from holdfast.core.pgd import PGD
+from holdfast.core.steps import BALLS
 from holdfast.data import DATASETS, ImageBatches, PairBatches
 from holdfast.defense.base import Defense
 from holdfast.defense.recipes import parse_recipe

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from holdfast.attacks import ATTACKS
-from holdfast.core.ball import LInf
 from holdfast.core.gradients import NES, Square
 from holdfast.core.pgd import PGD, Adaptive
+from holdfast.core.steps import LInf
 from holdfast.evaluation.estimate.calls import Call, Pace, cost, most_calls, stretched, watch
 from holdfast.evaluation.evaluate import prepared
 from holdfast.evaluation.runner import Runner

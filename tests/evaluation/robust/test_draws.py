@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from holdfast.core.ball import LInf
 from holdfast.core.gradients import WHITE_BOX, Iterate, over_draws
 from holdfast.core.pgd import PGD, Adaptive
+from holdfast.core.steps import LInf
 from holdfast.evaluation.checks import probe
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.protocols import CASCADE

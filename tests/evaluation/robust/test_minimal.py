@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from holdfast.core.ball import LInf
 from holdfast.core.pgd import PGD, Adaptive
+from holdfast.core.steps import LInf
 from holdfast.data import Pixels, Table
 from holdfast.evaluation.evaluate import evaluate, prepared
 from holdfast.evaluation.protocols import CASCADE, TRIALS, Stage

@@ -8,9 +8,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from holdfast.core.ball import BALLS
 from holdfast.core.gradients import NES
 from holdfast.core.pgd import PGD
+from holdfast.core.steps import BALLS
 from holdfast.evaluation.checks.probe import CHANGE, SQUARE_STEPS, Probe, attackable, probe_steps
 from holdfast.evaluation.runner import Target
 from holdfast.evaluation.settings import AROUND, AttackSettings

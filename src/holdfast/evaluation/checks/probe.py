@@ -9,10 +9,10 @@ from torch import Tensor
 
 from holdfast.attacks import ATTACKS
 from holdfast.attacks.base import Attacked
-from holdfast.core.ball import BALLS
 from holdfast.core.gallery import Queries
 from holdfast.core.gradients import Square
 from holdfast.core.pgd import PGD, crossing
+from holdfast.core.steps import BALLS
 from holdfast.evaluation.robust.draws import AVERAGED
 from holdfast.evaluation.runner import Runner, Target, attack_batch
 from holdfast.evaluation.settings import AttackSettings

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from holdfast.core.ball import BALLS
 from holdfast.core.gradients import NES, WHITE_BOX
 from holdfast.core.pgd import DECAYING, PGD, crossing
+from holdfast.core.steps import BALLS
 from holdfast.evaluation.checks.arrival import LONGER
 from holdfast.evaluation.protocols import BLACK_BOX, CASCADE, Stage
 from holdfast.evaluation.records import Records

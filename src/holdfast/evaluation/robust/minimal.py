@@ -17,7 +17,7 @@ from torch import Tensor
 
 from holdfast.attacks.base import Attacked
 from holdfast.attacks.misrank import Misrank
-from holdfast.core.ball import Ball
+from holdfast.core.steps import Ball
 from holdfast.evaluation.protocols import TRIALS, Stage
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.robust.cascade import PREFIX, descent, followed, stages_of

@@ -10,10 +10,10 @@ import torch
 from torch import Generator, Tensor
 
 from holdfast.attacks.misrank import Misrank
-from holdfast.core.ball import L2
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import Objective
 from holdfast.core.pgd import PGD, Adaptive
+from holdfast.core.steps import L2
 from holdfast.evaluation.records import Record, Records
 from holdfast.evaluation.robust.smoothing import SmoothedSearch, least_probability, noise_like, record_of
 from holdfast.evaluation.runner import generators_of

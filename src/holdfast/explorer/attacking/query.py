@@ -10,9 +10,9 @@ from torch import Tensor
 from holdfast.attacks import RankingAttack
 from holdfast.attacks.base import Attacked, attack_images
 from holdfast.attacks.shared import Patch, mean_margin
-from holdfast.core.ball import LInf
 from holdfast.core.gallery import Queries
 from holdfast.core.pgd import rounded
+from holdfast.core.steps import LInf
 from holdfast.evaluation.runner import generators_of, reading
 from holdfast.evaluation.settings import AttackSettings
 from holdfast.explorer.attacking.course import Look, Note, Outcome, Part, Told, Watched, change, on_each_model
