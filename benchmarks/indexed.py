@@ -17,7 +17,7 @@ from torch.nn.functional import normalize
 from benchmarks.memory import peak, resident
 from benchmarks.side_by_side import Bar, row
 from holdfast.attacks import System
-from holdfast.attacks.misrank import Misrank
+from holdfast.attacks.misrank import ODDS
 from holdfast.core.gallery import Gallery, Queries
 from holdfast.data import Pixels, Table
 from holdfast.evaluation.indexed.factory import GalleryIndex, build_index
@@ -61,7 +61,7 @@ def attacked(target: Target, steps: int) -> tuple[float, int]:
     batch = images_at_once(128, len(target.system.items))
     records, began = Records(None), time.process_time()
     with Progress("", len(rows), quiet=True) as progress:
-        list(Runner("odds", Misrank(odds=0.3), pgd, rows, 0, batch).run(target, records, progress))
+        list(Runner("odds", ODDS, pgd, rows, 0, batch).run(target, records, progress))
     return time.process_time() - began, sum(one["after"]["R@1"] == 0 for one in records.of("odds"))
 
 

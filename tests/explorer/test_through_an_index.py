@@ -80,7 +80,7 @@ def test_an_attack_sees_decoded_vectors_and_is_read_through_the_index(folder: st
         vectors = model.exact.gallery.embeddings
         real = built(LISTS, vectors.numpy())
         real.make_direct_map()
-        decoded = torch.from_numpy(real.reconstruct_n(0, IMAGES))
+        decoded = torch.as_tensor(real.reconstruct_n(0, IMAGES))
         assert torch.equal(model.target.system.items.embeddings, decoded)
         assert not torch.equal(decoded, vectors)
         query = scene.ask(list(scene.rows)[7])

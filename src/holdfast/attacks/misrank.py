@@ -60,3 +60,7 @@ class Misrank:
         members = (labels == labels[distances.argmin(1)][:, None]).to(distances)
         centroids = members @ system.items.embeddings.to(distances) / members.sum(1, keepdim=True)
         return DistanceToTarget(centroids)
+
+
+ODDS = Misrank(odds=0.3)
+"""What a descent of few steps follows."""

@@ -196,11 +196,7 @@ class ClassOdds:
         return with_gradient(z, found[:, 0], found[:, 1:])
 
     def _with_gradient(self, z: Tensor, rows: Tensor, wanted: bool) -> Tensor:
-        """The value and, where wanted, its gradient, ``(g, 1 + D)``.
-
-        The log odds are a weighted sum of distances, and ``∂d(z, x)/∂z = (z - x) / d(z, x)``: the gradient is a second
-        matrix product, of the weights over the distances with the items.
-        """
+        """The value and, where wanted, its gradient, ``(g, 1 + D)``."""
         items, seen = self.items, self.items.seen(z)
         distances = items.measure(seen, items.columns, items.squares)
         matching, own = self.matching[rows], self.own[rows]
@@ -213,8 +209,7 @@ class ClassOdds:
         temperature = (self.share * margin).maximum(self.least[rows].to(margin))[:, None]
         weights = torch.softmax(-others / temperature, 1) - torch.softmax(-matches / temperature, 1)
         weights = weights.masked_fill_(wrong[:, None], 0).div_(temperature * distances)
-        gradient = seen * weights.sum(1, keepdim=True) - weights @ items.columns.T
-        return torch.cat([value, gradient], dim=1)
+        return torch.cat([value, _slope(items, seen, weights)], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,11 +231,7 @@ class RankHinge:
         return with_gradient(z, found[:, 0], found[:, 1:])
 
     def _with_gradient(self, z: Tensor, rows: Tensor, wanted: bool) -> Tensor:
-        """The value and, where wanted, its gradient, ``(g, 1 + D)``.
-
-        The value is a weighted sum of distances, and ``∂d(z, x)/∂z = (z - x) / d(z, x)``: the gradient is a second
-        matrix product, of the weights over the distances with the items.
-        """
+        """The value and, where wanted, its gradient, ``(g, 1 + D)``."""
         items, seen = self.items, self.items.seen(z)
         distances = items.measure(seen, items.columns, items.squares)
         hidden, chosen = self.hidden[rows], self.chosen[rows]
@@ -256,7 +247,7 @@ class RankHinge:
         if not wanted:
             return value[:, None] / len(items)
         weights.div_(distances)
-        away = seen * weights.sum(1, keepdim=True) - weights @ items.columns.T
+        away = _slope(items, seen, weights)
         onto = ((z[:, None] - items.embeddings[chosen]) * (counts / reached)[:, :, None]).sum(1)
         return torch.cat([value[:, None], _signed(self.sign, onto - away)], dim=1) / len(items)
 
@@ -334,6 +325,14 @@ class WeightedSum:
 def with_gradient(z: Tensor, values: Tensor, gradient: Tensor) -> Tensor:
     """``values`` (g,) of embeddings ``z`` (g, D), with the ``gradient`` (g, D) that is known already."""
     return values + (gradient * (z - z.detach())).sum(1) if z.requires_grad else values
+
+
+def _slope(items: Items, seen: Tensor, weights: Tensor) -> Tensor:
+    """The gradient (g, D) of a weighted sum of distances to the items, from its weights over the distances (g, N).
+
+    ``∂d(z, x)/∂z = (z - x) / d(z, x)``: a second matrix product. seen: the embeddings, as seen from the items' origin.
+    """
+    return seen * weights.sum(1, keepdim=True) - weights @ items.columns.T
 
 
 def _signed(sign: Sign, gap: Tensor) -> Tensor:

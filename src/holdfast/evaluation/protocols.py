@@ -1,11 +1,11 @@
 """What is measured, as data: the ten scores, the two protocols that measure them, and the score made of them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from holdfast.attacks import ATTACKS, CA, QA, TMA, RankingAttack
 from holdfast.attacks.base import nearest_percent_after_the_first, no_entries
-from holdfast.attacks.misrank import Misrank
+from holdfast.attacks.misrank import ODDS, Misrank
 from holdfast.attacks.shift import ESBeforeLastStep
 from holdfast.attacks.top1 import GTM, LTM, place_among_others
 from holdfast.core.gradients import NES, WHITE_BOX, Gradient, Square
@@ -136,14 +136,14 @@ FINE = 0.06
 
 CASCADE: tuple[Stage, ...] = (
     Stage("margin", Misrank()),
-    Stage("odds", Misrank(odds=0.3)),
+    Stage("odds", ODDS),
     Stage("adam-1", Misrank(odds=1), 200, first=FINE, schedule=ADAM, lasting=True),
     *(Stage(f"adam-{odds:g}", Misrank(odds=odds), 200, first=FINE, schedule=ADAM) for odds in (0.3, 0.1, 3)),
     Stage("adam-near", Misrank(odds=1, start=0.2), 200, first=FINE, schedule=ADAM),
     Stage("adam-margin", Misrank(), 200, first=2 * FINE, schedule=ADAM),
     *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(9)),
     Stage("margin-noise", Misrank(start=1.0), restarts=1),
-    Stage("odds-noise", Misrank(odds=0.3, start=1.0), restarts=2),
+    Stage("odds-noise", replace(ODDS, start=1.0), restarts=2),
     Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
 """The stages of robust R@1, in order; see docs/concepts/robust.md."""
@@ -156,7 +156,7 @@ BLACK_BOX: tuple[Stage, ...] = (
 
 TRIALS: tuple[Stage, ...] = (
     Stage("margin", Misrank(), 50),
-    Stage("odds", Misrank(odds=0.3), 50),
+    Stage("odds", ODDS, 50),
     Stage("adam-1", Misrank(odds=1), 100, first=FINE, schedule=ADAM),
 )
 """What a query meets at each radius of the search for its minimal ε, from its last adversarial image."""

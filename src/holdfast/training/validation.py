@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from holdfast.attacks.base import System, attack_images
-from holdfast.attacks.misrank import Misrank
+from holdfast.attacks.misrank import ODDS
 from holdfast.core.fused import FusedNetwork
 from holdfast.core.pgd import PGD, Adaptive
 from holdfast.data import Pixels
@@ -55,7 +55,7 @@ def _attacked(config: Config, embedder: Embedder, pixels: Pixels, embedded: Embe
         return math.nan
     matched = torch.from_numpy(pixels.table.matched_queries())[queries.ids.cpu()].nonzero().squeeze(1)
     chosen = matched[torch.randperm(len(matched), generator=Generator().manual_seed(config.seed))[:count]]
-    attack, system = Misrank(odds=0.3), System(queries, embedded.gallery)
+    attack, system = ODDS, System(queries, embedded.gallery)
     ball, generator = pgd_of(config).ball, Generator().manual_seed(config.seed)
     pgd, found = PGD(ball, 2 * ball.eps, STEPS, best=True, schedule=Adaptive()), list[Tensor]()
     for rows in torch.split(chosen.to(queries.ids.device), BLOCK):

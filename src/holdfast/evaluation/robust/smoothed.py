@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from holdfast.attacks.misrank import Misrank
+from holdfast.attacks.misrank import ODDS
 from holdfast.core.gallery import Queries
 from holdfast.core.objectives import Objective
 from holdfast.core.pgd import PGD, Adaptive
@@ -21,7 +21,6 @@ from holdfast.util.progress import Progress
 
 NAME = "smoothed-"
 """What the records of a radius are called begins with it."""
-ATTACK = Misrank(odds=0.3)
 STEPS = 20
 """Few, for each of them embeds :data:`SEEN` copies."""
 SEEN, READ = 16, 128
@@ -67,7 +66,7 @@ class _Descent:
         (generator,) = generators_of(NAME, self.search.seed, [0])
         noise = noise_like(images[0], self.search.sigma, SEEN, generator)
         copies = queries.take(torch.arange(len(images), device=images.device).repeat_interleave(SEEN))
-        plan = ATTACK.plan(copies, system, copies.ids.new_empty((len(copies.ids), 0)))
+        plan = ODDS.plan(copies, system, copies.ids.new_empty((len(copies.ids), 0)))
         pgd = PGD(L2(self.radius), 2 * self.radius, STEPS, schedule=Adaptive(), best=True)
 
         def embed(images: Tensor) -> Tensor:
