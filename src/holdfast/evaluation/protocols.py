@@ -79,7 +79,7 @@ BUDGETS: dict[str, tuple[float, float, int]] = {"28": (77 / 255, 3 / 255, 32), "
 
 STRICT = Protocol(
     "strict",
-    4,
+    5,
     "every attack's intent carried out, and robust R@1; the default",
     ATTACKS,
     best=True,
@@ -105,7 +105,7 @@ CVPR22 = Protocol(
     batch={"28": 128, "224": 112},
 )
 
-WORST = Protocol("worst", 3, "robust R@1 alone: the share of queries that no attack breaks", {}, True, cascade=True)
+WORST = Protocol("worst", 4, "robust R@1 alone: the share of queries that no attack breaks", {}, True, cascade=True)
 
 BENIGN = Protocol("benign", 1, "no attack: retrieval metrics, NMI and collapse gauges only", {})
 
@@ -140,9 +140,9 @@ CASCADE: tuple[Stage, ...] = (
     Stage("adam-1", Misrank(odds=1), 200, first=FINE, schedule=ADAM, lasting=True),
     *(Stage(f"adam-{odds:g}", Misrank(odds=odds), 200, first=FINE, schedule=ADAM) for odds in (0.3, 0.1, 3)),
     Stage("adam-near", Misrank(odds=1, start=0.2), 200, first=FINE, schedule=ADAM),
-    Stage("adam-margin", Misrank(), 200, first=2 * FINE, schedule=ADAM),
+    Stage("adam-margin", Misrank(), 400, first=0.5, schedule=ADAM),
+    Stage("adam-far", Misrank(odds=1, start=1.0), 400, first=2 * FINE, schedule=ADAM),
     *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(9)),
-    Stage("margin-noise", Misrank(start=1.0), restarts=1),
     Stage("odds-noise", replace(ODDS, start=1.0), restarts=2),
     Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
