@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from time import perf_counter, process_time
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,9 +58,9 @@ def target_of(queries: int, items: int) -> Target:
     model = WrappedModel(Embedder(EmbedderConfig("c2f2", channels=1, size=SIDE)).eval().requires_grad_(False))
     model.examine(pixels.read(torch.arange(32))[0])
     with torch.no_grad():
-        asked = torch.cat([model(pixels.read(rows)[0]) for rows in torch.arange(queries).split(256)])
+        asked = torch.cat([model(pixels.read(rows)[0]) for rows in torch.split(torch.arange(queries), 256)])
     z = torch.empty(items, asked.shape[1])
-    for part in z.split(FEW * 64):
+    for part in torch.split(z, FEW * 64):
         normalize(part.normal_(), dim=1, out=part)
     classes, ids = torch.from_numpy(labels), torch.arange(items) + queries
     z[:queries] = normalize(asked + 0.01 * z[:queries], dim=1)
@@ -77,7 +78,7 @@ def attacks(steps: int, queries: int) -> list[Runner]:
 def stages(steps: int, queries: int) -> list[Runner]:
     """Stages of the cascade with so many steps."""
     resolved, rows = resolve_settings("28", eps=EPS), torch.arange(queries)
-    short = [replace(one, steps=steps) for one in CASCADE if one.attack.toward is None and not one.attack.away]
+    short = [replace(one, steps=steps) for one in CASCADE if one.attack.toward is None]
     return [Runner(one.name, one.attack, descent(one, resolved), rows) for one in short]
 
 
@@ -160,13 +161,14 @@ def by_ranks() -> None:
 
 def rank() -> None:
     """One of the processes; the first prints what it took."""
-    pixels, found = noise(2_000, 200), {}
-    given = {"eps": EPS, "max_queries": 256, "checks": False, "quiet": True, "device": "cpu"}
+    pixels, found = noise(2_000, 200), dict[str, float]()
+    given: dict[str, Any] = {"eps": EPS, "max_queries": 256, "checks": False, "quiet": True, "device": "cpu"}
     with distributed.process_group(torch.device("cpu")):
-        for what, more in {
+        asked: dict[str, dict[str, Any]] = {
             "attacks": {"attacks": ("es", "qa-"), "step": EPS, "steps": 8},
             "cascade": {"protocol": "worst"},
-        }.items():
+        }
+        for what, more in asked.items():
             began = perf_counter()
             cost = evaluate(fresh(), pixels, **given, **more).content["cost"]
             found |= {what: perf_counter() - began, f"{what} passes": cost["forward"] + cost["backward"]}

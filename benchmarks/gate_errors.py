@@ -23,7 +23,7 @@ def verdicts(drop: float, noise: float, samples: int, queries: int, allowed: flo
     for seed in range(samples):
         at = generator.random(queries)
         old, new = at < drop + noise, (at >= drop + noise) & (at < drop + 2 * noise)
-        before, after = ({"R@1": Each(ids, 100.0 * one, 0.0, 100.0)} for one in (old, new))
+        before, after = ({"R@1": Each(ids, 100 * one.astype(np.float64), 0.0, 100.0)} for one in (old, new))
         found[verdict_of(drop_between(before, after, seed=seed), allowed, RULED_OUT)[0]] += 1
     return found
 

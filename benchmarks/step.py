@@ -20,7 +20,7 @@ from benchmarks.side_by_side import REPEATS, Bar, interleaved, row
 from holdfast.core.fused import PRECISIONS, FusedNetwork, autocast
 from holdfast.core.triplets import Triplets
 from holdfast.data import Batch, Loader, PairBatches
-from holdfast.defense.base import Defense, Perturbing, Step
+from holdfast.defense.base import Perturbing, Step, TripletDefense
 from holdfast.defense.recipes import Recipe, parse_recipe
 from holdfast.models.embedder import Embedder
 from holdfast.runs.config import Config, resolve_config
@@ -54,7 +54,7 @@ class Work:
 
     config: Config
     embedder: Embedder
-    defense: Defense
+    defense: TripletDefense
     images: Tensor
     labels: Tensor
     anchors: Tensor
@@ -139,15 +139,17 @@ def midway(config: Config, warmup: int, after: int, device: torch.device = CPU, 
     return _ready(config, embedder, defense, device)
 
 
-def _ready(config: Config, embedder: Embedder, defense: Defense, device: torch.device) -> Work:
+def _ready(config: Config, embedder: Embedder, defense: TripletDefense, device: torch.device) -> Work:
     """A network with BatchNorm as it has become, and a batch."""
     fixed = Embedder(replace(embedder.config, freeze_batchnorm=True)).to(device)
     fixed.load_state_dict(embedder.state_dict())
     return Work(config, fixed, defense, *_parts(next(_batches(config)), device))
 
 
-def _defense(config: Config, device: torch.device) -> Defense:
-    return parse_recipe(config.recipe).build(pgd_of(config), config.loss).to(device)
+def _defense(config: Config, device: torch.device) -> TripletDefense:
+    defense = parse_recipe(config.recipe).build(pgd_of(config), config.loss).to(device)
+    assert isinstance(defense, TripletDefense)
+    return defense
 
 
 def main() -> None:

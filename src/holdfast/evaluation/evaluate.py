@@ -118,7 +118,7 @@ def evaluate(
         distributed.by_first(lambda: held.enter_context(working_in(place)))
         target, index = indexed(target, resolved)
         batch = images_at_once(batch, len(target.system.items))
-        unattacked = distributed.by_first(lambda: per_query(target.system.queries, target.system.gallery))
+        unattacked = per_query(target.system.queries, target.system.gallery, shared=target.shared)
         measured = distributed.by_first(lambda: clean_scores(target, unattacked, embedded.classes, resolved.seed))
         remarks, seen = [*opened.remarks, *wrapped.remarks, *wrapped.faults, *pixels.remarks()], other or wrapped
         if white and not seen.differentiable:

@@ -4,7 +4,7 @@ Items at the same distance from a query have no order. Every metric is its expec
 (McSherry & Najork, ECIR 2008), so the order of the gallery cannot matter and a collapsed embedder scores at chance.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -60,10 +60,26 @@ def means_of(scores: Mapping[str, Tensor]) -> dict[str, float]:
     return {**means, "queries": float(found), "queries_without_match": float(len(matched) - found)}
 
 
+Shared = Callable[[int, Callable[[slice], Tensor]], Sequence[Tensor]]
+"""From how many parts there are, and what makes a tensor (on the CPU) of some of them, to those of all, in order."""
+
+
+def alone(count: int, work: Callable[[slice], Tensor]) -> list[Tensor]:
+    """All the parts, made here."""
+    return [work(slice(0, count))]
+
+
 def per_query(
-    queries: Queries, gallery: Gallery, ks: Sequence[int] = RECALLS, block: int | None = None
+    queries: Queries,
+    gallery: Gallery,
+    ks: Sequence[int] = RECALLS,
+    block: int | None = None,
+    shared: Shared = alone,
 ) -> dict[str, Tensor]:
-    """The metrics of :func:`retrieval_metrics` for each query, (Q,) float64 in [0, 1]; NaN where it has no match."""
+    """The metrics of :func:`retrieval_metrics` for each query, (Q,) float64 in [0, 1]; NaN where it has no match.
+
+    shared: who ranks which blocks of queries; all of them by default.
+    """
     if not ks or min(ks) < 1:
         raise HoldfastError(f"each K of Recall@K must be 1 or more; got {tuple(ks)}")
     if block is not None and block < 1:
@@ -94,8 +110,9 @@ def per_query(
         names = [f"R@{k}" for k in ks] + ["mAP", "mAP@R", "R-Precision"]
         scores = torch.full((len(names), len(points)), torch.nan, dtype=torch.float64, device=device)
         ranks = _ranks_on_cpu if device.type == "cpu" else _ranks
-        for start in range(0, len(order), rows):
-            part = order[start : start + rows]
+        starts = range(0, len(order), rows)
+
+        def scored(part: Tensor) -> Tensor:
             # |q - x|² = |q|² + 2 · (|x|² / 2 - q·x): the same order as the distances
             distances = torch.addmm(half_norms, points[part].to(items) - origin, items.T, alpha=-1)
             mine = has_own[part]
@@ -107,7 +124,13 @@ def per_query(
             positives.masked_fill_(slots >= sizes[group, None], torch.inf)
             before, upto = ranks(distances, positives, relevant[part])
             parts = (torch.split(column, CACHED) for column in (before, upto, relevant[part]))
-            scores[:, part] = torch.cat([_expected(b, u, r, ks) for b, u, r in zip(*parts, strict=True)], dim=1)
+            return torch.cat([_expected(b, u, r, ks) for b, u, r in zip(*parts, strict=True)], dim=1)
+
+        def of_blocks(which: slice) -> Tensor:
+            found = [scored(order[start : start + rows]) for start in starts[which]]
+            return torch.cat(found, dim=1).cpu() if found else torch.empty(len(names), 0, dtype=torch.float64)
+
+        scores[:, order] = torch.cat([*shared(len(starts), of_blocks)], dim=1).to(device)
     return dict(zip(names, scores, strict=True))
 
 
