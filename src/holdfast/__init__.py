@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from holdfast.attacks import ATTACKS as ATTACKS
+    from holdfast.attacks.shared import Patch as Patch
+    from holdfast.attacks.shared import Universal as Universal
     from holdfast.core.gallery import Gallery as Gallery
     from holdfast.core.gallery import Queries as Queries
     from holdfast.core.gradients import NES as NES
@@ -50,6 +52,10 @@ if TYPE_CHECKING:
     from holdfast.runs.config import resolve_config as resolve_config
     from holdfast.search.feedback.attack import attack_search as attack_search
     from holdfast.search.index import Index as Index
+    from holdfast.threats.corruption import corrupt as corrupt
+    from holdfast.threats.hub import attack_hub as attack_hub
+    from holdfast.threats.shared import attack_shared as attack_shared
+    from holdfast.threats.verification import verify as verify
     from holdfast.training.loop import train as train
     from holdfast.util.errors import HoldfastError as HoldfastError
 
@@ -59,6 +65,7 @@ HOMES = {
     name: home
     for home, names in {
         "attacks": "ATTACKS",
+        "attacks.shared": "Patch Universal",
         "core.gallery": "Gallery Queries",
         "core.gradients": "NES Square",
         "core.pgd": "PGD",
@@ -80,6 +87,10 @@ HOMES = {
         "runs.config": "Config resolve_config",
         "search.feedback.attack": "attack_search",
         "search.index": "Index",
+        "threats.corruption": "corrupt",
+        "threats.hub": "attack_hub",
+        "threats.shared": "attack_shared",
+        "threats.verification": "verify",
         "training.loop": "train",
         "util.errors": "HoldfastError",
     }.items()
