@@ -1,9 +1,12 @@
 """Axes and names of charts."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from holdfast.report.html.charts import Axis, axis, line_chart
+from holdfast.report.html.charts import Axis, Point, axis, line_chart
 from holdfast.report.html.entries import without_shared_parts
+from holdfast.report.html.sections.costs import frontier
 from holdfast.util.text import shorten
 
 
@@ -38,3 +41,15 @@ def test_what_all_names_have_in_common_is_left_out() -> None:
     assert without_shared_parts(["a", "a,b"]) == {"a": "a", "a,b": "a,b"}
     assert shorten("abcdefghij", 7) == "abc…hij"
     assert shorten("abcdefg", 7) == "abcdefg"
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=12), st.booleans())
+def test_the_frontier_has_the_points_that_no_other_beats(places: list[tuple[int, int]], cheaper: bool) -> None:
+    def beaten(point: tuple[int, int]) -> bool:
+        return any(
+            (x <= point[0] if cheaper else x >= point[0]) and y >= point[1] and (x, y) != point for x, y in places
+        )
+
+    best = sorted({point for point in places if not beaten(point)}, reverse=not cheaper)
+    found = frontier([Point(x, y) for x, y in places], cheaper=cheaper)
+    assert [[(point.x, point.y) for point in one.points] for one in found] == ([best] if len(best) > 1 else [])

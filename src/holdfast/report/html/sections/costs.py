@@ -65,15 +65,30 @@ def counterparts(found: Sequence[Entry]) -> list[dict[str, Any]]:
 def _figure(
     found: Sequence[Entry], name: str, label: str, place: Place, printed: Printed | None = None
 ) -> LineChart | None:
-    ours = [series for entry in found if (series := _ours(entry, name, place)) is not None]
+    drawn = [(entry, series) for entry in found if (series := _ours(entry, name, place)) is not None]
+    ours = [series for _, series in drawn]
     if not ours:
         return None
     log = label != RECALL
+    best = frontier([series.points[0] for entry, series in drawn if not entry.flag], cheaper=log)
     theirs = [] if printed is None else _theirs(found, printed, joined=log)
     title = f"{name} against {label.partition(',')[0]}"
     text = f"{name} against {label}: " + "; ".join(series.points[0].text for series in ours)
     height = SCORE_WORDS[name].label
-    return line_chart(title, CAPTIONS[label], text, [*theirs, *ours], x=label, y=height, log=log, low=0, high=10)
+    return line_chart(title, CAPTIONS[label], text, [*theirs, *best, *ours], x=label, y=height, log=log, low=0, high=10)
+
+
+def frontier(points: Sequence[Point], *, cheaper: bool) -> list[Series]:
+    """The line through the points that no other beats in both; none where these are fewer than two.
+
+    cheaper: the lesser x is the better one, else the greater.
+    """
+    sign = 1 if cheaper else -1
+    best: list[Point] = []
+    for point in sorted(points, key=lambda one: (sign * one.x, -one.y)):
+        if not best or point.y > best[-1].y:
+            best.append(point)
+    return [Series("frontier", GREY, tuple(best), marked=False)] if len(best) > 1 else []
 
 
 def _ours(entry: Entry, name: str, place: Place) -> Series | None:
