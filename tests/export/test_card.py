@@ -163,7 +163,12 @@ def test_results_of_earlier_weights_are_left_out(run: Path, tmp_path: Path) -> N
     shutil.copytree(run, tmp_path / "run")
     assert len(open_run(tmp_path / "run").results) == 2
     Run(tmp_path / "run").log_step({"step": 3, "passes": 10, "seconds": 1.0})
-    assert open_run(tmp_path / "run").results == ()
+    source = open_run(tmp_path / "run")
+    assert source.results == ()
+    _, _, notes = export(tmp_path / "run", "hub", tmp_path / "hub")
+    (note,) = notes
+    assert note.startswith("left out, of other weights by their cost of training: ")
+    assert all(result.path is not None and result.path.parent.name in note for result in open_run(run).results)
 
 
 def test_other_attackers_are_told_apart(run: Path) -> None:

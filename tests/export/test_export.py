@@ -279,12 +279,12 @@ def test_nothing_tells_where_it_was_made(tmp_path: Path, monkeypatch: pytest.Mon
     assert "--root=photos" in text
     assert open_run(tmp_path / "hub").config.model.weights == "start.safetensors"
     assert "--weights WEIGHTS" in (tmp_path / "hub" / "README.md").read_text()
-    _, found, reason = export(run, "hub", tmp_path / "hub", verify=True, queries=2)
+    _, found, notes = export(run, "hub", tmp_path / "hub", verify=True, queries=2)
     assert len(found) == 4
     shutil.rmtree(root)
-    _, found, reason = export(run, "hub", tmp_path / "hub", verify=True, queries=2)
+    _, found, notes = export(run, "hub", tmp_path / "hub", verify=True, queries=2)
     assert len(found) == 1
-    assert reason.startswith("only generated images were compared, and no attack was made: ")
+    assert notes[0].startswith("only generated images were compared, and no attack was made: ")
     with pytest.raises(HoldfastError, match="does not exist"):
         export(run, "hub", tmp_path / "hub", verify=True, root=root)
 

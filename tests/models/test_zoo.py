@@ -16,6 +16,7 @@ from holdfast.models import zoo
 from holdfast.models.embedder import Embedder
 from holdfast.models.open import open_model
 from holdfast.report import find
+from holdfast.report.tables import setting_of
 from holdfast.util.errors import HoldfastError
 from tests.conftest import Call, Refuse
 from tests.helpers.tiny import QUICK, digits, snapshot
@@ -100,6 +101,7 @@ def test_the_zoo_is_listed(made: Path, call: Call) -> None:
     lines = {name: next(line for line in out.splitlines() if f"zoo:{name} " in line) for name in zoo.names()}
     assert f"{result.number('R@1'):.1f}" in lines["digits-hm"]
     assert f"{result.number('ERS'):.1f}" in lines["digits-hm"]
+    assert setting_of(result).radius in lines["digits-hm"]
     assert "unchecked" in lines["digits-hm"]
     assert "not evaluated" in lines["digits-raw"]
     size = (made / "digits-raw" / "model.safetensors").stat().st_size / 1e6

@@ -38,7 +38,7 @@ def export(  # noqa: PLR0917
     from holdfast.util.text import plain  # noqa: PLC0415
 
     try:
-        place, found, reason = write(
+        place, found, notes = write(
             run,
             form,
             out,
@@ -55,6 +55,6 @@ def export(  # noqa: PLR0917
         raise typer.Exit(1) from error
     if verify:
         display.compared(found)
-    if reason:
-        print(f"note: {reason}")
+    for note in notes:
+        print(f"note: {note}")
     print(f"written to {place}")

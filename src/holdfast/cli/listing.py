@@ -64,23 +64,40 @@ def zoo() -> None:
     """The trained embedders that come with a checkout; zoo:NAME stands for one wherever a model is named."""
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.evaluation.protocols import PROTOCOLS  # noqa: PLC0415
-    from holdfast.export.source import results_of  # noqa: PLC0415
+    from holdfast.evaluation.result import ROBUST  # noqa: PLC0415
+    from holdfast.export.source import of_weights  # noqa: PLC0415
     from holdfast.models.zoo import find, home, names  # noqa: PLC0415
-    from holdfast.report.tables import format_number  # noqa: PLC0415
+    from holdfast.report.tables import format_number, setting_of  # noqa: PLC0415
     from holdfast.runs.folder import Run  # noqa: PLC0415
 
     rows, older = [], False
     for name in names():
         run = Run(find(name))
-        config, results = run.config(), results_of(run, "last")
-        figures = {key: results[0].number(key) if results else None for key in ("R@1", "ERS")}
+        config, results = run.config(), of_weights(run, "last")[0]
+        figures = {key: results[0].number(key) if results else None for key in ("R@1", ROBUST, "ERS")}
         shown = ["–" if value is None else format_number(key, value) for key, value in figures.items()]
+        radius = setting_of(results[0]).radius if results else ""
         verdict = results[0].verdict if results else "not evaluated"
         if results and results[0].content["protocol_version"] < PROTOCOLS[results[0].content["protocol"]].version:
-            shown[1], older = f"{shown[1]}*", True
+            shown[1:], older = [f"{one}*" for one in shown[1:]], True
         size = (run.folder / "model.safetensors").stat().st_size
-        rows.append([f"zoo:{name}", config.data.name, config.recipe, *shown, verdict, f"{size / 1e6:.1f} MB"])
-    display.table(f"the zoo in {home()}", ["name", "data", "recipe", "R@1", "ERS", "verdict", "weights"], rows)
+        rows.append(
+            [
+                f"zoo:{name}",
+                config.data.name,
+                config.recipe,
+                *shown[:2],
+                radius,
+                shown[2],
+                verdict,
+                f"{size / 1e6:.1f} MB",
+            ]
+        )
+    display.table(
+        f"the zoo in {home()}",
+        ["name", "data", "recipe", "R@1", "robust R@1", "at ε", "ERS", "verdict", "weights"],
+        rows,
+    )
     if older:
         print(
             "* by an earlier version of the protocol, whose attacks were weaker: read it as an upper bound, and measure"

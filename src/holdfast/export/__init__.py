@@ -64,8 +64,8 @@ def export(
     queries: int = 16,
     root: str | Path | None = None,
     benchmark: str | None = None,
-) -> tuple[Path, list[Compared], str]:
-    """Export the embedder of a run; where it lies now, what was compared, and why not more was, or ``""``.
+) -> tuple[Path, list[Compared], list[str]]:
+    """Export the embedder of a run; where it lies now, what was compared, and notes on what was not, or was left out.
 
     Args:
         run: a run folder, an exported folder, or ``zoo:NAME``.
@@ -110,7 +110,8 @@ def export(
             found = compared(source.embedder, load(temporary), pixels, precision=precision, queries=queries)
             if not all(one.ok for one in found):
                 raise DifferenceError(found)
-    return place, found, reason
+    left = f"left out, of other weights by their cost of training: {', '.join(source.earlier)}"
+    return place, found, [reason] * bool(reason) + [left] * bool(source.earlier)
 
 
 def _check(place: Path, form: str, way: Format, source: Source) -> None:

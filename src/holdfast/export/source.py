@@ -20,7 +20,7 @@ class Source:
 
     weights: ``last`` or ``best``. results: evaluations of these weights, the first to be quoted first. cost: ``steps``,
     ``passes`` and ``seconds`` of training, as far as they are known. ended: not known to be still in training. origin:
-    the backbone with its place on this machine.
+    the backbone with its place on this machine. earlier: folders of evaluations of earlier weights.
     """
 
     embedder: Embedder
@@ -31,6 +31,7 @@ class Source:
     cost: dict[str, float]
     ended: bool
     origin: str = ""
+    earlier: tuple[str, ...] = ()
 
     @property
     def facts(self) -> dict[str, str]:
@@ -59,13 +60,12 @@ def open_run(word: str | Path, best: bool = False) -> Source:
         raise HoldfastError(f"{word} is no run folder: it has no config.yaml, which an export needs")
     run = Run(model.folder)
     config, weights = run.config(), str(model.about["weights"])
-    results = results_of(run, weights)
+    results, earlier = of_weights(run, weights)
     ended = not run.state_file.exists() or finished(run, config)
     origin = config.model.backbone
     config = replace(config, model=replace(config.model, backbone=_placeless(origin)))
-    return Source(
-        frozen_copy(model.embed), run.folder.resolve().name, config, weights, results, run.cost(), ended, origin
-    )
+    name, embedder = run.folder.resolve().name, frozen_copy(model.embed)
+    return Source(embedder, name, config, weights, results, run.cost(), ended, origin, earlier)
 
 
 def frozen_copy(embedder: Embedder) -> Embedder:
@@ -84,8 +84,9 @@ def _placeless(backbone: str) -> str:
     return ":".join(Path(one).name if one.endswith(".py") or Path(one).is_absolute() else one for one in parts)
 
 
-def results_of(run: Run, weights: str) -> tuple[Result, ...]:
-    """The evaluations of a run's weights in its folder: of the present ones, as far as the cost of training tells.
+def of_weights(run: Run, weights: str) -> tuple[tuple[Result, ...], tuple[str, ...]]:
+    """The evaluations of a run's weights in its folder, and the folders of those that, as far as the cost of training
+    tells, are of earlier weights.
 
     Those with an ERS come first, of these protocol strict, white-box before the rest, with the most images attacked;
     then by rising ε.
@@ -94,7 +95,9 @@ def results_of(run: Run, weights: str) -> tuple[Result, ...]:
     found = [read(path) for path in sorted(run.folder.glob(f"evaluations/*/{NAME}"))]
     if run.best.is_dir():
         found = [result for result in found if result.content["model"].get("weights") == weights]
-    return tuple(sorted((result for result in found if cost.items() <= result.training.items()), key=_rank))
+    present = sorted((result for result in found if cost.items() <= result.training.items()), key=_rank)
+    earlier = {str(result.path.parent.name) for result in found if result.path and result not in present}
+    return tuple(present), tuple(sorted(earlier))
 
 
 def _rank(result: Result) -> tuple[bool, bool, bool, int, float]:
