@@ -167,7 +167,7 @@ def test_results_of_earlier_weights_are_left_out(run: Path, tmp_path: Path) -> N
     assert source.results == ()
     _, _, notes = export(tmp_path / "run", "hub", tmp_path / "hub")
     (note,) = notes
-    assert note.startswith("left out, of other weights by their cost of training: ")
+    assert note.startswith("left out, of earlier weights by their cost of training: ")
     assert all(result.path is not None and result.path.parent.name in note for result in open_run(run).results)
 
 

@@ -2,6 +2,9 @@
 
 import typer
 
+NONE = "–"
+"""What is not known."""
+
 listing = typer.Typer(help="What there is to choose from.", no_args_is_help=True)
 
 
@@ -65,7 +68,7 @@ def zoo() -> None:
     from holdfast.cli import display  # noqa: PLC0415
     from holdfast.evaluation.protocols import PROTOCOLS  # noqa: PLC0415
     from holdfast.evaluation.result import ROBUST  # noqa: PLC0415
-    from holdfast.export.source import of_weights  # noqa: PLC0415
+    from holdfast.export.source import results_and_earlier  # noqa: PLC0415
     from holdfast.models.zoo import find, home, names  # noqa: PLC0415
     from holdfast.report.tables import format_number, setting_of  # noqa: PLC0415
     from holdfast.runs.folder import Run  # noqa: PLC0415
@@ -73,13 +76,13 @@ def zoo() -> None:
     rows, older = [], False
     for name in names():
         run = Run(find(name))
-        config, results = run.config(), of_weights(run, "last")[0]
+        config, results = run.config(), results_and_earlier(run, "last")[0]
         figures = {key: results[0].number(key) if results else None for key in ("R@1", ROBUST, "ERS")}
-        shown = ["–" if value is None else format_number(key, value) for key, value in figures.items()]
+        shown = [NONE if value is None else format_number(key, value) for key, value in figures.items()]
         radius = setting_of(results[0]).radius if results else ""
         verdict = results[0].verdict if results else "not evaluated"
         if results and results[0].content["protocol_version"] < PROTOCOLS[results[0].content["protocol"]].version:
-            shown[1:], older = [f"{one}*" for one in shown[1:]], True
+            shown[1:], older = [one if one == NONE else f"{one}*" for one in shown[1:]], True
         size = (run.folder / "model.safetensors").stat().st_size
         rows.append(
             [

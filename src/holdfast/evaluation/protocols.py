@@ -1,4 +1,4 @@
-"""What is measured, as data: the ten scores, the two protocols that measure them, and the score made of them."""
+"""What is measured, as data: the ten scores, the score made of them, the protocols, and the stages of robust R@1."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -75,7 +75,7 @@ class Protocol:
 ADAPTIVE, ADAM = Adaptive(), Adam()
 
 BUDGETS: dict[str, tuple[float, float, int]] = {"28": (77 / 255, 3 / 255, 32), "224": (8 / 255, 3 / 255, 32)}
-"""eps, step and steps of both protocols, by the family of the data set."""
+"""eps, the step of ``cvpr22``, and steps, by the family of the data set."""
 
 STRICT = Protocol(
     "strict",
@@ -132,7 +132,7 @@ class Stage:
 
 
 FINE = 0.06
-"""The first step of Adam, in units of ε."""
+"""The first step of Adam near the image, in units of ε."""
 
 CASCADE: tuple[Stage, ...] = (
     Stage("margin", Misrank()),

@@ -110,8 +110,10 @@ def export(
             found = compared(source.embedder, load(temporary), pixels, precision=precision, queries=queries)
             if not all(one.ok for one in found):
                 raise DifferenceError(found)
-    left = f"left out, of other weights by their cost of training: {', '.join(source.earlier)}"
-    return place, found, [reason] * bool(reason) + [left] * bool(source.earlier)
+    notes = [reason] if reason else []
+    if source.earlier:
+        notes.append(f"left out, of earlier weights by their cost of training: {', '.join(source.earlier)}")
+    return place, found, notes
 
 
 def _check(place: Path, form: str, way: Format, source: Source) -> None:

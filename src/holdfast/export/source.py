@@ -20,7 +20,7 @@ class Source:
 
     weights: ``last`` or ``best``. results: evaluations of these weights, the first to be quoted first. cost: ``steps``,
     ``passes`` and ``seconds`` of training, as far as they are known. ended: not known to be still in training. origin:
-    the backbone with its place on this machine. earlier: folders of evaluations of earlier weights.
+    the backbone with its place on this machine. earlier: names of evaluations of earlier weights.
     """
 
     embedder: Embedder
@@ -60,7 +60,7 @@ def open_run(word: str | Path, best: bool = False) -> Source:
         raise HoldfastError(f"{word} is no run folder: it has no config.yaml, which an export needs")
     run = Run(model.folder)
     config, weights = run.config(), str(model.about["weights"])
-    results, earlier = of_weights(run, weights)
+    results, earlier = results_and_earlier(run, weights)
     ended = not run.state_file.exists() or finished(run, config)
     origin = config.model.backbone
     config = replace(config, model=replace(config.model, backbone=_placeless(origin)))
@@ -84,9 +84,9 @@ def _placeless(backbone: str) -> str:
     return ":".join(Path(one).name if one.endswith(".py") or Path(one).is_absolute() else one for one in parts)
 
 
-def of_weights(run: Run, weights: str) -> tuple[tuple[Result, ...], tuple[str, ...]]:
-    """The evaluations of a run's weights in its folder, and the folders of those that, as far as the cost of training
-    tells, are of earlier weights.
+def results_and_earlier(run: Run, weights: str) -> tuple[tuple[Result, ...], tuple[str, ...]]:
+    """The evaluations of a run's weights in its folder, and the names of its other evaluations: going by the cost of
+    training, of earlier weights.
 
     Those with an ERS come first, of these protocol strict, white-box before the rest, with the most images attacked;
     then by rising ε.
@@ -95,9 +95,13 @@ def of_weights(run: Run, weights: str) -> tuple[tuple[Result, ...], tuple[str, .
     found = [read(path) for path in sorted(run.folder.glob(f"evaluations/*/{NAME}"))]
     if run.best.is_dir():
         found = [result for result in found if result.content["model"].get("weights") == weights]
-    present = sorted((result for result in found if cost.items() <= result.training.items()), key=_rank)
-    earlier = {str(result.path.parent.name) for result in found if result.path and result not in present}
-    return tuple(present), tuple(sorted(earlier))
+    present, earlier = list[Result](), list[str]()
+    for result in found:
+        if cost.items() <= result.training.items():
+            present.append(result)
+        elif result.path is not None:
+            earlier.append(result.path.parent.name)
+    return tuple(sorted(present, key=_rank)), tuple(earlier)
 
 
 def _rank(result: Result) -> tuple[bool, bool, bool, int, float]:

@@ -61,11 +61,11 @@ def means_of(scores: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 Shared = Callable[[int, Callable[[slice], Tensor]], Sequence[Tensor]]
-"""From how many parts there are, and what makes a tensor (on the CPU) of some of them, to those of all, in order."""
+"""Calls ``work`` on shares of ``count`` blocks, on several processes or not, and gives what they make, in order."""
 
 
 def alone(count: int, work: Callable[[slice], Tensor]) -> list[Tensor]:
-    """All the parts, made here."""
+    """All the blocks in one share."""
     return [work(slice(0, count))]
 
 
@@ -78,7 +78,7 @@ def per_query(
 ) -> dict[str, Tensor]:
     """The metrics of :func:`retrieval_metrics` for each query, (Q,) float64 in [0, 1]; NaN where it has no match.
 
-    shared: who ranks which blocks of queries; all of them by default.
+    shared: how processes share the blocks of queries; by default one ranks all.
     """
     if not ks or min(ks) < 1:
         raise HoldfastError(f"each K of Recall@K must be 1 or more; got {tuple(ks)}")

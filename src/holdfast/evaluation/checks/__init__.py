@@ -53,7 +53,7 @@ class Check:
 def check(target: Target, resolved: AttackSettings, rows: Tensor, progress: Progress) -> list[Check]:
     """Try :data:`CHECKS` on the queries at ``rows`` (n,), in the budget's ball; last come the subject's faults.
 
-    The probe is LTM, the strongest attack on R@1, with exact gradients, or with Square where the model has none.
+    The probe is LTM, an attack on R@1, with exact gradients, or with Square where the model has none.
     Progress advances once for each of :data:`CHECKS`.
     """
     probe = Probe(target, resolved, attackable(target, rows))

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from holdfast.attacks.base import APPROACH
 from holdfast.core.gradients import NES, WHITE_BOX
 from holdfast.core.pgd import DECAYING, PGD, crossing
 from holdfast.core.steps import BALLS
@@ -93,7 +94,12 @@ def stages_of(resolved: AttackSettings, stages: Iterable[Stage] | None = None) -
 
 def most_steps(resolved: AttackSettings) -> int:
     """How many steps a query meets that no stage breaks."""
-    return sum(stage.steps * (1 + stage.restarts) for stage in stages_of(resolved)) if resolved.cascade else 0
+    if not resolved.cascade:
+        return 0
+    return sum(
+        stage.steps * (1 + stage.restarts) + APPROACH * (stage.attack.toward is not None)
+        for stage in stages_of(resolved)
+    )
 
 
 def descent(stage: Stage, resolved: AttackSettings, times: int = 1) -> PGD:

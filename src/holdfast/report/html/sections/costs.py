@@ -7,7 +7,7 @@ from typing import Any
 from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.words import SCORE_WORDS
 from holdfast.report.comparison import family, notation
-from holdfast.report.html.charts import GREY, LineChart, Point, Series, line_chart
+from holdfast.report.html.charts import GREY, SHAPES, LineChart, Look, Point, Series, line_chart
 from holdfast.report.html.entries import Entry, recall_measure
 from holdfast.report.published import published
 from holdfast.report.tables import Setting, format_bounded, format_radius
@@ -20,6 +20,8 @@ CAPTIONS = {
     RECALL: "What robustness costs when nobody attacks: R@1 of all queries.",
 }
 
+FRONTIER = Look(None, SHAPES[0], "")
+
 Place = Callable[[Entry], float | None]
 Printed = Callable[[Mapping[str, Any]], float]
 
@@ -30,8 +32,12 @@ def fill(settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
     for setting, alike in settings.items():
         rows = counterparts(alike)
         attack = f"{format_radius(rows[0]['eps'], 'linf')}, {counted(rows[0]['steps'], 'step')}" if rows else ""
-        shown.append({"title": str(setting), "entries": alike, "figures": figures(alike), "published": attack})
-    return {"settings": shown, "grey": GREY} if any(one["figures"] for one in shown) else {}
+        drawn = figures(alike)
+        joined = any(series.look == FRONTIER for one in drawn for series in one.series)
+        shown.append(
+            {"title": str(setting), "entries": alike, "figures": drawn, "frontier": joined, "published": attack}
+        )
+    return {"settings": shown, "grey": GREY, "frontier": FRONTIER} if any(one["figures"] for one in shown) else {}
 
 
 def figures(found: Sequence[Entry]) -> list[LineChart]:
@@ -69,8 +75,8 @@ def _figure(
     ours = [series for _, series in drawn]
     if not ours:
         return None
-    log = label != RECALL
-    best = frontier([series.points[0] for entry, series in drawn if not entry.flag], cheaper=log)
+    log = cheaper = label != RECALL
+    best = frontier([series.points[0] for entry, series in drawn if not entry.flag], cheaper=cheaper)
     theirs = [] if printed is None else _theirs(found, printed, joined=log)
     title = f"{name} against {label.partition(',')[0]}"
     text = f"{name} against {label}: " + "; ".join(series.points[0].text for series in ours)
@@ -88,7 +94,7 @@ def frontier(points: Sequence[Point], *, cheaper: bool) -> list[Series]:
     for point in sorted(points, key=lambda one: (sign * one.x, -one.y)):
         if not best or point.y > best[-1].y:
             best.append(point)
-    return [Series("frontier", GREY, tuple(best), marked=False)] if len(best) > 1 else []
+    return [Series("frontier", FRONTIER, tuple(best), marked=False)] if len(best) > 1 else []
 
 
 def _ours(entry: Entry, name: str, place: Place) -> Series | None:
