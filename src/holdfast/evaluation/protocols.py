@@ -144,6 +144,7 @@ CASCADE: tuple[Stage, ...] = (
     Stage("adam-far", Misrank(odds=1, start=1.0), 400, first=2 * FINE, schedule=ADAM),
     *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(9)),
     Stage("odds-noise", replace(ODDS, start=1.0), restarts=2),
+    Stage("adam-margin-far", Misrank(start=1.0), 400, first=2 * FINE, schedule=ADAM),
     Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
 """The stages of robust R@1, in order; see docs/concepts/robust.md."""
