@@ -30,10 +30,10 @@ def fill(settings: Mapping[Setting, Sequence[Entry]]) -> dict[str, Any]:
     """What ``costs.html.j2`` shows."""
     shown = []
     for setting, alike in settings.items():
-        rows = counterparts(alike)
-        attack = f"{format_radius(rows[0]['eps'], 'linf')}, {counted(rows[0]['steps'], 'step')}" if rows else ""
-        drawn = figures(alike)
-        joined = any(series.look == FRONTIER for one in drawn for series in one.series)
+        rows, drawn = counterparts(alike), figures(alike)
+        lines = [series for one in drawn for series in one.series]
+        joined, printed = any(one.look == FRONTIER for one in lines), any(one.hollow for one in lines)
+        attack = f"{format_radius(rows[0]['eps'], 'linf')}, {counted(rows[0]['steps'], 'step')}" if printed else ""
         shown.append(
             {"title": str(setting), "entries": alike, "figures": drawn, "frontier": joined, "published": attack}
         )
