@@ -5,6 +5,7 @@ images, and by the cascade of robust R@1, which knows the network. The first may
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -14,11 +15,25 @@ from torch import Tensor
 from benchmarks.side_by_side import Bar, row, tell
 from holdfast import attack_search, evaluate
 from holdfast.core.batching import fixed_batch
+from holdfast.data import Pixels
 from holdfast.evaluation.settings import parse_radius
+from holdfast.models.adapters.base import OpenedModel
 from holdfast.models.embedding import embed_dataset
 from holdfast.models.open import open_model
 from holdfast.models.test_set import load_test_set
 from holdfast.search.nearest import by_torch
+
+
+def exact_search(model: OpenedModel, pixels: Pixels) -> Callable[[Tensor, int], list[list[str]]]:
+    """A search of a model's test set, by comparing every item, that answers with ids alone."""
+    items = embed_dataset(model.embed, pixels, torch.device("cpu")).gallery.embeddings
+
+    def search(images: Tensor, k: int) -> list[list[str]]:
+        with torch.no_grad():
+            rows = by_torch(items, fixed_batch(model.embed, images), k)[1]
+        return [[str(one) for one in near] for near in rows.tolist()]
+
+    return search
 
 
 def main() -> None:
@@ -31,13 +46,7 @@ def main() -> None:
     options = parser.parse_args()
     model = open_model(options.model)
     pixels = load_test_set(model, root=options.root)
-    items = embed_dataset(model.embed, pixels, torch.device("cpu")).gallery.embeddings
-
-    def search(images: Tensor, k: int) -> list[list[str]]:
-        with torch.no_grad():
-            rows = by_torch(items, fixed_batch(model.embed, images), k)[1]
-        return [[str(one) for one in near] for near in rows.tolist()]
-
+    search = exact_search(model, pixels)
     settings = {"eps": options.eps, "max_queries": options.queries, "quiet": True}
     with TemporaryDirectory() as folder:
         found = attack_search(search, pixels, folder=folder, query_budget=options.budget, **settings).content

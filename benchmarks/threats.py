@@ -10,21 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor
-
+from benchmarks.rank_feedback import exact_search
 from benchmarks.side_by_side import machine
 from holdfast import Patch, Universal, attack_hub, attack_search, attack_shared, corrupt, evaluate, verify
-from holdfast.core.batching import fixed_batch
 from holdfast.data import Pixels
 from holdfast.evaluation.result import ROBUST
 from holdfast.evaluation.settings import parse_radius
 from holdfast.models.adapters.base import OpenedModel
-from holdfast.models.embedding import embed_dataset
 from holdfast.models.open import open_model
 from holdfast.models.test_set import load_test_set
 from holdfast.report.tables import format_radius, markdown
-from holdfast.search.nearest import by_torch
 from holdfast.threats.corruption import corruptions_of, mean_of
 from holdfast.threats.hub import hubs_of
 from holdfast.threats.shared import shared_of
@@ -77,13 +72,7 @@ def through_an_index(it: Attacked) -> Iterator[Row]:
 
 def by_answers(it: Attacked) -> Iterator[Row]:
     """Someone who only sees which items come first."""
-    gallery = embed_dataset(it.model.embed, it.pixels, torch.device("cpu")).gallery
-
-    def search(images: Tensor, k: int) -> list[list[str]]:
-        with torch.no_grad():
-            rows = by_torch(gallery.embeddings, fixed_batch(it.model.embed, images), k)[1]
-        return [[str(one) for one in near] for near in rows.tolist()]
-
+    search = exact_search(it.model, it.pixels)
     asked = {**it.settings(), "query_budget": BUDGET}
     found = attack_search(search, it.pixels, folder=it.folder / "answers", **asked).content["curve"]
     for name in ("first replaced", "first wrong"):
