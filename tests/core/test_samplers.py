@@ -1,4 +1,4 @@
-"""Every draw of the five samplers is allowed by the table of strategies, and drawn with the stated weight."""
+"""Every draw of the six samplers is allowed by the table of strategies, and drawn with the stated weight."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -98,6 +98,12 @@ def test_the_positive_is_the_other_image_of_the_pair(strategy: str) -> None:
     triplets = SAMPLERS[strategy](EmbeddedBatch.of(embedded(8, 4, seed=1), labels), torch.Generator().manual_seed(0))
     assert triplets.anchor.tolist() == [0, 2, 4, 6]
     assert triplets.positive.tolist() == [1, 3, 5, 7]
+
+
+def test_the_easy_positive_is_the_nearest_of_the_class_and_the_negative_the_nearest_of_another() -> None:
+    batch = EmbeddedBatch.of(at(0.9, 0.6, 0.8, 0.7, 1.2), torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0]))
+    triplets = SAMPLERS["E"](batch, None)
+    assert (triplets.positive.item(), triplets.negative.item()) == (2, 4)
 
 
 def test_the_mate_of_the_last_image_of_a_class_is_its_first() -> None:

@@ -59,7 +59,9 @@ def candidates(
         nearest, farthest = min(d[i] for i in other), max(d[i] for i in same)
         positives = [i for i in same if d[i] > nearest] or same
         negatives = [i for i in other if d[i] < farthest] or other
-    if strategy == "H":
+    if strategy == "E":
+        positives = [i for i in same if d[i] == min(d[j] for j in same)]
+    if strategy in ("H", "E"):
         negatives = [i for i in other if d[i] == min(d[j] for j in other)]
     weight = {i: inverse_density(d[i], len(z[0])) if strategy == "D" else 1.0 for i in negatives}
     return Candidates(dict.fromkeys(positives, 1.0), weight)

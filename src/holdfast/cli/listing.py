@@ -16,7 +16,7 @@ def recipes() -> None:
 
     rows = [[name, recipe.notation, recipe.summary, recipe.reference] for name, recipe in RECIPES.items()]
     display.table("recipes", ["name", "in the paper", "what it does", "reference"], rows)
-    print("Any source R M S D H goes with any destination; a number in [-2, 2] is a destination too: HM[S,-0.15]&ICS.")
+    print("Any source R M S D H E goes with any destination; so does a number in [-2, 2]: HM[S,-0.15]&ICS.")
     print(
         "-lore after any with triplets (&LORE) holds clean embeddings near those of the original network: act-r-lore."
     )

@@ -18,7 +18,10 @@ from holdfast.util.imports import CUSTOM
 from holdfast.util.validate import Amount, Positive
 
 METHODS = {"none": "N/A", "est": "EST", "act": "ACT", "rest": "REST", "minmax": "MinMax", "hm": "HM", "fare": "FARE"}
-SOURCES = {"R": "random", "M": "semihard", "S": "softhard", "D": "distance-weighted", "H": "hardest"}
+SOURCES = {
+    **{"R": "random", "M": "semihard", "S": "softhard"},
+    **{"D": "distance-weighted", "H": "hardest", "E": "easy-positive"},
+}
 GRADUAL = {"g_LGA": 1.0, "g_2": 2.0, "g_1/2": 0.5}
 CONSTANTS = {"0": 0.0, "-gamma/2": -0.5, "-gamma": -1.0}
 SHORT = {"g_LGA": "lga", "g_2": "g2", "g_1/2": "ghalf", "-gamma/2": "halfgamma", "-gamma": "gamma"} | {
@@ -248,7 +251,7 @@ LISTED = (
     *(f"hm-{s}-{d}" for s in "rmsdh" for d in "rmsdh"),
     *("hm-s-0", "hm-s-halfgamma", "hm-s-gamma", "hm-s-bm"),
     *("hm-r-lga", "hm-s-lga", "hm-s-g2", "hm-s-ghalf"),
-    *("hm-r-m-ics", "hm-s-m-ics", "hm-r-lga-ics", "hm-s-lga-ics"),
+    *("hm-r-m-ics", "hm-s-m-ics", "hm-r-lga-ics", "hm-s-lga-ics", "hm-e-lga-ics"),
     *NAMED,
 )
 RECIPES: dict[str, Recipe] = {name: parse_recipe(name) for name in LISTED}
