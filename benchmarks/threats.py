@@ -24,6 +24,7 @@ from holdfast.threats.corruption import corruptions_of, mean_of
 from holdfast.threats.hub import hubs_of
 from holdfast.threats.shared import shared_of
 from holdfast.threats.verification import verification_of
+from holdfast.util.errors import HoldfastError
 
 INDEX = "IVF64,PQ32:nprobe=8"
 AREA, POISONS, FAR, BUDGET = 0.1, 3, 0.001, 300
@@ -145,10 +146,13 @@ def main() -> None:
     if len({_folder(word) for word in options.models}) < len(options.models):
         parser.error("two models have one name")
     columns: list[dict[Row, str]] = []
-    for word in options.models:
-        model = open_model(word)
-        pixels = load_test_set(model, root=options.root)
-        it = Attacked(model, pixels, options.out / _folder(word), options.eps, options.queries)
+    try:
+        opened = {word: open_model(word) for word in options.models}
+        images = {word: load_test_set(model, root=options.root) for word, model in opened.items()}
+    except HoldfastError as error:
+        parser.error(str(error))
+    for word, model in opened.items():
+        it = Attacked(model, images[word], options.out / _folder(word), options.eps, options.queries)
         columns.append({row._replace(figure=""): row.figure for threat in THREATS for row in threat(it)})
     rows = [[row.what, row.better, *(column[row] for column in columns)] for row in columns[0]]
     print(markdown([f"in %, ε = {format_radius(options.eps, 'linf')}", "better", *options.models], rows))

@@ -154,6 +154,7 @@ def test_a_dry_run_only_says_what_it_takes(
     for row in rows:
         line = rf"^ *{row} +[\d,]+ +\d+ (s|min) +\d+ (s|min) +(\d+\.\d\d GB|\?) *$"
         assert len(re.findall(line, out, re.MULTILINE)) == (2 if "--eps-curve" in asked and row != "checks" else 1), row
+    assert [f", ε = {radius}/255: what" in out for radius in (8, 51)] == ["--eps-curve" in asked] * 2
     assert re.fullmatch(r"about \d+ s, at most \d+ s; found out in \d+ s", out.splitlines()[-1])
 
 

@@ -262,17 +262,17 @@ def planned(runs: "Sequence[Planned]", seconds: Sequence[float], slots: int) -> 
     print(f"runs: {len(runs)}; about {total_time}{ways}, evaluations at the most; start-up and validations not counted")
 
 
-def estimated(name: str, found: "Sequence[Estimate]") -> None:
-    """Print what evaluations of a model would take, part by part, and on what that rests."""
-    rows = [
-        [one.name, f"{one.passes:,}", *map(format_duration, (one.seconds, one.most)), _gigabytes(one.memory)]
-        for estimate in found
-        for one in estimate.parts
-    ]
-    table(f"{name}: what an evaluation takes", ["", "images passed", "expected", "at most", "peak memory"], rows)
-    for estimate in found:
+def estimated(name: str, found: "Mapping[str, Estimate]") -> None:
+    """Print what evaluations of a model, by what each is of, would take, part by part, and on what that rests."""
+    for of, estimate in found.items():
+        rows = [
+            [one.name, f"{one.passes:,}", *map(format_duration, (one.seconds, one.most)), _gigabytes(one.memory)]
+            for one in estimate.parts
+        ]
+        title = f"{name}{of}: what an evaluation takes"
+        table(title, ["", "images passed", "expected", "at most", "peak memory"], rows)
         print(f"expected: {'; '.join(estimate.basis)}")
-    seconds, most, took = (sum(getattr(one, what) for one in found) for what in ("seconds", "most", "took"))
+    seconds, most, took = (sum(getattr(one, what) for one in found.values()) for what in ("seconds", "most", "took"))
     print("not counted: start-up, certificates; at most: no attack ends before its last step")
     print(f"about {format_duration(seconds)}, at most {format_duration(most)}; found out in {format_duration(took)}")
 

@@ -10,7 +10,6 @@ from holdfast.cli.options import AttackOptions, BatchSize, Device, ModelOptions,
 from holdfast.cli.streams import speaks
 
 if TYPE_CHECKING:
-    from holdfast.evaluation.estimate.estimate import Estimate
     from holdfast.evaluation.result import Result
 
 
@@ -51,11 +50,13 @@ def evaluate(  # noqa: PLR0917
     device: Device = None,
 ) -> None:
     """Attack a retrieval model, score it, and check whether the score can be trusted."""
+    from holdfast.cli import display  # noqa: PLC0415
     from holdfast.evaluation.estimate.estimate import estimate  # noqa: PLC0415
     from holdfast.evaluation.evaluate import evaluate as run  # noqa: PLC0415
     from holdfast.evaluation.indexed.factory import check_index  # noqa: PLC0415
     from holdfast.evaluation.settings import parse_radii, resolve_settings  # noqa: PLC0415
     from holdfast.report import published as published_rows  # noqa: PLC0415
+    from holdfast.report.tables import format_radius  # noqa: PLC0415
     from holdfast.util import distributed  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError  # noqa: PLC0415
 
@@ -89,7 +90,11 @@ def evaluate(  # noqa: PLR0917
     if index is not None:  # without it last: what does not go with it is refused first
         todo.append({"eps": values[-1], "checks": False})
     if dry_run:
-        _foretell([estimate(model, images, protocol, **settings, **one) for one in todo], model.name)
+        found = [estimate(model, images, protocol, **settings, **one) for one in todo]
+        if speaks():
+            radii = [f", ε = {format_radius(value, how.norm)}" for value in values]
+            names = radii if eps_curve else [""] if index is None else [f", by {index}", ", every vector compared"]
+            display.estimated(model.name, dict(zip(names, found, strict=True)))
         return
     settings["folder"] = out or target.results(model)
     with distributed.process_group(distributed.device(device)):
@@ -97,13 +102,6 @@ def evaluate(  # noqa: PLR0917
     if index is not None:
         results.reverse()
     _show(results, index is not None, published)
-
-
-def _foretell(found: "list[Estimate]", model: str) -> None:
-    from holdfast.cli import display  # noqa: PLC0415
-
-    if speaks():
-        display.estimated(model, found)
 
 
 def _show(results: "list[Result]", through_index: bool, published: bool) -> None:

@@ -83,24 +83,10 @@ def zoo() -> None:
         verdict = results[0].verdict if results else "not evaluated"
         if results and results[0].content["protocol_version"] < PROTOCOLS[results[0].content["protocol"]].version:
             shown[1:], older = [one if one == NONE else f"{one}*" for one in shown[1:]], True
-        size = (run.folder / "model.safetensors").stat().st_size
-        rows.append(
-            [
-                f"zoo:{name}",
-                config.data.name,
-                config.recipe,
-                *shown[:2],
-                radius,
-                shown[2],
-                verdict,
-                f"{size / 1e6:.1f} MB",
-            ]
-        )
-    display.table(
-        f"the zoo in {home()}",
-        ["name", "data", "recipe", "R@1", "robust R@1", "at ε", "ERS", "verdict", "weights"],
-        rows,
-    )
+        size = f"{(run.folder / 'model.safetensors').stat().st_size / 1e6:.1f} MB"
+        rows.append([f"zoo:{name}", config.data.name, config.recipe, *shown[:2], radius, shown[2], verdict, size])
+    columns = ["name", "data", "recipe", "R@1", "robust R@1", "at ε", "ERS", "verdict", "weights"]
+    display.table(f"the zoo in {home()}", columns, rows)
     if older:
         print(
             "* by an earlier version of the protocol, whose attacks were weaker: read it as an upper bound, and measure"
