@@ -53,6 +53,11 @@ def test_names_are_unique_and_described() -> None:
     assert set(REFERENCES) == set(METHODS)
 
 
+def test_a_recipe_names_whoever_published_its_parts() -> None:
+    assert parse_recipe("hm-s-lga").reference == "Zhou & Patel, CVPR 2022"
+    assert all(name in parse_recipe("hm-e-lga-ics-lore").reference for name in ("Patel", "Xuan", "Poppi"))
+
+
 @pytest.mark.parametrize(
     ("spelling", "name"),
     [

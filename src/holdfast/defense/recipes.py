@@ -38,6 +38,7 @@ REFERENCES = {
     "hm": "Zhou & Patel, CVPR 2022",
     "fare": "Schlarmann et al., ICML 2024",
 }
+EASY = "Xuan et al., WACV 2020 (easy positives)"
 CONSTRAINT = "Poppi et al. 2025 (LORE)"
 
 
@@ -113,7 +114,7 @@ class Recipe:
     @property
     def reference(self) -> str:
         """Where it was published."""
-        return REFERENCES[self.method] + f"; {CONSTRAINT}" * self.constrained
+        return REFERENCES[self.method] + f"; {EASY}" * (self.source == "E") + f"; {CONSTRAINT}" * self.constrained
 
     @property
     def perturbs(self) -> bool:
