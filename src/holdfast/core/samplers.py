@@ -126,7 +126,12 @@ def easy_positive(batch: EmbeddedBatch, generator: Generator | None = None) -> T
 
 
 SAMPLERS: dict[str, Sampler] = {
-    **{"R": random, "M": semihard, "S": softhard, "D": distance_weighted, "H": hardest, "E": easy_positive}
+    "R": random,
+    "M": semihard,
+    "S": softhard,
+    "D": distance_weighted,
+    "H": hardest,
+    "E": easy_positive,
 }
 """By the letter that stands for it in a recipe: random, semihard, softhard, distance-weighted, hardest, and easy
 positive."""

@@ -19,8 +19,12 @@ from holdfast.util.validate import Amount, Positive
 
 METHODS = {"none": "N/A", "est": "EST", "act": "ACT", "rest": "REST", "minmax": "MinMax", "hm": "HM", "fare": "FARE"}
 SOURCES = {
-    **{"R": "random", "M": "semihard", "S": "softhard"},
-    **{"D": "distance-weighted", "H": "hardest", "E": "easy-positive"},
+    "R": "random",
+    "M": "semihard",
+    "S": "softhard",
+    "D": "distance-weighted",
+    "H": "hardest",
+    "E": "easy-positive",
 }
 GRADUAL = {"g_LGA": 1.0, "g_2": 2.0, "g_1/2": 0.5}
 CONSTANTS = {"0": 0.0, "-gamma/2": -0.5, "-gamma": -1.0}
