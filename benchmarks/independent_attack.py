@@ -7,14 +7,14 @@ is broken as soon as the nearest other gallery item of one iterate is of another
 the network, distances in float64 from the differences, a tie not counted.
 
 The figure is how many points of all queries it breaks that the library calls robust: the most by which it can break
-more than the cascade. With ``--out`` what is broken and
-which rounds are done is kept after every round: the same command goes on from there, and another one adds to it.
+more than the cascade. ``attack.json``, beside the result, keeps after every round which queries were robust, which
+are broken, and which rounds are done: the same command goes on from there, without the records, and another adds to it.
 """
 
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +31,7 @@ from holdfast.util import distributed
 from holdfast.util.atomic import write_json
 from holdfast.util.progress import Progress
 
+NAME = "attack.json"
 BATCH = 64
 ALLOWED = 0.5
 """Points that the cascade may miss."""
@@ -193,17 +194,13 @@ class Claim:
     robust: list[int]
 
 
-def read_claim(file: Path, model: str | None) -> Claim:
-    """The claim of a result and its records. Raises ValueError where it makes none."""
+def read_claim(file: Path, model: str | None, kept: Mapping[str, Any]) -> Claim:
+    """The claim of a result and of what was kept, else of its records. Raises ValueError where it makes none."""
     content = json.loads(file.read_text())
     robust, settings = content.get("robust R@1"), content["settings"]
     if robust is None or settings["norm"] != "linf":
         raise ValueError(f"{file} has no robust R@1 of the worst-case cascade in L∞")
-    records = file.parent / "records"
-    stages = [f"worst.{stage['name']}.jsonl".replace(":", "_") for stage in robust["stages"]]
-    lines = {stage: read_lines(records / stage) for stage in stages}
-    fallen = {line["id"] for stage in lines.values() for line in stage if line["after"]["R@1"] < 50}
-    surviving = [line["id"] for line in lines[stages[0]] if line["id"] not in fallen]
+    surviving = kept["robust"] if kept else recorded(file.parent / "records", robust["stages"])
     counted = round(robust["value"] * robust["queries"] / 100)
     if len(surviving) != counted:
         raise ValueError(f"{file} counts {counted} robust queries, its records {len(surviving)}")
@@ -211,6 +208,13 @@ def read_claim(file: Path, model: str | None) -> Claim:
     data = None if trained_on == content["data"]["name"] else content["data"]["name"]
     word = model or f"zoo:{content['name']}"
     return Claim(word, data, settings["eps"], robust["queries"], surviving)
+
+
+def recorded(records: Path, stages: list[dict[str, Any]]) -> list[int]:
+    """The queries that withstood all stages, by their records."""
+    lines = [read_lines(records / f"worst.{stage['name']}.jsonl".replace(":", "_")) for stage in stages]
+    fallen = {line["id"] for stage in lines for line in stage if line["after"]["R@1"] < 50}
+    return [line["id"] for line in lines[0] if line["id"] not in fallen]
 
 
 def read_lines(file: Path) -> list[dict[str, Any]]:
@@ -236,29 +240,24 @@ def open_claim(claim: Claim, root: Path | None, device: torch.device) -> tuple[V
     return victim, queries
 
 
-def attack(victim: Victim, queries: Queries, eps: float, rounds: list[Round], out: Path | None) -> dict[str, Any]:
-    """All rounds that ``out`` does not have yet, survivors only: what is broken, the rounds done, and the seconds."""
-    state: dict[str, Any] = {"broken": [], "rounds": [], "seconds": 0.0}
-    if out is not None and out.exists():
-        before = json.loads(out.read_text())
-        state = {name: before[name] for name in state}
+def attack(
+    victim: Victim, queries: Queries, eps: float, *, rounds: list[Round], state: dict[str, Any], out: Path
+) -> dict[str, Any]:
+    """All rounds that ``state`` does not have yet, survivors only: what is broken, the rounds done, and the seconds."""
     missing = [this for this in rounds if list(this) not in state["rounds"]]
     with Progress("independent attack", len(rounds), len(rounds) - len(missing)) as progress:
         for this in missing:
             began = time.perf_counter()
             fallen = {kill["id"] for kill in state["broken"]}
             left = [i for i, one in enumerate(queries.ids.tolist()) if one not in fallen]
+            found: dict[int, int] = {}
             for first in range(0, len(left), BATCH):
-                found = descend(victim, queries.take(torch.tensor(left[first : first + BATCH])), eps, this)
-                state["broken"] += [
-                    {"id": identity, **this._asdict(), "step": step} for identity, step in found.items()
-                ]
+                found |= descend(victim, queries.take(torch.tensor(left[first : first + BATCH])), eps, this)
+            state["broken"] += [{"id": identity, **this._asdict(), "step": step} for identity, step in found.items()]
             state["rounds"].append(list(this))
             state["seconds"] += time.perf_counter() - began
-            if out is not None:
-                write_json(out, state)
-            more = len(state["broken"]) - len(fallen)
-            progress.advance(f"{this.loss} {this.restart}: {more} more of {len(left)}")
+            write_json(out, state)
+            progress.advance(f"{this.loss} {this.restart}: {len(found)} more of {len(left)}")
     return state
 
 
@@ -269,16 +268,18 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, help="where its data set lies")
     parser.add_argument("--restarts", type=int, default=10)
     parser.add_argument("--steps", type=int, default=500)
-    parser.add_argument("--out", type=Path, help="JSON file to keep what is found, and to go on from")
     parser.add_argument("--device")
     options = parser.parse_args(arguments)
+    out = options.result.parent / NAME
+    kept = json.loads(out.read_text()) if out.exists() else {}
     try:
-        claim = read_claim(options.result, options.model)
+        claim = read_claim(options.result, options.model, kept)
         victim, queries = open_claim(claim, options.root, distributed.device(options.device))
     except ValueError as error:
         parser.error(str(error))
     rounds = [Round(loss, restart, options.steps) for restart in range(options.restarts) for loss in LOSSES]
-    state = attack(victim, queries, claim.eps, rounds, options.out)
+    empty = {"robust": claim.robust, "broken": [], "rounds": [], "seconds": 0.0}
+    state = attack(victim, queries, claim.eps, rounds=rounds, state={**empty, **kept}, out=out)
     for kill in state["broken"]:
         print(f"query {kill['id']} breaks by {kill['loss']}, restart {kill['restart']}, step {kill['step']}")
     facts = {
@@ -291,8 +292,6 @@ def main(arguments: list[str] | None = None) -> None:
     }
     figure = 100 * len(state["broken"]) / claim.queries
     row("broken here, robust by the library", figure, "points", Bar(most=ALLOWED), **facts)
-    if options.out is not None:
-        write_json(options.out, {**facts, "points": figure, **state})
 
 
 if __name__ == "__main__":

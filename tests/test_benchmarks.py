@@ -1,6 +1,7 @@
 """How benchmarks take turns and report; their figures are nobody's test."""
 
 import json
+import shutil
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -69,10 +70,10 @@ def claimed(tmp_path: Path) -> Path:
 
 
 def test_the_independent_attack_breaks_what_a_result_calls_robust(
-    claimed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    claimed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, content = tmp_path / "out.json", json.loads(claimed.read_text())
-    arguments = [str(claimed), "--restarts", "1", "--steps", "10", "--out", str(out)]
+    out, content = claimed.parent / "attack.json", json.loads(claimed.read_text())
+    arguments = [str(claimed), "--restarts", "1", "--steps", "10"]
 
     def judged() -> tuple[dict[str, Any], dict[str, Any]]:
         independent_attack.main(arguments)
@@ -90,7 +91,8 @@ def test_the_independent_attack_breaks_what_a_result_calls_robust(
     assert (found["figure"], found["met"]) == (100 * len(right) / 8, False)
     assert {kill["id"] for kill in kept["broken"]} == right
     assert kept["broken"][0]["loss"] == "margin"
-    assert judged()[1] == kept, "what is done is not done again"
+    shutil.rmtree(claimed.parent / "records")
+    assert judged()[1] == kept, "what is done is not done again, and needs no records"
 
 
 def _claim_all_robust(file: Path, right: int) -> None:
