@@ -64,6 +64,12 @@ class Cost:
         return Cost(self.passes + other.passes, self.seconds + other.seconds)
 
 
+def mean(costs: Sequence[Cost]) -> Cost:
+    """Of several costs, as likely each."""
+    total = sum(costs, Cost())
+    return Cost(round(total.passes / len(costs)), total.seconds / len(costs))
+
+
 def watch(
     target: Target, images: int, work: Callable[[Target, Target | None], T], surrogate: Target | None = None
 ) -> tuple[list[Call], Pace, T]:

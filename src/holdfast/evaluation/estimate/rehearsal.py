@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from holdfast.core.pgd import PGD
 from holdfast.evaluation.checks import check
 from holdfast.evaluation.checks.arrival import LONGER, SAMPLE
 from holdfast.evaluation.checks.trust import CHECKED
-from holdfast.evaluation.estimate.calls import Call, Cost, Pace, cost, most_calls, stretched, watch
+from holdfast.evaluation.estimate.calls import Call, Cost, Pace, cost, mean, most_calls, stretched, watch
 from holdfast.evaluation.estimate.parts import Part
 from holdfast.evaluation.estimate.sketch import Sketch
 from holdfast.evaluation.protocols import Stage
@@ -30,10 +31,12 @@ from holdfast.util.progress import Progress
 
 STEPS = 4
 """Of an attack that is timed."""
-STAGES = 2
+STAGES = 3
 """Stages of the cascade that are tried to their end; who withstands them is expected to withstand the others."""
-FEWEST, ONE_IN, MOST = 32, 8, 64
-"""On how many queries these are tried: an eighth of those attacked, within these bounds."""
+FEWEST, MOST = 32, 128
+"""On how many queries these are tried: half of those attacked, within these bounds."""
+GUESSES = 9
+"""How many may withstand of the others: so many quantiles of what is known of their share."""
 AGAIN = 8
 """Queries that the checks are tried on."""
 
@@ -109,7 +112,7 @@ class Rehearsal:
     @cached_property
     def stood(self) -> list[Stood]:
         """The first stages of the cascade."""
-        count = min(max(FEWEST, self.total // ONE_IN), MOST, len(self.rows))
+        count = min(max(FEWEST, self.total // 2), MOST, len(self.rows))
         left, found = self.rows[torch.linspace(0, len(self.rows) - 1, count).long()], list[Stood]()
         for stage in [*stages_of(self.resolved)][:STAGES]:
             if tried := len(left):
@@ -120,8 +123,8 @@ class Rehearsal:
         return found
 
     @property
-    def withstand(self) -> int:
-        """How many queries are expected to withstand the cascade."""
+    def withstand(self) -> list[int]:
+        """How many queries may withstand the cascade."""
         return self._left(self.stood[-1].withstood)
 
     def attacks(self) -> Iterator[Part]:
@@ -134,18 +137,18 @@ class Rehearsal:
         """Each stage of robust R@1."""
         for i, stage in enumerate(stages_of(self.resolved)):
             most, known = self._most(stage), self.stood[i] if i < len(self.stood) else None
-            calls, images = (known.calls, self._left(known.tried)) if known else (most, self.withstand)
-            pace, whole = self._pace(stage, images), self._pace(stage, self.total)
-            costs = cost(calls, images, self.batch, pace), cost(most, self.total, self.batch, whole)
-            yield _part(stage.name, costs, whole)
+            calls, counts = (known.calls, self._left(known.tried)) if known else (most, self.withstand)
+            expected = mean([cost(calls, images, self.batch, self._pace(stage, images)) for images in counts])
+            whole = self._pace(stage, self.total)
+            yield _part(stage.name, (expected, cost(most, self.total, self.batch, whole)), whole)
 
     def minimal(self) -> Part:
         """The search for the smallest ε of each query that the cascade breaks, none of whose trials ends early."""
         calls = [call for stage in trials_of(self.resolved) for call in self._most(stage)] * HALVINGS
-        stage, broken = next(stages_of(self.resolved)), self._left(self.stood[0].tried) - self.withstand
-        paces = [self._pace(stage, images) for images in (broken, self.total)]
-        costs = cost(calls, broken, self.batch, paces[0]), cost(calls, self.total, self.batch, paces[1])
-        return _part("minimal ε", costs, paces[1])
+        stage, (right,) = next(stages_of(self.resolved)), self._left(self.stood[0].tried)
+        counts, whole = [right - images for images in self.withstand], self._pace(stage, self.total)
+        expected = mean([cost(calls, broken, self.batch, self._pace(stage, broken)) for broken in counts])
+        return _part("minimal ε", (expected, cost(calls, self.total, self.batch, whole)), whole)
 
     def checks(self) -> Part:
         """What is found out about the scores."""
@@ -165,15 +168,26 @@ class Rehearsal:
                 costs.append(tried.costs(min(SAMPLE, self.total), SAMPLE, LONGER))
         for stage in stages_of(self.resolved) if self.resolved.cascade and not self.resolved.black_box else ():
             if stage.lasting:
-                longer, images = self._most(stage, LONGER), [min(LASTING, one) for one in (self.withstand, self.total)]
-                least, most = (cost(longer, one, LASTING, self._pace(stage, one)) for one in images)
-                costs.append((least, most))
+                longer = self._most(stage, LONGER)
+                counts = [min(LASTING, images) for images in (*self.withstand, self.total)]
+                *guessed, most = (cost(longer, one, LASTING, self._pace(stage, one)) for one in counts)
+                costs.append((mean(guessed), most))
         expected, highest = (sum(column, Cost()) for column in zip(*costs, strict=True))
         return _part("checks", (expected, highest), pace)
 
-    def _left(self, tried: int) -> int:
-        """How many of all queries are expected to be left where ``tried`` of those that stages were tried on are."""
-        return round(self.total * float(self.right.double().mean()) * tried / self.stood[0].tried)
+    def _left(self, tried: int) -> list[int]:
+        """How many of all queries may be left where ``tried`` of those that stages were tried on are; as likely each.
+
+        What is known of the share is Jeffreys' beta distribution; of the first stage, all are left.
+        """
+        from scipy.special import betaincinv  # noqa: PLC0415 (slow to import, and only needed here)
+
+        known = self.stood[0].tried
+        others = max(0, round(self.total * float(self.right.double().mean())) - known)
+        if tried == known:
+            return [known + others]
+        shares = betaincinv(tried + 0.5, known - tried + 0.5, (np.arange(GUESSES) + 0.5) / GUESSES)
+        return [tried + round(others * float(one)) for one in shares]
 
     def _runner(self, stage: Stage, steps: int | None = None) -> Runner:
         pgd = descent(stage, self.resolved)
