@@ -24,7 +24,7 @@ from holdfast.evaluation.robust import cascade, minimal, smoothed
 from holdfast.metrics import retrieval
 from tests.helpers.tiny import digits, embedder
 
-folder, deadly = sys.argv[1], int(sys.argv[2])
+folder, deadly, index = sys.argv[1], int(sys.argv[2]), sys.argv[3] or None
 cascade.CASCADE = tuple(replace(one, steps=2) for one in (*CASCADE[:3], CASCADE[-1]))
 minimal.TRIALS, minimal.HALVINGS, smoothed.STEPS = (replace(TRIALS[0], steps=2, restarts=0),), 2, 2
 retrieval._queries_per_block = lambda *_: 3
@@ -40,13 +40,16 @@ def adding(*given):
 
 Records.add = adding
 settings = {"steps": 2, "eps": 0.06, "max_queries": 5, "minimal_eps": True}
-settings |= {"sigma": 0.1, "draws": 20, "batch": 2, "device": "cpu", "quiet": True}
+settings |= {"sigma": 0.1, "draws": 20} if index is None else {"index": index}
+settings |= {"batch": 2, "device": "cpu", "quiet": True}
 try:
     evaluation.evaluate(embedder(), digits(40), folder=folder, **settings)
 except ValueError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
-"""The strict evaluation of a tiny model, with checks, certificates and minimal ε; the second process may be killed."""
+"""The strict evaluation of a tiny model, with checks, minimal ε and certificates or an index; the second process may be
+killed."""
+INDEX = "IVF4,SQ8:nprobe=2"
 CHANGING = ("cost", "environment")
 """What a result says of its making."""
 
@@ -60,7 +63,11 @@ def script(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def alone(script: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The evaluation by one process."""
     folder = tmp_path_factory.mktemp("alone")
-    call([sys.executable, script, folder, "0"], check=True)
+    return one_process(script, folder)
+
+
+def one_process(script: Path, folder: Path, index: str = "") -> Path:
+    call([sys.executable, script, folder, "0", index], check=True)
     return folder
 
 
@@ -74,7 +81,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def test_where_one_of_two_dies_three_go_on_and_find_what_one_finds(alone: Path, script: Path, tmp_path: Path) -> None:
-    done = torchrun(str(script), str(tmp_path), "3", processes=2)
+    done = torchrun(str(script), str(tmp_path), "3", "", processes=2)
     assert done.returncode != 0
     said = [line for line in done.stderr.splitlines() if line.startswith("HoldfastError")]
     assert len(said) == 1
@@ -82,15 +89,25 @@ def test_where_one_of_two_dies_three_go_on_and_find_what_one_finds(alone: Path, 
     assert f"exitcode  : -{int(signal.SIGKILL)}" in done.stderr
     begun = {name: len(content) for name, content in records(tmp_path).items()}
     assert begun
-    done = torchrun(str(script), str(tmp_path), "0", processes=3)
+    done = torchrun(str(script), str(tmp_path), "0", "", processes=3)
     assert done.returncode == 0, done.stderr
     assert records(tmp_path) == records(alone)
     assert result(tmp_path) == result(alone)
 
 
+def test_two_processes_find_through_an_index_what_one_finds(script: Path, tmp_path: Path) -> None:
+    pytest.importorskip("faiss", reason="faiss is not installed")
+    alone, shared = one_process(script, tmp_path / "alone", INDEX), tmp_path / "shared"
+    done = torchrun(str(script), str(shared), "0", INDEX, processes=2)
+    assert done.returncode == 0, done.stderr
+    assert records(shared) == records(alone)
+    assert result(shared) == result(alone)
+    assert result(shared)["index"]["word"] == INDEX
+
+
 def test_two_hosts_find_what_one_process_finds(alone: Path, script: Path, tmp_path: Path) -> None:
     with two_hosts() as hosts:
-        for done in torchrun_on(hosts, str(script), str(tmp_path), "0"):
+        for done in torchrun_on(hosts, str(script), str(tmp_path), "0", ""):
             assert done.returncode == 0, done.stderr
     assert records(tmp_path) == records(alone)
     assert result(tmp_path) == result(alone)

@@ -130,8 +130,8 @@ def bisect(
             tried = trial(i, left, start[left], radius[left])
             done = broken(tried.after)
             images[left[done]] = tried.images[done]
-            for name, values in tried.after.items():
-                found.after[name][left[done]] = values[done]
+            for name, values in found.after.items():
+                values[left[done]] = tried.after[name][done]
             left = left[~done]
         low[left] = radius[left]
     return found
