@@ -18,7 +18,7 @@ from holdfast.models.wrapped import WrappedModel
 from holdfast.util.errors import HoldfastError
 from holdfast.util.text import counted
 
-ATTACKED, ALONE = 4096, 512
+ATTACKED, ALONE = 2**14, 512
 """Images that are embedded where there are attacks to try, and where there are none."""
 FEWEST = 64
 """Images to try attacks on where a batch is smaller."""
