@@ -17,14 +17,20 @@ from tests.helpers.tiny import records
 SCRIPT = """
 import os, signal
 from dataclasses import replace
+from holdfast.core import gallery
 from holdfast.evaluation import evaluate as evaluation
 from holdfast.evaluation.protocols import CASCADE, TRIALS
 from holdfast.evaluation.records import Records
 from holdfast.evaluation.robust import cascade, minimal, smoothed
 from holdfast.metrics import retrieval
+from holdfast.models import embedding
+from holdfast.util import distributed
 from tests.helpers.tiny import digits, embedder
 
 folder, deadly, index = sys.argv[1], int(sys.argv[2]), sys.argv[3] or None
+if os.environ.get("SPREAD"):
+    gallery.BLOCK, embedding.ROOM, ask, questions = 16, 0.0, distributed.ask, []
+    distributed.ask = lambda *given: questions.append(1) or ask(*given)
 cascade.CASCADE = tuple(replace(one, steps=2) for one in (*CASCADE[:3], CASCADE[-1]))
 minimal.TRIALS, minimal.HALVINGS, smoothed.STEPS = (replace(TRIALS[0], steps=2, restarts=0),), 2, 2
 retrieval._queries_per_block = lambda *_: 3
@@ -44,11 +50,12 @@ settings |= {"sigma": 0.1, "draws": 20} if index is None else {"index": index}
 settings |= {"batch": 2, "device": "cpu", "quiet": True}
 try:
     evaluation.evaluate(embedder(), digits(40), folder=folder, **settings)
+    assert not {"SPREAD", "RANK"} <= os.environ.keys() or questions
 except ValueError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
 """The strict evaluation of a tiny model, with checks, minimal ε and certificates or an index; the second process may be
-killed."""
+killed, and no device may have room for the gallery."""
 INDEX = "IVF4,SQ8:nprobe=2"
 CHANGING = ("cost", "environment")
 """What a result says of its making."""
@@ -103,6 +110,21 @@ def test_two_processes_find_through_an_index_what_one_finds(script: Path, tmp_pa
     assert records(shared) == records(alone)
     assert result(shared) == result(alone)
     assert result(shared)["index"]["word"] == INDEX
+
+
+@pytest.mark.parametrize(("index", "processes"), [("", 4), ("SQ8", 2)])
+def test_a_gallery_spread_over_processes_gives_what_one_process_finds(
+    index: str, processes: int, script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """40 items in blocks of 16: of four processes one has none of them, of two one has two."""
+    if index:
+        pytest.importorskip("faiss", reason="faiss is not installed")
+    monkeypatch.setenv("SPREAD", "1")
+    alone, shared = one_process(script, tmp_path / "alone", index), tmp_path / "shared"
+    done = torchrun(str(script), str(shared), "0", index, processes=processes)
+    assert done.returncode == 0, done.stderr
+    assert records(shared) == records(alone)
+    assert result(shared) == result(alone)
 
 
 def test_two_hosts_find_what_one_process_finds(alone: Path, script: Path, tmp_path: Path) -> None:

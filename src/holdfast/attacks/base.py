@@ -85,6 +85,12 @@ class System:
         """The queries."""
         return self.items if self.queries.embeddings is self.gallery.embeddings else Items(self.queries, self.width)
 
+    def laid_out(self) -> "System":
+        """This system, its items where distances are measured; all ranks do it together where they are spread."""
+        for items in (self.items, self.query_items) if self.gallery.spread else ():
+            _ = items.set.columns
+        return self
+
 
 class RankingAttack(Protocol):
     """One attack.

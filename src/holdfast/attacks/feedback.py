@@ -176,7 +176,7 @@ class RankPromotion:
         answers to the images of the items chosen."""
         weights = rank_weights(self.k)
         item = system.gallery.ids[chosen[:, 0]]
-        neighbours = without_own(system.gallery.embeddings[chosen[:, 0]], item, self.k)
+        neighbours = without_own(system.gallery.at(chosen[:, 0]), item, self.k)
         least = -(PROMOTED * weights[0] + sum(weights))
 
         def places(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

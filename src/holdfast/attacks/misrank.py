@@ -58,8 +58,9 @@ class Misrank:
             left = distances.masked_fill(labels == labels[distances.argmin(1)][:, None], inf)
             distances = torch.where(left.isfinite().any(1, keepdim=True), left, distances)
         members = (labels == labels[distances.argmin(1)][:, None]).to(distances)
-        centroids = members @ system.items.embeddings.to(distances) / members.sum(1, keepdim=True)
-        return DistanceToTarget(centroids)
+        embeddings = system.items.embeddings
+        sums = members.to(embeddings.device) @ embeddings.to(members.dtype)
+        return DistanceToTarget(sums.to(members.device) / members.sum(1, keepdim=True))
 
 
 ODDS = Misrank(odds=0.3)

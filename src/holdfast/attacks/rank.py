@@ -51,7 +51,7 @@ class CA:
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
         asking = system.queries
-        queries = asking.embeddings[chosen]
+        queries = asking.at(chosen)
         distances = torch.stack([system.items.distances(column) for column in queries.unbind(1)], dim=1)
         own = self.excluded(system.items, perturbed.ids)[:, None]
         theirs = torch.stack([self.excluded(system.items, asking.ids[column]) for column in chosen.unbind(1)], dim=1)
@@ -163,7 +163,7 @@ class Order:
         return sample_pool(nearest(distances, self.count), self.count, generators)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
-        wanted = system.gallery.embeddings[chosen]
+        wanted = system.gallery.at(chosen)
         hidden = own_entries(system.items, perturbed.ids)
         keep = QA("+").plan(perturbed, system, chosen)
         first, second = torch.triu_indices(self.count, self.count, offset=1, device=chosen.device)

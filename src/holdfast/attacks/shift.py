@@ -95,7 +95,7 @@ class TMA:
         return sample_anywhere(visible_distances(system.items, perturbed, self.excluded), 1, generators)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
-        target = system.gallery.embeddings[chosen[:, 0]]
+        target = system.gallery.at(chosen[:, 0])
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
             return {"TMA": cosine_similarity(z, target, dim=1)}

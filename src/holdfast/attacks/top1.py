@@ -70,7 +70,7 @@ class GTM:
         return self.lure(distances, perturbed, system)[:, None]
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
-        target = system.gallery.embeddings[chosen[:, 0]]
+        target = system.gallery.at(chosen[:, 0])
         return Plan(DistanceToTarget(target), lambda z: {"GTM": recall_at_1(z, perturbed, system)})
 
 

@@ -34,7 +34,7 @@ class Dodging:
         return sample_anywhere(distances.masked_fill(others, inf), 1, generators)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
-        template = system.gallery.embeddings[chosen[:, 0]]
+        template = system.gallery.at(chosen[:, 0])
         return Plan(ShiftEmbedding(template[:, None], -self.enough), lambda z: {self.readings[0]: pairs(z, template)})
 
 
@@ -61,7 +61,7 @@ class Impersonation:
         return distances.masked_fill(perturbed.labels[:, None] == system.items.labels, inf)
 
     def plan(self, perturbed: Queries, system: System, chosen: Tensor) -> Plan:
-        template = system.gallery.embeddings[chosen[:, 0]]
+        template = system.gallery.at(chosen[:, 0])
         return Plan(DistanceToTarget(template, self.enough), lambda z: {self.readings[0]: pairs(z, template)})
 
 

@@ -1,18 +1,96 @@
 """An embedded gallery: the distances to its items, the nearest of them, and ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 
 import torch
 from torch import Tensor
 
 from holdfast.core.batching import WIDTH, fixed_batch, full_precision, rows_per_block
+from holdfast.util import distributed
 from holdfast.util.errors import HoldfastError
 from holdfast.util.text import counted
 
 ITEM = 64
 """Bytes that an item takes for each row of distances, intermediate results included."""
+
+BLOCK = 2**16
+"""Items in one matrix product. A product of another shape may be rounded otherwise, so it is the same wherever they
+lie."""
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Items as seen from an origin, side by side in blocks: the layout that products are quickest in.
+
+    origin: (D,), near the items: measured from there, small distances keep their digits. blocks: (D, n) each, of
+    :data:`BLOCK` items, the last of what is left. squares: squared distances to the origin, (n,) for each block.
+    """
+
+    origin: Tensor
+    blocks: Sequence[Tensor]
+    squares: Sequence[Tensor]
+
+    @classmethod
+    def of(cls, parts: Sequence[Tensor], origin: Tensor) -> "Columns":
+        """Of items (n, D) block by block, moved to where the origin is."""
+        blocks, squares = [], []
+        for part in parts:
+            seen = part.to(origin) - origin
+            blocks.append(seen.T.contiguous())
+            squares.append(torch.cat([rows.square().sum(1) for rows in torch.split(seen, WIDTH)]))
+        return cls(origin, blocks, squares)
+
+    def distances(self, seen: Tensor) -> Tensor:
+        """Of vectors (B, D), seen from the origin, to the items, (B, N)."""
+        found = [measured(seen, *one) for one in zip(self.blocks, self.squares, strict=True)]
+        return _beside(found) if found else seen.new_empty(len(seen), 0)
+
+    def parts(self, weights: Tensor) -> Tensor:
+        """What each block adds to the sums of items, seen from the origin, with weights (B, N): (blocks, B, D)."""
+        some = torch.split(weights, BLOCK, dim=1)
+        found = [mine @ block.T for mine, block in zip(some, self.blocks, strict=False)]
+        return torch.stack(found) if found else weights.new_empty(0, len(weights), len(self.origin))
+
+    def sums(self, weights: Tensor) -> Tensor:
+        """Sums (B, D) of the items, seen from the origin, with weights (B, N)."""
+        total: Tensor = reduce(torch.add, self.parts(weights))
+        return total
+
+
+class SpreadColumns:
+    """Columns whose blocks lie on several ranks: all make it together, and each answers for the blocks that it has."""
+
+    def __init__(self, parts: Sequence[Tensor], origin: Tensor) -> None:
+        shares = [parts[distributed.portion(len(parts), one)] for one in range(distributed.world())]
+        self.origin, self.counts = origin, [sum(map(len, share)) for share in shares]
+        self.blocks = [len(share) for share in shares]
+        own, first = Columns.of(shares[distributed.rank()], origin), sum(self.counts[: distributed.rank()])
+        last = first + self.counts[distributed.rank()]
+        self.to_measure = distributed.answer_by(own.distances)
+        self.to_add = distributed.answer_by(lambda weights: own.parts(weights[:, first:last]))
+
+    def distances(self, seen: Tensor) -> Tensor:
+        """As :meth:`.Columns.distances`."""
+        return _beside(distributed.ask(self.to_measure, seen, [(len(seen), count) for count in self.counts]))
+
+    def sums(self, weights: Tensor) -> Tensor:
+        """As :meth:`.Columns.sums`."""
+        shapes = [(count, len(weights), len(self.origin)) for count in self.blocks]
+        parts = distributed.ask(self.to_add, weights, shapes)
+        total: Tensor = reduce(torch.add, (one for part in parts for one in part))
+        return total
+
+
+def measured(seen: Tensor, columns: Tensor, squares: Tensor) -> Tensor:
+    """Distances of vectors (B, D) to ``columns`` (D, n) with these ``squares``, all seen from one origin."""
+    squared = torch.addmm(squares, seen, columns, alpha=-2).add_(seen.square().sum(1, keepdim=True))
+    return squared.clamp_(min=torch.finfo(squared.dtype).eps ** 2).sqrt_()
+
+
+def _beside(parts: Sequence[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat([*parts], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,11 +102,14 @@ class Queries:
         labels: (Q,) integer classes.
         ids: (Q,) integer positions in the test table. The gallery's entry with the same id is the query's own and is
             left out of its ranking; a query need not have one.
+        spread: they are too many for the device of labels and ids. Distances to them are measured by all ranks, each
+            with a share on its device; the embeddings lie in main memory.
     """
 
     embeddings: Tensor
     labels: Tensor
     ids: Tensor
+    spread: bool = False
 
     def __post_init__(self) -> None:
         for name in ("labels", "ids"):
@@ -41,7 +122,17 @@ class Queries:
 
     def take(self, rows: Tensor) -> "Queries":
         """Those at ``rows``."""
-        return Queries(self.embeddings[rows], self.labels[rows], self.ids[rows])
+        return Queries(self.at(rows), self.labels[rows], self.ids[rows])
+
+    def at(self, rows: Tensor) -> Tensor:
+        """The embeddings at ``rows`` (...), (..., D)."""
+        return self.embeddings[rows.to(self.embeddings.device)].to(self.labels.device)
+
+    @cached_property
+    def columns(self) -> Columns | SpreadColumns:
+        """What distances to them are measured by."""
+        parts, origin = torch.split(self.embeddings, BLOCK), self.embeddings.median(dim=0).values
+        return SpreadColumns(parts, origin.to(self.labels.device)) if self.spread else Columns.of(parts, origin)
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,22 +153,6 @@ class Items:
     set: Queries
     width: int = WIDTH
 
-    @cached_property
-    def origin(self) -> Tensor:
-        """``(D,)``, near the items: measured from there, small distances keep their digits."""
-        return self.embeddings.median(dim=0).values
-
-    @cached_property
-    def columns(self) -> Tensor:
-        """``(D, N)``, the items as seen from the origin, side by side: the layout that products are quickest in."""
-        return self.seen(self.embeddings).T.contiguous()
-
-    @cached_property
-    def squares(self) -> Tensor:
-        """``(N,)``, squared distances of the items to the origin."""
-        blocks = torch.split(self.embeddings, WIDTH)
-        return torch.cat([self.seen(block).square().sum(1) for block in blocks])
-
     @property
     def embeddings(self) -> Tensor:
         return self.set.embeddings
@@ -94,32 +169,42 @@ class Items:
 
         Next to an item the product leaves an error of about 1e-4: leave an image's own item out by index.
         """
-        return in_blocks(lambda z: self.measure(self.seen(z), self.columns, self.squares), self, z)
+        return in_blocks(lambda z: self.measured(self.seen(z)), self, z)
 
     def moved(self, ids: Tensor, there: Tensor, z: Tensor) -> Tensor:
         """Distances ``(B,)`` of embeddings ``(B, D)`` to the items with these ids, were those ``there`` (B, D).
 
         They come from a product of the shape that gives the other distances: what ties there ties here.
         """
-        place = self.own(ids).to(torch.uint8).argmax(1)
-        there = self.seen(there)
-        columns = self.columns.index_copy(1, place, there.T)
-        squares = self.squares.index_copy(0, place, there.square().sum(1))
+        place, there = self.own(ids).to(torch.uint8).argmax(1), self.seen(there)
+        found = there.new_empty(len(z))
+        for block in torch.unique(place // BLOCK).tolist():
+            rows = (place // BLOCK == block).nonzero()[:, 0]
+            size, within = min(BLOCK, len(self) - BLOCK * block), place[rows] - BLOCK * block
+            columns = there.new_zeros(there.shape[1], size).index_copy_(1, within, there[rows].T)
+            squares = there.new_zeros(size).index_copy_(0, within, there[rows].square().sum(1))
 
-        def measured(z: Tensor, place: Tensor) -> Tensor:
-            return self.measure(self.seen(z), columns, squares).gather(1, place[:, None])
+            def to_own(z: Tensor, within: Tensor, columns: Tensor = columns, squares: Tensor = squares) -> Tensor:
+                return measured(self.seen(z), columns, squares).gather(1, within[:, None])
 
-        return in_blocks(measured, self, z, place)[:, 0]
+            found[rows] = in_blocks(to_own, self, z[rows], within)[:, 0]
+        return found
 
     def seen(self, z: Tensor) -> Tensor:
         """Embeddings as seen from the origin."""
-        return z.to(self.origin) - self.origin
+        return z.to(self.set.columns.origin) - self.set.columns.origin
 
-    @staticmethod
-    def measure(z: Tensor, columns: Tensor, squares: Tensor) -> Tensor:
-        """Distances of ``z`` (B, D) to ``columns`` (D, N) with these ``squares``, all seen from one origin."""
-        squared = torch.addmm(squares, z, columns, alpha=-2).add_(z.square().sum(1, keepdim=True))
-        return squared.clamp_(min=torch.finfo(squared.dtype).eps ** 2).sqrt_()
+    def measured(self, seen: Tensor) -> Tensor:
+        """Distances (B, N) of vectors (B, D) that are seen from the origin."""
+        return self.set.columns.distances(seen)
+
+    def sums(self, weights: Tensor) -> Tensor:
+        """Sums (B, D) of the items, seen from the origin, with weights (B, N)."""
+        return self.set.columns.sums(weights)
+
+    def at(self, rows: Tensor) -> Tensor:
+        """The embeddings at ``rows`` (...), (..., D)."""
+        return self.set.at(rows)
 
     def own(self, ids: Tensor) -> Tensor:
         """``(B, N)`` bool: where each image's own entry stands."""

@@ -163,7 +163,7 @@ class Margin:
         z = z[:, 0]
         matching, own = take_rows(self.matching, rows), take_rows(self.own, rows)
         picked = self.contrast(self.items.distances(z.detach()), matching, own)
-        near, far = (pairs(z, self.items.embeddings[row]) for row in picked)
+        near, far = (pairs(z, self.items.at(row)) for row in picked)
         return (near - far).clamp(min=self.floor)
 
 
@@ -198,7 +198,7 @@ class ClassOdds:
     def _with_gradient(self, z: Tensor, rows: Tensor, wanted: bool) -> Tensor:
         """The value and, where wanted, its gradient, ``(g, 1 + D)``."""
         items, seen = self.items, self.items.seen(z)
-        distances = items.measure(seen, items.columns, items.squares)
+        distances = items.measured(seen)
         matching, own = self.matching[rows], self.own[rows]
         matches, others = distances.masked_fill(~matching | own, inf), distances.masked_fill(matching, inf)
         margin = others.amin(1) - matches.amin(1)
@@ -233,7 +233,7 @@ class RankHinge:
     def _with_gradient(self, z: Tensor, rows: Tensor, wanted: bool) -> Tensor:
         """The value and, where wanted, its gradient, ``(g, 1 + D)``."""
         items, seen = self.items, self.items.seen(z)
-        distances = items.measure(seen, items.columns, items.squares)
+        distances = items.measured(seen)
         hidden, chosen = self.hidden[rows], self.chosen[rows]
         reached = distances.gather(1, chosen)
         value, counts = torch.zeros_like(seen[:, 0]), torch.empty_like(reached)
@@ -248,7 +248,7 @@ class RankHinge:
             return value[:, None] / len(items)
         weights.div_(distances)
         away = _slope(items, seen, weights)
-        onto = ((z[:, None] - items.embeddings[chosen]) * (counts / reached)[:, :, None]).sum(1)
+        onto = ((z[:, None] - items.at(chosen)) * (counts / reached)[:, :, None]).sum(1)
         return torch.cat([value[:, None], _signed(self.sign, onto - away)], dim=1) / len(items)
 
 
@@ -332,7 +332,7 @@ def _slope(items: Items, seen: Tensor, weights: Tensor) -> Tensor:
 
     ``∂d(z, x)/∂z = (z - x) / d(z, x)``: a second matrix product. seen: the embeddings, as seen from the items' origin.
     """
-    return seen * weights.sum(1, keepdim=True) - weights @ items.columns.T
+    return seen * weights.sum(1, keepdim=True) - items.sums(weights)
 
 
 def _signed(sign: Sign, gap: Tensor) -> Tensor:

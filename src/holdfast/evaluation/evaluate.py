@@ -280,7 +280,7 @@ def target_of(
     for side, images in {"queries": embedded.queries, "gallery": embedded.gallery}.items():
         if not len(images.ids):
             raise HoldfastError(f"{pixels.table.name}: nothing to evaluate, there is no readable image in the {side}")
-    return Target(wrapped, System(embedded.queries, embedded.gallery), pixels, ranks), embedded
+    return Target(wrapped, System(embedded.queries, embedded.gallery).laid_out(), pixels, ranks), embedded
 
 
 def _carry_out(
@@ -298,7 +298,7 @@ def _carry_out(
     """Make all the records; the worst case, and the rows of queries still right, as :func:`worst_case` has them."""
     total, done = sum(len(one.images) for one in runners), sum(len(records.of(one.name)) for one in runners)
     with Progress("attacking", total, done, quiet=quiet) as progress:
-        if total > done and not quiet and not resolved.query_budget:
+        if total > done and not (quiet or resolved.query_budget or target.system.gallery.spread):
             checked = CHECK_STEPS * min(CHECKED, len(runners[0].images)) if checks else 0
             unit = runners[0].seconds_per_step(target, transfer)
             left = format_duration(unit * ((total - done) * max(1, resolved.steps) + checked))

@@ -18,10 +18,16 @@ from holdfast.util.text import counted
 
 BATCH = 256
 
+COPIES, ROOM = 2, 0.5
+"""Copies of the embeddings that an attack needs on a device, and the share of its memory that they may take."""
+
 
 @dataclass(frozen=True)
 class EmbeddedDataset:
-    """A test set as embeddings ``z (N, D)``, the rows ``ids (N,)`` of its table, and ``labels (N,)``."""
+    """A test set as embeddings ``z (N, D)``, the rows ``ids (N,)`` of its table, and ``labels (N,)``.
+
+    spread: as in :class:`.Queries`.
+    """
 
     z: Tensor
     ids: Tensor
@@ -29,19 +35,20 @@ class EmbeddedDataset:
     is_query: Tensor
     is_gallery: Tensor
     classes: int
+    spread: bool = False
 
     @property
     def queries(self) -> Queries:
-        return Queries(*self._part(self.is_query))
+        return Queries(*self._part(self.is_query), self.spread)
 
     @property
     def gallery(self) -> Gallery:
-        return Gallery(*self._part(self.is_gallery))
+        return Gallery(*self._part(self.is_gallery), self.spread)
 
     def _part(self, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Embeddings, labels, ids; the whole is not copied."""
         columns = self.z, self.labels, self.ids
-        return columns if mask.all() else (self.z[mask], self.labels[mask], self.ids[mask])
+        return columns if mask.all() else (self.z[mask.to(self.z.device)], self.labels[mask], self.ids[mask])
 
 
 def embed_dataset(
@@ -54,12 +61,14 @@ def embed_dataset(
 ) -> EmbeddedDataset:
     """Embed the readable images of a test table, a module in evaluation mode; with several ``ranks`` each its share.
 
-    Raises HoldfastError on NaN.
+    They are spread over the ranks where a device has no room for them all. Raises HoldfastError on NaN.
     """
     if ranks == 1:
-        z, ids = embed_rows(embed, pixels, device, progress=progress)
+        spread, (z, ids) = False, embed_rows(embed, pixels, device, progress=progress)
     else:
         z, ids = _embed_together(embed, pixels, device, progress)
+        spread = any(distributed.collect(lambda: COPIES * z.nbytes > ROOM * distributed.memory(device)))
+        z = z if spread else z.to(device)
     if not len(ids):
         first = pixels.table.name_of(0)
         raise HoldfastError(f"none of the {counted(len(pixels), 'test image')} can be read; the first is {first}")
@@ -67,13 +76,13 @@ def embed_dataset(
     labels, is_query, is_gallery = (
         torch.from_numpy(column)[ids].to(device) for column in (table.labels, table.is_query, table.is_gallery)
     )
-    return EmbeddedDataset(z, ids.to(device), labels, is_query, is_gallery, len(torch.unique(labels)))
+    return EmbeddedDataset(z, ids.to(device), labels, is_query, is_gallery, len(torch.unique(labels)), spread)
 
 
 def _embed_together(
     embed: Embed, pixels: Pixels, device: torch.device, progress: Callable[[int, int], None] | None
 ) -> tuple[Tensor, Tensor]:
-    """As :func:`embed_rows`, of all images, with what each rank has found of its share."""
+    """As :func:`embed_rows`, of all images, in main memory, with what each rank has found of its share."""
     share = torch.arange(len(pixels))[distributed.portion(len(pixels))]
 
     def work() -> tuple[Tensor, Tensor, Found]:
@@ -84,7 +93,7 @@ def _embed_together(
     for *_, found in parts:
         pixels.adopt(found)
     some = [z for z, *_ in parts if len(z)] or [parts[0][0]]
-    return torch.cat(some).to(device), torch.cat([ids for _, ids, _ in parts])
+    return torch.cat(some), torch.cat([ids for _, ids, _ in parts])
 
 
 def embed_rows(

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar, cast
@@ -36,6 +36,7 @@ def process_group(device: torch.device) -> Iterator[None]:
             yield
             wait()
     finally:
+        _answers.clear()
         dist.destroy_process_group()
 
 
@@ -76,6 +77,14 @@ def device(name: torch.device | str | None = None) -> torch.device:
     return torch.device("cpu")
 
 
+def memory(device: torch.device) -> int:
+    """Bytes of a device, or of its main memory for each process that torchrun has started on it."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    everything = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return everything // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
 def rank() -> int:
     """This process's number, 0 in a single process."""
     return dist.get_rank() if dist.is_initialized() else 0
@@ -107,10 +116,79 @@ def share(tensors: Iterable[Tensor]) -> None:
             tensor.detach().copy_(first)
 
 
-def portion(count: int) -> slice:
-    """This rank's share of ``count`` things in order; the shares differ by one at most."""
-    first, last = (count * one // world() for one in (rank(), rank() + 1))
-    return slice(first, last)
+def portion(count: int, of: int | None = None) -> slice:
+    """The share of ``count`` things in order that a rank has, by default this one; they differ by one at most."""
+    first = rank() if of is None else of
+    return slice(count * first // world(), count * (first + 1) // world())
+
+
+Answer = Callable[[Tensor], Tensor]
+
+_answers: list[Answer] = []
+DTYPES = (torch.float32, torch.float64)
+NOTHING = -1
+"""What a rank asks that is at rest."""
+
+
+def answer_by(answer: Answer) -> int:
+    """Let this rank answer the others' questions so; for :func:`ask`. All ranks call it, in the same order."""
+    _answers.append(answer)
+    return len(_answers) - 1
+
+
+def ask(number: int, question: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """What each rank answers a question (r, c), by rank, in such shapes; meanwhile this rank answers the others.
+
+    Ranks may ask different things, and may ask while others are at rest, having done their work in :func:`collect`.
+    Raises HoldfastError where a rank is gone.
+    """
+    with _gone():
+        return _round(number, question.contiguous(), shapes) or []
+
+
+def _rest() -> None:
+    """Answer until no rank asks any more."""
+    with _gone():
+        while _answers and _round(NOTHING, torch.empty(0, 0), ()) is not None:
+            pass
+
+
+def _round(number: int, question: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor] | None:
+    """All ranks ask once, or are at rest, and answer all; None where all are at rest."""
+    on = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    said = torch.tensor([number, *question.shape, DTYPES.index(question.dtype)], device=on)
+    heard = [torch.empty_like(said) for _ in range(world())]
+    dist.all_gather(heard, said)
+    asking, found = torch.stack(heard).tolist(), list[Tensor]()
+    for asker, (which, rows, columns, kind) in enumerate(asking):
+        if which == NOTHING:
+            continue
+        mine = asker == rank()
+        asked = question if mine else torch.empty(rows, columns, dtype=DTYPES[kind], device=on)
+        dist.broadcast(asked, asker)
+        answer = _answers[which](asked).contiguous()
+        if mine:
+            found = [
+                answer if one == rank() else _received(asked.new_empty(shapes[one]), one) for one in range(world())
+            ]
+        elif answer.numel():
+            dist.send(answer, asker)
+    return None if all(which == NOTHING for which, *_ in asking) else found
+
+
+def _received(empty: Tensor, sender: int) -> Tensor:
+    if empty.numel():
+        dist.recv(empty, sender)
+    return empty
+
+
+@contextmanager
+def _gone() -> Iterator[None]:
+    """A rank that is gone is a HoldfastError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise HoldfastError(ENDED) from error
 
 
 def collect(work: Callable[[], T]) -> list[T]:
@@ -127,10 +205,9 @@ def collect(work: Callable[[], T]) -> list[T]:
     except HoldfastError as error:
         fault = str(error)
     found: list[tuple[T | None, str | None]] = [(None, None)] * world()
-    try:
+    _rest()
+    with _gone():
         dist.all_gather_object(found, (value, fault))
-    except RuntimeError as error:
-        raise HoldfastError(ENDED) from error
     for _, one in found:
         if one is not None:
             failed = HoldfastError(one)

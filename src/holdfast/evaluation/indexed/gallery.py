@@ -36,9 +36,9 @@ def through(index: GalleryIndex, system: System) -> System:
 
     An index that does not compare with every item is itself asked what comes first.
     """
-    gallery = Gallery(index.items, system.gallery.labels, system.gallery.ids)
+    gallery = Gallery(index.items, system.gallery.labels, system.gallery.ids, system.gallery.spread)
     first = None if index.exhaustive else first_of(index.search, gallery)
-    return replace(system, gallery=gallery, first=first, stored=index.stored)
+    return replace(system, gallery=gallery, first=first, stored=index.stored).laid_out()
 
 
 def first_of(search: Search, gallery: Gallery) -> First:

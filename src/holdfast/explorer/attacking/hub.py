@@ -85,8 +85,9 @@ def holding(system: System, image: Queries) -> System:
     gallery = system.gallery
     if bool((gallery.ids == image.ids).any()):
         return system
-    joined = (torch.cat([getattr(one, name) for one in (gallery, image)]) for name in ("embeddings", "labels", "ids"))
-    return replace(system, gallery=Gallery(*joined))
+    names = ("embeddings", "labels", "ids")
+    z, labels, ids = (torch.cat([getattr(one, name) for one in (gallery, image)]) for name in names)
+    return replace(system, gallery=Gallery(z, labels, ids))
 
 
 def _values(found: dict[str, Any]) -> dict[str, float]:
