@@ -44,8 +44,10 @@ class Columns:
 
     def distances(self, seen: Tensor) -> Tensor:
         """Of vectors (B, D), seen from the origin, to the items, (B, N)."""
-        found = [measured(seen, *one) for one in zip(self.blocks, self.squares, strict=True)]
-        return _beside(found) if found else seen.new_empty(len(seen), 0)
+        found = seen.new_empty(len(seen), sum(map(len, self.squares)))
+        for block, squares, place in zip(self.blocks, self.squares, torch.split(found, BLOCK, dim=1), strict=False):
+            torch.addmm(squares, seen, block, alpha=-2, out=place)
+        return _rooted(found, seen)
 
     def parts(self, weights: Tensor) -> Tensor:
         """What each block adds to the sums of items, seen from the origin, with weights (B, N): (blocks, B, D)."""
@@ -73,7 +75,7 @@ class SpreadColumns:
 
     def distances(self, seen: Tensor) -> Tensor:
         """As :meth:`.Columns.distances`."""
-        return _beside(distributed.ask(self.to_measure, seen, [(len(seen), count) for count in self.counts]))
+        return torch.cat(distributed.ask(self.to_measure, seen, [(len(seen), count) for count in self.counts]), dim=1)
 
     def sums(self, weights: Tensor) -> Tensor:
         """As :meth:`.Columns.sums`."""
@@ -83,14 +85,10 @@ class SpreadColumns:
         return total
 
 
-def measured(seen: Tensor, columns: Tensor, squares: Tensor) -> Tensor:
-    """Distances of vectors (B, D) to ``columns`` (D, n) with these ``squares``, all seen from one origin."""
-    squared = torch.addmm(squares, seen, columns, alpha=-2).add_(seen.square().sum(1, keepdim=True))
+def _rooted(found: Tensor, seen: Tensor) -> Tensor:
+    """Distances (B, n) from what they have in excess, squared, of the norms of the vectors (B, D); in place."""
+    squared = found.add_(seen.square().sum(1, keepdim=True))
     return squared.clamp_(min=torch.finfo(squared.dtype).eps ** 2).sqrt_()
-
-
-def _beside(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat([*parts], dim=1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,9 +181,10 @@ class Items:
             size, within = min(BLOCK, len(self) - BLOCK * block), place[rows] - BLOCK * block
             columns = there.new_zeros(there.shape[1], size).index_copy_(1, within, there[rows].T)
             squares = there.new_zeros(size).index_copy_(0, within, there[rows].square().sum(1))
+            alone = Columns(self.set.columns.origin, [columns], [squares])
 
-            def to_own(z: Tensor, within: Tensor, columns: Tensor = columns, squares: Tensor = squares) -> Tensor:
-                return measured(self.seen(z), columns, squares).gather(1, within[:, None])
+            def to_own(z: Tensor, within: Tensor, alone: Columns = alone) -> Tensor:
+                return alone.distances(self.seen(z)).gather(1, within[:, None])
 
             found[rows] = in_blocks(to_own, self, z[rows], within)[:, 0]
         return found
