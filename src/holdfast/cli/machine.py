@@ -26,6 +26,7 @@ EXTRAS = {
     **{
         "hub": ("huggingface_hub",),
         "qdrant": ("qdrant_client",),
+        "pgvector": ("psycopg",),
         "onnx": ("onnx", "onnxscript", "onnxruntime"),
         "faiss": ("faiss",),
     },

@@ -122,7 +122,10 @@ class SearchOptions:
 
     search: Annotated[
         str | None,
-        typer.Option(help="Attack a search by its answers: faiss:FILE, qdrant:FOLDER:COLLECTION, http://host/path."),
+        typer.Option(
+            help="Attack a search by its answers: faiss:FILE, qdrant:FOLDER:COLLECTION, "
+            "postgresql://host/database?table=TABLE, http://host/path."
+        ),
     ] = None
     k: Annotated[int, typer.Option("-k", help="Of --search: items of an answer.")] = 10
     item: Annotated[str | None, typer.Option(help="Of rank-promotion: the id of the item; by default drawn.")] = None

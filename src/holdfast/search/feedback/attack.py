@@ -26,7 +26,7 @@ from holdfast.models.open import open_model
 from holdfast.models.wrapped import WrappedModel
 from holdfast.search.feedback.asking import Asking
 from holdfast.search.feedback.curve import curve
-from holdfast.search.oracles import open_search
+from holdfast.search.oracles import open_search, public
 from holdfast.search.oracles.base import SearchOracle
 from holdfast.util import distributed
 from holdfast.util.atomic import write_json
@@ -66,9 +66,9 @@ def attack_search(
     """Attack the images of a test set through the answers of a search alone, by Square's proposals, and save them.
 
     Args:
-        search: ``faiss:FILE``, ``qdrant:FOLDER:COLLECTION`` or ``http://host/path``; or a function
-            ``search(images, k)`` from images (n, C, H, W) of 8 bits, in [0, 1], to the ids of the ``k`` nearest items
-            of each, nearest first, as text.
+        search: ``faiss:FILE``, ``qdrant:FOLDER:COLLECTION``, ``postgresql://host/database?table=TABLE`` or
+            ``http://host/path``; or a function ``search(images, k)`` from images (n, C, H, W) of 8 bits, in [0, 1], to
+            the ids of the ``k`` nearest items of each, nearest first, as text.
         data: as of :func:`.evaluate`. Images of a table that has no queries are all attacked, and nothing is known of
             the search's items.
         name: ``rank-feedback``, away from the clean answer, or ``rank-promotion``, of an item of the gallery.
@@ -95,7 +95,7 @@ def attack_search(
     elif isinstance(attack, RankPromotion) and not known:
         raise HoldfastError(f"attack {name!r} promotes an item of the gallery, and there is none: give --gallery")
     folder, where = Path(folder), distributed.device(device)
-    word = search.partition("?")[0] if isinstance(search, str) else "a function"
+    word = public(search) if isinstance(search, str) else "a function"
     facts = {"search": word, "model": opened and opened.name, "attack": repr(attack)}
     identity = resolved.hash(facts, {"batch": batch, "ids": list(known) if ids else None}, describe_data(pixels))
     with working_in(folder):
