@@ -25,15 +25,18 @@ from benchmarks.memory import peak
 from benchmarks.noise import fresh, noise
 from benchmarks.side_by_side import tell
 from holdfast.attacks import System
+from holdfast.core import gallery
 from holdfast.core.gallery import Gallery, Queries
 from holdfast.data import Pixels, Table
 from holdfast.evaluation.evaluate import evaluate
 from holdfast.evaluation.protocols import CASCADE
 from holdfast.evaluation.records import Records
+from holdfast.evaluation.robust import cascade
 from holdfast.evaluation.robust.cascade import descent
 from holdfast.evaluation.runner import Runner, Target
 from holdfast.evaluation.settings import resolve_settings
 from holdfast.metrics.retrieval import retrieval_metrics
+from holdfast.models import embedding
 from holdfast.models.embedder import Embedder, EmbedderConfig
 from holdfast.models.wrapped import WrappedModel
 from holdfast.util import distributed
@@ -148,27 +151,35 @@ def by_steps() -> None:
         axis.measure("cascade", steps, partial(carry_out, target, stages(steps, FEW)), target)
 
 
+SPREAD = "two stages, gallery spread"
+ASKED: dict[str, dict[str, Any]] = {
+    "es and qa-, 8 steps": {"attacks": ("es", "qa-"), "step": EPS, "steps": 8},
+    "two stages": {"protocol": "worst"},
+    SPREAD: {"protocol": "worst"},
+}
+"""The first stages of the cascade. A gallery that is spread lies in four blocks, of which a single process has all."""
+
+
 def by_ranks() -> None:
     """Processes under torchrun, each with a thread."""
-    axis = Axis("processes", "256 queries, 2,000 in the gallery, 8 steps; wall seconds")
+    axis = Axis("processes", "256 queries, 2,000 in the gallery; wall seconds")
     for ranks in RANKS:
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
         done = subprocess.run([*command, "-m", "benchmarks.axes", "rank"], capture_output=True, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
-        for what in ("attacks", "cascade"):
-            axis.say(what, ranks, found[what], passes=found[f"{what} passes"], megabytes=found["megabytes"])
+        for what in ASKED:
+            axis.say(what, ranks, found[what], passes=found[f"{what} passes"])
 
 
 def rank() -> None:
     """One of the processes; the first prints what it took."""
-    pixels, found = noise(2_000, 200), dict[str, float]()
+    pixels, found = noise(2_000, 1_000, twins=True), dict[str, float]()
     given: dict[str, Any] = {"eps": EPS, "max_queries": 256, "checks": False, "quiet": True, "device": "cpu"}
+    cascade.CASCADE = CASCADE[:2]  # type: ignore[attr-defined]
     with distributed.process_group(torch.device("cpu")):
-        asked: dict[str, dict[str, Any]] = {
-            "attacks": {"attacks": ("es", "qa-"), "step": EPS, "steps": 8},
-            "cascade": {"protocol": "worst"},
-        }
-        for what, more in asked.items():
+        for what, more in ASKED.items():
+            if what == SPREAD:
+                embedding.ROOM, gallery.BLOCK = 0.0, 500
             began = perf_counter()
             cost = evaluate(fresh(), pixels, **given, **more).content["cost"]
             found |= {what: perf_counter() - began, f"{what} passes": cost["forward"] + cost["backward"]}

@@ -10,9 +10,10 @@ from holdfast.models.wrapped import WrappedModel
 SIZE = 28
 
 
-def noise(items: int, classes: int) -> Pixels:
-    """Grey images of random pixels, class after class."""
-    images = np.random.default_rng(0).integers(0, 256, (items, SIZE, SIZE), np.uint8)
+def noise(items: int, classes: int, twins: bool = False) -> Pixels:
+    """Grey images of random pixels, class after class; as twins, those of a class are alike."""
+    images = np.random.default_rng(0).integers(0, 256, (classes if twins else items, SIZE, SIZE), np.uint8)
+    images = images[np.arange(items) % len(images)]
     table = Table.build("noise", images, np.arange(items) % classes, ["test"] * items)
     return Pixels(table, SIZE, channels=1)
 
