@@ -1,5 +1,6 @@
 """The tables of results in the docs are what the result files in the repository say."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -30,6 +31,17 @@ def test_a_table_is_what_its_command_prints(
         main(expanded(command))
     printed = "".join(line + "\n" for line in capsys.readouterr().out.splitlines() if line.startswith("|"))
     assert printed == shown
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "results" / "second-opinion").rglob("attack.json")), ids=str)
+def test_the_second_opinion_is_what_its_file_says(file: Path) -> None:
+    said, result = (json.loads(place.read_text()) for place in (file, file.with_name("result.json")))
+    left, broken, restarts = len(said["robust"]), len(said["broken"]), len({one[1] for one in said["rounds"]})
+    assert len(said["rounds"]) == 3 * restarts
+    points = 100 * broken / result["robust R@1"]["queries"]
+    eps = f"{255 * result['settings']['eps']:.0f}/255"
+    row = f"| `{result['name']}` | {eps} | {left} | {restarts} | {broken} | {points:.1f} |"
+    assert row in (DOCS / "evidence.md").read_text(encoding="utf-8")
 
 
 def test_the_pages_have_tables() -> None:
