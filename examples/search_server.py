@@ -48,10 +48,13 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         arrays = [np.array(Image.open(BytesIO(b64decode(one)))) for one in body["images"]]
         pixels = np.stack([one[None] if one.ndim == 2 else one.transpose(2, 0, 1) for one in arrays])
-        with self.server.lock:
-            ids = self.server.search(torch.from_numpy(pixels).float() / 255, body["k"])
-        answer = json.dumps({"ids": ids}).encode()
-        self.send_response(200)
+        try:
+            with self.server.lock:
+                ids = self.server.search(torch.from_numpy(pixels).float() / 255, body["k"])
+            status, answer = 200, json.dumps({"ids": ids}).encode()
+        except ValueError as error:  # images that the model does not take
+            status, answer = 400, str(error).encode()
+        self.send_response(status)
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)

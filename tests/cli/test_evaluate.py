@@ -140,6 +140,7 @@ def test_published_rows_are_put_beside(call: Call, run: Path, tmp_path: Path, mo
     ("asked", "rows"),
     [
         (("--protocol", "worst"), ["embedding", "benign metrics", "margin", "adam-1", "square", "checks"]),
+        (("--attack", "es", "--eps", "16/255"), ["embedding", "benign metrics", "es", "checks"]),
         (("--attack", "es", "--eps-curve", "8,51/255"), ["embedding", "benign metrics", "es", "checks"]),
         (("--protocol", "benign"), ["embedding", "benign metrics"]),
     ],

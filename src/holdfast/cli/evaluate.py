@@ -56,7 +56,6 @@ def evaluate(  # noqa: PLR0917
     from holdfast.evaluation.indexed.factory import check_index  # noqa: PLC0415
     from holdfast.evaluation.settings import parse_radii, resolve_settings  # noqa: PLC0415
     from holdfast.report import published as published_rows  # noqa: PLC0415
-    from holdfast.report.tables import format_radius  # noqa: PLC0415
     from holdfast.util import distributed  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError  # noqa: PLC0415
 
@@ -92,9 +91,7 @@ def evaluate(  # noqa: PLR0917
     if dry_run:
         found = [estimate(model, images, protocol, **settings, **one) for one in todo]
         if speaks():
-            radii = [f", ε = {format_radius(value, how.norm)}" for value in values]
-            names = radii if eps_curve else [""] if index is None else [f", by {index}", ", every vector compared"]
-            display.estimated(model.name, dict(zip(names, found, strict=True)))
+            display.estimated(model.name, dict(zip(_names(index, eps_curve and values, how.norm), found, strict=True)))
         return
     settings["folder"] = out or target.results(model)
     with distributed.process_group(distributed.device(device)):
@@ -102,6 +99,15 @@ def evaluate(  # noqa: PLR0917
     if index is not None:
         results.reverse()
     _show(results, index is not None, published)
+
+
+def _names(index: str | None, curve: Any, norm: str | None) -> list[str]:
+    """What tells the estimates of a call apart."""
+    from holdfast.report.tables import format_radius  # noqa: PLC0415
+
+    if curve:
+        return [f", ε = {format_radius(eps, norm)}" for eps in curve]
+    return [""] if index is None else [f", by {index}", ", every vector compared"]
 
 
 def _show(results: "list[Result]", through_index: bool, published: bool) -> None:

@@ -17,6 +17,7 @@ from holdfast.evaluation.evaluate import evaluate
 from holdfast.models.adapters import http
 from holdfast.search.feedback.attack import attack_search
 from holdfast.search.feedback.curve import curve
+from holdfast.search.oracles.endpoint import open_endpoint
 from holdfast.util.errors import HoldfastError
 from tests.conftest import Call, Refuse
 from tests.helpers.endpoint import serving_search
@@ -309,7 +310,10 @@ def test_the_example_is_a_search(tmp_path: Path) -> None:
     server = names["Server"](search)
     Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
     try:
-        found = run(tmp_path, f"http://127.0.0.1:{server.server_port}/search", query_budget=4)
+        word = f"http://127.0.0.1:{server.server_port}/search"
+        found = run(tmp_path, word, query_budget=4)
+        with pytest.raises(HoldfastError, match=r"refuses the images \(status 400: .*takes images of"):
+            [*open_endpoint(word)(torch.zeros(1, 3, 16, 16), 2)]
     finally:
         server.shutdown()
         server.server_close()
