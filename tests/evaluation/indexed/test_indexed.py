@@ -180,6 +180,12 @@ def test_a_gallery_of_millions_is_attacked_by_few_images_at_once() -> None:
     ("word", "message"),
     [
         ("SQ9", "'SQ9' is no index .*could not parse index string SQ9.*; give SQ8, PQ32"),
+        ("HNWS32", "'HNWS32' is no index .*; did you mean HNSW"),
+        ("PQ32:nprob=4", "'PQ32:nprob=4' is no index .*; did you mean nprobe"),
+        ("sq8", "'sq8' is no index .*; did you mean SQ"),
+        ("HNSW0", "'HNSW0' is no index: HNSW takes a number of 2 or more"),
+        ("HNSW1,Flat", "HNSW takes a number of 2 or more"),
+        ("IVF0,Flat", "IVF takes a number of 1 or more"),
         ("", "'' is no index"),
         ("PQ4x4:nprobe=2", "is no index .*could not set parameter nprobe"),
         ("IVF4,Flat:nprobe=x", "is no index .*could not interpret parameters nprobe=x"),

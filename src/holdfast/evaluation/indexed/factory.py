@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from math import lcm
 from types import ModuleType
@@ -26,6 +27,25 @@ from holdfast.util.text import counted
 
 BINARY, RESCORED = "Binary", 40
 EXAMPLES = "SQ8, PQ32, IVF256,PQ32:nprobe=16, HNSW32:efSearch=64, Binary:rescore=40, or any other string of faiss"
+NAMES = (
+    "Flat",
+    "SQ",
+    "SQfp",
+    "PQ",
+    "IVF",
+    "HNSW",
+    "LSH",
+    "OPQ",
+    "PCA",
+    "RFlat",
+    "Binary",
+    "nprobe",
+    "efSearch",
+    "rescore",
+)
+"""What is in most words."""
+LEAST = {"IVF": 1, "HNSW": 2}
+"""Lists, and links of an item, that an index needs; faiss ends the process with fewer."""
 ANY_DIMENSION = 64
 """To parse with before the model's is known, times what the numbers of sub-vectors need."""
 BLOCK = 8192
@@ -60,12 +80,15 @@ def check_index(word: str | None) -> None:
     name, parameters = _parts(word)
     if name == BINARY:
         _rescored(word, parameters)
-    else:
-        parts = [int(number) for number in re.findall(r"PQ([1-9]\d{0,3})(?!\d)", name)]
-        try:
-            _opened(faiss, word, lcm(ANY_DIMENSION, *parts))
-        except RuntimeError as error:
-            raise HoldfastError(f"{shown(word)} is no index ({faiss_said(error)}); give {EXAMPLES}") from None
+        return
+    for kind, number in re.findall(r"(IVF|HNSW)(\d+)", name):
+        if int(number) < LEAST[kind]:
+            raise HoldfastError(f"{shown(word)} is no index: {kind} takes a number of {LEAST[kind]} or more")
+    parts = [int(number) for number in re.findall(r"PQ([1-9]\d{0,3})(?!\d)", name)]
+    try:
+        _opened(faiss, word, lcm(ANY_DIMENSION, *parts))
+    except RuntimeError as error:
+        raise HoldfastError(f"{shown(word)} is no index ({faiss_said(error)}){_hint(word)}; give {EXAMPLES}") from None
 
 
 def build_index(word: str, items: Tensor) -> GalleryIndex:
@@ -104,6 +127,16 @@ def build_index(word: str, items: Tensor) -> GalleryIndex:
 def _parts(word: str) -> tuple[str, str]:
     name, _, parameters = word.partition(":")
     return name, parameters
+
+
+def _hint(word: str) -> str:
+    """The known name nearest to the first unknown one in a word."""
+    by_lower = {name.lower(): name for name in NAMES}
+    for name in re.findall("[A-Za-z]+", word):
+        near = get_close_matches(name.lower(), by_lower, n=1)
+        if name not in NAMES and near:
+            return f"; did you mean {by_lower[near[0]]}?"
+    return ""
 
 
 def _opened(faiss: ModuleType, word: str, dim: int) -> Any:
