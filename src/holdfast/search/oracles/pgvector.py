@@ -140,7 +140,7 @@ def _id(database: Database, address: Address, column: Column) -> str:
         return pick(f"column in table {shown(column.said)}:", address.own["id"], {name: name for name in names})
     keys = [str(name) for (name,) in database.rows(PRIMARY_KEY, column.oid)]
     if len(keys) != 1:
-        held = f"a primary key of {len(keys)} columns" if keys else "no primary key"
+        held = f"a primary key of {counted(len(keys), 'column')}" if keys else "no primary key"
         raise HoldfastError(
             f"table {shown(column.said)} has {held}: add id=COLUMN to the search (allowed: {', '.join(names)})"
         )
