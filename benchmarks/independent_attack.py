@@ -7,7 +7,7 @@ is broken as soon as the nearest other gallery item of one iterate is of another
 the network, distances in float64 from the differences, a tie not counted.
 
 The figure is how many points of all queries it breaks that the library calls robust: the most by which it can break
-more than the cascade. ``attack.json``, beside the result, keeps after every round which queries were robust, which
+more than the cascade. ``opinion.json``, beside the result, keeps after every round which queries were robust, which
 are broken, and which rounds are done: the same command goes on from there, without the records, and another adds to it.
 """
 
@@ -31,7 +31,7 @@ from holdfast.util import distributed
 from holdfast.util.atomic import write_json
 from holdfast.util.progress import Progress
 
-NAME = "attack.json"
+NAME = "opinion.json"
 BATCH = 64
 ALLOWED = 0.5
 """Points that the cascade may miss."""

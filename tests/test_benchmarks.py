@@ -72,7 +72,7 @@ def claimed(tmp_path: Path) -> Path:
 def test_the_independent_attack_breaks_what_a_result_calls_robust(
     claimed: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, content = claimed.parent / "attack.json", json.loads(claimed.read_text())
+    out, content = claimed.parent / "opinion.json", json.loads(claimed.read_text())
     arguments = [str(claimed), "--restarts", "1", "--steps", "10"]
 
     def judged() -> tuple[dict[str, Any], dict[str, Any]]:

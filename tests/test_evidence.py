@@ -34,7 +34,7 @@ def test_a_table_is_what_its_command_prints(
 
 
 @pytest.mark.parametrize(
-    "file", sorted((ROOT / "results" / "second-opinion").rglob("attack.json")), ids=lambda file: file.parent.name
+    "file", sorted((ROOT / "results" / "second-opinion").rglob("opinion.json")), ids=lambda file: file.parent.name
 )
 def test_the_second_opinion_is_what_its_file_says(file: Path) -> None:
     said, result = (json.loads(place.read_text()) for place in (file, file.with_name("result.json")))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from holdfast.util.errors import HoldfastError
+from holdfast.util.errors import HoldfastError, lacks_memory
 
 T = TypeVar("T")
 
@@ -188,6 +188,8 @@ def _gone() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if lacks_memory(error):
+            raise
         raise HoldfastError(ENDED) from error
 
 

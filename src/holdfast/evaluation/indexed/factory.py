@@ -45,7 +45,7 @@ NAMES = (
 )
 """What is in most words."""
 LEAST = {"IVF": 1, "HNSW": 2}
-"""Lists, and links of an item, that an index needs; faiss ends the process with fewer."""
+"""Lists, and links of an item, that an index needs; with fewer faiss fails late, or ends the process."""
 ANY_DIMENSION = 64
 """To parse with before the model's is known, times what the numbers of sub-vectors need."""
 BLOCK = 8192
