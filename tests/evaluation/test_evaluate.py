@@ -61,7 +61,7 @@ def test_a_result_is_a_file_that_reports_read(checked: Result) -> None:
     assert checked.content["data"].items() >= data.items()
     settings = {"protocol": "strict", "attacks": list(NINE), "eps": 77 / 255, "steps": 6, "max_queries": 32, "seed": 0}
     assert checked.content["settings"].items() >= settings.items()
-    assert checked.content["protocol_version"] == 5
+    assert checked.content["protocol_version"] == 6
     assert torch.__version__.startswith(checked.content["environment"]["libraries"]["torch"])
 
 

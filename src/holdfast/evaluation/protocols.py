@@ -1,7 +1,7 @@
 """What is measured, as data: the ten scores, the score made of them, the protocols, and the stages of robust R@1."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from holdfast.attacks import ATTACKS, CA, QA, TMA, RankingAttack
 from holdfast.attacks.base import nearest_percent_after_the_first, no_entries
@@ -79,7 +79,7 @@ BUDGETS: dict[str, tuple[float, float, int]] = {"28": (77 / 255, 3 / 255, 32), "
 
 STRICT = Protocol(
     "strict",
-    5,
+    6,
     "every attack's intent carried out, and robust R@1; the default",
     ATTACKS,
     best=True,
@@ -105,7 +105,7 @@ CVPR22 = Protocol(
     batch={"28": 128, "224": 112},
 )
 
-WORST = Protocol("worst", 4, "robust R@1 alone: the share of queries that no attack breaks", {}, True, cascade=True)
+WORST = Protocol("worst", 5, "robust R@1 alone: the share of queries that no attack breaks", {}, True, cascade=True)
 
 BENIGN = Protocol("benign", 1, "no attack: retrieval metrics, NMI and collapse gauges only", {})
 
@@ -131,8 +131,8 @@ class Stage:
     lasting: bool = False
 
 
-FINE = 0.06
-"""The first step of Adam near the image, in units of ε."""
+FINE, COARSE = 0.06, 0.5
+"""First steps of Adam in units of ε: one that stays near the image, one that crosses the ball."""
 
 CASCADE: tuple[Stage, ...] = (
     Stage("margin", Misrank()),
@@ -140,11 +140,11 @@ CASCADE: tuple[Stage, ...] = (
     Stage("adam-1", Misrank(odds=1), 200, first=FINE, schedule=ADAM, lasting=True),
     *(Stage(f"adam-{odds:g}", Misrank(odds=odds), 200, first=FINE, schedule=ADAM) for odds in (0.3, 0.1, 3)),
     Stage("adam-near", Misrank(odds=1, start=0.2), 200, first=FINE, schedule=ADAM),
-    Stage("adam-margin", Misrank(), 400, first=0.5, schedule=ADAM),
     Stage("adam-far", Misrank(odds=1, start=1.0), 400, first=2 * FINE, schedule=ADAM),
-    *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(9)),
-    Stage("odds-noise", replace(ODDS, start=1.0), restarts=2),
-    Stage("adam-margin-far", Misrank(start=1.0), 400, first=2 * FINE, schedule=ADAM),
+    Stage("adam-coarse", Misrank(odds=1), 800, first=COARSE, schedule=ADAM),
+    Stage("adam-margin", Misrank(), 800, first=COARSE, schedule=ADAM),
+    *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(4)),
+    Stage("adam-margin-far", Misrank(start=1.0), 400, restarts=2, first=COARSE, schedule=ADAM),
     Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
 """The stages of robust R@1, in order; see docs/concepts/robust.md."""
