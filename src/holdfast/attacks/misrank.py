@@ -17,8 +17,9 @@ LEAST = 0.003
 
 @dataclass(frozen=True)
 class Misrank:
-    """Bring an image of another class before all of the query's own. Reading: R@1 in %, and through an index whether it
-    missed the nearest item (100, else 0).
+    """Bring an image of another class before all of the query's own. Readings: R@1 in %; the margin that is left, in %
+    of the median distance from the clean query to the gallery; through an index, whether it missed the nearest item
+    (100, else 0).
 
     odds: the temperature of the log odds that a descent follows, in units of the margin; 0: it follows the margin.
     toward: move to the centroid of a wrong class first, and start from there: of the class nearest to the clean query
@@ -29,7 +30,7 @@ class Misrank:
     toward: int | None = None
     start: float = 0.0
     side: ClassVar[str] = "query"
-    readings: ClassVar[tuple[str, ...]] = ("R@1",)
+    readings: ClassVar[tuple[str, ...]] = ("R@1", "margin")
 
     def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
         return perturbed.ids.new_empty((len(perturbed.ids), 0))
@@ -38,11 +39,14 @@ class Misrank:
         items = system.items
         matching = perturbed.labels[:, None] == items.labels
         distances = visible_distances(items, perturbed, own_entries)
-        least = LEAST * distances.median(1).values.clamp(min=torch.finfo(distances.dtype).tiny)
-        objective = ClassOdds(items, matching, items.own(perturbed.ids), self.odds, least)
+        median = distances.median(1).values.clamp(min=torch.finfo(distances.dtype).tiny)
+        hidden = items.own(perturbed.ids)
+        objective = ClassOdds(items, matching, hidden, self.odds, LEAST * median)
 
         def outcome(z: Tensor) -> dict[str, Tensor]:
-            found = {"R@1": recall_at_1(z, perturbed, system)}
+            away = items.distances(z).masked_fill_(hidden, inf)
+            margin = away.masked_fill(matching, inf).amin(1) - away.masked_fill(~matching, inf).amin(1)
+            found = {"R@1": recall_at_1(z, perturbed, system), "margin": 100 * margin / median}
             if system.first is not None:
                 found["missed"] = missed(system.first(z, perturbed.ids), z, perturbed, items)
             return found

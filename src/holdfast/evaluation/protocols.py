@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 
 from holdfast.attacks import ATTACKS, CA, QA, TMA, RankingAttack
 from holdfast.attacks.base import nearest_percent_after_the_first, no_entries
@@ -119,6 +120,7 @@ class Stage:
 
     steps, restarts: of the descent, or of Square or NES where no query budget sets them. first: its first step in units
     of ε. schedule: of its steps. lasting: a longer attack, which tells if the cascade has converged, is made of it.
+    within: tried only on queries whose margin some stage has brought so low, in % as :class:`.Misrank` reads it.
     """
 
     name: str
@@ -129,6 +131,7 @@ class Stage:
     schedule: Schedule = ADAPTIVE
     gradient: Gradient = WHITE_BOX
     lasting: bool = False
+    within: float = inf
 
 
 FINE, COARSE = 0.06, 0.5
@@ -144,7 +147,8 @@ CASCADE: tuple[Stage, ...] = (
     Stage("adam-coarse", Misrank(odds=1), 800, first=COARSE, schedule=ADAM),
     Stage("adam-margin", Misrank(), 800, first=COARSE, schedule=ADAM),
     *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(4)),
-    Stage("adam-margin-far", Misrank(start=1.0), 400, restarts=2, first=COARSE, schedule=ADAM),
+    Stage("adam-margin-far", Misrank(start=1.0), 400, first=COARSE, schedule=ADAM),
+    Stage("closest", Misrank(start=1.0), 400, restarts=9, first=COARSE, schedule=ADAM, within=5.0),
     Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
 """The stages of robust R@1, in order; see docs/concepts/robust.md."""

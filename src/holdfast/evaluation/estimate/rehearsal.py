@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -59,11 +60,13 @@ class Tried(NamedTuple):
 
 
 class Stood(NamedTuple):
-    """A stage of the cascade tried to its end: its calls, on how many queries, and how many of them withstood it."""
+    """A stage of the cascade tried to its end: its calls, on how many queries, how many of them withstood it, and the
+    least margins so far of these."""
 
     calls: list[Call]
     tried: int
     withstood: int
+    margins: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,18 +117,26 @@ class Rehearsal:
         """The first stages of the cascade."""
         count = min(max(FEWEST, self.total // 2), MOST, len(self.rows))
         left, found = self.rows[torch.linspace(0, len(self.rows) - 1, count).long()], list[Stood]()
+        margins = torch.full((count,), inf, device=left.device)
         for stage in [*stages_of(self.resolved)][:STAGES]:
             if tried := len(left):
                 with narrowed(self.target, tried) as few:
                     calls, _, attacked = self._watched(self._runner(stage), few, left, followed(stage, self.surrogate))
-                left = left[attacked.after["R@1"] > 0]
-                found.append(Stood(calls, tried, len(left)))
+                stands = attacked.after["R@1"] > 0
+                left, margins = left[stands], margins.minimum(attacked.after["margin"])[stands]
+                found.append(Stood(calls, tried, len(left), margins))
         return found
 
     @property
     def withstand(self) -> list[int]:
         """How many queries may withstand the cascade."""
         return self._left(self.stood[-1].withstood)
+
+    def _near(self, stage: Stage) -> list[int]:
+        """How many of these a stage may be tried on."""
+        margins = self.stood[-1].margins
+        near = float((margins <= stage.within).double().mean()) if len(margins) else 1.0
+        return [round(near * images) for images in self.withstand]
 
     def attacks(self) -> Iterator[Part]:
         """Each of the attacks."""
@@ -137,7 +148,7 @@ class Rehearsal:
         """Each stage of robust R@1."""
         for i, stage in enumerate(stages_of(self.resolved)):
             most, known = self._most(stage), self.stood[i] if i < len(self.stood) else None
-            calls, counts = (known.calls, self._left(known.tried)) if known else (most, self.withstand)
+            calls, counts = (known.calls, self._left(known.tried)) if known else (most, self._near(stage))
             expected = mean([cost(calls, images, self.batch, self._pace(stage, images)) for images in counts])
             whole = self._pace(stage, self.total)
             yield _part(stage.name, (expected, cost(most, self.total, self.batch, whole)), whole)

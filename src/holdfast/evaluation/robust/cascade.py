@@ -6,6 +6,7 @@ an image of another class comes first. ε, the norm, and the seed are all there 
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from math import inf
 from typing import Any
 
 import torch
@@ -51,10 +52,11 @@ def robust_recall(
     """
     queries = target.system.queries.take(rows)
     worst = unattacked(target, rows, resolved.seed)
+    margins = torch.full_like(worst, inf)
     place = {identity: i for i, identity in enumerate(queries.ids.tolist())}
     stages: list[dict[str, Any]] = []
     for stage in stages_of(resolved):
-        left = rows[worst > 0]
+        left = rows[(worst > 0) & (margins <= stage.within)]
         name = PREFIX + stage.name
         runner = DrawingRunner(name, stage.attack, descent(stage, resolved), left, resolved.seed, batch)
         progress.total += len(left)
@@ -64,8 +66,8 @@ def robust_recall(
                 pass
         attacked = records.of(name)
         for record in attacked:
-            at = place[record["id"]]
-            worst[at] = min(float(worst[at]), record["after"]["R@1"])
+            at, after = place[record["id"]], record["after"]
+            worst[at], margins[at] = min(float(worst[at]), after["R@1"]), min(float(margins[at]), after["margin"])
         costs = [cost for cost in records.costs if cost["attack"] == name]
         stages.append(
             {

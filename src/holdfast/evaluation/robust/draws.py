@@ -43,7 +43,7 @@ def attack_over_draws(
     **start: Any,
 ) -> Attacked:
     """As :func:`.attack_batch`; of a model that draws random numbers the gradient is averaged over :data:`AVERAGED`
-    draws, and R@1 is 0 where most of :data:`FRESH` others are wrong, else 100."""
+    draws, and R@1 is 0 where most of :data:`FRESH` others are wrong."""
     if (surrogate or target).model.random:
         pgd = replace(pgd, draws=AVERAGED)
     attacked = attack_batch(attack, target, rows, pgd, generators=generators, surrogate=surrogate, **start)
@@ -51,16 +51,17 @@ def attack_over_draws(
         return attacked
     with target.model.seeded(generators[0].initial_seed() ^ 1):
         before, after = (
-            {"R@1": majority(attacked.outcome, target.model, images)} for images in (attacked.clean, attacked.images)
+            majority(attacked.outcome, target.model, images) for images in (attacked.clean, attacked.images)
         )
     return replace(attacked, before=before, after=after)
 
 
-def majority(outcome: Outcome, model: WrappedModel, images: Tensor) -> Tensor:
-    """R@1 of images (B, C, H, W), 0 where most of :data:`FRESH` draws are wrong, else 100."""
+def majority(outcome: Outcome, model: WrappedModel, images: Tensor) -> dict[str, Tensor]:
+    """Readings of images (B, C, H, W), means of :data:`FRESH` draws; R@1 is 100, or 0 where most of them are wrong."""
     with torch.no_grad():
-        right = torch.stack([outcome(model(images))["R@1"] for _ in range(FRESH)]).mean(0)
-    return 100.0 * (right >= 50)
+        draws = [outcome(model(images)) for _ in range(FRESH)]
+    means = {name: torch.stack([draw[name] for draw in draws]).mean(0) for name in draws[0]}
+    return means | {"R@1": 100.0 * (means["R@1"] >= 50)}
 
 
 def unattacked(target: Target, rows: Tensor, seed: int) -> Tensor:
@@ -74,7 +75,7 @@ def unattacked(target: Target, rows: Tensor, seed: int) -> Tensor:
             continue
         images = target.pixels.read(part.ids.cpu())[0].to(part.embeddings.device)
         with target.model.seeded(seed):
-            found.append(majority(partial(_reading, part, system), target.model, images))
+            found.append(majority(partial(_reading, part, system), target.model, images)["R@1"])
     return torch.cat(found)
 
 
