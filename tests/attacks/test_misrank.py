@@ -61,6 +61,27 @@ def test_the_objective_is_the_margin_and_its_gradient_that_of_the_odds(attack: M
         )
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_the_margin_is_read_in_percent_of_the_median_distance(seed: int) -> None:
+    system = world(seed, queries=12, items=30, grid=False)
+    z, attack, queries = moved(system, seed), Misrank(), listed(system.queries)
+    outcome = attack.plan(system.queries, system, system.queries.ids.new_empty((12, 0))).outcome
+    for i, clean in enumerate(system.queries.embeddings.tolist()):
+        seen, away = ([distance(to, item) for item in listed(system.gallery).points] for to in (z[i].tolist(), clean))
+        gallery, own = listed(system.gallery), queries.ids[i]
+        match, other = (
+            [
+                d
+                for d, label, one in zip(seen, gallery.labels, gallery.ids, strict=True)
+                if one != own and same == (label == queries.labels[i])
+            ]
+            for same in (True, False)
+        )
+        visible = sorted(d for d, one in zip(away, gallery.ids, strict=True) if one != own)
+        median = visible[(len(visible) - 1) // 2]
+        assert outcome(z)["margin"][i].item() == pytest.approx(100 * (min(other) - min(match)) / median, abs=0.05)
+
+
 def test_a_wrong_query_is_finished_and_pulls_no_more() -> None:
     system = world(0, grid=False)
     z = moved(system, 0)[:, None].requires_grad_()

@@ -120,6 +120,7 @@ class Stage:
 
     steps, restarts: of the descent, or of Square or NES where no query budget sets them. first: its first step in units
     of ε. schedule: of its steps. lasting: a longer attack, which tells if the cascade has converged, is made of it.
+    hop: how far from the best iterate a restart begins, in units of ε; 0: anywhere.
     within: tried only on queries whose margin some stage has brought so low, in % as :class:`.Misrank` reads it.
     """
 
@@ -131,6 +132,7 @@ class Stage:
     schedule: Schedule = ADAPTIVE
     gradient: Gradient = WHITE_BOX
     lasting: bool = False
+    hop: float = 0.0
     within: float = inf
 
 
@@ -148,7 +150,8 @@ CASCADE: tuple[Stage, ...] = (
     Stage("adam-margin", Misrank(), 800, first=COARSE, schedule=ADAM),
     *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(4)),
     Stage("adam-margin-far", Misrank(start=1.0), 400, first=COARSE, schedule=ADAM),
-    Stage("closest", Misrank(start=1.0), 400, restarts=9, first=COARSE, schedule=ADAM, within=5.0),
+    Stage("hop-margin", Misrank(), restarts=19, hop=0.3, within=5.0),
+    Stage("hop-odds", ODDS, restarts=19, hop=0.3, within=5.0),
     Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
 """The stages of robust R@1, in order; see docs/concepts/robust.md."""

@@ -47,11 +47,15 @@ def test_each_stage_meets_the_queries_that_all_before_have_left(tmp_path: Path) 
     assert result.sampled == (result.content["benign"]["queries"] > 40)
     derived = Result(None, {key: value for key, value in result.content.items() if key != "sample R@1"})
     assert derived.number("sample R@1") == result.number("sample R@1")
-    for stage in robust["stages"]:
-        found = rows(place / f"worst.{stage['name']}.jsonl")
-        assert {record["id"] for record in found} == left
+    near = dict.fromkeys(left, float("inf"))
+    for stage, asked in zip(robust["stages"], CASCADE, strict=True):
+        file = place / f"worst.{stage['name']}.jsonl"
+        found = rows(file) if file.exists() else []
+        tried = {identity for identity in left if near[identity] <= asked.within}
+        assert {record["id"] for record in found} == tried
+        near |= {record["id"]: min(near[record["id"]], record["after"]["margin"]) for record in found}
         broken = {record["id"] for record in found if record["after"]["R@1"] == 0}
-        assert (stage["tried"], stage["broke"]) == (len(left), len(broken))
+        assert (stage["tried"], stage["broke"]) == (len(tried), len(broken))
         left -= broken
     assert robust["kept"] == len(left)
     assert robust["value"] == pytest.approx(100 * len(left) / robust["queries"])
@@ -71,6 +75,27 @@ def test_it_is_the_same_in_any_batch_and_after_a_kill(tmp_path: Path) -> None:
     complete = worst(counted(MODEL)[0], folder=tmp_path / "complete")
     assert lasting(again.content) == lasting(complete.content)
     assert records(tmp_path / "killed") == records(tmp_path / "complete")
+
+
+def test_a_stage_for_the_closest_meets_those_that_were_brought_so_near(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = replace(SHORT[0], name="first"), replace(SHORT[0], name="then", steps=1)
+    monkeypatch.setattr(cascade, "CASCADE", stages)
+
+    def tried(folder: Path, *names: str) -> list[list[dict[str, Any]]]:
+        result = worst(folder=folder, eps=0.03)
+        assert result.path is not None
+        return [rows(result.path.parent / "records" / f"worst.{name}.jsonl") for name in names]
+
+    first, then = tried(tmp_path / "all", "first", "then")
+    margins = {record["id"]: record["after"]["margin"] for record in first}
+    least = {one["id"]: min(margins[one["id"]], one["after"]["margin"]) for one in then if one["after"]["R@1"] > 0}
+    limit = sorted(least.values())[len(least) // 3]
+    monkeypatch.setattr(cascade, "CASCADE", (*stages, replace(SHORT[0], name="last", within=limit)))
+    (last,) = tried(tmp_path / "near", "last")
+    assert {record["id"] for record in last} == {identity for identity, margin in least.items() if margin <= limit}
+    assert 0 < len(last) < len(least)
 
 
 def test_it_falls_with_the_radius_and_below_every_quick_attack(monkeypatch: pytest.MonkeyPatch) -> None:
