@@ -111,8 +111,6 @@ class PGD:
     schedule: how the steps follow on each other; by default they are of one size.
     best: return each group's iterate of the lowest objective, not its last one.
     restarts: so many further descents from random points of the ball; the best iterate of all is returned.
-    hop: how far from the best iterate so far these points lie at most, in the ball's norm (basin hopping, Wales & Doye
-    1997); 0: anywhere in the ball.
     draws: over how many calls of an embedder that draws random numbers the objective and its gradient are averaged.
     eight_bits: the embedder is shown :func:`rounded` images, as one that takes files is; no gradient passes through.
 
@@ -129,7 +127,6 @@ class PGD:
     schedule: Schedule = CONSTANT
     best: bool = False
     restarts: int = 0
-    hop: float = 0.0
     draws: int = 1
     eight_bits: bool = False
 
@@ -165,7 +162,7 @@ class PGD:
         )
         for _ in range(self.restarts):
             unfinished = rows[values > objective.floor]
-            again = self._again(images, adversarial, generator, scale)
+            again = self._start(images, generator, self.ball.eps, scale)
             other, reached = self._descend(
                 embed, images, objective, unfinished, again, clean=None, generators=generator, scale=scale
             )
@@ -253,15 +250,7 @@ class PGD:
     def scaled(self, factor: float) -> "PGD":
         """The same descent with radius, step and start multiplied by ``factor``."""
         ball = replace(self.ball, eps=self.ball.eps * factor)  # type: ignore[type-var]
-        return replace(self, ball=ball, step=self.step * factor, start=self.start * factor, hop=self.hop * factor)
-
-    def _again(self, images: Tensor, best: Tensor, generators: Generators, scale: Tensor | None) -> Tensor:
-        """Where another descent starts."""
-        if self.hop == 0:
-            return self._start(images, generators, self.ball.eps, scale)
-        r = (self._start(best, generators, self.hop, scale) - images).flatten(0, 1)
-        times = 1.0 if scale is None else _of_each_image(scale, images)
-        return (images + (times * self.ball.project(r / times)).view_as(images)).clamp(0, 1)
+        return replace(self, ball=ball, step=self.step * factor, start=self.start * factor)
 
     def _start(self, images: Tensor, generators: Generators, radius: float, scale: Tensor | None) -> Tensor:
         if radius == 0:

@@ -1,7 +1,7 @@
 """What is measured, as data: the ten scores, the score made of them, the protocols, and the stages of robust R@1."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 
 from holdfast.attacks import ATTACKS, CA, QA, TMA, RankingAttack
@@ -120,7 +120,6 @@ class Stage:
 
     steps, restarts: of the descent, or of Square or NES where no query budget sets them. first: its first step in units
     of ε. schedule: of its steps. lasting: a longer attack, which tells if the cascade has converged, is made of it.
-    hop: how far from the best iterate a restart begins, in units of ε; 0: anywhere.
     within: tried only on queries whose margin some stage has brought so low, in % as :class:`.Misrank` reads it.
     """
 
@@ -132,7 +131,6 @@ class Stage:
     schedule: Schedule = ADAPTIVE
     gradient: Gradient = WHITE_BOX
     lasting: bool = False
-    hop: float = 0.0
     within: float = inf
 
 
@@ -150,8 +148,8 @@ CASCADE: tuple[Stage, ...] = (
     Stage("adam-margin", Misrank(), 800, first=COARSE, schedule=ADAM),
     *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(4)),
     Stage("adam-margin-far", Misrank(start=1.0), 400, first=COARSE, schedule=ADAM),
-    Stage("hop-margin", Misrank(), restarts=19, hop=0.3, within=5.0),
-    Stage("hop-odds", ODDS, restarts=19, hop=0.3, within=5.0),
+    Stage("closest-margin", Misrank(start=1.0), restarts=19, within=5.0),
+    Stage("closest-odds", replace(ODDS, start=1.0), restarts=19, within=5.0),
     Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
 """The stages of robust R@1, in order; see docs/concepts/robust.md."""

@@ -38,7 +38,7 @@ def worst(model: Callable[[Tensor], Tensor] = MODEL, **settings: Any) -> Result:
 
 @pytest.mark.usefixtures("short")
 def test_each_stage_meets_the_queries_that_all_before_have_left(tmp_path: Path) -> None:
-    result = worst(folder=tmp_path)
+    result = worst(folder=tmp_path, eps=0.03)
     assert result.path is not None
     robust, place = result.content["robust R@1"], result.path.parent / "records"
     assert [stage["name"] for stage in robust["stages"]] == [stage.name for stage in CASCADE]
@@ -122,6 +122,19 @@ def test_adam_breaks_what_the_sign_of_the_gradient_does_not(real_data: Path, mon
     margin, odds, adam = (one["broke"] for one in found["stages"])
     assert margin + odds <= 1
     assert adam >= 3
+
+
+def test_restarts_break_what_was_closest_to_breaking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two queries of the zoo's plain digits model that were once called robust at 32/255."""
+    opened, rows = open_model("zoo:digits-none-r"), torch.tensor([777, 785])
+    pixels, budget = load_test_set(opened), resolve_settings("28", "worst", eps=32 / 255)
+    stages = tuple(stage for stage in CASCADE if stage.name in {"margin", "odds", "closest-margin"})
+    monkeypatch.setattr(cascade, "CASCADE", stages)
+    with prepared(opened.embed, pixels, budget, "cpu", quiet=True) as target, Progress("", 6, quiet=True) as progress:
+        found, _ = cascade.robust_recall(target, budget, rows, Records(None), progress, batch=64)
+    margin, odds, closest = found["stages"]
+    assert margin["broke"] + odds["broke"] == 0
+    assert (closest["tried"], closest["broke"]) == (2, 2)
 
 
 def test_square_breaks_what_hides_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -108,9 +108,7 @@ def descent(stage: Stage, resolved: AttackSettings, times: int = 1) -> PGD:
     """The descent of a stage in a budget's ball; ``times`` as long."""
     ball = BALLS[resolved.norm](resolved.eps)
     first, steps = stage.first * resolved.eps, stage.steps * times
-    pgd = PGD(
-        ball, first, steps, gradient=stage.gradient, best=True, restarts=stage.restarts, hop=stage.hop * resolved.eps
-    )
+    pgd = PGD(ball, first, steps, gradient=stage.gradient, best=True, restarts=stage.restarts)
     if isinstance(stage.gradient, NES):
         return replace(pgd, step=crossing(resolved.eps, pgd.steps), schedule=DECAYING)
     return replace(pgd, schedule=stage.schedule) if stage.gradient == WHITE_BOX else pgd
