@@ -17,7 +17,7 @@ from holdfast.util.errors import HoldfastError
 ROOT = Path(__file__).parents[1]
 FILES = {file.stem: file for file in sorted((ROOT / "experiments").glob("*.yaml"))}
 REDUCED = {"digits-table2", "cub-64px", "cars-64px"} | {
-    f"fashion-{name}" for name in ("quarter", "whole", "tried", "claims", "levers", "radius")
+    f"fashion-{name}" for name in ("quarter", "whole", "tried", "claims", "levers", "radius", "resnet")
 }
 FULL = sorted(FILES.keys() - REDUCED)
 CUB = [stem for stem in FULL if stem.startswith("cub-")]
