@@ -146,7 +146,7 @@ CASCADE: tuple[Stage, ...] = (
     Stage("adam-far", Misrank(odds=1, start=1.0), 400, first=2 * FINE, schedule=ADAM),
     Stage("adam-coarse", Misrank(odds=1), 800, first=COARSE, schedule=ADAM),
     Stage("adam-margin", Misrank(), 800, first=COARSE, schedule=ADAM),
-    *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(4)),
+    *(Stage(f"toward-{i + 1}", Misrank(toward=i), 50) for i in range(9)),
     Stage("adam-margin-far", Misrank(start=1.0), 400, first=COARSE, schedule=ADAM),
     Stage("closest-margin", Misrank(start=1.0), restarts=19, within=5.0),
     Stage("closest-odds", replace(ODDS, start=1.0), restarts=19, within=5.0),
