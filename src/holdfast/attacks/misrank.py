@@ -17,9 +17,9 @@ LEAST = 0.003
 
 @dataclass(frozen=True)
 class Misrank:
-    """Bring an image of another class before all of the query's own. Readings: R@1 in %; the margin that is left, in %
-    of the median distance from the clean query to the gallery; through an index, whether it missed the nearest item
-    (100, else 0).
+    """Bring an image of another class before all of the query's own. Reading: R@1 in %. Beside it the outcome tells the
+    margin that is left, in % of the median distance from the clean query to the gallery, and through an index whether
+    it missed the nearest item (100, else 0).
 
     odds: the temperature of the log odds that a descent follows, in units of the margin; 0: it follows the margin.
     toward: move to the centroid of a wrong class first, and start from there: of the class nearest to the clean query
@@ -30,7 +30,7 @@ class Misrank:
     toward: int | None = None
     start: float = 0.0
     side: ClassVar[str] = "query"
-    readings: ClassVar[tuple[str, ...]] = ("R@1", "margin")
+    readings: ClassVar[tuple[str, ...]] = ("R@1",)
 
     def choose(self, perturbed: Queries, system: System, generators: ImageGenerators) -> Tensor:
         return perturbed.ids.new_empty((len(perturbed.ids), 0))
