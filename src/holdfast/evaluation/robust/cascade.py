@@ -67,10 +67,8 @@ def robust_recall(
         attacked = records.of(name)
         for record in attacked:
             at, after = place[record["id"]], record["after"]
-            worst[at], margins[at] = (
-                min(float(worst[at]), after["R@1"]),
-                min(float(margins[at]), after.get("margin", inf)),
-            )
+            worst[at] = min(float(worst[at]), after["R@1"])
+            margins[at] = min(float(margins[at]), after.get("margin", inf))
         costs = [cost for cost in records.costs if cost["attack"] == name]
         stages.append(
             {
