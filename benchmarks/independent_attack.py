@@ -16,6 +16,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -58,9 +59,13 @@ class Victim:
     labels: Tensor
     ids: Tensor
 
+    @cached_property
+    def squares(self) -> Tensor:
+        return self.z.square().sum(1)
+
     def distances(self, z: Tensor) -> Tensor:
         """(B, D) -> (B, N)."""
-        squares = z.square().sum(1, keepdim=True) + self.z.square().sum(1) - 2 * z @ self.z.T
+        squares = z.square().sum(1, keepdim=True) + self.squares - 2 * z @ self.z.T
         return squares.clamp_min(1e-12).sqrt()
 
 
@@ -101,10 +106,10 @@ def margin(victim: Victim, queries: Queries, z: Tensor, distances: Tensor, *_: f
     return away - to_nearest(victim, z, distances, queries.match)
 
 
-def smooth(victim: Victim, queries: Queries, z: Tensor, _: Tensor, restart: int, done: float) -> Tensor:
+def smooth(victim: Victim, queries: Queries, z: Tensor, distances: Tensor, _: int, done: float) -> Tensor:
     """The log odds of the right class where each item weighs ``exp(-distance / temperature)``; it sharpens."""
     temperature = queries.scale * SMOOTHEST * (SHARPEST / SMOOTHEST) ** done
-    weights = -victim.distances(z) / temperature[:, None]
+    weights = -distances / temperature[:, None]
     right, wrong = (weights.masked_fill(~side, -float("inf")).logsumexp(1) for side in (queries.match, queries.other))
     odds: Tensor = right - wrong
     return odds
@@ -145,11 +150,11 @@ def descend(victim: Victim, queries: Queries, eps: float, this: Round) -> dict[i
     for step in range(this.steps + 1):
         x = x.detach().requires_grad_()
         z = victim.embed(x)
-        distances = victim.distances(z.detach())
+        distances = victim.distances(z)
         done = step / max(this.steps, 1)
         loss = LOSSES[this.loss](victim, queries, z, distances, this.restart, done)
         (gradient,) = torch.autograd.grad(loss.sum(), x)
-        close = margin(victim, queries, z.detach(), distances) < NEAR * queries.scale
+        close = margin(victim, queries, z.detach(), distances.detach()) < NEAR * queries.scale
         for i in close.nonzero()[:, 0].tolist():
             if is_broken(victim, x[i].detach(), queries.match[i], queries.other[i]):
                 broken[int(queries.ids[i])] = step
@@ -295,4 +300,5 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    torch.set_flush_denormal(True)  # the smooth loss weighs most items with nearly nothing, which is slow to multiply
     main()
