@@ -188,6 +188,7 @@ def test_nothing_is_written(postgres: Postgres) -> None:
         ("&table=nulls&id=label", "column 'label' of table 'nulls' is no id: it is null in a row"),
         ("&tabel=goods", "unknown parameter 'tabel'; did you mean 'table'? (allowed: table, column, id, distance, and"),
         ("&table=", "parameter 'table' of a search in PostgreSQL has no value"),
+        ("&table=goods&table=many", "parameter 'table' of a search in PostgreSQL is given 2 times"),
         ("&table=goods&sslmode=perhaps", "cannot be opened (connection is bad: invalid sslmode value"),
     ],
 )

@@ -60,6 +60,11 @@ def parse_address(word: str) -> Address:
         raise HoldfastError(f"parameter {empty[0]!r} of a search in PostgreSQL has no value")
     named = [(unquote(key), value.replace("=", "%3D")) for key, _, value in parts]
     passed = [(key, value) for key, value in named if key not in OWN]
+    own = [key for key, _ in named if key in OWN]
+    if twice := [key for key in OWN if own.count(key) > 1]:
+        raise HoldfastError(
+            f"parameter {twice[0]!r} of a search in PostgreSQL is given {counted(own.count(twice[0]), 'time')}"
+        )
 
     def joined(end: list[tuple[str, str]]) -> str:
         return "".join(f"{'&' if i else '?'}{key}={value}" for i, (key, value) in enumerate(end))
