@@ -1,4 +1,4 @@
-"""The tables of results in the docs are what the result files in the repository say."""
+"""The tables and charts of results in the docs are what the result files in the repository say."""
 
 import json
 import re
@@ -13,6 +13,8 @@ ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 PAGES = [DOCS / "evidence.md", *sorted((DOCS / "evidence").glob("*.md")), DOCS / "concepts" / "score.md"]
 SHOWN = re.compile(r"^    (holdfast report .+)\n\n((?:\|.*\n)+)", re.MULTILINE)
+DRAWN = re.compile(r"^    (holdfast report .+ --out )docs/(\S+\.html)$", re.MULTILINE)
+CHARTS = [drawn for page in PAGES for drawn in DRAWN.findall(page.read_text(encoding="utf-8"))]
 TABLES = [table for page in PAGES for table in SHOWN.findall(page.read_text(encoding="utf-8"))]
 
 
@@ -33,6 +35,16 @@ def test_a_table_is_what_its_command_prints(
     assert printed == shown
 
 
+@pytest.mark.parametrize(("command", "page"), CHARTS)
+def test_a_page_of_charts_is_what_its_command_draws(
+    command: str, page: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit, match="0"):
+        main([*expanded(command), str(tmp_path / page)])
+    assert (tmp_path / page).read_text(encoding="utf-8") == (DOCS / page).read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     "file", sorted((ROOT / "results" / "second-opinion").rglob("opinion.json")), ids=lambda file: file.parent.name
 )
@@ -46,5 +58,6 @@ def test_the_second_opinion_is_what_its_file_says(file: Path) -> None:
     assert row in (DOCS / "evidence.md").read_text(encoding="utf-8")
 
 
-def test_the_pages_have_tables() -> None:
+def test_the_pages_have_tables_and_charts() -> None:
     assert len(TABLES) >= 17
+    assert CHARTS
