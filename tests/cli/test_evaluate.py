@@ -9,7 +9,7 @@ from PIL import Image
 
 from holdfast.cli import display
 from holdfast.evaluation.result import read
-from holdfast.report import compare, find
+from holdfast.report import find, one_beside_published
 from tests.conftest import Call, Refuse
 from tests.helpers import tiny
 from tests.helpers.result_files import write
@@ -126,7 +126,7 @@ def test_published_rows_are_put_beside(call: Call, run: Path, tmp_path: Path, mo
     """Here beside another result, for of the digits nothing was published."""
     (other,) = find([write(tmp_path / "other.json")])
     monkeypatch.setattr("holdfast.report.published", lambda name: [name])
-    monkeypatch.setattr("holdfast.report.compare", lambda result: compare(other))
+    monkeypatch.setattr("holdfast.report.one_beside_published", lambda result: one_beside_published(other))
     command = ("evaluate", run, *FEW, "--attack", "es", "--no-checks", "--published", "--out", tmp_path / "out")
     status, out, err = call(*command)
     assert (status, err) == (0, "")

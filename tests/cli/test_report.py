@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from holdfast.report import COMPARED, STYLES, find, html_text
+from holdfast.report import BESIDE_PUBLISHED, STYLES, find, html_text
 from holdfast.util.errors import HoldfastError
 from tests.conftest import Call, Refuse
 from tests.helpers.result_files import write
@@ -12,7 +12,7 @@ from tests.helpers.result_files import write
 
 def test_other_formats_are_written_too(call: Call, tmp_path: Path) -> None:
     path = write(tmp_path / "result.json")
-    for tables, options in ((STYLES, ()), (COMPARED, ("--published",))):
+    for tables, options in ((STYLES, ()), (BESIDE_PUBLISHED, ("--published",))):
         for style in ("markdown", "csv", "json"):
             out, written = tmp_path / "new" / f"table.{style}", tables[style](find([path]))
             assert call("report", path, *options, "--format", style) == (0, written + "\n", "")
@@ -21,7 +21,7 @@ def test_other_formats_are_written_too(call: Call, tmp_path: Path) -> None:
     out = tmp_path / "page.html"
     options = ("--published", "--format", "html", "--pictures", "0")
     assert call("report", path, *options, "--out", out)[0] == 0
-    assert out.read_text(encoding="utf-8") == COMPARED["html"](find([path]), pictures=0)
+    assert out.read_text(encoding="utf-8") == BESIDE_PUBLISHED["html"](find([path]), pictures=0)
 
 
 def test_what_does_not_go_together_is_refused(refused: Refuse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from holdfast.report import COMPARED, Group, compare, comparison, find, grouped, published
+from holdfast.report import BESIDE_PUBLISHED, Group, beside_published, find, grouped, one_beside_published, published
 from holdfast.report.published import BENIGN, SCORES
 from tests.helpers.result_files import CONTENT, write
 
@@ -43,7 +43,7 @@ def column(score: float, width: float = 1.0) -> dict[str, float]:
 
 
 def named(results: list[Path]) -> tuple[list[str], list[dict[str, str]]]:
-    header, rows = comparison(find(results))
+    header, rows = beside_published(find(results))
     table = [dict(zip(header, row, strict=True)) for row in rows]
     return [row["name"] for row in table], table
 
@@ -258,14 +258,14 @@ def test_published_rows_of_the_same_loss_and_attack(
 ) -> None:
     model = {"recipe": recipe, "backbone": "resnet18"}
     path = trained(tmp_path, 0, model=model, training={"recipe": recipe, **loss}, data={"name": data})
-    ours, *_ = json.loads(COMPARED["json"](find([path])))
+    ours, *_ = json.loads(BESIDE_PUBLISHED["json"](find([path])))
     assert [row["defense"] for row in ours["published"]] == rows
 
 
 def test_a_result_without_its_training_had_the_defaults(tmp_path: Path) -> None:
     model = {"recipe": "hm-s-lga", "backbone": "resnet18"}
     path = write(tmp_path / "older.json", model=model, data={"name": "cub"})
-    ours, *_ = json.loads(COMPARED["json"](find([path])))
+    ours, *_ = json.loads(BESIDE_PUBLISHED["json"](find([path])))
     assert [row["defense"] for row in ours["published"]] == ["HM[S,g_LGA]"] * 5
 
 
@@ -302,7 +302,7 @@ def test_published_rows_of_every_data_set_stand_at_the_end_once(tmp_path: Path) 
 
 
 def test_comparison_in_markdown(tmp_path: Path) -> None:
-    text = COMPARED["markdown"](find([trained(tmp_path, seed, ERS=column(20 + seed)) for seed in (0, 1)]))
+    text = BESIDE_PUBLISHED["markdown"](find([trained(tmp_path, seed, ERS=column(20 + seed)) for seed in (0, 1)]))
     table, legend = text.split("\n\n")
     lines = table.splitlines()
     assert len(lines) == 2 + 3 + 2
@@ -317,7 +317,7 @@ def test_comparison_in_markdown(tmp_path: Path) -> None:
 def test_comparison_as_csv(tmp_path: Path) -> None:
     paths = [trained(tmp_path, seed, ERS=column(20 + seed)) for seed in (0, 1, 2)]
     strict = trained(tmp_path, 0, protocol="strict")
-    text = COMPARED["csv"](find([*paths, strict]))
+    text = BESIDE_PUBLISHED["csv"](find([*paths, strict]))
     ours, single, *theirs = csv.DictReader(io.StringIO(text))
     half = T_975[2] / math.sqrt(3)
     assert (ours["name"], ours["seeds"], float(ours["ERS"])) == ("act-r,pgd.steps=8", "3", 21.0)
@@ -333,7 +333,7 @@ def test_comparison_as_csv(tmp_path: Path) -> None:
 
 def test_comparison_as_json(tmp_path: Path) -> None:
     paths = [trained(tmp_path, seed, ERS=column(20 + seed)) for seed in (0, 1, 2)]
-    ours, *others = json.loads(COMPARED["json"](find(paths)))
+    ours, *others = json.loads(BESIDE_PUBLISHED["json"](find(paths)))
     assert (ours["name"], ours["seeds"], ours["files"]) == ("act-r,pgd.steps=8", 3, list(map(str, paths)))
     assert ours["settings"] == CONTENT["settings"]
     assert (ours["model"]["training_steps"], ours["passes"]) == (8, 2e6)
@@ -348,7 +348,7 @@ def test_comparison_as_json(tmp_path: Path) -> None:
 def test_a_result_of_its_own_beside_published_rows(tmp_path: Path) -> None:
     path = write(tmp_path / "result.json", protocol="cvpr22", columns={"ES:R": {"value": None}})
     (result,) = find([path])
-    header, rows = compare(result)
+    header, rows = one_beside_published(result)
     assert header == ["name", "protocol", "ε", "steps", *BENIGN, *SCORES, "ERS", "verdict", "source"]
     assert [row[0] for row in rows] == [
         *("fashion-act", "ACT[R], C2F2, η=32", "ours - published"),
@@ -362,4 +362,4 @@ def test_a_result_of_its_own_beside_published_rows(tmp_path: Path) -> None:
 
 def test_a_data_set_without_published_rows_is_compared_with_none(tmp_path: Path) -> None:
     (result,) = find([write(tmp_path / "result.json", data={"name": "folder"})])
-    assert len(compare(result)[1]) == 1
+    assert len(one_beside_published(result)[1]) == 1

@@ -10,7 +10,18 @@ from typing import Any
 
 import pytest
 
-from holdfast.report import COMPARED, STYLES, compare, comparison, csv_text, find, json_text, markdown, published, table
+from holdfast.report import (
+    BESIDE_PUBLISHED,
+    STYLES,
+    beside_published,
+    csv_text,
+    find,
+    json_text,
+    markdown,
+    one_beside_published,
+    published,
+    table,
+)
 from holdfast.report.published import PUBLISHED, SCORES
 from holdfast.report.tables import format_interval
 from holdfast.util.errors import HoldfastError
@@ -117,7 +128,7 @@ def test_what_was_not_measured_is_empty(tmp_path: Path) -> None:
 
 def test_the_verdict_stands_in_every_table(tmp_path: Path) -> None:
     results = find([write(tmp_path / "result.json", collapsed=True, trusted=False)])
-    for header, rows in (table(results), comparison(results), compare(results[0])):
+    for header, rows in (table(results), beside_published(results), one_beside_published(results[0])):
         assert rows[0][header.index("verdict")] == "COLLAPSED, UNTRUSTED"
     assert next(csv.DictReader(io.StringIO(csv_text(results))))["verdict"] == "COLLAPSED, UNTRUSTED"
 
@@ -211,10 +222,10 @@ def test_what_only_some_results_have_has_columns_where_one_has_it(tmp_path: Path
     lines = list(csv.DictReader(io.StringIO(csv_text(results))))
     assert [lines[0][f"certified R@1 at 0.25{end}"] for end in ("", " low", " high")] == ["20.0", "18.0", "23.0"]
     assert [line["median minimal ε"] for line in lines] == [f"{4 / 255}", "inf", ""]
-    header, rows = comparison(results)
+    header, rows = beside_published(results)
     ours = [row for row in rows if row[header.index("protocol")] == "strict"]
     assert [row[header.index("certified R@1 at 0.25")] for row in ours] == ["20.0 (18.0 to 23.0)", "", ""]
-    assert "Infinity" not in COMPARED["json"](results)
+    assert "Infinity" not in BESIDE_PUBLISHED["json"](results)
     assert not {*extra} & {*table(results[:0])[0]}
 
 
@@ -314,6 +325,6 @@ def test_some_columns_of_the_markdown_table_can_be_chosen(tmp_path: Path) -> Non
     assert STYLES["markdown"](results, columns=["ERS", "R@1"]) == (
         "| name | ERS | R@1 |\n| --- | --- | --- |\n| fashion-act | 63.3 ±0.8 | 78.6 |\n"
     )
-    for writing in (STYLES["markdown"], COMPARED["markdown"]):
+    for writing in (STYLES["markdown"], BESIDE_PUBLISHED["markdown"]):
         with pytest.raises(HoldfastError, match=r"unknown column 'R1'; did you mean 'R@1'\?"):
             writing(results, columns=["R1"])

@@ -208,7 +208,7 @@ def curve(results: "Sequence[Result]") -> None:
     table(f"{results[0].name}: scores by ε", ["ε", *names, "verdict"], rows, narrow=True)
 
 
-def comparison(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def beside_published(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Print a result beside published rows, with where they were published below."""
     place = list(header).index("source")
     shorter = [[*row[:place], *row[place + 1 :]] for row in (header, *rows)]

@@ -112,7 +112,7 @@ def _names(index: str | None, curve: Any, norm: str | None) -> list[str]:
 
 def _show(results: "list[Result]", through_index: bool, published: bool) -> None:
     from holdfast.cli import display  # noqa: PLC0415
-    from holdfast.report import compare  # noqa: PLC0415
+    from holdfast.report import one_beside_published  # noqa: PLC0415
 
     if not speaks():
         return
@@ -122,5 +122,5 @@ def _show(results: "list[Result]", through_index: bool, published: bool) -> None
     elif len(results) > 1:
         display.curve(results)
     if published:
-        display.comparison(*compare(results[-1]))
+        display.beside_published(*one_beside_published(results[-1]))
     display.summary(results[-1])

@@ -34,13 +34,13 @@ def report(  # noqa: PLR0917
 ) -> None:
     """Make one table of many results, one page with charts and ranked lists, or a site that compares models."""
     from holdfast.cli import display  # noqa: PLC0415
-    from holdfast.report import COMPARED, STYLES, comparison, find, table  # noqa: PLC0415
+    from holdfast.report import BESIDE_PUBLISHED, STYLES, beside_published, find, table  # noqa: PLC0415
     from holdfast.report.tables import select  # noqa: PLC0415
     from holdfast.util.atomic import write_text  # noqa: PLC0415
     from holdfast.util.errors import HoldfastError, pick  # noqa: PLC0415
     from holdfast.util.lock import writing  # noqa: PLC0415
 
-    styles = COMPARED if published else STYLES
+    styles = BESIDE_PUBLISHED if published else STYLES
     write = pick("format", style, {**styles, "site": None})
     given: dict[str, Any] = {"columns": columns, "root": root, "pictures": pictures}
     chosen = {name: value for name, value in given.items() if value is not None}
@@ -60,7 +60,7 @@ def report(  # noqa: PLR0917
     if place is None:
         text = write(results := find(paths), **chosen)
         if style == "markdown":
-            shown = (comparison if published else table)(results)
+            shown = (beside_published if published else table)(results)
             display.listed("results", text, select(shown, chosen.get("columns", ())))
         else:
             print(text)

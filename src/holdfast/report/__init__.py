@@ -7,7 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from holdfast.evaluation.result import Result, find
-from holdfast.report.comparison import compare, compared_csv, compared_json, compared_markdown, comparison
+from holdfast.report.beside import (
+    beside_published,
+    beside_published_csv,
+    beside_published_json,
+    beside_published_markdown,
+    one_beside_published,
+)
 from holdfast.report.groups import Group, grouped
 from holdfast.report.published import published
 from holdfast.report.tables import csv_text, json_text, markdown, markdown_text, table
@@ -36,27 +42,27 @@ STYLES: Mapping[str, Style] = {
     "html": html_text,
 }
 """From results to text; Markdown takes ``columns`` too, HTML ``root`` and ``pictures``."""
-COMPARED: Mapping[str, Style] = {
-    "markdown": compared_markdown,
-    "csv": compared_csv,
-    "json": compared_json,
+BESIDE_PUBLISHED: Mapping[str, Style] = {
+    "markdown": beside_published_markdown,
+    "csv": beside_published_csv,
+    "json": beside_published_json,
     "html": html_text,
 }
 """The same beside the published rows, which the page always has."""
 
 __all__ = [
-    "COMPARED",
+    "BESIDE_PUBLISHED",
     "STYLES",
     "Group",
     "Result",
-    "compare",
-    "comparison",
+    "beside_published",
     "csv_text",
     "find",
     "grouped",
     "html_text",
     "json_text",
     "markdown",
+    "one_beside_published",
     "published",
     "site_files",
     "table",

@@ -6,7 +6,7 @@ from typing import Any
 
 from holdfast.defense.recipes import parse_recipe
 from holdfast.evaluation.words import SCORE_WORDS
-from holdfast.report.comparison import family, notation
+from holdfast.report.beside import family, notation
 from holdfast.report.html.charts import GREY, SHAPES, LineChart, Look, Point, Series, line_chart
 from holdfast.report.html.entries import Entry, recall_measure
 from holdfast.report.published import published

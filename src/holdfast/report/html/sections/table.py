@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from holdfast.report.comparison import comparison
+from holdfast.report.beside import beside_published
 from holdfast.report.groups import Group
 from holdfast.report.html.entries import Entry
 from holdfast.report.tables import Header, Rows, Setting, table
@@ -14,7 +14,7 @@ def fill(found: Sequence[Entry], settings: Mapping[Setting, Sequence[Entry]]) ->
     """What ``table.html.j2`` shows: our rows with their published ones, the other published rows, other radii."""
     chosen = [entry for alike in settings.values() for entry in alike]
     others = [entry.group for entry in found if entry not in chosen]
-    header, rows = comparison([result for entry in chosen for result in entry.group.members])
+    header, rows = beside_published([result for entry in chosen for result in entry.group.members])
     source, protocol = header.index("source"), header.index("protocol")
     last = max(i for i, row in enumerate(rows) if row[protocol] != "published")
     kept = [i for i in foremost(header) if i != source and any(row[i] for row in rows)]

@@ -48,17 +48,17 @@ Scores under attack are subtracted only where they were measured as published: p
 """
 
 
-def compare(result: Result) -> tuple[Header, Rows]:
-    """A result beside the published rows of its data set, as in :func:`comparison`, but narrow.
+def one_beside_published(result: Result) -> tuple[Header, Rows]:
+    """A result beside the published rows of its data set, as in :func:`beside_published`, but narrow.
 
     Columns that say little about a single result are left out; an interval is on a second line of its cell.
     """
-    header, rows = comparison([result])
+    header, rows = beside_published([result])
     kept = [i for i, column in enumerate(header) if column not in NARROWED]
     return [header[i] for i in kept], [[re.sub(r" (?=±|\([-+\d.]+ to )", "\n", row[i]) for i in kept] for row in rows]
 
 
-def comparison(results: Sequence[Result]) -> tuple[Header, Rows]:
+def beside_published(results: Sequence[Result]) -> tuple[Header, Rows]:
     """A table of results beside the published rows of their data sets: one row per group over seeds.
 
     Each group is followed by the published rows of its recipe, loss settings and backbone, those with its number of
@@ -79,12 +79,12 @@ def comparison(results: Sequence[Result]) -> tuple[Header, Rows]:
     return header, [*rows, *(_published(row, measures) for row in others)]
 
 
-def compared_markdown(results: Sequence[Result], columns: Sequence[str] = ()) -> str:
-    """The table of :func:`comparison` in Markdown with a legend; with ``columns``, the name and those columns only."""
-    return markdown(*select(comparison(results), columns)) + LEGEND
+def beside_published_markdown(results: Sequence[Result], columns: Sequence[str] = ()) -> str:
+    """The table of :func:`beside_published` in Markdown with a legend; ``columns`` are those beside the name."""
+    return markdown(*select(beside_published(results), columns)) + LEGEND
 
 
-def compared_csv(results: Sequence[Result]) -> str:
+def beside_published_csv(results: Sequence[Result]) -> str:
     """One line per group, unrounded with bounds, then one per published row, as CSV."""
     pairs, used, others = _beside(results)
     measures = measures_of(results)
@@ -98,7 +98,7 @@ def compared_csv(results: Sequence[Result]) -> str:
     return to_csv(lines)
 
 
-def compared_json(results: Sequence[Result]) -> str:
+def beside_published_json(results: Sequence[Result]) -> str:
     """A list of groups, each with the published rows of its recipe and the differences; then the other published rows.
 
     Every measure and difference has ``value``, ``low`` and ``high``; bounds are null where there are none.
