@@ -1,5 +1,6 @@
 """What an evaluation takes, said before it begins."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,27 @@ def test_stages_that_no_query_is_left_for_cost_nothing() -> None:
     assert margin.seconds > 0
     assert all(part.seconds == 0 < part.most for part in others)
     assert found.seconds < found.most
-    assert found.basis[-1].startswith("of 10 queries tried, 0 withstood margin (95 %: 0 to ")
+    assert found.basis[-1] == "of 10 queries tried, 0 withstood margin"
+
+
+@pytest.mark.usefixtures("short")
+def test_of_few_queries_the_first_stages_leave_as_many_as_in_the_evaluation() -> None:
+    given = {**FEW, "max_queries": 60, "eps": 0.05, "checks": False}
+    found = estimate(MODEL, digits(), "worst", **given)
+    stages = evaluate(MODEL, digits(), "worst", quiet=True, **given).content["robust R@1"]["stages"][:3]
+    first, _, third = stages
+    tried, left = first["tried"], third["tried"] - third["broke"]
+    assert 0 < left < tried
+    assert found.basis[-1] == f"of {tried} queries tried, {left} withstood margin and odds and adam-1"
+    passes = [part.passes for part in found.parts if part.name in STAGES[:3]]
+    assert passes == [one["passes"] for one in stages]
+
+
+@pytest.mark.usefixtures("short")
+def test_of_many_queries_some_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sketch, "TRIED", 20)
+    found = estimate(MODEL, digits(), "worst", eps=0.05, checks=False, **{**FEW, "max_queries": 60})
+    assert re.fullmatch(r"of (1\d|20) queries tried, \d+ withstood margin.*\(95 %: \d+ to \d+ %\)", found.basis[-1])
 
 
 @pytest.mark.usefixtures("short")

@@ -54,8 +54,8 @@ def estimate(
 ) -> Estimate:
     """What :func:`.evaluate` would take with the same arguments, in one process.
 
-    Some images are embedded, and random vectors stand for the others; each attack makes a few steps on a batch, and the
-    first stages of the cascade are tried on a few queries. Not counted: start-up, and certificates. What is left of an
+    Some images are embedded, and random vectors stand for the others; each attack makes a few steps on a batch, and at
+    most 256 queries try the first stages of the cascade. Not counted: start-up, and certificates. What is left of an
     evaluation that was interrupted counts as a whole one.
 
     Raises HoldfastError for what cannot be evaluated.
@@ -72,8 +72,8 @@ def estimate(
             wrapped.require_repeatable()
         if white and not (seen or wrapped).differentiable:
             resolved = replace(resolved, attacks=(), cascade=False, minimal_eps=False)
-        drawn = sketch(wrapped, pixels, resolved, batch, device=where)
-        transfer = None if seen is None else sketch(seen, pixels, resolved, batch, device=where, known=drawn.known)
+        drawn = sketch(wrapped, pixels, resolved, device=where)
+        transfer = None if seen is None else sketch(seen, pixels, resolved, device=where, known=drawn.known)
         parts = [embedding(one) for one in (drawn, transfer) if one is not None]
         if resolved.index is not None:
             drawn, building = through_index(drawn, resolved)
@@ -96,8 +96,9 @@ def estimate(
                 names = " and ".join(stage.name for stage, _ in zip(stages_of(resolved), tried.stood, strict=False))
                 queries, withstood = tried.stood[0].tried, tried.stood[-1].withstood
                 found = share(np.repeat([100.0, 0.0], [withstood, queries - withstood]))
-                spread = f"95 %: {found['low']:.0f} to {found['high']:.0f} %"
-                basis.append(f"of {counted(queries, 'query')} tried, {withstood} withstood {names} ({spread})")
+                few = len(drawn.rows("query")) < total
+                spread = f" (95 %: {found['low']:.0f} to {found['high']:.0f} %)" if few else ""
+                basis.append(f"of {counted(queries, 'query')} tried, {withstood} withstood {names}{spread}")
             if resolved.minimal_eps:
                 parts.append(tried.minimal())
             if checks:

@@ -20,8 +20,8 @@ from holdfast.util.text import counted
 
 ATTACKED, ALONE = 2**14, 512
 """Images that are embedded where there are attacks to try, and where there are none."""
-FEWEST = 64
-"""Images to try attacks on where a batch is smaller."""
+TRIED = 256
+"""Images to try attacks on, of each side."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,22 +35,22 @@ class Sketch:
     seconds: float
     memory: int | None
 
-    def rows(self, side: str) -> Tensor:
-        """The rows (t,) of the images to try, on their side."""
+    def rows(self, side: str, most: int = TRIED) -> Tensor:
+        """The rows (t,) of the images to try, on their side; of at ``most`` so many."""
         images = self.target.system.queries if side == "query" else self.target.system.gallery
-        return torch.isin(images.ids, self.tried[side].to(images.ids)).nonzero().squeeze(1)
+        rows = torch.isin(images.ids, self.tried[side].to(images.ids)).nonzero().squeeze(1)
+        return rows[spread(len(rows), most).to(rows.device)]
 
 
 def sketch(
     model: WrappedModel,
     pixels: Pixels,
     resolved: AttackSettings,
-    batch: int,
     *,
     device: torch.device,
     known: Tensor | None = None,
 ) -> Sketch:
-    """Embed a batch of what is attacked, images of its classes, and others; or those with ids ``known``."""
+    """Embed some of what is attacked, images of its classes, and others; or those with ids ``known``."""
     table = pixels.table
     labels, ids = torch.from_numpy(table.labels), torch.arange(len(pixels))
     asks, found = (torch.from_numpy(mask) for mask in (table.is_query, table.is_gallery))
@@ -58,7 +58,7 @@ def sketch(
     tried: dict[str, Tensor] = {}
     for side, images, others in (("query", queries, gallery), ("candidate", gallery, queries)):
         rows = matched_rows(images.ids, images.labels, others, pixels, resolved)
-        tried[side] = images.ids[rows[torch.linspace(0, len(rows) - 1, min(max(batch, FEWEST), len(rows))).long()]]
+        tried[side] = images.ids[rows[spread(len(rows), TRIED).to(rows.device)]]
     known = _chosen(labels, torch.cat([*tried.values()]), resolved.attacking) if known is None else known
     began = perf_counter()
     with peak(device) as used:
@@ -78,6 +78,11 @@ def sketch(
     return Sketch(
         Target(model, System(embedded.queries, embedded.gallery), pixels), readable, known, seconds, used.bytes
     )
+
+
+def spread(count: int, most: int) -> Tensor:
+    """Places from the first of ``count`` to the last, as far apart each; at ``most`` so many."""
+    return torch.linspace(0, count - 1, min(count, most)).long()
 
 
 def _chosen(labels: Tensor, tried: Tensor, attacking: bool) -> Tensor:
