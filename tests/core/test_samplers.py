@@ -1,4 +1,4 @@
-"""Every draw of the six samplers is allowed by the table of strategies, and drawn with the stated weight."""
+"""Every draw of the seven samplers is allowed by the table of strategies, and drawn with the stated weight."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -100,6 +100,14 @@ def test_the_positive_is_the_other_image_of_the_pair(strategy: str) -> None:
     assert triplets.positive.tolist() == [1, 3, 5, 7]
 
 
+def test_the_anchor_is_its_own_positive_at_times_where_no_other_is_farther_than_the_nearest_negative() -> None:
+    labels, many = torch.tensor([0, 0, 1, 1]), torch.zeros(400, dtype=torch.long)
+    for distances, positives in [((0.6, 0.9, 1.2), {0, 1}), ((0.9, 0.6, 1.2), {1})]:
+        batch = EmbeddedBatch.of(at(*distances), labels, many)
+        assert set(SAMPLERS["A"](batch, torch.Generator().manual_seed(0)).positive.tolist()) == positives
+        assert set(SAMPLERS["S"](batch, torch.Generator().manual_seed(0)).positive.tolist()) == {1}
+
+
 def test_the_easy_positive_is_the_nearest_of_the_class_and_the_negative_the_nearest_of_another() -> None:
     batch = EmbeddedBatch.of(at(0.9, 0.6, 0.8, 0.7, 1.2), torch.tensor([0, 0, 0, 1, 1, 1]), torch.tensor([0]))
     triplets = SAMPLERS["E"](batch, None)
@@ -123,6 +131,8 @@ LABELS = [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
         pytest.param("M", (0.6, 0.7, 1.0, 0.5, 0.55, 0.6, 0.9, 1.1, 1.2), id="semihard-none"),
         pytest.param("S", (0.6, 0.7, 1.0, 0.65, 0.7, 0.75, 0.9, 1.1, 1.2), id="softhard"),
         pytest.param("S", (0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2), id="softhard-neither"),
+        pytest.param("A", (0.6, 0.7, 1.0, 0.65, 0.7, 0.75, 0.9, 1.1, 1.2), id="softhard-or-anchor"),
+        pytest.param("A", (0.6, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2), id="softhard-or-anchor-neither"),
         pytest.param("D", (0.6, 0.7, 1.0, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3), id="distance-weighted"),
         pytest.param("D", (0.6, 0.7, 1.0, 0.3, 0.5, 1.0, 1.1, 1.4, 1.7), id="distance-weighted-clipped"),
     ],

@@ -3,7 +3,7 @@
 import copy
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -347,6 +347,23 @@ def test_the_structure_term_equals_its_twin(name: str, alike: Tensor) -> None:
     assert term > 0
     assert step.logs["structure_loss"].item() == pytest.approx(term, abs=1e-6)
     assert step.loss.item() == pytest.approx(step.logs["triplet_loss"].item() + 0.5 * term, abs=1e-6)
+
+
+def test_an_anchor_that_is_its_own_positive_is_held_where_it_is(alike: Tensor) -> None:
+    """Its distance to itself has a gradient of zero, and the intra-class term is the distance that it moves."""
+    net, source = Net().double().eval(), Recording("R")
+    itself = source.sampler
+    source.sampler = lambda batch, generator: replace(itself(batch, generator), positive=batch.anchors)
+    defense = AdversarialTriplets(source, Learning(structure=0.5), STRONG, ReachHardness(Constant(0.5)))
+    perturbed = kept(defense)
+    step = run(defense, net, alike)
+    step.loss.backward()
+    assert all(one.grad is not None and one.grad.isfinite().all() for one in net.parameters())
+    (triplets,) = source.triplets
+    with torch.no_grad():
+        moved = (net(perturbed[0][:, ANCHOR]) - net(alike[triplets.anchor])).norm(dim=1)
+    assert step.logs["structure_loss"].item() == pytest.approx(moved.mean().item(), abs=1e-12)
+    assert moved.min() > 0
 
 
 def test_perturbed_triplets_are_no_easier_than_their_source(images: Tensor) -> None:

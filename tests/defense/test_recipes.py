@@ -89,7 +89,7 @@ def test_spellings(spelling: str, name: str) -> None:
     ("spelling", "message"),
     [
         ("hn-s-lga", r"method 'hn'; did you mean 'hm'"),
-        ("hm-x-lga", r"sampler 'x' \(allowed: R, M, S, D, H, E\)"),
+        ("hm-x-lga", r"sampler 'x' \(allowed: R, M, S, D, H, E, A\)"),
         ("hm-s-lgaa", r"destination 'lgaa'; did you mean 'lga'"),
         ("HM[S,g_LGB]", r"destination 'g_LGB'; did you mean 'g_LGA'"),
         ("hms-lga-ics", r"'hms-lga-ics'.*did you mean hm-s-lga-ics"),

@@ -55,9 +55,9 @@ def candidates(
     positives, negatives = [mate], other
     if strategy == "M":
         negatives = [i for i in other if d[mate] < d[i] < d[mate] + margin] or other
-    if strategy == "S":
+    if strategy in ("S", "A"):
         nearest, farthest = min(d[i] for i in other), max(d[i] for i in same)
-        positives = [i for i in same if d[i] > nearest] or same
+        positives = [i for i in same if d[i] > nearest] or (same if strategy == "S" else [anchor, *same])
         negatives = [i for i in other if d[i] < farthest] or other
     if strategy == "E":
         positives = [i for i in same if d[i] == min(d[j] for j in same)]

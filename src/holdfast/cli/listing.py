@@ -12,11 +12,11 @@ listing = typer.Typer(help="What there is to choose from.", no_args_is_help=True
 def recipes() -> None:
     """The training methods, by both their names."""
     from holdfast.cli import display  # noqa: PLC0415
-    from holdfast.defense.recipes import RECIPES  # noqa: PLC0415
+    from holdfast.defense.recipes import RECIPES, SOURCES  # noqa: PLC0415
 
     rows = [[name, recipe.notation, recipe.summary, recipe.reference] for name, recipe in RECIPES.items()]
     display.table("recipes", ["name", "in the paper", "what it does", "reference"], rows)
-    print("Any source R M S D H E goes with any destination; so does a number in [-2, 2]: HM[S,-0.15]&ICS.")
+    print(f"Any source {' '.join(SOURCES)} goes with any destination; so does a number in [-2, 2]: HM[S,-0.15]&ICS.")
     print(
         "-lore after any with triplets (&LORE) holds clean embeddings near those of the original network: act-r-lore."
     )

@@ -1,4 +1,4 @@
-"""Six ways to draw one triplet per anchor of a batch. A sampler is a function ``(batch, generator) -> Triplets``."""
+"""Seven ways to draw one triplet per anchor of a batch. A sampler is a function ``(batch, generator) -> Triplets``."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,11 +94,13 @@ def semihard(batch: EmbeddedBatch, generator: Generator | None = None, margin: f
 
 def softhard(batch: EmbeddedBatch, generator: Generator | None = None) -> Triplets:
     """Positives farther than the nearest negative, negatives nearer than the farthest positive (Roth et al. 2020)."""
-    nearest = batch.distances.masked_fill(~batch.other, torch.inf).amin(dim=1, keepdim=True)
-    farthest = batch.distances.masked_fill(~batch.same, -torch.inf).amax(dim=1, keepdim=True)
-    positives = _prefer(batch.same & (batch.distances > nearest), batch.same)
-    negatives = _prefer(batch.other & (batch.distances < farthest), batch.other)
-    return Triplets(batch.anchors, _choose(positives, generator), _choose(negatives, generator))
+    return _softhard(batch, generator, otherwise=batch.same)
+
+
+def softhard_or_anchor(batch: EmbeddedBatch, generator: Generator | None = None) -> Triplets:
+    """As :func:`softhard`; where no positive is farther than the nearest negative, the anchor is drawn too, as its own
+    positive. The code released with Zhou & Patel (2022), robrank, draws like this."""
+    return _softhard(batch, generator, otherwise=~batch.other)
 
 
 def distance_weighted(batch: EmbeddedBatch, generator: Generator | None = None) -> Triplets:
@@ -132,9 +134,19 @@ SAMPLERS: dict[str, Sampler] = {
     "D": distance_weighted,
     "H": hardest,
     "E": easy_positive,
+    "A": softhard_or_anchor,
 }
-"""By the letter that stands for it in a recipe: random, semihard, softhard, distance-weighted, hardest, and easy
-positive."""
+"""By the letter that stands for it in a recipe: random, semihard, softhard, distance-weighted, hardest, easy positive,
+and softhard or the anchor."""
+
+
+def _softhard(batch: EmbeddedBatch, generator: Generator | None, otherwise: Tensor) -> Triplets:
+    """otherwise: images (T, B) to draw a positive from where none is farther than the nearest negative."""
+    nearest = batch.distances.masked_fill(~batch.other, torch.inf).amin(dim=1, keepdim=True)
+    farthest = batch.distances.masked_fill(~batch.same, -torch.inf).amax(dim=1, keepdim=True)
+    positives = _prefer(batch.same & (batch.distances > nearest), otherwise)
+    negatives = _prefer(batch.other & (batch.distances < farthest), batch.other)
+    return Triplets(batch.anchors, _choose(positives, generator), _choose(negatives, generator))
 
 
 def _prefer(wanted: Tensor, fallback: Tensor) -> Tensor:

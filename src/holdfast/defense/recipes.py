@@ -25,6 +25,7 @@ SOURCES = {
     "D": "distance-weighted",
     "H": "hardest",
     "E": "easy-positive",
+    "A": "softhard-or-anchor",
 }
 GRADUAL = {"g_LGA": 1.0, "g_2": 2.0, "g_1/2": 0.5}
 CONSTANTS = {"0": 0.0, "-gamma/2": -0.5, "-gamma": -1.0}
@@ -42,7 +43,8 @@ REFERENCES = {
     "hm": "Zhou & Patel, CVPR 2022",
     "fare": "Schlarmann et al., ICML 2024",
 }
-EASY = "Xuan et al., WACV 2020 (easy positives)"
+ADDED = {"E": "; Xuan et al., WACV 2020 (easy positives)", "A": "; robrank (its softhard)"}
+"""By sampler."""
 CONSTRAINT = "Poppi et al. 2025 (LORE)"
 
 
@@ -118,7 +120,7 @@ class Recipe:
     @property
     def reference(self) -> str:
         """Where it was published."""
-        return REFERENCES[self.method] + f"; {EASY}" * (self.source == "E") + f"; {CONSTRAINT}" * self.constrained
+        return REFERENCES[self.method] + ADDED.get(self.source or "", "") + f"; {CONSTRAINT}" * self.constrained
 
     @property
     def perturbs(self) -> bool:
@@ -256,7 +258,7 @@ LISTED = (
     *(f"hm-{s}-{d}" for s in "rmsdh" for d in "rmsdh"),
     *("hm-s-0", "hm-s-halfgamma", "hm-s-gamma", "hm-s-bm"),
     *("hm-r-lga", "hm-s-lga", "hm-s-g2", "hm-s-ghalf"),
-    *("hm-r-m-ics", "hm-s-m-ics", "hm-r-lga-ics", "hm-s-lga-ics", "hm-e-lga-ics"),
+    *("hm-r-m-ics", "hm-s-m-ics", "hm-r-lga-ics", "hm-s-lga-ics", "hm-a-lga-ics", "hm-e-lga-ics"),
     *NAMED,
 )
 RECIPES: dict[str, Recipe] = {name: parse_recipe(name) for name in LISTED}
