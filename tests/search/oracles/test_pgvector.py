@@ -109,6 +109,15 @@ def test_an_index_answers_with_as_many_as_it_is_told_to(postgres: Postgres) -> N
     assert [len(one) for one in found(wider, items[:2], 60)] == [60, 60]
 
 
+def test_a_setting_that_the_extension_does_not_know_is_refused(postgres: Postgres) -> None:
+    word = postgres.word("&table=goods&options=-c%20hnsw.ef_serch=100")
+    assert "unknown setting of PostgreSQL 'hnsw.ef_serch'; did you mean 'hnsw.ef_search'? (allowed: hnsw." in fault(
+        word
+    )
+    own = postgres.word("&table=goods&options=-c%20shop.tenant=7")
+    assert found(own) == naive("l2", ITEMS[:4], ITEMS, 5)
+
+
 def test_half_precision(postgres: Postgres) -> None:
     halves = ITEMS.astype(np.float16).astype(np.float32)
     postgres.fill("halves", halves.tolist(), kind="halfvec")

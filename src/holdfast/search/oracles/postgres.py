@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from holdfast.models.adapters import http
-from holdfast.util.errors import HoldfastError, brief, printable, shown
+from holdfast.util.errors import HoldfastError, brief, printable, shown, unknown
 from holdfast.util.extras import require
 from holdfast.util.text import counted
 
@@ -25,6 +25,8 @@ DEFAULTS = {
     "fallback_application_name": "holdfast",
 }
 """Of a connection, where the address does not say otherwise."""
+NO_SETTING = ("42602", "42704")
+"""Codes by which a server warns that it drops a setting which an extension does not know."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,7 @@ class Database:
             self.settings = DEFAULTS | self.psycopg.conninfo.conninfo_to_dict(address.uri)
         except (self.psycopg.Error, ValueError):
             raise unreadable() from None
+        self.dropped: list[str] = []
         try:
             self.connection = self._connect()
         except (self.psycopg.Error, ValueError) as error:
@@ -117,13 +120,19 @@ class Database:
         self.connection.close()
 
     def rows(self, query: Any, *parameters: object) -> list[tuple[Any, ...]]:
-        """What a query finds, in a transaction of its own that cannot write; repeated where the connection is lost."""
+        """What a query finds, in a transaction of its own that cannot write; repeated where the connection is lost.
+
+        Raises HoldfastError too where the server drops a setting of the address.
+        """
         for wait in (*http.WAITS, None):
             try:
                 if self.connection.closed:
                     self.connection = self._connect()
                 with self.connection.transaction():
-                    return list(self.connection.execute(query, parameters).fetchall())
+                    found = list(self.connection.execute(query, parameters).fetchall())
+                if self.dropped:
+                    raise self._unknown_setting(self.dropped[0])
+                return found
             except self.psycopg.Error as error:
                 if not self.connection.closed:
                     raise HoldfastError(f"{self.name} refuses the search ({brief(error)})") from None
@@ -137,7 +146,17 @@ class Database:
     def _connect(self) -> Any:
         connection = self.psycopg.connect(**self.settings, autocommit=True, prepare_threshold=None)
         connection.read_only = True
+        connection.add_notice_handler(self._note)
         return connection
+
+    def _note(self, notice: Any) -> None:
+        if notice.severity_nonlocalized == "WARNING" and notice.sqlstate in NO_SETTING:
+            self.dropped += re.findall('"(.+?)"', notice.message_primary or "")[:1]
+
+    def _unknown_setting(self, name: str) -> HoldfastError:
+        beginning = name.partition(".")[0] + "."
+        known = self.connection.execute("SELECT name FROM pg_settings WHERE starts_with(name, %s)", [beginning])
+        return unknown("setting of PostgreSQL", name, [str(one) for (one,) in known.fetchall()])
 
 
 def _said(error: Exception) -> str:
