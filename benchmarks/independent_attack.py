@@ -40,6 +40,9 @@ ALLOWED = 0.5
 NEAR = 1e-4
 """Distances from a matrix product are off by less, as a share of their mean; a margin below it is looked at closely."""
 
+NOTHING = 60.0
+"""In the exponent, how much less than the largest item weighs another that is not told from nothing."""
+
 FROM_THE_IMAGE = 2
 """Restarts that begin at the image; the later ones begin anywhere in the ball."""
 
@@ -110,9 +113,15 @@ def smooth(victim: Victim, queries: Queries, z: Tensor, distances: Tensor, _: in
     """The log odds of the right class where each item weighs ``exp(-distance / temperature)``; it sharpens."""
     temperature = queries.scale * SMOOTHEST * (SHARPEST / SMOOTHEST) ** done
     weights = -distances / temperature[:, None]
-    right, wrong = (weights.masked_fill(~side, -float("inf")).logsumexp(1) for side in (queries.match, queries.other))
-    odds: Tensor = right - wrong
-    return odds
+    return log_sum(weights, queries.match) - log_sum(weights, queries.other)
+
+
+def log_sum(weights: Tensor, among: Tensor) -> Tensor:
+    """The log of the sum (B,) of ``exp(weights)`` (B, N) among those allowed; to tell what adds nothing is slow."""
+    weights = weights.masked_fill(~among, -float("inf"))
+    least = weights.amax(1, keepdim=True).detach() - NOTHING
+    found: Tensor = weights.maximum(least).logsumexp(1)
+    return found
 
 
 def targeted(victim: Victim, queries: Queries, z: Tensor, distances: Tensor, restart: int, _: float) -> Tensor:
