@@ -103,6 +103,12 @@ def test_every_part_of_an_evaluation_is_there(given: dict[str, Any], parts: tupl
     assert all(part.passes > 0 for part in found.parts if part.name == "minimal ε")
 
 
+def test_a_black_box_is_tried_on_few_queries() -> None:
+    given = {"gradient": "nes", "query_budget": 60, "eps": 0.05, "checks": False, "device": "cpu"}
+    found = estimate(MODEL, digits(), "worst", max_queries=80, **given)
+    assert re.fullmatch(r"of 32 queries tried, .* \(95 %: \d+ to \d+ %\)", found.basis[-1])
+
+
 def test_an_index_that_is_built_is_a_part() -> None:
     pytest.importorskip("faiss", reason="needs faiss-cpu")
     found = estimate(MODEL, digits(), eps=0.1, steps=1, attacks=("es",), checks=False, index="SQ8", **FEW)

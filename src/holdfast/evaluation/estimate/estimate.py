@@ -96,8 +96,7 @@ def estimate(
                 names = " and ".join(stage.name for stage, _ in zip(stages_of(resolved), tried.stood, strict=False))
                 queries, withstood = tried.stood[0].tried, tried.stood[-1].withstood
                 found = share(np.repeat([100.0, 0.0], [withstood, queries - withstood]))
-                few = len(drawn.rows("query")) < total
-                spread = f" (95 %: {found['low']:.0f} to {found['high']:.0f} %)" if few else ""
+                spread = f" (95 %: {found['low']:.0f} to {found['high']:.0f} %)" if tried.others else ""
                 basis.append(f"of {counted(queries, 'query')} tried, {withstood} withstood {names}{spread}")
             if resolved.minimal_eps:
                 parts.append(tried.minimal())

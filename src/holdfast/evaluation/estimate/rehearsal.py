@@ -20,7 +20,7 @@ from holdfast.evaluation.checks.arrival import LONGER, SAMPLE
 from holdfast.evaluation.checks.trust import CHECKED
 from holdfast.evaluation.estimate.calls import Call, Cost, Pace, cost, mean, most_calls, stretched, watch
 from holdfast.evaluation.estimate.parts import Part
-from holdfast.evaluation.estimate.sketch import Sketch
+from holdfast.evaluation.estimate.sketch import Sketch, spread
 from holdfast.evaluation.protocols import Stage
 from holdfast.evaluation.robust.cascade import PREFIX, descent, followed, stages_of
 from holdfast.evaluation.robust.cascade import SAMPLE as LASTING
@@ -36,6 +36,8 @@ STAGES = 3
 """Stages of the cascade that are tried to their end; who withstands them is expected to withstand the others."""
 CLOSE = 1.0
 """But who does so by so few % may still fall: of 22 such queries of the zoo's models 10 did."""
+ASKED = 32
+"""On how many queries these are tried where each step asks a black box, which may cost money."""
 CHANCES = (np.arange(9) + 0.5) / 9
 """Quantiles of how many may withstand that nothing is known of, as likely each."""
 AGAIN = 8
@@ -115,7 +117,8 @@ class Rehearsal:
     @cached_property
     def stood(self) -> list[Stood]:
         """The first stages of the cascade."""
-        left, found = self.rows, list[Stood]()
+        rows, most = self.rows, ASKED if self.resolved.black_box else len(self.rows)
+        left, found = rows[spread(len(rows), most).to(rows.device)], list[Stood]()
         margins = torch.full((len(left),), inf, device=left.device)
         for stage in [*stages_of(self.resolved)][:STAGES]:
             if tried := len(left):
@@ -125,6 +128,11 @@ class Rehearsal:
                 left, margins = left[stands], margins.minimum(attacked.after["margin"])[stands]
                 found.append(Stood(calls, tried, len(left), margins))
         return found
+
+    @property
+    def others(self) -> int:
+        """How many queries are right unattacked and not tried."""
+        return max(0, round(self.total * float(self.right.double().mean())) - self.stood[0].tried)
 
     @property
     def withstand(self) -> list[int]:
@@ -196,10 +204,9 @@ class Rehearsal:
         from scipy.special import betaincinv  # noqa: PLC0415 (slow to import, and only needed here)
 
         known = self.stood[0].tried
-        others = max(0, round(self.total * float(self.right.double().mean())) - known)
         first = tried == known
         shares = np.ones_like(CHANCES) if first else betaincinv(tried + 0.5, known - tried + 0.5, CHANCES)
-        return [tried + round(others * float(one)) for one in shares]
+        return [tried + round(self.others * float(one)) for one in shares]
 
     def _runner(self, stage: Stage, steps: int | None = None) -> Runner:
         pgd = descent(stage, self.resolved)
