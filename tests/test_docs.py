@@ -4,6 +4,7 @@ import re
 import runpy
 import shlex
 from collections.abc import Callable
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -71,16 +72,24 @@ def some_of(real: Path, data: Path) -> None:
 
 @pytest.mark.usefixtures("short_attacks")
 @pytest.mark.parametrize("page", sorted(CODED), ids=name)
-def test_examples_run(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+def test_examples_run_and_print_what_the_page_shows(
+    page: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     skip_without_onnx(page)
     monkeypatch.chdir(tmp_path)
-    found = [block.code for block in blocks(PAGES[page]) if block.language == "python"]
-    if any('"data/' in code for code in found):
+    found = blocks(PAGES[page])
+    if any('"data/' in block.code for block in found):
         some_of(request.getfixturevalue("real_data"), tmp_path / "data")
-    for code in found:
-        run(code, page, {"__name__": "__main__"})
+    for block, after in zip_longest(found, found[1:]):
+        if block.language == "python":
+            run(block.code, page, {"__name__": "__main__"})
+            printed = capsys.readouterr().out
+            if after is not None and after.language == "text" and "evaluate(" not in block.code:  # attacks are short
+                assert printed == after.code
 
 
 @pytest.mark.usefixtures("short_attacks")
