@@ -16,7 +16,7 @@ from holdfast.util.errors import HoldfastError
 
 ROOT = Path(__file__).parents[1]
 FILES = {file.stem: file for file in sorted((ROOT / "experiments").glob("*.yaml"))}
-REDUCED = {"digits-table2", "cub-64px", "cars-64px"} | {
+REDUCED = {"digits-table2", "cub-64px", "cars-64px", "cub-imagenet", "cars-imagenet"} | {
     f"fashion-{name}" for name in ("quarter", "whole", "tried", "claims", "levers", "radius", "resnet")
 }
 FULL = sorted(FILES.keys() - REDUCED)
