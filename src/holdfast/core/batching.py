@@ -31,6 +31,11 @@ def fixed_batch(function: Callable[..., Tensor], *tensors: Tensor, width: int = 
     return torch.cat([function(*block) for block in blocks])[:count]
 
 
+def spread(count: int, most: int) -> Tensor:
+    """Places from the first of ``count`` to the last, as far apart each; at ``most`` so many."""
+    return torch.linspace(0, count - 1, min(count, most)).long()
+
+
 def ascending(x: Tensor) -> Tensor:
     """``x`` sorted along its last dimension; on a CPU in its own memory, by numpy, which is many times faster there."""
     if x.device.type != "cpu":

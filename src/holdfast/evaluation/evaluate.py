@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from holdfast.attacks import System
+from holdfast.core.batching import spread
 from holdfast.core.pgd import Embed
 from holdfast.data import Pixels, Table
 from holdfast.evaluation.checks import CHECK_STEPS, most_asked
@@ -251,7 +252,7 @@ def examined(
         yield None
         return
     wrapped = WrappedModel(embed.to(device) if isinstance(embed, nn.Module) else embed, resolved.precision)
-    rows = torch.linspace(0, len(pixels) - 1, min(SAMPLE, len(pixels))).long()
+    rows = spread(len(pixels), SAMPLE)
     images, readable = pixels.read(rows)
     if readable.sum() < 2:
         raise HoldfastError(

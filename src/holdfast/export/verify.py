@@ -6,6 +6,7 @@ from itertools import cycle
 import torch
 from torch import Generator, Tensor
 
+from holdfast.core.batching import spread
 from holdfast.core.objectives import ShiftEmbedding
 from holdfast.core.pgd import PGD, Embed, crossing
 from holdfast.core.steps import LInf
@@ -55,7 +56,7 @@ def compared(
     config, allowed = embedder.config, EMBEDDINGS[precision]
     parts = {"generated image": generated(config.channels, config.size)}
     if pixels is not None:
-        images, readable = pixels.read(torch.linspace(0, len(pixels) - 1, min(queries, len(pixels))).long())
+        images, readable = pixels.read(spread(len(pixels), queries))
         if not readable.any():
             raise HoldfastError(f"none of {counted(len(images), 'test image')} tried can be read")
         parts["test image"] = images[readable]

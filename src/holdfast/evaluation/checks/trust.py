@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
+from holdfast.core.batching import spread
 from holdfast.evaluation.checks import CHECKS, Check, check
 from holdfast.evaluation.checks.arrival import further
 from holdfast.evaluation.records import Records
@@ -54,7 +54,7 @@ def find_out(
     if not resolved.attacking:
         return Trust()
     queries = attacked_rows("query", target, resolved)
-    chosen = queries[torch.linspace(0, len(queries) - 1, min(CHECKED, len(queries))).long()]
+    chosen = queries[spread(len(queries), CHECKED)]
     with (
         Progress("checking", len(CHECKS), quiet=quiet) as progress,
         foreign("the checks of the model fail", "the attacks are kept: mend the model, or leave out the checks"),

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from holdfast.attacks import System
+from holdfast.core.batching import spread
 from holdfast.core.gallery import Queries
 from holdfast.data import Pixels
 from holdfast.evaluation.estimate.memory import peak
@@ -39,7 +40,7 @@ class Sketch:
         """The rows (t,) of the images to try, on their side; of at ``most`` so many."""
         images = self.target.system.queries if side == "query" else self.target.system.gallery
         rows = torch.isin(images.ids, self.tried[side].to(images.ids)).nonzero().squeeze(1)
-        return rows[spread(len(rows), most).to(rows.device)]
+        return rows[spread(len(rows), most)]
 
 
 def sketch(
@@ -58,7 +59,7 @@ def sketch(
     tried: dict[str, Tensor] = {}
     for side, images, others in (("query", queries, gallery), ("candidate", gallery, queries)):
         rows = matched_rows(images.ids, images.labels, others, pixels, resolved)
-        tried[side] = images.ids[rows[spread(len(rows), TRIED).to(rows.device)]]
+        tried[side] = images.ids[rows[spread(len(rows), TRIED)]]
     known = _chosen(labels, torch.cat([*tried.values()]), resolved.attacking) if known is None else known
     began = perf_counter()
     with peak(device) as used:
@@ -78,11 +79,6 @@ def sketch(
     return Sketch(
         Target(model, System(embedded.queries, embedded.gallery), pixels), readable, known, seconds, used.bytes
     )
-
-
-def spread(count: int, most: int) -> Tensor:
-    """Places from the first of ``count`` to the last, as far apart each; at ``most`` so many."""
-    return torch.linspace(0, count - 1, min(count, most)).long()
 
 
 def _chosen(labels: Tensor, tried: Tensor, attacking: bool) -> Tensor:

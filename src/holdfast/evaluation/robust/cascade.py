@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from holdfast.attacks.base import APPROACH
+from holdfast.core.batching import spread
 from holdfast.core.gradients import NES, WHITE_BOX
 from holdfast.core.pgd import DECAYING, PGD, crossing
 from holdfast.core.steps import BALLS
@@ -130,7 +131,7 @@ def longer(
     """
     if resolved.black_box:
         return None, "a black box is attacked within a query budget: more queries may break more"
-    rows = left[torch.linspace(0, len(left) - 1, min(SAMPLE, len(left))).long()]
+    rows = left[spread(len(left), SAMPLE)]
     standing = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
     stages = [stage for stage in stages_of(resolved) if stage.lasting]
     for stage in stages:
