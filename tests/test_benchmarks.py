@@ -4,13 +4,19 @@ import json
 import shutil
 import sys
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import linprog
 
 from benchmarks import __main__ as benchmarks
-from benchmarks import independent_attack
+from benchmarks import ceiling, independent_attack
 from benchmarks.__main__ import commands, rows
 from benchmarks.side_by_side import Bar, interleaved, row, tell
 from holdfast import evaluate
@@ -103,3 +109,38 @@ def _claim_all_robust(file: Path, right: int) -> None:
     for records in (file.parent / "records").iterdir():
         lines = [json.loads(line) | {"after": {"R@1": 100.0}} for line in records.open()]
         records.write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+@given(st.integers(2, 9), st.integers(0, 10_000), st.floats(0.05, 0.6))
+def test_no_choice_of_queries_exceeds_the_ceiling(n: int, seed: int, density: float) -> None:
+    """Naive twins: every choice that keeps no pair whole, and the linear program that the matching solves."""
+    rng = np.random.default_rng(seed)
+    pairs = np.array([pair for pair in combinations(range(n), 2) if rng.random() < density]).reshape(-1, 2)
+    most = max(
+        size
+        for size in range(n + 1)
+        for kept in combinations(range(n), size)
+        if not {*map(tuple, pairs)} & {*combinations(kept, 2)}
+    )
+    bound = n * ceiling.ceiling(pairs, n)
+    incidence = np.eye(n)[pairs].sum(1) if len(pairs) else np.zeros((1, n))
+    weights = linprog(-np.ones(n), incidence, np.ones(len(incidence)), bounds=(0, 1))
+    assert bound >= most
+    assert bound == pytest.approx(-weights.fun)
+
+
+def test_pairs_within_reach_are_those_of_different_classes() -> None:
+    images = torch.tensor([[0, 0], [10, 3], [10, 4], [200, 0]], dtype=torch.int16)
+    found = ceiling.gaps(images, torch.tensor([0, 1, 1, 0]), 10)
+    assert found.tolist() == [[0, 1, 10], [0, 2, 10]]
+    assert ceiling.gaps(images, torch.tensor([0, 1, 1, 0]), 9).tolist() == []
+    assert ceiling.ceiling(found[:, :2], 4) == 0.75
+
+
+def test_the_ceiling_of_the_digits(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["ceiling", "--eps", "32", "127"])
+    ceiling.main()
+    low, high = rows(capsys.readouterr().out)
+    assert low["figure"] == 100
+    assert low["near"] == 0
+    assert 50 <= high["figure"] < 100
