@@ -140,11 +140,13 @@ def weaker_is_weaker(probe: Probe) -> Verdict:
 def asked_is_strong(probe: Probe) -> Verdict:
     """The attacks asked for do about as much to R@1 as the probe does on the same queries."""
     resolved = probe.resolved
+    if not resolved.eps:
+        return False, "the radius is 0: nothing was attacked"
     if not resolved.attacks:
         return None, "no attack was asked for beside robust R@1"
     if resolved.gradient == "white-box" and not probe.differentiable:
         return None, probe.obstacle
-    if resolved.eps and resolved.step * resolved.steps < resolved.eps:
+    if resolved.step * resolved.steps < resolved.eps:
         steps = f"{counted(resolved.steps, 'step')} of {resolved.step:.3g}"
         return False, f"{steps} cannot lead across the radius {resolved.eps:.3g}"
     asked, left = probe.attack("ltm", resolved.pgd()).after["LTM"], probe.strong.after["LTM"]
