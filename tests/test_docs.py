@@ -17,7 +17,7 @@ from holdfast.attacks.feedback import FEEDBACK
 from holdfast.cli import app, main
 from holdfast.data import DATASETS
 from holdfast.defense.recipes import parse_recipe
-from holdfast.evaluation.protocols import PROTOCOLS
+from holdfast.evaluation.protocols import CASCADE, PROTOCOLS
 from holdfast.evaluation.settings import attack_named, parse_radii, parse_radius
 from holdfast.models.backbones import find_backbone
 from holdfast.runs.config import resolve_config
@@ -201,6 +201,19 @@ def test_named_source_files_exist(page: Path) -> None:
     roots = ROOT, ROOT / "src" / "holdfast"
     assert named
     assert [file for file in named if not any((root / file).exists() for root in roots)] == []
+
+
+def test_the_page_on_the_cascade_lists_its_stages_in_order() -> None:
+    page = (DOCS / "concepts" / "cascade.md").read_text(encoding="utf-8")
+    listed: list[str] = []
+    for cell in re.findall(r"^\| (`[^|]+) \|", page.partition("## Why these")[0], re.M):
+        names = re.findall(r"`([^`]+)`", cell)
+        if " to " in cell:
+            (stem, first), (_, last) = (name.rsplit("-", 1) for name in names)
+            names = [f"{stem}-{i}" for i in range(int(first), int(last) + 1)]
+        listed += names
+    assert listed == [stage.name for stage in CASCADE]
+    assert f"in {len(listed)} stages" in (DOCS / "concepts" / "robust.md").read_text(encoding="utf-8")
 
 
 def test_every_public_name_is_in_the_reference() -> None:

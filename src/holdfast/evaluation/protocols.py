@@ -152,7 +152,7 @@ CASCADE: tuple[Stage, ...] = (
     Stage("closest-odds", replace(ODDS, start=1.0), restarts=19, within=5.0),
     Stage("square", Misrank(), 250, gradient=Square(), lasting=True),
 )
-"""The stages of robust R@1, in order; see docs/concepts/robust.md."""
+"""The stages of robust R@1, in order; see docs/concepts/cascade.md."""
 
 BLACK_BOX: tuple[Stage, ...] = (
     Stage("square", Misrank(), 250, gradient=Square()),
