@@ -55,7 +55,7 @@ def test_the_second_opinion_is_what_its_file_says(file: Path) -> None:
     points = 100 * broken / result["robust R@1"]["queries"]
     eps = f"{255 * result['settings']['eps']:.0f}/255"
     row = f"| `{result['name']}` | {eps} | {left} | {restarts} | {broken} | {points:.1f} |"
-    assert row in (DOCS / "evidence.md").read_text(encoding="utf-8")
+    assert row in (DOCS / "evidence" / "second-opinion.md").read_text(encoding="utf-8")
 
 
 def test_the_pages_have_tables_and_charts() -> None:

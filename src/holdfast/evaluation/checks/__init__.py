@@ -153,9 +153,8 @@ def asked_is_strong(probe: Probe) -> Verdict:
     seen = f"R@1 was {_mean(asked)} under the attack asked for, and {_mean(left)} under the check's"
     if asked.mean() - left.mean() <= BEHIND:
         return True, seen
-    if resolved.as_published:
-        return None, f"{seen}: the scores are upper bounds, kept as protocol {resolved.protocol} was published"
-    return False, f"{seen}: the scores overstate robustness"
+    kept = f"the scores are upper bounds, kept as protocol {resolved.protocol} was published"
+    return (None, f"{seen}: {kept}") if resolved.as_published else (False, f"{seen}: the scores overstate robustness")
 
 
 def gradients_exist(probe: Probe) -> Verdict:
