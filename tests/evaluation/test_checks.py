@@ -58,10 +58,12 @@ def target_of(embed: Embed) -> Target:
     return Target(wrapped, System(embedded.queries, embedded.gallery), PIXELS)
 
 
-def found(target: Target, rows: Tensor | None = None, **settings: Any) -> dict[str, Check]:
+def found(
+    target: Target, rows: Tensor | None = None, surrogate: Target | None = None, **settings: Any
+) -> dict[str, Check]:
     resolved = resolve_settings("28", **{"eps": 0.1, "steps": 5} | settings)
     with target.model.frozen(), Progress("checks", len(CHECKS), quiet=True) as progress:
-        results = check(target, resolved, torch.arange(3, 67, 2) if rows is None else rows, progress)
+        results = check(target, resolved, torch.arange(3, 67, 2) if rows is None else rows, progress, surrogate)
     assert progress.done == progress.total
     assert all("\n" not in one.detail and one.detail for one in results)
     return {one.name: one for one in results}
@@ -126,6 +128,13 @@ def test_a_healthy_model_passes(embed: Embed, settings: dict[str, Any]) -> None:
 )
 def test_an_attack_weaker_than_the_probe_is_told_apart(settings: dict[str, Any], passed: bool | None) -> None:
     assert found(target_of(MODEL), **settings)[ASKED].passed is passed
+
+
+def test_an_attack_that_sees_another_model_is_told_apart_where_it_does_less() -> None:
+    target = target_of(MODEL)
+    assert found(target, surrogate=target) == found(target)
+    other = found(target, surrogate=target_of(linear()))
+    assert failed(other) == {ASKED}
 
 
 def test_the_papers_own_attack_may_be_weaker(monkeypatch: pytest.MonkeyPatch) -> None:

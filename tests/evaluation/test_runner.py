@@ -251,6 +251,7 @@ def test_transfer_from_the_model_itself_is_the_white_box(tmp_path: Path) -> None
     assert white.content["model"]["surrogate"] is None
     assert itself.content["model"]["surrogate"] == itself.content["model"]["hash"]
     assert itself.content["cost"]["backward"] == white.content["cost"]["backward"] > 0
+    assert "upper bound" not in itself.verdict
 
 
 def test_transfer_from_another_model_is_weaker(tmp_path: Path) -> None:
@@ -258,7 +259,9 @@ def test_transfer_from_another_model_is_weaker(tmp_path: Path) -> None:
     other = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 7))  # of another dimension and length
     settings = {**QUICK, "steps": 6, "max_queries": 40, "attacks": ("es", "tma", "ltm")}
     white = evaluate(EMBEDDER, digits(), folder=tmp_path / "white", **settings).content["columns"]
-    moved = evaluate(EMBEDDER, digits(), folder=tmp_path / "moved", surrogate=other, **settings).content["columns"]
+    transferred = evaluate(EMBEDDER, digits(), folder=tmp_path / "moved", surrogate=other, **settings)
+    moved = transferred.content["columns"]
+    assert "upper bound" in transferred.verdict
     still = evaluate(EMBEDDER, digits(), **{**settings, "eps": 0}).content["columns"]
     assert still["ES:D"]["value"] < 0.5 * moved["ES:D"]["value"] < 0.5 * white["ES:D"]["value"]
     assert moved["TMA"]["value"] < white["TMA"]["value"]

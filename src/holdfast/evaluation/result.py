@@ -215,15 +215,17 @@ class Result:
         queries, not converged, upper bound.
 
         Queries are too few where fewer than :data:`ENOUGH` were attacked. Scores are marked as upper bounds where the
-        attacks had no gradients.
+        attacks had no gradients, or those of another model.
         """
+        model = self.content["model"]
+        transferred = (model.get("surrogate") or model.get("hash")) != model.get("hash")
         trusted, attacked = self.content.get("trusted"), self.content["data"].get("attacked")
         doubts = ["COLLAPSED"] if self.content["collapsed"] else []
         doubts += ["unchecked"] if trusted is None else [] if trusted else ["UNTRUSTED"]
         doubts += ["CHOSEN ON TEST"] if self.chosen_on_test else []
         doubts += ["too few queries"] if attacked and attacked < ENOUGH else []
         doubts += ["not converged"] if self._measured("robust R@1").get("converged") is False else []
-        doubts += ["upper bound"] if attacked and self.black_box else []
+        doubts += ["upper bound"] if attacked and (self.black_box or transferred) else []
         return ", ".join(doubts) or "ok"
 
     @property
@@ -239,8 +241,7 @@ class Result:
 
     @property
     def minimal_eps(self) -> dict[str, Any] | None:
-        """The smallest ε that was found to break each query, as :func:`.minimal_eps` describes it; None where that was
-        not searched for."""
+        """The smallest ε found to break each query, as :func:`.minimal_eps` has it; None where it was not sought."""
         return self.content.get(MINIMAL)
 
     @property
@@ -255,8 +256,7 @@ class Result:
         return None if kept is None or queries is None else (int(kept), int(queries))
 
     def arrived(self, column: str) -> bool | None:
-        """Whether four times the steps take a score of the ten at most :data:`ARRIVED` points further; None where that
-        was not tried."""
+        """Whether four times the steps take at most :data:`ARRIVED` points off a score; None where not tried."""
         further = self.further(column)
         return None if further is None else further <= ARRIVED
 

@@ -273,7 +273,7 @@ VERDICT_WORDS: dict[str, str] = {
     "COLLAPSED": "all embeddings are nearly alike, and the scores say nothing about robustness, however good they look",
     "UNTRUSTED": "a check failed, and the scores say nothing about robustness, however good they look",
     "CHOSEN ON TEST": "the weights are the best of several on this very test set, and its scores are too good",
-    "upper bound": "the attacks queried the model and had no gradients: whoever knows the network does more",
+    "upper bound": "the attacks had no gradients of this model: whoever knows the network does more",
     "too few queries": f"fewer than {ENOUGH} were attacked, and the intervals are too wide for a verdict",
 }
 """By the part of a verdict that they explain."""

@@ -50,13 +50,16 @@ class Check:
     detail: str
 
 
-def check(target: Target, resolved: AttackSettings, rows: Tensor, progress: Progress) -> list[Check]:
+def check(
+    target: Target, resolved: AttackSettings, rows: Tensor, progress: Progress, surrogate: Target | None = None
+) -> list[Check]:
     """Try :data:`CHECKS` on the queries at ``rows`` (n,), in the budget's ball; last come the subject's faults.
 
-    The probe is LTM, an attack on R@1, with exact gradients, or with Square where the model has none.
+    The probe is LTM, an attack on R@1, with exact gradients, or with Square where the model has none. surrogate: what
+    the attacks asked for see in place of the model.
     Progress advances once for each of :data:`CHECKS`.
     """
-    probe = Probe(target, resolved, attackable(target, rows))
+    probe = Probe(target, resolved, attackable(target, rows), surrogate)
     found = []
     for key, make in CHECKS.items():
         name = CHECK_WORDS[key].name
@@ -144,12 +147,12 @@ def asked_is_strong(probe: Probe) -> Verdict:
         return False, "the radius is 0: nothing was attacked"
     if not resolved.attacks:
         return None, "no attack was asked for beside robust R@1"
-    if resolved.gradient == "white-box" and not probe.differentiable:
+    if resolved.gradient == "white-box" and not probe.differentiable and not probe.surrogate:
         return None, probe.obstacle
     if resolved.step * resolved.steps < resolved.eps:
         steps = f"{counted(resolved.steps, 'step')} of {resolved.step:.3g}"
         return False, f"{steps} cannot lead across the radius {resolved.eps:.3g}"
-    asked, left = probe.attack("ltm", resolved.pgd()).after["LTM"], probe.strong.after["LTM"]
+    asked, left = (attacked.after["LTM"] for attacked in (probe.asked, probe.strong))
     seen = f"R@1 was {_mean(asked)} under the attack asked for, and {_mean(left)} under the check's"
     if asked.mean() - left.mean() <= BEHIND:
         return True, seen

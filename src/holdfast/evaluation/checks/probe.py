@@ -35,11 +35,13 @@ def probe_steps(resolved: AttackSettings) -> int:
 
 @dataclass(frozen=True, eq=False)
 class Probe:
-    """Queries under attack, and what the checks share. ``outside``: how far each attack left its bounds."""
+    """Queries under attack, and what the checks share. ``outside``: how far each attack left its bounds. ``surrogate``:
+    what the attacks asked for see in place of the target; see :func:`.attack_batch`."""
 
     target: Target
     resolved: AttackSettings
     rows: Tensor
+    surrogate: Target | None = None
     outside: list[float] = field(default_factory=list)
 
     @cached_property
@@ -102,10 +104,10 @@ class Probe:
             ball, 2 * eps, SQUARE_STEPS * steps, gradient=Square(), best=True, restarts=restarts, draws=self.draws
         )
 
-    def attack(self, name: str, pgd: PGD, part: slice = slice(None)) -> Attacked:
+    def attack(self, name: str, pgd: PGD, part: slice = slice(None), surrogate: Target | None = None) -> Attacked:
         attack, rows = ATTACKS[name], self.rows[part]
         generators = Runner("checks", attack, pgd, rows, self.resolved.seed).generators(self.target, rows)
-        attacked = attack_batch(attack, self.target, rows, pgd, generators=generators)
+        attacked = attack_batch(attack, self.target, rows, pgd, generators=generators, surrogate=surrogate)
         moved = pgd.ball.norm(attacked.images - attacked.clean).amax()
         low, high = attacked.images.aminmax()
         beyond = (moved.item() - pgd.ball.eps) / max(1, pgd.ball.eps)
@@ -116,6 +118,11 @@ class Probe:
     def strong(self) -> Attacked:
         """By the probe with twice the steps, and again from a random point."""
         return self.attack("ltm", self.descent(self.resolved.eps, 2 * self.steps, restarts=1))
+
+    @cached_property
+    def asked(self) -> Attacked:
+        """By the attack asked for."""
+        return self.attack("ltm", self.resolved.pgd(), surrogate=self.surrogate)
 
     def objective(self, name: str, z: Tensor) -> Tensor:
         """An attack's objective for the queries with embeddings ``z`` (n, D), (n,)."""

@@ -59,7 +59,7 @@ def find_out(
         Progress("checking", len(CHECKS), quiet=quiet) as progress,
         foreign("the checks of the model fail", "the attacks are kept: mend the model, or leave out the checks"),
     ):
-        found = check(target, resolved, chosen, progress)
+        found = check(target, resolved, chosen, progress, transfer)
     taken = {} if resolved.black_box else further(target, runners, records.kept, transfer, quiet)
     if resolved.cascade:
         found.append(Check(LONGER, *longer(target, resolved, standing, len(queries), transfer)))

@@ -176,7 +176,9 @@ class Rehearsal:
         """What is found out about the scores."""
         total, some = min(CHECKED, self.total), self.sketch.rows("query", AGAIN)
         with narrowed(self.target, len(some)) as few, Progress("", 0, quiet=True) as progress:
-            calls, alone, _ = watch(few, len(some), lambda target, _: check(target, self.resolved, some, progress))
+            calls, alone, _ = watch(
+                few, len(some), lambda one, other: check(one, self.resolved, some, progress, other), self.surrogate
+            )
         whole = [tried.pace for tried in self.tried.values()]
         whole += (
             [self._pace(stage, WIDTH) for stage in [*stages_of(self.resolved)][:1]] if self.resolved.cascade else []
