@@ -152,7 +152,8 @@ def asked_is_strong(probe: Probe) -> Verdict:
     if resolved.step * resolved.steps < resolved.eps:
         steps = f"{counted(resolved.steps, 'step')} of {resolved.step:.3g}"
         return False, f"{steps} cannot lead across the radius {resolved.eps:.3g}"
-    asked, left = (attacked.after["LTM"] for attacked in (probe.asked, probe.strong))
+    asked = probe.attack("ltm", resolved.pgd(), surrogate=probe.surrogate).after["LTM"]
+    left = probe.strong.after["LTM"]
     seen = f"R@1 was {_mean(asked)} under the attack asked for, and {_mean(left)} under the check's"
     if asked.mean() - left.mean() <= BEHIND:
         return True, seen

@@ -119,11 +119,6 @@ class Probe:
         """By the probe with twice the steps, and again from a random point."""
         return self.attack("ltm", self.descent(self.resolved.eps, 2 * self.steps, restarts=1))
 
-    @cached_property
-    def asked(self) -> Attacked:
-        """By the attack asked for."""
-        return self.attack("ltm", self.resolved.pgd(), surrogate=self.surrogate)
-
     def objective(self, name: str, z: Tensor) -> Tensor:
         """An attack's objective for the queries with embeddings ``z`` (n, D), (n,)."""
         plan = ATTACKS[name].plan(self.queries, self.target.system, self.rows.new_empty((len(z), 0)))
