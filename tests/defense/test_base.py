@@ -175,8 +175,8 @@ def keys_of(recipe: Recipe) -> set[str]:
     keys = {"loss", "passes"} | ({"triplet_loss", "hardness"} if recipe.labels else {"distance_shifted"})
     keys |= {"distance", "multiplier"} if recipe.constrained else set()
     keys |= {"source_hardness"} if recipe.perturbs and recipe.labels else set()
-    keys |= {"moved"} if recipe.method in ("act", "rest", "hm", "minmax") else set()
-    keys |= {"destination_hardness"} if recipe.method in ("hm", "minmax") else set()
+    keys |= {"moved"} if recipe.method in ("act", "rest", "hm", "hmq", "minmax") else set()
+    keys |= {"destination_hardness"} if recipe.method in ("hm", "hmq", "minmax") else set()
     return keys | ({"structure_loss"} if recipe.structure else set())
 
 

@@ -18,6 +18,7 @@ from holdfast.defense.fare import Fare
 from holdfast.defense.recipes import (
     DESTINATIONS,
     METHODS,
+    RAISING,
     RECIPES,
     REFERENCES,
     SOURCES,
@@ -30,11 +31,12 @@ from holdfast.util.errors import HoldfastError
 PUBLISHED = Path(report.__file__).with_name("published.csv")
 PLAIN_PGD = PGD(LInf(8 / 255), 1 / 255, 8)
 EVERY = [
-    *(Recipe(method, source) for method in METHODS if method not in ("hm", "fare") for source in SOURCES),
+    *(Recipe(method, source) for method in METHODS if method not in (*RAISING, "fare") for source in SOURCES),
     *(Recipe("hm", source, destination) for source in SOURCES for destination in (*DESTINATIONS, "-0.1", "2")),
+    *(Recipe("hmq", "E", destination, structure) for destination in DESTINATIONS for structure in (True, False)),
     *(Recipe("hm", "S", destination, structure=True) for destination in DESTINATIONS),
     *(Recipe(method, "R", structure=True) for method in ("est", "minmax")),
-    *(Recipe(method, "R", constrained=True) for method in METHODS if method not in ("hm", "fare")),
+    *(Recipe(method, "R", constrained=True) for method in METHODS if method not in (*RAISING, "fare")),
     *(Recipe("hm", "S", destination, structure, True) for destination in DESTINATIONS for structure in (True, False)),
     *(Recipe("fare", None, constrained=constrained) for constrained in (True, False)),
 ]
@@ -95,6 +97,7 @@ def test_spellings(spelling: str, name: str) -> None:
         ("hms-lga-ics", r"'hms-lga-ics'.*did you mean hm-s-lga-ics"),
         ("min-max-r", r"did you mean minmax-r"),
         ("hm-s", r"needs a destination"),
+        ("hmq-e-ics", r"HMQ needs a destination, as in hm-s-lga"),
         ("hm-s-ics", r"needs a destination"),
         ("act-r-m", r"ACT takes no destination"),
         ("hm-s-3", r"destination 3.*\[-2, 2\]"),
@@ -115,7 +118,7 @@ def test_errors_name_the_nearest(spelling: str, message: str) -> None:
 
 @pytest.mark.parametrize("name", ["none-r-ics", "act-r-ics", "ACT[S]&ICS", "rest-r-ics", "N/A[R] & ICS"])
 def test_structure_needs_a_perturbed_anchor(name: str) -> None:
-    with pytest.raises(HoldfastError, match=r"needs a perturbed anchor.*hm, est and minmax"):
+    with pytest.raises(HoldfastError, match=r"needs a perturbed anchor.*hm, hmq, est and minmax"):
         parse_recipe(name)
 
 

@@ -53,6 +53,10 @@ class EmbeddedBatch:
             )
         return batch
 
+    def of_every_image(self) -> "EmbeddedBatch":
+        """The same images, and each of them an anchor."""
+        return self.of(self.embeddings, self.labels, torch.arange(len(self.labels), device=self.labels.device))
+
     @cached_property
     def distances(self) -> Tensor:
         """Distance of each anchor to each image, ``(T, B)``."""

@@ -216,7 +216,7 @@ class AdversarialTriplets(Perturbing, TripletDefense):
         embed, attacked = Counted(embedder), Counted(fused)
         # The intra-class term learns from the clean images: where each is embedded by itself, one pass serves it, the
         # drawing of triplets, and the triplets that stay as they are.
-        shared = bool(self.learning.structure) and len(roles) == 3 and independent(embedder)
+        shared = bool(self.learning.structure) and independent(embedder)
         if shared:
             seen = embed(images)
         else:
@@ -233,7 +233,8 @@ class AdversarialTriplets(Perturbing, TripletDefense):
 
         z, benign = (z_clean, z_clean) if shared else self._embed(embed, originals, perturbed)
         if shared and moved.any():
-            z = z.index_copy(0, moved.nonzero()[:, 0], _embed_groups(embed, perturbed[moved]))
+            rows, columns = moved.nonzero(), torch.tensor(roles, device=moved.device)
+            z = z.index_put((rows, columns), _embed_groups(embed, perturbed[moved]))
         loss, logs = self.learn(z, benign)
         logs["source_hardness"] = hardness(z_clean.detach()).mean()
         logs["moved"] = moved.float().mean()

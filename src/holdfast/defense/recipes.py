@@ -13,11 +13,17 @@ from holdfast.defense.base import Defense
 from holdfast.defense.destinations import Boosted, Constant, Destination, Gradual, Sampled
 from holdfast.defense.fare import Fare
 from holdfast.defense.original import Constraint
+from holdfast.defense.query import PerturbedQueries
 from holdfast.util.errors import HoldfastError, unknown
 from holdfast.util.imports import CUSTOM
 from holdfast.util.validate import Amount, Positive
 
-METHODS = {"none": "N/A", "est": "EST", "act": "ACT", "rest": "REST", "minmax": "MinMax", "hm": "HM", "fare": "FARE"}
+METHODS = {
+    **{"none": "N/A", "est": "EST", "act": "ACT", "rest": "REST"},
+    **{"minmax": "MinMax", "hm": "HM", "hmq": "HMQ", "fare": "FARE"},
+}
+RAISING = ("hm", "hmq")
+"""Those that raise triplets to a destination."""
 SOURCES = {
     "R": "random",
     "M": "semihard",
@@ -41,6 +47,7 @@ REFERENCES = {
     "rest": "Zhou et al., arXiv 2106.03614",
     "minmax": "Madry et al., ICLR 2018",
     "hm": "Zhou & Patel, CVPR 2022",
+    "hmq": "Zhou & Patel, CVPR 2022 (HM), each query perturbed alone",
     "fare": "Schlarmann et al., ICML 2024",
 }
 ADDED = {"E": "; Xuan et al., WACV 2020 (easy positives)", "A": "; robrank (its softhard)"}
@@ -67,8 +74,8 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A training method as a value: ``method`` and ``source``, None for FARE, ``destination`` for HM, ``structure`` for
-    ICS, ``constrained`` for LORE."""
+    """A training method as a value: ``method`` and ``source``, None for FARE, ``destination`` for HM and HMQ,
+    ``structure`` for ICS, ``constrained`` for LORE."""
 
     method: str
     source: str | None
@@ -115,6 +122,7 @@ class Recipe:
             "act": f"{triplets}; positive and negative pulled together, anchor clean",
             "rest": f"{triplets}; positive and negative shifted, anchor clean",
             "minmax": f"{triplets} made as hard as they get",
+            "hmq": f"{triplets} of every image, which is perturbed alone and raised to {_describe(self.destination)}",
         }.get(self.method, f"{triplets} raised to {_describe(self.destination)}")
 
     @property
@@ -159,7 +167,10 @@ class Recipe:
         goal = {"rest": base.Shift(), "act": base.Collapse(), "minmax": hardest}.get(self.method)
         if goal is None:
             assert self.destination is not None
-            goal = base.ReachHardness(_destination(self.destination, samplers, loss))
+            destination = _destination(self.destination, samplers, loss)
+            if self.method == "hmq":
+                return PerturbedQueries(source, learning, pgd, destination)
+            goal = base.ReachHardness(destination)
         return base.AdversarialTriplets(source, learning, pgd, goal)
 
 
@@ -192,13 +203,13 @@ def parse_recipe(name: str) -> Recipe:
         structure is not None,
         constraint is not None,
     )
-    if (recipe.method == "hm") != (recipe.destination is not None):
-        need = "needs a destination, as in hm-s-lga" if recipe.method == "hm" else "takes no destination"
+    if (recipe.method in RAISING) != (recipe.destination is not None):
+        need = "needs a destination, as in hm-s-lga" if recipe.method in RAISING else "takes no destination"
         raise HoldfastError(f"recipe {name!r}: {METHODS[recipe.method]} {need}")
     if recipe.structure and recipe.method in ("none", "act", "rest"):
         raise HoldfastError(
             f"recipe {name!r}: intra-class structure needs a perturbed anchor, and {METHODS[recipe.method]} "
-            "leaves the anchor clean; it goes with hm, est and minmax"
+            "leaves the anchor clean; it goes with hm, hmq, est and minmax"
         )
     return recipe
 
@@ -258,7 +269,7 @@ LISTED = (
     *(f"hm-{s}-{d}" for s in "rmsdh" for d in "rmsdh"),
     *("hm-s-0", "hm-s-halfgamma", "hm-s-gamma", "hm-s-bm"),
     *("hm-r-lga", "hm-s-lga", "hm-s-g2", "hm-s-ghalf"),
-    *("hm-r-m-ics", "hm-s-m-ics", "hm-r-lga-ics", "hm-s-lga-ics", "hm-a-lga-ics", "hm-e-lga-ics"),
+    *("hm-r-m-ics", "hm-s-m-ics", "hm-r-lga-ics", "hm-s-lga-ics", "hm-a-lga-ics", "hm-e-lga-ics", "hmq-e-lga-ics"),
     *NAMED,
 )
 RECIPES: dict[str, Recipe] = {name: parse_recipe(name) for name in LISTED}
