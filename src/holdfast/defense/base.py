@@ -320,7 +320,7 @@ def _check_structure(learning: Learning, roles: list[int]) -> None:
     if learning.structure and ANCHOR not in roles:
         raise HoldfastError(
             "the intra-class structure term needs a perturbed anchor, and this defense leaves the anchor clean; "
-            "use it with HM, EST or min-max"
+            "use it with HM, HMQ, EST or min-max"
         )
 
 

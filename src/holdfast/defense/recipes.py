@@ -122,7 +122,8 @@ class Recipe:
             "act": f"{triplets}; positive and negative pulled together, anchor clean",
             "rest": f"{triplets}; positive and negative shifted, anchor clean",
             "minmax": f"{triplets} made as hard as they get",
-            "hmq": f"{triplets} of every image, which is perturbed alone and raised to {_describe(self.destination)}",
+            "hmq": f"every image perturbed alone, until its {SOURCES[self.source]} triplet has "
+            + _describe(self.destination),
         }.get(self.method, f"{triplets} raised to {_describe(self.destination)}")
 
     @property
