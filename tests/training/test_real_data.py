@@ -40,7 +40,7 @@ def test_every_method_takes_a_step(name: str, tmp_path: Path, real_data: Path) -
     where = {"data.name": name, "data.root": str(real_data / FOLDERS[name])}
     trained = {"model.weights": str(tmp_path / "none" / "model.safetensors")}
     for method in METHODS:
-        recipe = parse_recipe({"hm": "hm-s-lga-ics", "fare": "lore"}.get(method, f"{method}-r"))
+        recipe = parse_recipe({"hm": "hm-s-lga-ics", "hmq": "hmq-e-lga-ics", "fare": "lore"}.get(method, f"{method}-r"))
         settings = {"recipe": recipe.name} | (trained if method == "fare" else {})
         train(resolve_config(TINY, where, settings), tmp_path / method, quiet=True)
         (line,) = Run(tmp_path / method).steps()
