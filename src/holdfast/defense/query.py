@@ -23,8 +23,7 @@ class ReachHardnessByAnchor(ReachHardness):
 class PerturbedQueries(AdversarialTriplets):
     """Every image of the batch is an anchor, not the first of each group alone, and only anchors are perturbed.
 
-    An attacker of queries can do no more. A step perturbs the images of the batch once each, where HM perturbs three
-    for each group, two of which recur in other triplets.
+    An attacker of queries can do no more. A step perturbs each image of the batch once, HM three for each group.
     """
 
     def __init__(self, source: Sampler, learning: Learning, pgd: PGD, destination: Destination) -> None:
