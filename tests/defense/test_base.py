@@ -130,7 +130,9 @@ def kept(defense: Perturbing) -> list[Tensor]:
     return found
 
 
-@pytest.mark.parametrize("name", ["act-r", "rest-r", "hm-r-m", "hm-s-lga-ics", "hm-s-0", "minmax-r-ics"])
+@pytest.mark.parametrize(
+    "name", ["act-r", "rest-r", "hm-r-m", "hm-s-lga-ics", "hm-s-0", "minmax-r-ics", "hmq-e-lga-ics"]
+)
 def test_clean_images_go_through_once_where_each_is_embedded_by_itself(
     name: str, alike: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -42,16 +42,16 @@ class RaiseHardness:
 
     destination: ``H_D`` per triplet, ``(T,)``. The value is ``max(0, H_D - H)``, without the paper's square: the
     sign of the gradient is the same, and it does not fade on the way. ``H_D = 2`` is min-max training.
-    still: embeddings ``(T, 2, D)`` of positives and negatives, where the anchor alone is perturbed.
+    fixed: embeddings ``(T, 2, D)`` of positives and negatives, where the anchor alone is perturbed.
     """
 
     destination: Tensor
     floor: float = 0.0
-    still: Tensor | None = None
+    fixed: Tensor | None = None
 
     def __call__(self, z: Tensor, rows: Tensor) -> Tensor:
-        if self.still is not None:
-            z = torch.cat([z, self.still[rows].to(z)], dim=1)
+        if self.fixed is not None:
+            z = torch.cat([z, self.fixed[rows].to(z)], dim=1)
         return (self.destination[rows] - hardness(z)).relu()
 
 

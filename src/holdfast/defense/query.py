@@ -1,4 +1,4 @@
-"""Hardness manipulation against an attacker of queries: each image of a batch in turn, alone, is perturbed."""
+"""Hardness manipulation against attacks on queries: every image of a batch is perturbed by itself."""
 
 from torch import Generator, Tensor, nn
 
@@ -16,14 +16,14 @@ class ReachHardnessByAnchor(ReachHardness):
     roles = [ANCHOR]  # noqa: RUF012
 
     def forward(self, batch: EmbeddedBatch, triplets: Triplets, generator: Generator | None) -> RaiseHardness:
-        still = triplets.take(batch.embeddings)[:, POSITIVE:]
-        return RaiseHardness(self.destination(batch, generator), still=still)
+        fixed = triplets.take(batch.embeddings)[:, POSITIVE:]
+        return RaiseHardness(self.destination(batch, generator), fixed=fixed)
 
 
 class PerturbedQueries(AdversarialTriplets):
     """Every image of the batch is an anchor, not the first of each group alone, and only anchors are perturbed.
 
-    An attacker of queries can do no more. A step perturbs each image of the batch once, HM three for each group.
+    That is all an attacker of queries can do. A step perturbs each image of the batch once, HM three for each group.
     """
 
     def __init__(self, source: Sampler, learning: Learning, pgd: PGD, destination: Destination) -> None:

@@ -19,8 +19,14 @@ from holdfast.util.imports import CUSTOM
 from holdfast.util.validate import Amount, Positive
 
 METHODS = {
-    **{"none": "N/A", "est": "EST", "act": "ACT", "rest": "REST"},
-    **{"minmax": "MinMax", "hm": "HM", "hmq": "HMQ", "fare": "FARE"},
+    "none": "N/A",
+    "est": "EST",
+    "act": "ACT",
+    "rest": "REST",
+    "minmax": "MinMax",
+    "hm": "HM",
+    "hmq": "HMQ",
+    "fare": "FARE",
 }
 RAISING = ("hm", "hmq")
 """Those that raise triplets to a destination."""
